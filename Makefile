@@ -1,0 +1,33 @@
+# Everything runs in .venv, which each target makes where it is missing. Needed beforehand: make, and Python 3.11 or
+# later with its venv module (on Debian and Ubuntu: apt install python3 python3-venv make).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: venv demo test check clean
+
+venv: $(STAMP)
+
+# torch is named in the same command so that the resolver settles its version before anything that depends on it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Hint: install Python's venv module, such as: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0 -e '.[demo,dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/deblur-deploy demo
+
+test: venv
+	$(BIN)/python -m pytest -q -m "not slow"
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	find deblur_deploy tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,23 @@
+"""deblur-deploy: prune, quantize, export, verify and time a deblurring generator."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deblur_deploy.artifact import load_artifact as load_artifact
+    from deblur_deploy.runtime.runner import open_runner as open_runner
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "load_artifact", "open_runner"]
+
+_HOMES = {"load_artifact": "deblur_deploy.artifact", "open_runner": "deblur_deploy.runtime.runner"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public function when it is first asked for, so that importing the package costs nothing."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

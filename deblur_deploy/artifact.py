@@ -1,0 +1,393 @@
+"""Artifacts: what stages read and write.
+
+An artifact is a directory with one payload file and ``manifest.json``. The manifest says what the payload is, its
+sha256, the network's widths, and the history of every stage it went through. It is written last and the directory is
+put in place by one rename, so a directory without a manifest is no artifact, and a killed run leaves none behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from deblur_deploy.config import from_table
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.images import ImageSpec
+
+Kind = Literal["checkpoint", "onnx", "engine"]
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+_LIBRARIES = (
+    "deblur-deploy",
+    "torch",
+    "torch-pruning",
+    "nvidia-modelopt",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt-rtx-cu13",
+    "numpy",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Plain data from which a network is rebuilt.
+
+    Args:
+        arch: Name of the architecture, such as ``srn``.
+        config: Its widths and depths, as the architecture's own config has them.
+        quantization: How it is fake-quantized (see ``network/fake_quant.py``), or None for a float network.
+    """
+
+    arch: str
+    config: dict[str, Any]
+    quantization: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage that an artifact went through.
+
+    Args:
+        stage: Name of the command.
+        config: Its settings.
+        versions: Libraries it ran with.
+        parent: sha256 of the payload it started from, or None for a first step.
+        created: UTC time, ISO 8601 with microseconds.
+        figures: What was measured: ``bytes``, ``params``, ``gmacs``, ``psnr_db`` and whatever the stage adds.
+    """
+
+    stage: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    parent: str | None
+    created: str
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A payload on disk with the facts about it.
+
+    Args:
+        kind: ``checkpoint`` (safetensors), ``onnx`` or ``engine``.
+        path: The payload file, inside the artifact's directory.
+        sha256: Hash of the payload.
+        network: What it takes to rebuild the network.
+        image: What the network takes and gives.
+        history: Every step since the checkpoint was imported or trained, oldest first.
+    """
+
+    kind: Kind
+    path: Path
+    sha256: str
+    network: NetworkSpec
+    image: ImageSpec
+    history: tuple[Step, ...]
+
+    @property
+    def directory(self) -> Path:
+        """The artifact's own directory."""
+        return self.path.parent
+
+    @property
+    def stage(self) -> str:
+        """The last stage it went through."""
+        return self.history[-1].stage
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Figures of the whole chain; where two steps give the same figure, the later one."""
+        merged: dict[str, Any] = {}
+        for step in self.history:
+            merged.update(step.figures)
+        return merged
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact about to be written: everything but its path and hash.
+
+    Args:
+        kind: As in :class:`Artifact`.
+        file_name: Name of the payload.
+        write: Called with the path at which to write the payload.
+        network: As in :class:`Artifact`.
+        image: As in :class:`Artifact`.
+        step: The stage that makes it; its ``figures`` gain ``bytes``.
+        earlier: History of the parent.
+    """
+
+    kind: Kind
+    file_name: str
+    write: Callable[[Path], None]
+    network: NetworkSpec
+    image: ImageSpec
+    step: Step
+    earlier: tuple[Step, ...] = field(default=())
+
+
+def new_step(stage: str, config: Any, parent: Artifact | None, figures: Mapping[str, Any]) -> Step:
+    """Describe a stage that has just run.
+
+    Args:
+        stage: Name of the command.
+        config: The stage's settings: a dataclass or a plain mapping.
+        parent: The artifact it started from.
+        figures: What was measured.
+    """
+    plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
+    created = datetime.now(UTC).isoformat(timespec="microseconds")
+    return Step(stage, _plain(plain), library_versions(), parent.sha256 if parent else None, created, _plain(figures))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the installed libraries that decide what a stage computes."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_artifact(out: Path, draft: Draft) -> Artifact:
+    """Write an artifact so that it is there whole or not at all.
+
+    Args:
+        out: The artifact's directory. An older artifact there is replaced.
+        draft: What to write.
+
+    Raises:
+        ArtifactError: ``out`` cannot be written, or holds files that are no artifact.
+    """
+    _check_replaceable(out)
+    with _staging_directory(out) as staging:
+        payload = staging / draft.file_name
+        draft.write(payload)
+        sha256 = hash_file(payload)
+        figures = {**draft.step.figures, "bytes": payload.stat().st_size}
+        step = dataclasses.replace(draft.step, figures=figures)
+        history = (*draft.earlier, step)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "kind": draft.kind,
+            "file": draft.file_name,
+            "sha256": sha256,
+            "network": dataclasses.asdict(draft.network),
+            "image": dataclasses.asdict(draft.image),
+            "history": [dataclasses.asdict(s) for s in history],
+        }
+        manifest = _plain(manifest)
+        manifest["manifest_sha256"] = _manifest_hash(manifest)
+        _write_synced(staging / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        _put_in_place(staging, out)
+    return _artifact_from(manifest, out / draft.file_name)
+
+
+def load_artifact(path: Path) -> Artifact:
+    """Read an artifact and check its payload against the manifest.
+
+    Args:
+        path: The directory, its manifest, or its payload.
+
+    Raises:
+        ArtifactError: There is none, the manifest is malformed, or a byte of the payload was changed.
+    """
+    if not path.exists():
+        raise ArtifactError(f"there is no {path}", hint="check the path, or leave it out to take the newest artifact")
+    directory = path if path.is_dir() else path.parent
+    manifest = _read_manifest(directory / MANIFEST)
+    payload = directory / manifest["file"]
+    if path not in (directory, directory / MANIFEST, payload):
+        raise ArtifactError(f"{path} is no part of the artifact {directory}", hint=f"give {directory} or {payload}")
+    if not payload.is_file():
+        raise ArtifactError(f"{payload} is missing", hint="make the artifact again, or remove its directory")
+    expected = str(manifest.get("sha256"))
+    if (found := hash_file(payload)) != expected:
+        raise ArtifactError(
+            f"{payload} is not the file its manifest describes: sha256 {found[:12]}…, manifest says {expected[:12]}…",
+            hint="the payload or the manifest was changed after it was written; make the artifact again",
+        )
+    return _artifact_from(manifest, payload)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_artifacts(runs: Path) -> list[Artifact]:
+    """All whole artifacts below a directory, oldest first; damaged ones are passed over here and named when opened."""
+    found = []
+    for manifest in sorted(runs.rglob(MANIFEST)):
+        if any(part.startswith(".") for part in manifest.relative_to(runs).parts):
+            continue
+        try:
+            found.append(load_artifact(manifest.parent))
+        except ArtifactError:
+            continue
+    return sorted(found, key=lambda artifact: artifact.history[-1].created)
+
+
+def resolve_source(source: Path | None, runs: Path, fits: Callable[[Artifact], bool]) -> tuple[Artifact, str]:
+    """Find what a command should work on.
+
+    Args:
+        source: What the user named, or None.
+        runs: Where to look for the newest fitting artifact.
+        fits: Whether an artifact can be the source.
+
+    Returns:
+        The artifact and why it was taken, as a phrase.
+
+    Raises:
+        ArtifactError: The named artifact is unusable or does not fit.
+    """
+    if source is not None:
+        artifact = load_artifact(source)
+        if not fits(artifact):
+            raise ArtifactError(
+                f"{source} is {describe(artifact)}, which this stage cannot start from",
+                hint="`deblur-deploy inspect` says what an artifact is; without SOURCE the newest fitting one is taken",
+            )
+        return artifact, "named on the command line"
+    fitting = [artifact for artifact in find_artifacts(runs) if fits(artifact)]
+    if fitting:
+        return fitting[-1], f"newest fitting artifact under {runs}"
+    return load_artifact(shipped("models") / "srn-demo"), "the shipped generator"
+
+
+def describe(artifact: Artifact) -> str:
+    """An artifact in three words, such as ``an int8 checkpoint``."""
+    precision = "a quantized" if artifact.network.quantization else "a float"
+    return f"{precision} {artifact.kind} from {artifact.stage}"
+
+
+def shipped(folder: Literal["models", "calibration"]) -> Path:
+    """A data folder that the project ships: in the checkout, else inside the installed package.
+
+    Raises:
+        ArtifactError: Neither is there.
+    """
+    package = Path(__file__).parent
+    for root in (package.parent, package / "_data"):
+        if (root / folder).is_dir():
+            return root / folder
+    raise ArtifactError(f"the shipped folder {folder!r} is missing", hint="install deblur-deploy again")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise ArtifactError(
+            f"{path.parent} is not an artifact: it has no {MANIFEST}",
+            hint="give a directory that deblur-deploy wrote; a .pth file becomes one with `deblur-deploy import`",
+        ) from err
+    except (OSError, ValueError) as err:
+        raise ArtifactError(f"{path} cannot be read: {err}", hint="make the artifact again") from err
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(f"{path} is not a manifest of format {FORMAT_VERSION}", hint="make the artifact again")
+    if manifest.get("manifest_sha256") != _manifest_hash(manifest):
+        raise ArtifactError(
+            f"{path} was changed after it was written: its hash does not match",
+            hint="facts about an artifact are measured, not edited; make the artifact again",
+        )
+    name = manifest.get("file")
+    if not isinstance(name, str) or Path(name).name != name or name in {"", ".", ".."}:
+        raise ArtifactError(f"{path} names the file {name!r}", hint="a payload lies beside its manifest")
+    return manifest
+
+
+def _manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """sha256 over all of a manifest but the hash itself."""
+    facts = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _artifact_from(manifest: dict[str, Any], payload: Path) -> Artifact:
+    where = str(payload.parent / MANIFEST)
+    try:
+        if manifest["kind"] not in ("checkpoint", "onnx", "engine") or not manifest["history"]:
+            raise ConfigError(f"{where} has kind {manifest['kind']!r}", hint="checkpoint, onnx or engine")
+        return Artifact(
+            manifest["kind"],
+            payload,
+            manifest["sha256"],
+            from_table(NetworkSpec, manifest["network"], "network"),
+            from_table(ImageSpec, manifest["image"], "image"),
+            tuple(from_table(Step, step, "history") for step in manifest["history"]),
+        )
+    except (ConfigError, KeyError, TypeError, AttributeError) as err:
+        raise ArtifactError(f"{where} is malformed: {err}", hint="make the artifact again") from err
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ArtifactError(f"{out} is a file", hint="--out names a directory")
+    if any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise ArtifactError(f"{out} holds files that are no artifact", hint="give a new or empty directory to --out")
+
+
+@contextmanager
+def _staging_directory(out: Path) -> Iterator[Path]:
+    """A hidden directory beside ``out``, removed again unless it was renamed."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as err:
+        raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
+    try:
+        yield staging
+    except OSError as err:
+        raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, out: Path) -> None:
+    """Rename the finished directory; an older artifact is set aside first and removed after, or put back."""
+    staging.chmod(0o755)
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent)) / out.name
+    try:
+        if out.exists():
+            out.rename(old)
+        staging.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON would give it back: tuples as lists, paths as text."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,67 @@
+"""The command line: ``deblur-deploy COMMAND``.
+
+The overview is printed from the table below, and a command's own module is imported only when it runs, so
+``deblur-deploy --help`` answers at once and a command loads nothing that it does not need.
+"""
+
+from __future__ import annotations
+
+import sys
+
+COMMANDS = {
+    "demo": "the whole way on real photographs: prune, qat, ONNX, FP16 engine, benchmark, one table",
+    "import": "turn a trained checkpoint (.pth, .pt, .safetensors) into an artifact",
+    "prune": "keep the strongest channels of every group, then fine-tune",
+    "qat": "fake-quantize to INT8, calibrate, then fine-tune",
+    "export-onnx": "write one ONNX file that every runtime reads",
+    "export-trt": "build a TensorRT engine for a named card",
+    "eval": "PSNR and SSIM of an artifact on blurred/sharp pairs",
+    "verify": "compare two artifacts on the same images",
+    "bench": "time artifacts on every runtime that this machine has",
+    "inspect": "say what an artifact is: widths, sizes, history",
+}
+"""Command names and what they do, in the order in which they are used."""
+
+
+def main() -> None:
+    """Run the command line; never returns normally, but raises SystemExit with the exit code."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h"):
+        print(overview())
+        raise SystemExit(0)
+    name, *rest = arguments
+    if name == "--version":
+        from deblur_deploy import __version__
+
+        print(__version__)
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        print(f"Error: there is no command {name!r}\nHint: {_nearest(name)}", file=sys.stderr)
+        raise SystemExit(2)
+    from deblur_deploy.cli.dispatch import run_command
+
+    raise SystemExit(run_command(name, rest))
+
+
+def overview() -> str:
+    """The text of ``deblur-deploy --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Usage: deblur-deploy COMMAND [ARGUMENTS] [--help]",
+            "",
+            "From a trained deblurring generator to a fast engine, with the cost of every step in dB and milliseconds.",
+            "",
+            *lines,
+            "",
+            "Start with `deblur-deploy demo`. `deblur-deploy COMMAND --help` explains a command.",
+        ]
+    )
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"did you mean `deblur-deploy {near[0]}`?" if near else "`deblur-deploy --help` lists them"

@@ -1,0 +1,49 @@
+"""``deblur-deploy verify``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deblur_deploy.artifact import load_artifact
+from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.options import Json
+
+
+def command(
+    first: Annotated[Path, typer.Argument(help="An artifact, such as the checkpoint.")],
+    second: Annotated[Path, typer.Argument(help="Another, such as the ONNX file made from it.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images. Left out: the shipped pairs' blurred pictures.")
+    ] = None,
+    max_abs: Annotated[float | None, typer.Option(help="Largest difference allowed, in [0, 1].")] = None,
+    psnr_db: Annotated[float | None, typer.Option(help="Least PSNR allowed between the two.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two artifacts on the same images; more apart than allowed is an error."""
+    a, b = load_artifact(first), load_artifact(second)
+    from deblur_deploy.data.pairs import load_pairs
+    from deblur_deploy.errors import VerificationError
+    from deblur_deploy.images import list_images, load_rgb
+    from deblur_deploy.verify import default_tolerances, verify
+
+    output = Output(as_json)
+    pictures = [load_rgb(path) for path in list_images(images)] if images else [p.blurred for p in load_pairs(None)]
+    tolerances = default_tolerances(a, b)
+    asked = {"max_abs": max_abs, "psnr_db": psnr_db}
+    if given := {key: value for key, value in asked.items() if value is not None}:
+        tolerances = dataclasses.replace(tolerances, **given)
+    report = verify(a, b, pictures, tolerances)
+    output.say(
+        f"{len(pictures)} images: max error {report.max_abs:.2e}, mean {report.mean_abs:.2e}, "
+        f"PSNR between the two {report.psnr_db:.2f} dB"
+    )
+    output.emit(report.as_json())
+    if not report.passed:
+        raise VerificationError(
+            f"{first} and {second} differ by more than {tolerances}",
+            hint="look at the step between them, or allow more with --max-abs or --psnr-db",
+        )

@@ -1,0 +1,238 @@
+"""Settings of every stage: frozen dataclasses that check themselves, and the way from a TOML table to one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from deblur_deploy.errors import ConfigError
+
+T = TypeVar("T")
+Range = tuple[float, float]
+
+
+def _require(condition: bool, message: str, hint: str) -> None:
+    if not condition:
+        raise ConfigError(message, hint=hint)
+
+
+@dataclass(frozen=True)
+class ShakeConfig:
+    """Synthetic camera shake (see ``data/shake.py``).
+
+    Args:
+        length_px: Range of the diagonal of the path's bounding box, in pixels.
+        roll_deg: Largest roll of the camera during one exposure, in degrees.
+        turn_rad: Standard deviation of the change of heading between two frames, in radians.
+        frames: Range of the number of frames averaged.
+        foreground_probability: How often a part of the picture moves on a path of its own.
+        highlight_gain: How far clipped highlights are brightened before averaging, in linear light.
+        noise: Whether sensor noise is added.
+        photons: Range of photons at full scale; fewer is noisier.
+        read_noise: Standard deviation of read noise, in linear light.
+    """
+
+    length_px: Range = (3.0, 12.0)
+    roll_deg: float = 0.3
+    turn_rad: float = 0.25
+    frames: tuple[int, int] = (16, 24)
+    foreground_probability: float = 0.2
+    highlight_gain: float = 1.0
+    noise: bool = True
+    photons: Range = (10_000.0, 50_000.0)
+    read_noise: float = 0.001
+
+    def __post_init__(self) -> None:
+        low, high = self.length_px
+        _require(0 <= low <= high, f"length_px is {self.length_px}", "give a range such as [3.0, 12.0]")
+        _require(1 <= self.frames[0] <= self.frames[1], f"frames is {self.frames}", "give a range such as [16, 24]")
+        _require(self.roll_deg >= 0, f"roll_deg is {self.roll_deg}", "give 0 (no roll) or more, such as 0.3")
+        _require(self.turn_rad >= 0, f"turn_rad is {self.turn_rad}", "give 0 (straight) or more, such as 0.25")
+        _require(self.highlight_gain >= 0, f"highlight_gain is {self.highlight_gain}", "give 0 (off) or more")
+        _require(self.read_noise >= 0, f"read_noise is {self.read_noise}", "give 0 or more, such as 0.001")
+        _require(0 <= self.foreground_probability <= 1, "foreground_probability is outside 0 to 1", "try 0.2")
+        _require(0 < self.photons[0] <= self.photons[1], f"photons is {self.photons}", "try [10000, 50000]")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The training loop (see ``training/loop.py``).
+
+    Args:
+        steps: Optimiser steps.
+        batch: Crops per step.
+        crop: Side of the square crops in pixels, a multiple of 16.
+        lr: Peak learning rate of AdamW.
+        lr_final: Learning rate that the cosine ends at.
+        warmup: Steps of linear warm-up.
+        clip_norm: Gradient norm above which gradients are scaled down.
+        ema_decay: Decay of the moving average of the weights; 0 switches it off.
+        coarse_weight: Weight of the loss on the two coarser scales.
+        distill_weight: Weight of the distance to a teacher's picture, where there is a teacher.
+        seed: Seed of crops, shakes and augmentation.
+    """
+
+    steps: int = 300_000
+    batch: int = 8
+    crop: int = 128
+    lr: float = 1e-3
+    lr_final: float = 1e-6
+    warmup: int = 100
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    coarse_weight: float = 0.5
+    distill_weight: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 0, f"steps is {self.steps}", "give 0 or more optimiser steps")
+        _require(self.batch >= 1, f"batch is {self.batch}", "give at least one crop per step")
+        _require(self.crop >= 16 and self.crop % 16 == 0, f"crop is {self.crop}", "give a multiple of 16, such as 128")
+        _require(0 < self.lr_final <= self.lr, f"lr is {self.lr} and lr_final {self.lr_final}", "try 1e-3 and 1e-6")
+        _require(self.warmup >= 0, f"warmup is {self.warmup}", "give 0 or more steps")
+        _require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}", "give more than 0, such as 1.0")
+        _require(self.seed >= 0, f"seed is {self.seed}", "give 0 or more")
+        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}", "give 0 (off) to 0.9999")
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """Fine-tuning after compression (see ``compress/finetune.py``).
+
+    Args:
+        photos: Folder of sharp photographs to tune on; None takes the shipped calibration split.
+        evaluation: Folder of pairs or photographs that figures are quoted on; None takes the shipped evaluation split.
+        shake: The blur that the photographs are given.
+        fit: The schedule.
+    """
+
+    photos: str | None = None
+    evaluation: str | None = None
+    shake: ShakeConfig = ShakeConfig()
+    fit: FitConfig = FitConfig(steps=400, batch=4, lr=5e-4, warmup=20, ema_decay=0.99)
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Channel pruning (see ``compress/prune.py``).
+
+    Args:
+        keep: Share of the channels of every group to keep, in (0, 1].
+        round_to: Kept channels are rounded down to a multiple of this.
+        tuning: The fine-tuning that follows.
+    """
+
+    keep: float = 0.7
+    round_to: int = 8
+    tuning: TuningConfig = TuningConfig()
+
+    def __post_init__(self) -> None:
+        _require(0 < self.keep <= 1, f"keep is {self.keep}", "give a share in (0, 1], such as 0.7 to keep 70 %")
+        _require(self.round_to >= 1, f"round_to is {self.round_to}", "give 8 for tensor cores, or 1 for no rounding")
+
+
+@dataclass(frozen=True)
+class QatConfig:
+    """Quantization-aware training (see ``compress/quantize.py``).
+
+    Args:
+        exempt: Further layers that stay in float, beside the first, the last and those that predict offsets.
+        calibration_images: How many photographs the activation ranges are read from.
+        tuning: The fine-tuning that follows.
+    """
+
+    exempt: tuple[str, ...] = ()
+    calibration_images: int = 8
+    tuning: TuningConfig = TuningConfig(fit=FitConfig(steps=200, batch=4, lr=1e-4, warmup=20, ema_decay=0.99))
+
+    def __post_init__(self) -> None:
+        _require(self.calibration_images >= 1, f"calibration_images is {self.calibration_images}", "try 8")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The ONNX graph (see ``export/to_onnx.py``).
+
+    Args:
+        width: Width of the input in pixels.
+        height: Height of the input in pixels.
+    """
+
+    width: int = 640
+    height: int = 360
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1 and self.height >= 1, f"size is {self.width}x{self.height}", "try 640x360")
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Make a settings dataclass from a parsed TOML or JSON table.
+
+    Args:
+        cls: A dataclass of this module; nested dataclasses are sub-tables.
+        table: Field names to plain values; lists become tuples.
+        where: Name of the table in messages.
+
+    Raises:
+        ConfigError: An unknown field (with the nearest known one), a value of the wrong type, or one out of range.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(sorted(known))}"
+            raise ConfigError(f"{where} has no field {key!r}", hint=hint)
+        values[key] = _converted(hints[key], value, f"{where}.{key}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}", hint="add the field to the table")
+    return cls(**values)
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the annotated type, or a ConfigError that names it."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        _check_type(isinstance(value, Mapping), "a table", value, where)
+        return from_table(hint, value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return _converted_tuple(arguments, value, where)
+    if origin is dict:
+        _check_type(isinstance(value, Mapping), "a table", value, where)
+        return {str(key): _converted(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _converted(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal:
+        _check_type(value in arguments, f"one of {', '.join(map(repr, arguments))}", value, where)
+        return value
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _check_type(isinstance(value, hint) and not (hint is int and isinstance(value, bool)), hint.__name__, value, where)
+    return value
+
+
+def _converted_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    _check_type(isinstance(value, (list, tuple)), "a list", value, where)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_converted(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    _check_type(len(value) == len(arguments), f"a list of {len(arguments)}", value, where)
+    return tuple(_converted(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, value, strict=True)))
+
+
+def _check_type(condition: bool, expected: str, value: Any, where: str) -> None:
+    _require(condition, f"{where} is {value!r}", f"give {expected}")

@@ -1,0 +1,198 @@
+"""Blurred/sharp pairs for evaluation, and sharp photographs for calibration.
+
+Three kinds of folder are recognised by what is in them:
+
+- ``set.toml``: a photo set like the one that is shipped, each file with its sha256 and its split;
+- ``blur/`` and ``sharp/``: pairs with equal file names;
+- anything else: sharp photographs of the user's own.
+
+Sharp photographs become pairs by synthetic camera shake. The shake is seeded by a constant and the file's name, so a
+photograph gives the same pair in every run, whatever else lies beside it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deblur_deploy.artifact import hash_file, shipped
+from deblur_deploy.config import ShakeConfig
+from deblur_deploy.data.shake import shake
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.images import Resolution, list_images, load_rgb
+
+Split = Literal["evaluation", "calibration"]
+Image8 = NDArray[np.uint8]
+
+SHIPPED_SEED = 2018
+SHIPPED_SET = "photos"
+SET_FILE = "set.toml"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photograph with and without blur.
+
+    Args:
+        name: File name of the photograph.
+        blurred: (H, W, 3) uint8 sRGB.
+        sharp: Same shape, aligned with ``blurred``.
+    """
+
+    name: str
+    blurred: Image8
+    sharp: Image8
+
+
+def load_pairs(folder: Path | None, split: Split = "evaluation") -> list[Pair]:
+    """Read or make blurred/sharp pairs.
+
+    Args:
+        folder: One of the three kinds of folder above, or None for the shipped photographs.
+        split: Which part of a photo set; a user's own folder has no parts and is taken whole.
+
+    Returns:
+        The pairs, in the order of their file names.
+
+    Raises:
+        ArtifactError: The folder has no images, or a file is damaged, has no partner, or is not the one that its set
+            describes.
+    """
+    if folder is not None and _is_paired(folder):
+        return _paired_folder(folder)
+    return [_shaken(path) for path in _sharp_files(folder, split)]
+
+
+def load_photos(folder: Path | None, split: Split = "calibration") -> list[Image8]:
+    """Read sharp photographs, as (H, W, 3) uint8: those from which :func:`load_pairs` makes its pairs.
+
+    Raises:
+        ArtifactError: As for :func:`load_pairs`.
+    """
+    if folder is not None and _is_paired(folder):
+        return [load_rgb(path) for path in list_images(folder / "sharp")]
+    return [load_rgb(path) for path in _sharp_files(folder, split)]
+
+
+def shipped_pairs(split: Split) -> list[Pair]:
+    """The pairs that are shipped: the same bytes on every call."""
+    return load_pairs(None, split)
+
+
+def shipped_photos(split: Split) -> list[Image8]:
+    """The sharp photographs that are shipped, (H, W, 3) uint8 each."""
+    return load_photos(None, split)
+
+
+def crop_pairs(pairs: Sequence[Pair], resolution: Resolution) -> list[Pair]:
+    """Cut every pair to one size, from the centre.
+
+    Raises:
+        ArtifactError: A photograph is smaller than that; it is named.
+    """
+    return [
+        Pair(pair.name, *(crop_center(image, resolution, pair.name) for image in (pair.blurred, pair.sharp)))
+        for pair in pairs
+    ]
+
+
+def crop_center(image: Image8, resolution: Resolution, name: str) -> Image8:
+    """The middle of one photograph.
+
+    Args:
+        image: (H, W, 3) uint8.
+        resolution: Size of the crop.
+        name: What the photograph is called in the message.
+
+    Raises:
+        ArtifactError: The photograph is smaller than the crop.
+    """
+    height, width = image.shape[:2]
+    if height < resolution.height or width < resolution.width:
+        raise ArtifactError(
+            f"{name} has {width}x{height} pixels, too few for a crop of {resolution}",
+            hint="give larger photographs, or a network for any size (a checkpoint) or a smaller one (--res)",
+        )
+    top, left = (height - resolution.height) // 2, (width - resolution.width) // 2
+    return image[top : top + resolution.height, left : left + resolution.width]
+
+
+def _sharp_files(folder: Path | None, split: Split) -> list[Path]:
+    if folder is None:
+        return _set_files(shipped("calibration") / SHIPPED_SET, split)
+    if (folder / SET_FILE).is_file():
+        return _set_files(folder, split)
+    return list_images(folder)
+
+
+def _set_files(folder: Path, split: Split) -> list[Path]:
+    """Files of one split of a photo set, each checked against its sha256."""
+    entries = [entry for entry in _read_set(folder / SET_FILE) if entry["split"] == split]
+    if not entries:
+        raise ArtifactError(f"{folder / SET_FILE} lists no {split} photographs", hint=f'give some split = "{split}"')
+    files = []
+    for entry in sorted(entries, key=lambda entry: Path(entry["file"]).name):
+        path = folder / entry["file"]
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing", hint=f"{SET_FILE} lists it; restore the folder")
+        if hash_file(path) != entry["sha256"]:
+            raise ArtifactError(
+                f"{path} is not the photograph that {SET_FILE} describes: its sha256 differs",
+                hint="restore the file, or correct its sha256",
+            )
+        files.append(path)
+    return files
+
+
+def _read_set(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["image"]
+        complete = all(isinstance(entry[key], str) for entry in entries for key in ("file", "sha256", "split"))
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ArtifactError(
+            f"{path} cannot be read: {err}", hint="it needs [[image]] tables with file, sha256 and split"
+        ) from err
+    if not complete:
+        raise ArtifactError(f"{path} is malformed", hint="file, sha256 and split of every [[image]] are text")
+    return list(entries)
+
+
+def _shaken(path: Path) -> Pair:
+    """A sharp photograph and its blur; the shake depends on the file's name alone."""
+    rng = np.random.default_rng([SHIPPED_SEED, zlib.crc32(path.name.encode())])
+    blurred, sharp = shake(load_rgb(path), ShakeConfig(), rng)
+    return Pair(path.name, blurred, sharp)
+
+
+def _is_paired(folder: Path) -> bool:
+    return (folder / "blur").is_dir() and (folder / "sharp").is_dir()
+
+
+def _paired_folder(folder: Path) -> list[Pair]:
+    """Pairs of equal file names from ``blur/`` and ``sharp/``."""
+    blurred = {path.name: path for path in list_images(folder / "blur")}
+    sharp = {path.name: path for path in list_images(folder / "sharp")}
+    if unpaired := sorted(blurred.keys() ^ sharp.keys()):
+        name = unpaired[0]
+        present, absent = (blurred, folder / "sharp") if name in blurred else (sharp, folder / "blur")
+        raise ArtifactError(
+            f"{present[name]} has no partner in {absent}", hint="blur/ and sharp/ need files of equal names"
+        )
+    pairs = []
+    for name in sorted(blurred):
+        pair = Pair(name, load_rgb(blurred[name]), load_rgb(sharp[name]))
+        if pair.blurred.shape != pair.sharp.shape:
+            sizes = " and ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (pair.blurred, pair.sharp))
+            raise ArtifactError(
+                f"{blurred[name]} and its sharp partner differ in size: {sizes}",
+                hint="both images of a pair must show the same pixels",
+            )
+        pairs.append(pair)
+    return pairs

@@ -1,0 +1,139 @@
+"""The process in which an engine is built: ``python -m deblur_deploy.engine.build_child FOLDER``.
+
+TensorRT may abort the process that it runs in, so it runs in one of its own. ``FOLDER`` holds ``request.json`` and the
+network; the engine, the builder's list of layers and ``reply.json`` are written into it. What the builder logs goes to
+standard error. Only light modules are imported here: the process should start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deblur_deploy.engine.flavour import Flavour, FlavourName, aim, load_flavour, strongly_typed_flags
+from deblur_deploy.engine.targets import CURRENT, resolve_target
+from deblur_deploy.errors import BuildError, DeblurDeployError, MissingDependencyError
+
+REQUEST, REPLY = "request.json", "reply.json"
+NETWORK, ENGINE, LAYERS = "network.onnx", "model.engine", "layers.txt"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build from ``network.onnx``.
+
+    Args:
+        flavour: The TensorRT that builds.
+        target: Card or capability, as :func:`~deblur_deploy.engine.targets.resolve_target` reads it.
+        workspace_bytes: Scratch memory that the engine may use, or None for the builder's default.
+        optimization_level: How long the builder may search, 0 to 5, or None for its default.
+    """
+
+    flavour: FlavourName
+    target: str
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How it went.
+
+    Args:
+        flavour_version: Version of the TensorRT that built.
+        error: Message and hint, if it failed.
+        missing: Whether it failed because TensorRT cannot be loaded.
+    """
+
+    flavour_version: str = ""
+    error: tuple[str, str] | None = None
+    missing: bool = False
+
+
+def main(folder: Path) -> None:
+    """Build as ``request.json`` says, and write ``reply.json``."""
+    request = Request(**json.loads((folder / REQUEST).read_text(encoding="utf-8")))
+    try:
+        reply = Reply(_build(request, folder))
+    except DeblurDeployError as err:
+        reply = Reply(error=(err.message, err.hint), missing=isinstance(err, MissingDependencyError))
+    (folder / REPLY).write_text(json.dumps(asdict(reply)), encoding="utf-8")
+
+
+def _build(request: Request, folder: Path) -> str:
+    """Build the engine and write it with its list of layers; returns the builder's version."""
+    flavour = load_flavour(request.flavour)
+    trt = flavour.module
+    logger = _new_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(strongly_typed_flags(trt))
+    _parse(flavour, network, logger, folder / NETWORK)
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    target = resolve_target(request.target)
+    aim(flavour, config, target)
+    if request.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
+    if request.optimization_level is not None:
+        config.builder_optimization_level = request.optimization_level
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        hint = "if memory ran out, give more --workspace; if a layer is named, other types may help: --fp16 or --fp32"
+        if target == CURRENT:
+            hint = "building for the current card needs that card and its driver; or name one: `--target 2080ti`"
+        raise BuildError(f"{flavour.title} could not build the engine: {logger.last_error}", hint=hint)
+    (folder / ENGINE).write_bytes(engine)
+    (folder / LAYERS).write_text(logger.layers, encoding="utf-8")
+    return flavour.version
+
+
+def _parse(flavour: Flavour, network: Any, logger: Any, path: Path) -> None:
+    """Read the ONNX file into an empty network."""
+    parser = flavour.module.OnnxParser(network, logger)
+    if parser.parse(path.read_bytes()):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    reasons = "; ".join(_describe(error) for error in errors[:3]) or logger.last_error
+    raise BuildError(
+        f"{flavour.title} cannot read the network: {reasons}",
+        hint="export the network with `deblur-deploy export-onnx`, or replace the operator by ones that TensorRT has",
+    )
+
+
+def _describe(error: Any) -> str:
+    """A parser error in one line, with the node if it has one."""
+    reason = _one_line(error.desc())
+    if reason == "false" or "Plugin not found" in reason:  # what the parser says of an operator that it does not know
+        reason = "the operator is not supported"
+    return f"node {error.node_name()!r} ({error.node_operator()}): {reason}" if error.node_name() else reason
+
+
+def _new_logger(trt: Any) -> Any:
+    """A logger that keeps the list of layers and the last error, and prints all but the verbose messages."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = ""
+            self.last_error = "no reason was given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if message.startswith("Layers:"):
+                self.layers = message
+            elif severity.name in ("ERROR", "INTERNAL_ERROR"):
+                self.last_error = _one_line(message)
+            if severity.name != "VERBOSE":
+                print(f"[{severity.name}] {message}", file=sys.stderr, flush=True)
+
+    return Logger()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,140 @@
+"""Photographs on disk and in memory: reading, writing, and what a network expects of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deblur_deploy.errors import ArtifactError, ConfigError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a network takes and gives.
+
+    Args:
+        layout: Axis order of the tensors.
+        channels: Number of colour channels, RGB order.
+        value_range: Values of black and white.
+        multiple_of: Divisor of height and width inside the network; graphs pad to it themselves.
+        height: Fixed height in pixels, or None where any is taken.
+        width: Fixed width in pixels, or None where any is taken.
+    """
+
+    layout: str = "NCHW"
+    channels: int = 3
+    value_range: tuple[float, float] = (0.0, 1.0)
+    multiple_of: int = 1
+    height: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A picture size in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def parse_resolution(text: str) -> Resolution:
+    """Read ``WIDTHxHEIGHT``, such as ``640x360``.
+
+    Raises:
+        ConfigError: The text has another form, or a side is below 1.
+    """
+    sides = text.strip().lower().split("x")
+    if len(sides) != 2 or not all(re.fullmatch("[0-9]{1,9}", side) for side in sides):
+        raise ConfigError(f"{text!r} is not a resolution", hint="write WIDTHxHEIGHT in pixels, such as 640x360")
+    width, height = (int(side) for side in sides)
+    if not (1 <= width <= 65_536 and 1 <= height <= 65_536):
+        raise ConfigError(f"resolution {text!r} is out of range", hint="both sides from 1 to 65536, such as 640x360")
+    return Resolution(width, height)
+
+
+def load_rgb(path: Path) -> NDArray[np.uint8]:
+    """Read a photograph upright as 8-bit RGB.
+
+    Args:
+        path: PNG, JPEG, TIFF, WebP or BMP; gray is repeated to RGB, EXIF orientation applied.
+
+    Returns:
+        (H, W, 3) uint8 sRGB.
+
+    Raises:
+        ArtifactError: The file is missing, no image, or cut off.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(_eight_bit(ImageOps.exif_transpose(image), path).convert("RGB"))
+    except FileNotFoundError as err:
+        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
+    except UnidentifiedImageError as err:
+        raise ArtifactError(
+            f"{path} is not an image", hint="give PNG, JPEG, TIFF, WebP or BMP files, or remove this one"
+        ) from err
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+        raise ArtifactError(
+            f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
+        ) from err
+
+
+def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    """The image with at most 8 bits per sample: Pillow itself would clip deeper grays to white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode in {"I", "F"}:
+        raise ArtifactError(f"{path} has 32 bits per pixel, of unknown range", hint="save it with 8 or 16 bits")
+    return image
+
+
+def save_rgb(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write (H, W, 3) uint8 as the format that the suffix names.
+
+    Raises:
+        ArtifactError: The folder cannot be written, or the suffix names no format.
+    """
+    try:
+        Image.fromarray(image).save(path)
+    except ValueError as err:
+        raise ArtifactError(f"{path} names no image format", hint="end the name in .png or .jpg") from err
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files directly in a folder, sorted by name.
+
+    Raises:
+        ArtifactError: No such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not a folder", hint="give a folder with images")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not files:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise ArtifactError(f"{folder} holds no images", hint=f"put {kinds} files into it")
+    return files
+
+
+def to_batch(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 1]."""
+    scaled: NDArray[np.float32] = image.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(scaled)
+
+
+def from_batch(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(1, 3, H, W) float in [0, 1] to (H, W, 3) uint8, clipped and rounded."""
+    clipped = np.clip(batch[0].astype(np.float32), 0.0, 1.0)
+    codes: NDArray[np.uint8] = np.rint(clipped * 255).astype(np.uint8)
+    return np.ascontiguousarray(codes.transpose(1, 2, 0))

@@ -1,0 +1,50 @@
+"""What a network costs: parameters, and multiply-accumulates for one frame."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from deblur_deploy.images import Resolution
+from deblur_deploy.network import deform_conv  # noqa: F401 - defines the operator that is counted below
+
+REFERENCE_RESOLUTION = Resolution(640, 360)
+"""The size for which GMACs are quoted unless another is named."""
+
+
+def measure_cost(net: nn.Module, resolution: Resolution = REFERENCE_RESOLUTION) -> dict[str, float]:
+    """Count parameters and multiply-accumulates without computing anything.
+
+    The forward pass runs on torch's meta device under its FLOP counter; a multiply-accumulate is two FLOPs. Only
+    convolutions and matrix products are counted, as is usual.
+
+    Args:
+        net: A float network that maps (1, 3, H, W) to the same shape.
+        resolution: Size of the frame.
+
+    Returns:
+        ``params`` and ``gmacs`` (10**9 multiply-accumulates).
+    """
+    shadow = copy.deepcopy(net).to("meta")
+    frame = torch.empty(1, 3, resolution.height, resolution.width, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shadow(frame)
+    return {
+        "params": sum(parameter.numel() for parameter in net.parameters()),
+        "gmacs": round(counter.get_total_flops() / 2e9, 4),
+    }
+
+
+@register_flop_formula(torch.ops.deblur.deform_conv2d)
+def _deform_conv_flops(
+    input_shape: Any, offset_shape: Any, weight_shape: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    """FLOPs of the contraction; sampling, like any interpolation, is not counted."""
+    batch, _, out_height, out_width = offset_shape
+    out_channels, group_channels, kernel_height, kernel_width = weight_shape
+    macs = batch * out_height * out_width * out_channels * group_channels * kernel_height * kernel_width
+    return 2 * int(macs)

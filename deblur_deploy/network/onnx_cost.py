@@ -1,0 +1,73 @@
+"""Where the arithmetic of an ONNX network is: its nodes with weights, and the multiply-accumulates of each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, shape_inference
+
+from deblur_deploy.errors import ExportError
+
+_COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+
+
+@dataclass(frozen=True)
+class ComputeNode:
+    """An ONNX node that multiplies by weights.
+
+    Args:
+        name: Its name in the network.
+        weight_shape: Shape of its second input.
+        macs: Multiply-accumulates for one run of the network.
+        type: Type that its weights are written in: ``fp32``, ``fp16``, or ONNX's own name in lower case.
+    """
+
+    name: str
+    weight_shape: tuple[int, ...]
+    macs: int
+    type: str = "fp32"
+
+
+def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
+    """Find the nodes that multiply by weights, and count their multiply-accumulates.
+
+    Args:
+        model: A network with fixed sizes, local functions inlined.
+
+    Raises:
+        ExportError: The sizes of such a node are not fixed.
+    """
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    tensors: dict[str, tuple[int, tuple[int, ...]]] = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        tensors[value.name] = (kind.elem_type, tuple(dim.dim_value for dim in kind.shape.dim))
+    found = []
+    for node in graph.node:
+        if node.op_type in _COMPUTE:
+            known = [tensors.get(name, (0, ())) for name in (node.input[0], node.input[1], node.output[0])]
+            shapes = [shape for _, shape in known]
+            if not all(shapes) or 0 in (size for shape in shapes for size in shape):
+                raise ExportError(
+                    f"the sizes of node {node.name!r} ({node.op_type}) are not fixed",
+                    hint="export the network for one size: `deblur-deploy export-onnx --res 640x360`",
+                )
+            found.append(ComputeNode(node.name, shapes[1], _macs(node, *shapes), _type_name(known[1][0])))
+    return tuple(found)
+
+
+def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> int:
+    """Multiply-accumulates of one compute node."""
+    if node.op_type == "Conv":  # every output element is a sum over one filter
+        return math.prod(result) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":  # every input element is spread over one filter
+        return math.prod(source) * math.prod(weight[1:])
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return math.prod(result) * source[0 if transposed else -1]
+
+
+def _type_name(data_type: int) -> str:
+    return _TYPE_NAMES.get(data_type) or str(TensorProto.DataType.Name(data_type)).lower()

@@ -1,0 +1,288 @@
+"""SRN-DeblurNet with a deformable bottleneck: the generator that this toolkit deploys.
+
+Scale-recurrent network (Tao et al., *Scale-recurrent Network for Deep Image Deblurring*, CVPR 2018): one
+encoder-decoder works through three sizes of the same photograph, coarse to fine, with shared weights. Each pass takes
+the blurred image of its scale and the upsampled estimate of the pass before, and a recurrent state travels along::
+
+    blurred/4 ─┐          blurred/2 ─┐            blurred ─┐
+    blurred/4 ─┴ one ──── estimate ──┴ one ────── estimate ┴ one ──── estimate
+                scale ──── state ───── scale ───── state ──── scale
+
+Within one scale: residual blocks with dilated convolutions (three levels, strides 1, 2, 4), a deformable block, a gated
+recurrent unit, and a feature pyramid that comes back up through transposed convolutions. There is no normalisation
+layer, and the network predicts what to add to the blurred image.
+
+Every width is a field of :class:`SRNConfig`, since after pruning no two need be alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deblur_deploy.network.deform_conv import DeformConv2dPack
+
+SCALES = 3
+"""Sizes of the image pyramid: 1/4, 1/2 and 1."""
+
+MULTIPLE_OF = 16
+"""Height and width that the unpadded graph needs: 2**(SCALES - 1) for the pyramid times 4 for the encoder."""
+
+
+@dataclass(frozen=True)
+class SRNConfig:
+    """Widths and depths of an SRN.
+
+    Args:
+        level_channels: Residual streams of the three encoder levels.
+        block_channels: For each level, the inner width of each of its residual blocks; its length is the depth.
+        recurrent_channels: Candidate, gate and state of the gated unit.
+        pyramid_channels: Lateral sums of the feature pyramid, fine to coarse.
+        smooth_channels: Outputs of the smoothing convolutions, fine to coarse.
+    """
+
+    level_channels: tuple[int, int, int]
+    block_channels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    recurrent_channels: int
+    pyramid_channels: tuple[int, int, int]
+    smooth_channels: tuple[int, int, int]
+
+    @classmethod
+    def from_base(cls, base: int, depths: Sequence[int] = (2, 2, 1)) -> SRNConfig:
+        """The unpruned family: widths base, 2*base, 4*base and ``depths[k]`` residual blocks on level k."""
+        one, two, three = base, 2 * base, 4 * base
+        widths = (one, two, three)
+        blocks = ((one,) * depths[0], (two,) * depths[1], (three,) * depths[2])
+        return cls(widths, blocks, three, widths, widths)
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> SRNConfig:
+        """Read every width off the weight shapes of a (possibly pruned) checkpoint.
+
+        Raises:
+            KeyError: A tensor that every SRN has is missing; the exception names it.
+        """
+
+        def out_channels(name: str) -> int:
+            return shapes[f"{name}.weight"][0]
+
+        def blocks(level: int) -> Iterator[int]:
+            for index in count():
+                name = f"levels.{level}.blocks.{index}.conv1"
+                if f"{name}.weight" not in shapes:
+                    return
+                yield out_channels(name)
+
+        return cls(
+            (out_channels("levels.0.enter"), out_channels("levels.1.enter"), out_channels("levels.2.enter")),
+            (tuple(blocks(0)), tuple(blocks(1)), tuple(blocks(2))),
+            out_channels("recurrent.candidate"),
+            (out_channels("pyramid.lateral.0"), out_channels("pyramid.lateral.1"), out_channels("pyramid.lateral.2")),
+            (out_channels("pyramid.smooth.0"), out_channels("pyramid.smooth.1"), out_channels("pyramid.smooth.2")),
+        )
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size, or divides it by its stride."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation)
+
+
+class ResBlock(nn.Module):
+    """``x + conv(relu(conv(x)))``, the first convolution dilated."""
+
+    def __init__(self, channels: int, inner: int, dilation: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, inner, dilation=dilation)
+        self.conv2 = conv3x3(inner, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) in and out."""
+        return x + self.conv2(F.relu(self.conv1(x)))  # type: ignore[no-any-return]
+
+
+class Level(nn.Module):
+    """One level of the encoder: a convolution into its width, then residual blocks with dilations 1, 2, 1, 2, …."""
+
+    def __init__(self, in_channels: int, channels: int, inner: Sequence[int], stride: int) -> None:
+        super().__init__()
+        self.enter = conv3x3(in_channels, channels, stride)
+        self.blocks = nn.Sequential(*(ResBlock(channels, width, 1 + index % 2) for index, width in enumerate(inner)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, channels, H/stride, W/stride)."""
+        return self.blocks(F.relu(self.enter(x)))  # type: ignore[no-any-return]
+
+
+class DeformBlock(nn.Module):
+    """``x + relu(deform(x))``: samples where the blur came from instead of on a fixed grid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.deform = DeformConv2dPack(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) in and out."""
+        return x + F.relu(self.deform(x))
+
+
+class GatedUnit(nn.Module):
+    """The recurrence over scales: ``f = relu(conv(x)); g = sigmoid(conv([f, h])); h = g*f + (1 - g)*h``."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.candidate = conv3x3(in_channels, channels)
+        self.gate = conv3x3(2 * channels, channels)
+
+    def forward(self, x: Tensor, state: Tensor | None) -> Tensor:
+        """New state from ``x`` (N, in_channels, H, W) and the old state (N, channels, H, W).
+
+        The coarsest scale has no state yet. It takes its candidate as both, and then any gate gives the candidate.
+        """
+        candidate = self.propose(x)
+        return candidate if state is None else self.blend(candidate, state)
+
+    def propose(self, x: Tensor) -> Tensor:
+        """The candidate ``f``: (N, in_channels, H, W) to (N, channels, H, W)."""
+        return F.relu(self.candidate(x))
+
+    def blend(self, candidate: Tensor, state: Tensor) -> Tensor:
+        """The gate's mixture of candidate and state, all (N, channels, H, W)."""
+        gate = torch.sigmoid(self.gate(torch.cat([candidate, state], dim=1)))
+        return gate * candidate + (1 - gate) * state
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down pathway (Lin et al., *Feature Pyramid Networks*, CVPR 2017), upsampling by transposed convolutions."""
+
+    def __init__(self, in_channels: Sequence[int], lateral: Sequence[int], smooth: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(in_channels, lateral, strict=True))
+        self.smooth = nn.ModuleList(conv3x3(a, b) for a, b in zip(lateral, smooth, strict=True))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(smooth[1:], lateral[:-1], strict=True)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features fine to coarse, each half the size of the one before, to the finest smoothed map."""
+        coarsest = len(features) - 1
+        x = F.relu(self.smooth[coarsest](self.lateral[coarsest](features[coarsest])))
+        for level in reversed(range(coarsest)):
+            x = self.lateral[level](features[level]) + self.up[level](x)
+            x = F.relu(self.smooth[level](x))
+        return x
+
+
+class SRN(nn.Module):
+    """The generator: blurred RGB in [0, 1] to restored RGB, any size from 1x1.
+
+    Args:
+        config: Widths and depths.
+    """
+
+    def __init__(self, config: SRNConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, second, third = config.level_channels
+        self.levels = nn.ModuleList(
+            [
+                Level(6, first, config.block_channels[0], stride=1),
+                Level(first, second, config.block_channels[1], stride=2),
+                Level(second, third, config.block_channels[2], stride=2),
+            ]
+        )
+        self.deform = DeformBlock(third)
+        self.recurrent = GatedUnit(third, config.recurrent_channels)
+        self.pyramid = FeaturePyramid(
+            (first, second, config.recurrent_channels), config.pyramid_channels, config.smooth_channels
+        )
+        self.head = conv3x3(config.smooth_channels[0], 3)
+        # A fresh network should start close to the blurred image, which is already a fair estimate.
+        nn.init.normal_(self.head.weight, std=1e-3)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, blurred: Tensor) -> Tensor:
+        """Restore a photograph.
+
+        Args:
+            blurred: (N, 3, H, W), floating point, RGB in [0, 1], any H and W from 1.
+
+        Returns:
+            (N, 3, H, W), RGB, close to [0, 1] but not clamped.
+        """
+        height, width = blurred.shape[-2:]
+        estimates = self.forward_scales(pad_to_multiple(blurred, MULTIPLE_OF))
+        return estimates[-1][..., :height, :width]
+
+    def forward_scales(self, blurred: Tensor) -> list[Tensor]:
+        """The estimates of all scales, coarse to fine, for H and W that are multiples of 16."""
+        pyramid = [blurred]  # (N, 3, H, W), then H/2, then H/4
+        for _ in range(SCALES - 1):
+            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+
+        estimate, state = pyramid[-1], None
+        estimates: list[Tensor] = []
+        for image in reversed(pyramid):
+            if estimates:
+                estimate = double_size(estimate)
+                state = double_size(state) if state is not None else None
+            estimate, state = self.forward_one_scale(image, estimate, state)
+            estimates.append(estimate)
+        return estimates
+
+    def forward_one_scale(self, image: Tensor, previous: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One pass of the shared encoder-decoder.
+
+        Args:
+            image: Blurred image of this scale, (N, 3, h, w).
+            previous: Estimate of the coarser scale brought to this size, (N, 3, h, w).
+            state: State of the coarser scale brought to this size, (N, R, h/4, w/4), or None on the coarsest.
+
+        Returns:
+            The estimate (N, 3, h, w) and the state (N, R, h/4, w/4).
+        """
+        features = self.encode(image, previous)
+        state = self.recurrent(features[-1], state)  # (N, R, h/4, w/4)
+        return self.decode(image, features, state), state
+
+    def encode(self, image: Tensor, previous: Tensor) -> list[Tensor]:
+        """Features of the three levels, fine to coarse: (N, C1, h, w), (N, C2, h/2, w/2), (N, C3, h/4, w/4)."""
+        x = torch.cat([image, previous], dim=1)  # (N, 6, h, w)
+        features: list[Tensor] = []
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        features[-1] = self.deform(x)
+        return features
+
+    def decode(self, image: Tensor, features: list[Tensor], state: Tensor) -> Tensor:
+        """The estimate (N, 3, h, w) from the two finer levels' features and the state that replaces the coarsest."""
+        restored = self.pyramid([*features[:-1], state])  # (N, S1, h, w)
+        return image + self.head(restored)  # type: ignore[no-any-return]
+
+    def forward_once(self, image: Tensor) -> Tensor:
+        """One scale in which every layer runs exactly once, for tools that trace which channels depend on which.
+
+        The candidate stands in for the state of the coarser scale, which ties the state's channels to the gate's as the
+        real recurrence does. Layers shared by unrolled scales would make such a trace grow without bound.
+        """
+        features = self.encode(image, image)
+        candidate = self.recurrent.propose(features[-1])
+        return self.decode(image, features, self.recurrent.blend(candidate, candidate))
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until height and width divide by ``multiple``."""
+    height, width = image.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+
+
+def double_size(x: Tensor) -> Tensor:
+    """Bilinear upsampling by two: (N, C, h, w) to (N, C, 2h, 2w)."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

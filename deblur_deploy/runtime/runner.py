@@ -1,0 +1,221 @@
+"""Running an artifact, whatever it is made of: one small interface over PyTorch, onnxruntime and OpenVINO."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deblur_deploy.artifact import Artifact, Kind
+from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+
+Batch = NDArray[np.float32]
+"""(N, 3, H, W), RGB in [0, 1]."""
+
+
+class Runner(AbstractContextManager["Runner"], Protocol):
+    """A loaded network. Leaving its ``with`` block gives its memory back.
+
+    Attributes:
+        name: The runtime, one of :data:`RUNTIMES`.
+        image: What the network takes.
+    """
+
+    name: str
+    image: ImageSpec
+
+    def infer(self, batch: Batch) -> Batch:
+        """Restore photographs.
+
+        Args:
+            batch: (N, 3, H, W) float32, RGB in [0, 1]; where the network has a fixed size, of that size, with N = 1.
+
+        Returns:
+            Same shape and dtype, close to [0, 1] but not clipped.
+
+        Raises:
+            ConfigError: The batch has a shape that the network does not take.
+            DeblurDeployError: The runtime gave up, for instance for want of memory.
+        """
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A way to run one kind of artifact.
+
+    Args:
+        kind: What it runs.
+        modules: Modules that it imports.
+        install: The command that installs them.
+    """
+
+    kind: Kind
+    modules: tuple[str, ...]
+    install: str
+
+
+_TORCH = Runtime("checkpoint", ("torch",), "pip install torch")
+_OPENVINO = Runtime("onnx", ("openvino", "onnx"), "pip install openvino onnx")
+
+RUNTIMES: Mapping[str, Runtime] = {
+    "torch": _TORCH,
+    "torch-channels-last": _TORCH,
+    "openvino": _OPENVINO,
+    "openvino-bf16": _OPENVINO,
+    "onnxruntime": Runtime("onnx", ("onnxruntime",), "pip install onnxruntime"),
+    "tensorrt-rtx": Runtime("engine", ("tensorrt_rtx",), "pip install tensorrt-rtx-cu13"),
+    "tensorrt": Runtime("engine", ("tensorrt",), "pip install tensorrt"),
+}
+"""Every runtime by name; of several for one kind of artifact, the preferred first."""
+
+
+def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | None = None) -> Runner:
+    """Load an artifact, ready to run.
+
+    Args:
+        artifact: What to run.
+        runtime: One of :data:`RUNTIMES`; by default the preferred one that is installed (see :func:`default_runtime`).
+        threads: Processor threads to use; by default what the runtime chooses.
+
+    Returns:
+        The runner, to be used in a ``with`` block.
+
+    Raises:
+        ConfigError: There is no such runtime, or it runs other kinds of artifact.
+        MissingDependencyError: The runtime is not installed.
+        ArtifactError: The runtime cannot read the payload.
+        DeblurDeployError: This machine cannot run it.
+    """
+    name = runtime or default_runtime(artifact)
+    if obstacle := _obstacle(artifact, name):
+        raise obstacle
+    if name in ("torch", "torch-channels-last"):
+        from deblur_deploy.runtime.eager import open_torch
+
+        return open_torch(artifact, name, threads)
+    if name == "onnxruntime":
+        from deblur_deploy.runtime.ort import OnnxruntimeRunner
+
+        return OnnxruntimeRunner(artifact, threads)
+    from deblur_deploy.runtime.ov import OpenVINORunner
+
+    return OpenVINORunner(artifact, name, threads)
+
+
+def default_runtime(artifact: Artifact) -> str:
+    """The preferred runtime for an artifact: of those that fit, the first that is installed, else the first."""
+    fitting = runtimes_for(artifact)
+    return next((name for name in fitting if not _missing_modules(RUNTIMES[name])), fitting[0])
+
+
+def runtimes_for(artifact: Artifact) -> tuple[str, ...]:
+    """Names of all runtimes for an artifact, the preferred first. An engine runs only on the TensorRT that built it."""
+    if artifact.kind == "engine":
+        return ("tensorrt",) if artifact.figures.get("flavour") == "tensorrt" else ("tensorrt-rtx",)
+    return tuple(name for name, runtime in RUNTIMES.items() if runtime.kind == artifact.kind)
+
+
+def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
+    """Why this machine cannot run an artifact on a runtime, with what to do about it, or None if it can.
+
+    Raises:
+        ConfigError: There is no such runtime.
+    """
+    obstacle = _obstacle(artifact, runtime)
+    return f"{obstacle.message}; {obstacle.hint}" if obstacle else None
+
+
+def check_batch(batch: NDArray[Any], image: ImageSpec) -> None:
+    """Refuse a batch that the network would not take.
+
+    Raises:
+        ConfigError: It is not (N, 3, H, W) float32, or not of the network's fixed size.
+    """
+    if batch.ndim != 4 or batch.shape[1] != image.channels or batch.dtype != np.float32 or 0 in batch.shape:
+        raise ConfigError(
+            f"a batch has shape {batch.shape} and dtype {batch.dtype}",
+            hint=f"give float32 of shape (N, {image.channels}, H, W)",
+        )
+    if (size := fixed_size(image)) is None:
+        return
+    if batch.shape[2:] != (size.height, size.width):
+        raise ConfigError(
+            f"the network was exported for {size} and cannot take {batch.shape[3]}x{batch.shape[2]}",
+            hint=f"give images of {size}, or export again with --res {batch.shape[3]}x{batch.shape[2]}",
+        )
+    if batch.shape[0] != 1:
+        raise ConfigError(f"the network takes one image at a time, not {batch.shape[0]}", hint="give them one by one")
+
+
+def fixed_size(image: ImageSpec) -> Resolution | None:
+    """The only size that a network takes, or None where it takes any."""
+    if image.height is None or image.width is None:
+        return None
+    return Resolution(image.width, image.height)
+
+
+def _obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
+    """The error that opening the artifact on this runtime would end in, as far as is known before trying."""
+    if name not in RUNTIMES:
+        near = difflib.get_close_matches(name, RUNTIMES, n=1)
+        known = f"did you mean {near[0]!r}?" if near else f"known runtimes: {', '.join(RUNTIMES)}"
+        raise ConfigError(f"there is no runtime {name!r}", hint=known)
+    runtime = RUNTIMES[name]
+    if runtime.kind != artifact.kind:
+        return ConfigError(
+            f"{name} runs artifacts of kind {runtime.kind}; {artifact.path} is of kind {artifact.kind}",
+            hint=f"choose {' or '.join(runtimes_for(artifact))}",
+        )
+    if artifact.kind == "engine":
+        return _engine_obstacle(artifact)
+    if missing := _missing_modules(runtime):
+        return MissingDependencyError(f"{name} needs {' and '.join(missing)}", hint=runtime.install)
+    if name == "openvino-bf16":
+        from deblur_deploy.runtime.ov import computes_bf16
+
+        if not computes_bf16():
+            return DeblurDeployError(
+                "this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX)", hint="use the runtime openvino"
+            )
+    return None
+
+
+def _engine_obstacle(artifact: Artifact) -> DeblurDeployError:
+    """Engines are built here and run on the card that they were built for."""
+    built = _name_engine(artifact)
+    gpus = count_nvidia_gpus()
+    if gpus is None:
+        return DeblurDeployError(
+            f"{built} needs an NVIDIA GPU, and this machine has no NVIDIA driver",
+            hint="copy it to a machine with that card; here, measure the ONNX file that it was built from",
+        )
+    if gpus == 0:
+        return DeblurDeployError(
+            f"{built} needs an NVIDIA GPU, and the driver of this machine finds none",
+            hint="check nvidia-smi, and CUDA_VISIBLE_DEVICES",
+        )
+    return DeblurDeployError(
+        f"{built} cannot be run by this version, which builds engines but has no runner for them yet",
+        hint="time it with `trtexec --loadEngine` or TensorRT-RTX's `tensorrt_rtx --loadEngine`",
+    )
+
+
+def _name_engine(artifact: Artifact) -> str:
+    """An engine and its card, such as ``an engine for RTX 2080 Ti (SM75)``."""
+    target, capability = artifact.figures.get("target"), artifact.figures.get("capability")
+    if not capability:
+        return "an engine"
+    architecture = f"SM{capability.replace('.', '')}"
+    return f"an engine for {architecture if target in (None, architecture) else f'{target} ({architecture})'}"
+
+
+def _missing_modules(runtime: Runtime) -> list[str]:
+    return [module for module in runtime.modules if find_spec(module) is None]

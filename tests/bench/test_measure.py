@@ -1,0 +1,281 @@
+"""The harness: known sleeps, turns taken in order, and rows for what cannot run or breaks on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from deblur_deploy.artifact import Artifact, NetworkSpec, Step, new_step
+from deblur_deploy.bench import measure as measure_module
+from deblur_deploy.bench.device import device_facts, usable_cores
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
+from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
+from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.network.checkpoint import save_network, spec_of
+from deblur_deploy.network.srn import SRN, SRNConfig
+
+SMALL = Resolution(32, 16)
+QUICK = BenchConfig(SMALL, threads=1, warmup_ms=0, duration_ms=60, min_iterations=6, max_windows=3)
+"""Three windows of 20 ms and at least two inferences, whatever they show."""
+
+
+class FakeRunner:
+    """Does what it is told to at each inference."""
+
+    def __init__(self, on_infer: Callable[[], None]) -> None:
+        self.on_infer = on_infer
+        self.closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert batch.shape == (1, 3, 16, 32)
+        self.on_infer()
+        return batch
+
+
+def entry(name: str, runtime: str = "torch") -> BenchEntry:
+    """Facts of an artifact that is not on disk."""
+    history = (Step("import", {}, {}, None, "", {}),)
+    network, image = NetworkSpec("srn", {}), ImageSpec()
+    return BenchEntry(Artifact("checkpoint", Path(name) / "weights", f"sha-{name}", network, image, history), runtime)
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Callable[[], None]]], dict[str, FakeRunner]]:
+    """Fake runners by name of the artifact."""
+
+    def use(actions: Mapping[str, Callable[[], None]]) -> dict[str, FakeRunner]:
+        runners = {name: FakeRunner(action) for name, action in actions.items()}
+        monkeypatch.setattr(
+            measure_module, "open_runner", lambda artifact, runtime, threads: runners[artifact.directory.name]
+        )
+        return runners
+
+    return use
+
+
+class Clock:
+    """Time that passes only when a fake inference says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def takes(self, milliseconds: Iterator[float] | float) -> Callable[[], None]:
+        def infer() -> None:
+            self.now += (milliseconds if isinstance(milliseconds, float) else next(milliseconds)) / 1000
+
+        return infer
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(measure_module, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    return clock
+
+
+def test_a_sleep_of_known_length_is_measured(use: Callable) -> None:
+    use({"slow": lambda: time.sleep(0.020), "fast": lambda: time.sleep(0.005)})
+    slow, fast = measure([entry("slow"), entry("fast")], QUICK).rows
+    assert slow.latency_ms is not None
+    assert fast.latency_ms is not None
+    assert 20 <= slow.latency_ms.median < 30
+    assert 5 <= fast.latency_ms.median < 10
+    assert slow.throughput_fps == pytest.approx(1000 / slow.latency_ms.median, rel=0.3)
+    assert fast.ratio is not None
+    assert 2.5 < fast.ratio < 5
+    assert fast.ratio_ci is not None
+    assert fast.ratio_ci[0] <= fast.ratio <= fast.ratio_ci[1]
+    assert slow.ratio == 1
+    assert slow.ratio_ci == (1, 1)
+
+
+def test_entries_take_turns(use: Callable) -> None:
+    calls: list[str] = []
+    use({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")})
+    windows: list[tuple[str, int]] = []
+    config = BenchConfig(SMALL, warmup_ms=0, duration_ms=0, min_iterations=6, max_windows=3, tolerance=9e9)
+    report = measure(
+        [entry("a"), entry("b")], config, lambda e, done: windows.append((e.artifact.directory.name, done))
+    )
+    # One inference each to warm up, then three rounds of one untimed and two timed inferences each.
+    assert "".join(calls) == "ab" + 3 * "aaabbb"
+    assert windows == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("b", 3)]
+    assert [[len(window) for window in row.windows_ms] for row in report.rows] == [[2, 2, 2], [2, 2, 2]]
+
+
+def test_time_and_least_iterations_are_both_kept(use: Callable, clock: Clock) -> None:
+    calls: list[str] = []
+    runs = clock.takes(10.0)
+    use({"a": lambda: (calls.append("a"), runs())})
+    config = BenchConfig(SMALL, warmup_ms=200, duration_ms=3000, min_iterations=10)
+    (row,) = measure([entry("a")], config).rows
+    # 20 inferences of 10 ms warm up for 200 ms; each window has one untimed inference and 1000 ms, or 100 inferences.
+    assert abs(len(calls) - (20 + 3 * 101)) <= 4
+    assert row.stable
+    assert row.latency_ms is not None
+    assert row.latency_ms.median == pytest.approx(10)
+    assert row.throughput_fps == pytest.approx(100)
+
+    use({"a": clock.takes(5000.0)})
+    (row,) = measure([entry("a")], config).rows
+    assert [len(window) for window in row.windows_ms] == [4, 4, 4]
+
+
+def test_windows_go_on_until_all_agree_and_only_the_last_count(use: Callable, clock: Clock) -> None:
+    def settling() -> Iterator[float]:
+        yield from [90.0] * 4  # warm-up, and one window of one untimed and two timed inferences
+        while True:
+            yield 30.0
+
+    use({"steady": clock.takes(60.0), "settling": clock.takes(settling())})
+    config = BenchConfig(SMALL, warmup_ms=0, duration_ms=0, min_iterations=6, max_windows=9)
+    steady, settled = measure([entry("steady"), entry("settling")], config).rows
+    assert len(steady.windows_ms) == len(settled.windows_ms) == 4
+    assert steady.stable
+    assert settled.stable
+    assert settled.latency_ms is not None
+    assert settled.latency_ms.p99 == pytest.approx(30)
+    assert settled.ratio == pytest.approx(2)
+
+
+def test_what_never_settles_is_marked(use: Callable, clock: Clock) -> None:
+    lengths = iter(range(10, 1000, 10))
+    use({"drifting": clock.takes(map(float, lengths))})
+    config = BenchConfig(SMALL, warmup_ms=0, duration_ms=0, min_iterations=3, max_windows=5)
+    (row,) = measure([entry("drifting")], config).rows
+    assert len(row.windows_ms) == 5
+    assert not row.stable
+    assert row.latency_ms is not None
+
+
+def failing_after(calls: int) -> Callable[[], None]:
+    left = iter(range(calls))
+
+    def infer() -> None:
+        if next(left, None) is None:
+            raise DeblurDeployError("the runtime gave up", hint="try a smaller picture")
+
+    return infer
+
+
+@pytest.mark.parametrize("calls", [0, 5])
+def test_a_runner_that_fails_says_so_and_the_others_go_on(use: Callable, calls: int) -> None:
+    runners = use({"good": lambda: time.sleep(0.001), "bad": failing_after(calls)})
+    bad, good = measure([entry("bad"), entry("good")], QUICK).rows
+    assert bad.skipped == "the runtime gave up; try a smaller picture"
+    assert bad.latency_ms is bad.ratio is bad.throughput_fps is None
+    assert not bad.stable
+    assert good.latency_ms is not None
+    assert good.skipped is None
+    assert good.ratio is None  # its baseline has no figure
+    assert all(runner.closed for runner in runners.values())
+
+
+def test_what_cannot_run_is_skipped_with_its_reason(use: Callable) -> None:
+    use({"good": lambda: None})
+    good, skipped = measure([entry("good"), entry("other", "onnxruntime")], QUICK).rows
+    assert good.skipped is None
+    assert skipped.skipped is not None
+    assert "onnxruntime runs artifacts of kind onnx" in skipped.skipped
+
+
+def test_control_c_keeps_what_was_measured(use: Callable) -> None:
+    left = iter(range(3))  # the second runner is stopped in its first window
+
+    def interrupted() -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    runners = use({"a": lambda: None, "b": interrupted, "c": lambda: None})
+    report = measure([entry("a"), entry("b"), entry("c")], QUICK)
+    assert report.interrupted
+    a, b, c = report.rows
+    assert a.latency_ms is not None
+    assert not a.stable
+    assert b.latency_ms is not None
+    assert [len(window) for window in b.windows_ms] == [1]
+    assert c.skipped == "interrupted before it was measured"
+    assert all(runner.closed for runner in runners.values())
+
+
+def test_json_has_the_documented_keys(use: Callable) -> None:
+    use({"a": lambda: None})
+    plain = measure([entry("a"), entry("a", "onnxruntime")], QUICK).as_json()
+    assert plain.keys() == {"device", "baseline", "results"}
+    assert plain["baseline"] == {"artifact": "a", "runtime": "torch"}
+    keys = {"artifact", "runtime", "res", "latency_ms", "throughput_fps", "ratio", "ratio_ci", "stable", "skipped"}
+    measured, skipped = plain["results"]
+    assert measured.keys() == skipped.keys() == keys
+    assert measured["latency_ms"].keys() == {"median", "p90", "p95", "p99"}
+    assert measured["res"] == "32x16"
+    assert skipped["latency_ms"] is None
+    assert plain["device"]["threads"] == 1
+    assert plain["device"]["artifacts"] == {"a": "sha-a"}
+    json.dumps(plain, allow_nan=False)
+
+
+def test_jsonl_holds_every_sample_and_the_machine(use: Callable, tmp_path: Path) -> None:
+    use({"a": lambda: None})
+    report = measure([entry("a")], QUICK)
+    path = tmp_path / "results" / "a.jsonl"
+    write_jsonl(report, path)
+    (line,) = path.read_text().splitlines()
+    row = json.loads(line)
+    assert row["sha256"] == "sha-a"
+    assert [tuple(window) for window in row["windows_ms"]] == list(report.rows[0].windows_ms)
+    assert row["device"]["cpu"]
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        write_jsonl(report, path / "below-a-file.jsonl")
+
+
+def test_the_machine_is_described() -> None:
+    facts = device_facts()
+    assert facts.keys() == {"cpu", "instruction_sets", "cores", "memory_gib", "os", "python", "libraries"}
+    assert facts["cores"] == usable_cores() >= 1
+    assert facts["libraries"]["numpy"] == np.__version__
+
+
+def test_a_real_network_is_timed_on_every_runtime_for_it(tmp_path: Path, tiny_config: SRNConfig) -> None:
+    torch.manual_seed(0)
+    net = SRN(tiny_config)
+    artifact = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+    entries = all_entries([artifact])
+    assert [e.runtime for e in entries] == ["torch", "torch-channels-last"]
+    for row in measure(entries, QUICK).rows:
+        assert row.skipped is None
+        assert row.latency_ms is not None
+        assert 0 < row.latency_ms.median <= row.latency_ms.p99
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        measure([], QUICK)
+    with pytest.raises(ConfigError, match="no runtime 'pytorch'"):
+        measure([entry("a", "pytorch")], QUICK)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"threads": 0}, {"warmup_ms": -1}, {"min_iterations": 0}, {"windows": 0}, {"windows": 3, "max_windows": 2}],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        BenchConfig(**wrong)

@@ -1,0 +1,55 @@
+"""Fixtures that every test may use, and the reasons for which marked tests are skipped."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from deblur_deploy.network.srn import SRNConfig
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run, and say what it lacks."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("trt") and find_spec("tensorrt") is None:
+        pytest.skip("needs the full TensorRT: pip install 'deblur-deploy[trt]'")
+    if item.get_closest_marker("rtx") and find_spec("tensorrt_rtx") is None:
+        pytest.skip("needs TensorRT-RTX: pip install tensorrt-rtx-cu13")
+
+
+@pytest.fixture(scope="session")
+def _drawn_photo() -> NDArray[np.uint8]:
+    """Large shapes, thin lines and fine grain on a gradient: something at every scale that a blur destroys."""
+    height, width = 160, 208
+    rng = np.random.default_rng(20_240)
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([60 + 80 * x / width, 90 + 60 * y / height, 140 - 70 * x / width], axis=-1)
+    for _ in range(40):
+        center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
+        radius_y, radius_x = rng.uniform(2, 30, 2)
+        color = rng.uniform(10, 245, 3)
+        box = (np.abs(y - center_y) < radius_y) & (np.abs(x - center_x) < radius_x)
+        ellipse = np.hypot((y - center_y) / radius_y, (x - center_x) / radius_x) < 1
+        picture[ellipse if rng.random() < 0.5 else box] = color
+    for _ in range(12):
+        slope, start = rng.uniform(-1, 1), rng.uniform(0, height)
+        picture[np.abs(y - start - slope * x) < 1] = rng.uniform(10, 245, 3)
+    picture += rng.normal(0, 3, picture.shape)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def photo(_drawn_photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A small photograph made by code: (160, 208, 3) uint8, the same in every run."""
+    return _drawn_photo.copy()
+
+
+@pytest.fixture
+def tiny_config() -> SRNConfig:
+    """The smallest SRN that still has every part."""
+    return SRNConfig.from_base(8, (1, 1, 1))

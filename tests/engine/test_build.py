@@ -1,0 +1,257 @@
+"""Engines, built for real where TensorRT-RTX is installed, and everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper, parser
+
+from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
+from deblur_deploy.engine import flavour as flavour_module
+from deblur_deploy.engine.build import EngineConfig, build_engine, build_engine_bytes
+from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
+from deblur_deploy.export.precision import convert_to_fp16
+from deblur_deploy.export.to_onnx import network_to_onnx
+from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.network.srn import SRN, SRNConfig
+
+SIZE = Resolution(64, 48)
+
+
+@pytest.fixture(scope="module")
+def float_network() -> onnx.ModelProto:
+    torch.manual_seed(0)
+    net = SRN(SRNConfig.from_base(8, (1, 1, 1))).eval()
+    torch.nn.init.normal_(net.deform.deform.conv_offset.weight, std=0.05)
+    return network_to_onnx(net, SIZE)
+
+
+@pytest.fixture(scope="module")
+def half_network(float_network: onnx.ModelProto) -> onnx.ModelProto:
+    return convert_to_fp16(float_network)
+
+
+def onnx_artifact(out: Path, payload: bytes) -> Artifact:
+    def write(path: Path) -> None:
+        path.write_bytes(payload)
+
+    image = ImageSpec(height=SIZE.height, width=SIZE.width)
+    return write_artifact(
+        out, Draft("onnx", "model.onnx", write, NetworkSpec("srn", {}), image, new_step("export-onnx", {}, None, {}))
+    )
+
+
+def one_layer(body: str, domain: str = "", shape: str = "1,3,8,8") -> bytes:
+    """A float32 network on x (1, 3, 8, 8) that starts with a convolution; ``shape`` is its output's."""
+    opsets = '"": 19' + (f', "{domain}": 1' if domain else "")
+    head = f"<ir_version: 9, opset_import: [{opsets}]> g (float[1,3,8,8] x) => (float[{shape}] y)"
+    model = parser.parse_model(f"{head} {{ a = Conv(x, w) {body} }}")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w"))
+    model.graph.node[-1].name = "the_culprit"
+    return model.SerializeToString()
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A module that takes the place of TensorRT, in the builder's process too; tests write what it does."""
+    folder = tmp_path / "fake"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return folder / "tensorrt.py"
+
+
+@pytest.mark.rtx
+def test_float16_engine_proves_float16(half_network: onnx.ModelProto, tmp_path: Path) -> None:
+    source = onnx_artifact(tmp_path / "source", half_network.SerializeToString())
+    build_engine(source, EngineConfig(target="2080ti"), tmp_path / "out")
+    engine = load_artifact(tmp_path / "out")
+    assert (engine.kind, engine.stage, engine.path.name) == ("engine", "export-trt", "model.engine")
+    assert (engine.network, engine.image) == (source.network, source.image)
+    assert engine.path.stat().st_size > 100_000
+
+    figures = engine.figures
+    assert (figures["target"], figures["capability"], figures["flavour"]) == ("RTX 2080 Ti", "7.5", "rtx")
+    assert figures["flavour_version"].startswith("1.")
+    assert figures["build_seconds"] > 0
+    assert figures["precision"]["fp16"] >= 0.9
+    assert sum(figures["precision"].values()) == pytest.approx(1)
+    assert figures["layers"] > 50
+    # Every layer with weights is accounted for, the deformable convolution's inner one included.
+    assert "unproven" not in figures["compute_layers"].values()
+    assert sum("DeformConv2d" in name for name in figures["compute_layers"]) == 3
+
+
+@pytest.mark.rtx
+def test_float32_engine_proves_float32_and_hash_is_reproducible(float_network: onnx.ModelProto) -> None:
+    payload = float_network.SerializeToString()
+    config = EngineConfig(target="sm75", precision="fp32", workspace_bytes=1 << 30, optimization_level=2)
+    built, again = (build_engine_bytes(payload, config) for _ in range(2))
+    assert built.proof.shares().get("fp16", 0.0) < 0.05
+    assert built.proof.shares()["fp32"] >= 0.95
+    assert built.network_sha256 == again.network_sha256
+    assert built.network_sha256 != hashlib.sha256(payload).hexdigest()  # local functions were inlined
+
+
+@pytest.mark.rtx
+def test_portable_engine_builds(half_network: onnx.ModelProto) -> None:
+    built = build_engine_bytes(half_network.SerializeToString(), EngineConfig(target="portable"))
+    assert built.proof.shares()["fp16"] >= 0.9
+
+
+@pytest.mark.rtx
+def test_float32_file_is_no_float16_engine(float_network: onnx.ModelProto, tmp_path: Path) -> None:
+    source = onnx_artifact(tmp_path / "source", float_network.SerializeToString())
+    with pytest.raises(BuildError, match=r"fp16 was asked for, but only 0\.0%.*/Conv.* \(fp32\)"):
+        build_engine(source, EngineConfig(), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize(
+    ("body", "domain", "shape", "named"),
+    [
+        ("y = Det(a)", "", "1,3", r"'the_culprit' \(Det\): the operator is not supported"),
+        ("y = com.example.Blur(a)", "com.example", "1,3,8,8", r"'the_culprit' \(Blur\): the operator is not supported"),
+        ("y = MatMul(a, a)", "", "1,3,8,8", "the_culprit"),  # SM75 has no float32 matrix product in TensorRT-RTX
+    ],
+)
+def test_operator_that_cannot_be_built_is_named(body: str, domain: str, shape: str, named: str) -> None:
+    with pytest.raises(BuildError, match=named):
+        build_engine_bytes(one_layer(body, domain, shape), EngineConfig(precision="fp32"))
+
+
+@pytest.mark.rtx
+def test_failed_build_leaves_the_older_engine(tmp_path: Path) -> None:
+    old = onnx_artifact(tmp_path / "out", b"older artifact")
+    source = onnx_artifact(tmp_path / "source", one_layer("y = Det(a)", shape="1,3"))
+    with pytest.raises(BuildError):
+        build_engine(source, EngineConfig(precision="fp32"), tmp_path / "out")
+    assert load_artifact(tmp_path / "out") == old
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize(("card", "hint"), [("h100", "--flavour tensorrt"), ("v100", "8.6")])
+def test_card_that_tensorrt_rtx_does_not_have(half_network: onnx.ModelProto, card: str, hint: str) -> None:
+    with pytest.raises(BuildError, match="builds no engines for") as caught:
+        build_engine_bytes(half_network.SerializeToString(), EngineConfig(target=card, flavour="rtx"))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.rtx
+def test_damaged_bytes_are_refused(half_network: onnx.ModelProto) -> None:
+    payload = half_network.SerializeToString()
+    renamed = payload.replace(b"/head/Conv_output_0", b"/head/Conv_output_\xff", 1)
+    for damaged in (b"", b"not onnx", payload[: len(payload) // 2], renamed):
+        with pytest.raises(BuildError, match="not a valid ONNX network"):
+            build_engine_bytes(damaged, EngineConfig())
+
+
+@pytest.mark.rtx
+def test_open_sizes_are_refused(half_network: onnx.ModelProto) -> None:
+    model = onnx.ModelProto.FromString(half_network.SerializeToString())
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
+    with pytest.raises(BuildError, match="'blurred'"):
+        build_engine_bytes(model.SerializeToString(), EngineConfig())
+
+
+def test_crash_of_the_builder_is_an_error_with_its_last_words(
+    fake_tensorrt: Path, float_network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    crash = "import os, sys\nprint('assertion failed in tactic 7', file=sys.stderr, flush=True)\nos.abort()\n"
+    fake_tensorrt.write_text(crash)
+    source = onnx_artifact(tmp_path / "source", float_network.SerializeToString())
+    with pytest.raises(BuildError, match=r"(?s)ended by SIGABRT.*assertion failed in tactic 7"):
+        build_engine(source, EngineConfig(flavour="tensorrt"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_flavour_that_cannot_be_loaded_is_a_missing_dependency(
+    fake_tensorrt: Path, float_network: onnx.ModelProto
+) -> None:
+    fake_tensorrt.write_text("raise ImportError('libnvinfer.so.10 is not there')\n")
+    with pytest.raises(MissingDependencyError, match=r"libnvinfer\.so\.10") as caught:
+        build_engine_bytes(float_network.SerializeToString(), EngineConfig(flavour="tensorrt"))
+    assert caught.value.hint == "pip install 'deblur-deploy[trt]'"
+
+
+def test_without_any_flavour_there_is_the_pip_line(
+    monkeypatch: pytest.MonkeyPatch, float_network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(flavour_module, "find_spec", lambda _: None)
+    source = onnx_artifact(tmp_path / "source", float_network.SerializeToString())
+    with pytest.raises(MissingDependencyError) as caught:
+        build_engine(source, EngineConfig(), tmp_path / "out")
+    assert caught.value.hint == "pip install 'deblur-deploy[rtx]'"
+    assert not (tmp_path / "out").exists()
+
+
+def test_interruption_ends_the_builder(fake_tensorrt: Path, tmp_path: Path) -> None:
+    pid_file, network = tmp_path / "pid", tmp_path / "network.onnx"
+    network.write_bytes(one_layer("y = Relu(a)"))
+    # A builder deep in native code does not see the interruption.
+    fake_tensorrt.write_text(
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(120)\n"
+    )
+    script = (
+        "import pathlib\n"
+        "from deblur_deploy.engine.build import EngineConfig, build_engine_bytes\n"
+        f"build_engine_bytes(pathlib.Path({str(network)!r}).read_bytes(), EngineConfig(flavour='tensorrt'))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as parent:
+        deadline = time.monotonic() + 60
+        while not (pid_file.exists() and pid_file.read_text()):
+            assert parent.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(timeout=30) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+
+
+def test_unknown_card_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    source = onnx_artifact(tmp_path / "source", b"never read")
+    with pytest.raises(ConfigError, match="2081"):
+        build_engine(source, EngineConfig(target="2081 ti"), tmp_path / "out")
+
+
+def test_engines_are_built_from_onnx(tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(b"weights")
+
+    step = new_step("import", {}, None, {})
+    source = write_artifact(
+        tmp_path / "source", Draft("checkpoint", "weights", write, NetworkSpec("srn", {}), ImageSpec(), step)
+    )
+    with pytest.raises(ArtifactError, match="is a checkpoint"):
+        build_engine(source, EngineConfig(), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("workspace_bytes", 0),
+        ("optimization_level", 6),
+        ("optimization_level", -1),
+        ("flavour", "trt"),
+        ("precision", "int8"),
+    ],
+)
+def test_settings_check_themselves(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{field} is {value!r}"):
+        EngineConfig(**{field: value})

@@ -1,0 +1,109 @@
+"""Reading the builder's list of layers, and what it proves."""
+
+from __future__ import annotations
+
+import pytest
+
+from deblur_deploy.engine.proof import (
+    EngineLayer,
+    LayerTensor,
+    Proof,
+    parse_layers,
+    prove_precision,
+    require_precision,
+)
+from deblur_deploy.errors import BuildError
+from deblur_deploy.network.onnx_cost import ComputeNode
+
+
+def tensor_text(shape: str, kind: str) -> str:
+    return f"{{ Name: /a, b/c_0, Dimensions: [{shape}], Strides: [1], Datatype: {kind}, Format: (NHWC) Channel major }}"
+
+
+def layer_text(name: str, kind: str, inputs: str, constants: str, nodes: str) -> str:
+    output = tensor_text("1,8,4,4", "Half")
+    return (
+        f"Name: {name}, LayerType: {kind}, Inputs: [ {inputs}], Constants: [{constants}], Outputs: [ {output}], "
+        f"TacticName: t_0x1, StreamId: 0, Metadata: {nodes}"
+    )
+
+
+def layer(
+    weight: str, *inputs: str, shape: tuple[int, ...] = (8, 8, 3, 3), nodes: tuple[str, ...] = ("c",)
+) -> EngineLayer:
+    activations = tuple(LayerTensor((1, 8, 4, 4), kind) for kind in inputs)
+    return EngineLayer("l", "correlation", activations, (LayerTensor(shape, weight),), nodes)
+
+
+CONV = ComputeNode("c", (8, 6, 3, 3), 100)
+
+
+def test_layer_list_is_read() -> None:
+    half, single = tensor_text("1,8,4,4", "Half"), tensor_text("1,3,8,8", "Float")
+    lines = [
+        "Layers:",
+        layer_text(
+            "conv_myl0_1", "correlation", f"{half}, {single}", f" {tensor_text('8,8,3,3', 'Half')}", "[ONNX Layer: /c]"
+        ),
+        layer_text("glue_myl0_2", "kgen", single, "", "[ONNX Layer: /Add[0]]\x1f[ONNX Layer: /c]"),
+        "",
+        "I/O Tensors:",
+        " Name: blurred, IOMode: Input, DataType: Float, Dimensions: [1,3,8,8]",
+    ]
+    first, second = parse_layers("\n".join(lines))
+    activations = (LayerTensor((1, 8, 4, 4), "fp16"), LayerTensor((1, 3, 8, 8), "fp32"))
+    weights = (LayerTensor((8, 8, 3, 3), "fp16"),)
+    assert first == EngineLayer("conv_myl0_1", "correlation", activations, weights, ("/c",))
+    assert second == EngineLayer("glue_myl0_2", "kgen", activations[1:], (), ("/Add[0]", "/c"))
+
+
+@pytest.mark.parametrize("text", ["", "Layers:", "Layers:\nsome other form\nName: x"])
+def test_another_form_has_no_layers(text: str) -> None:
+    assert parse_layers(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("found", "proven"),
+    [
+        ([layer("fp16", "fp16")], "fp16"),
+        ([layer("fp32", "fp32")], "fp32"),
+        ([layer("fp16", "fp32", "fp16")], "fp16"),  # a float32 residual is fused in
+        ([layer("fp16", "fp32")], "unproven"),  # the layer converts one of the two, and does not say which
+        ([layer("fp16", "fp16", nodes=("other",))], "unproven"),
+        ([layer("fp16", "fp16", shape=(1, 2, 640, 360))], "unproven"),  # padding, not the weights
+        ([layer("fp32", "fp32", shape=(1, 8)), layer("fp16", "fp16")], "fp16"),  # glue first
+        ([], "unproven"),
+    ],
+)
+def test_layer_with_the_weights_decides(found: list[EngineLayer], proven: str) -> None:
+    assert prove_precision(found, [CONV]).types == {"c": proven}
+
+
+def test_shares_are_of_multiply_accumulates() -> None:
+    proof = Proof({"a": "fp16", "b": "fp32", "c": "fp16"}, {"a": 60, "b": 10, "c": 30})
+    assert proof.shares() == {"fp16": 0.9, "fp32": 0.1}
+    require_precision(proof, "fp16")
+
+
+def test_too_little_in_the_wanted_type_names_the_nodes() -> None:
+    names = [f"conv{index}" for index in range(8)]
+    proof = Proof(
+        {name: "fp32" if name != "conv0" else "fp16" for name in names}, {name: int(name[4:]) for name in names}
+    )
+    with pytest.raises(
+        BuildError, match=r"fp16 was asked for, but only 0\.0%.*conv7 \(fp32\), conv6 .* and 2 more"
+    ) as caught:
+        require_precision(proof, "fp16")
+    assert "--fp16" in caught.value.hint
+    require_precision(proof, "fp32")
+
+
+def test_partly_unproven_is_not_enough() -> None:
+    with pytest.raises(BuildError, match=r"80\.0%.*b \(unproven\)"):
+        require_precision(Proof({"a": "fp16", "b": "unproven"}, {"a": 80, "b": 20}), "fp16")
+
+
+def test_nothing_known_is_said_and_not_refused() -> None:
+    for proof in (Proof({"a": "unproven"}, {"a": 80}), Proof({}, {})):
+        assert proof.shares() == {"unproven": 1.0}
+        require_precision(proof, "fp16")

@@ -1,0 +1,244 @@
+"""Runners: all give the same picture, and what cannot run says why before it is tried."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deblur_deploy
+from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.images import ImageSpec
+from deblur_deploy.runtime import runner as runner_module
+from deblur_deploy.runtime.eager import TorchRunner
+from deblur_deploy.runtime.ov import computes_bf16
+from deblur_deploy.runtime.runner import (
+    RUNTIMES,
+    Batch,
+    default_runtime,
+    open_runner,
+    reason_unavailable,
+    runtimes_for,
+)
+
+
+def frame(height: int = 36, width: int = 50) -> Batch:
+    return np.random.default_rng(3).random((1, 3, height, width), dtype=np.float32)
+
+
+@pytest.fixture
+def expected(checkpoint: Artifact) -> Batch:
+    """What the network makes of ``frame()`` in PyTorch."""
+    with open_runner(checkpoint, "torch") as runner:
+        return runner.infer(frame())
+
+
+@pytest.fixture
+def engine(checkpoint: Artifact) -> Artifact:
+    """Facts of an engine; nothing of it is read before it is known that it cannot run."""
+    figures = {"target": "RTX 2080 Ti", "capability": "7.5", "flavour": "rtx"}
+    step = new_step("export-trt", {}, checkpoint, figures)
+    return dataclasses.replace(checkpoint, kind="engine", history=(*checkpoint.history, step))
+
+
+def test_the_network_changes_the_picture(expected: Batch) -> None:
+    assert np.abs(expected - frame()).max() > 0.05
+
+
+def test_channels_last_agrees_with_torch(checkpoint: Artifact, expected: Batch) -> None:
+    with open_runner(checkpoint, "torch-channels-last") as runner:
+        assert runner.name == "torch-channels-last"
+        np.testing.assert_allclose(runner.infer(frame()), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_onnx_runtimes_agree_with_torch(onnx_file: Artifact, expected: Batch, runtime: str) -> None:
+    with open_runner(onnx_file, runtime, threads=1) as runner:
+        assert runner.name == runtime
+        assert (runner.image.width, runner.image.height) == (50, 36)
+        first = runner.infer(frame())
+        runner.infer(np.zeros_like(frame()))
+    assert first.dtype == np.float32
+    assert first.shape == (1, 3, 36, 50)
+    np.testing.assert_allclose(first, expected, atol=1e-4)
+
+
+def test_bfloat16_runs_where_the_processor_has_it(onnx_file: Artifact, expected: Batch) -> None:
+    if not computes_bf16():
+        reason = reason_unavailable(onnx_file, "openvino-bf16")
+        assert reason is not None
+        assert "no bfloat16 arithmetic" in reason
+        return
+    with open_runner(onnx_file, "openvino-bf16") as runner:
+        np.testing.assert_allclose(runner.infer(frame()), expected, atol=0.1)
+
+
+def test_a_checkpoint_takes_any_size(checkpoint: Artifact) -> None:
+    with open_runner(checkpoint) as runner:
+        assert runner.infer(frame(17, 5)).shape == (1, 3, 17, 5)
+        assert runner.infer(np.repeat(frame(), 2, axis=0)).shape == (2, 3, 36, 50)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_another_size_than_the_exported_one_is_refused(onnx_file: Artifact, runtime: str) -> None:
+    with (
+        open_runner(onnx_file, runtime) as runner,
+        pytest.raises(ConfigError, match="50x36 and cannot take 64x48") as e,
+    ):
+        runner.infer(frame(48, 64))
+    assert "--res 64x48" in e.value.hint
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((3, 36, 50), np.float32),
+        np.zeros((1, 1, 36, 50), np.float32),
+        np.zeros((1, 3, 36, 50), np.float64),
+        np.zeros((2, 3, 36, 50), np.float32),
+        np.zeros((1, 3, 0, 50), np.float32),
+    ],
+)
+def test_malformed_batches_are_refused(onnx_file: Artifact, batch: Batch) -> None:
+    with open_runner(onnx_file, "onnxruntime") as runner, pytest.raises(ConfigError):
+        runner.infer(batch)
+
+
+def test_pytorch_uses_the_threads_it_was_given_and_puts_them_back(checkpoint: Artifact) -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    class Watcher(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return x
+
+    with TorchRunner(Watcher(), ImageSpec(), threads=before + 1) as runner:
+        runner.infer(frame())
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_a_failure_inside_the_runtime_becomes_one_clear_error() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("not enough memory: you tried to allocate 1 TB")
+
+    with (
+        TorchRunner(Broken(), ImageSpec()) as runner,
+        pytest.raises(DeblurDeployError, match="torch failed on a 1x3x36x50 batch: not enough memory"),
+    ):
+        runner.infer(frame())
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_file_that_is_no_onnx_is_named(tmp_path: Path, onnx_file: Artifact, runtime: str) -> None:
+    draft = Draft(
+        kind="onnx",
+        file_name="model.onnx",
+        write=lambda path: path.write_bytes(b"not an ONNX file"),
+        network=onnx_file.network,
+        image=onnx_file.image,
+        step=new_step("export-onnx", {}, None, {}),
+    )
+    artifact = write_artifact(tmp_path / "broken", draft)
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
+        open_runner(artifact, runtime)
+
+
+def test_defaults_are_the_preferred_runtimes(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Artifact, onnx_file: Artifact, engine: Artifact
+) -> None:
+    assert default_runtime(checkpoint) == "torch"
+    assert default_runtime(onnx_file) == "openvino"
+    assert default_runtime(engine) == "tensorrt-rtx"
+    monkeypatch.setattr(runner_module, "find_spec", lambda name: None if name == "openvino" else object())
+    assert default_runtime(onnx_file) == "onnxruntime"
+
+
+def with_figures(artifact: Artifact, **figures: str | None) -> Artifact:
+    last = dataclasses.replace(artifact.history[-1], figures=figures)
+    return dataclasses.replace(artifact, history=(*artifact.history[:-1], last))
+
+
+@pytest.mark.parametrize(
+    ("figures", "name"),
+    [
+        ({"target": "SM86", "capability": "8.6"}, "an engine for SM86 "),
+        ({"target": "portable", "capability": None}, "an engine needs"),
+        ({}, "an engine needs"),
+    ],
+)
+def test_engines_are_named_by_what_is_known_of_them(
+    monkeypatch: pytest.MonkeyPatch, engine: Artifact, figures: dict[str, str | None], name: str
+) -> None:
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: None)
+    assert str(reason_unavailable(with_figures(engine, **figures), "tensorrt-rtx")).startswith(name)
+
+
+def test_every_runtime_belongs_to_one_kind(checkpoint: Artifact, onnx_file: Artifact, engine: Artifact) -> None:
+    artifacts = (checkpoint, onnx_file, engine, with_figures(engine, flavour="tensorrt"))
+    names = [name for artifact in artifacts for name in runtimes_for(artifact)]
+    assert sorted(names) == sorted(RUNTIMES)
+
+
+def test_what_runs_has_no_reason_against_it(checkpoint: Artifact, onnx_file: Artifact) -> None:
+    assert reason_unavailable(checkpoint, "torch") is None
+    assert reason_unavailable(onnx_file, "openvino") is None
+    assert reason_unavailable(onnx_file, "onnxruntime") is None
+
+
+def test_a_missing_package_comes_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, onnx_file: Artifact
+) -> None:
+    monkeypatch.setattr(runner_module, "find_spec", lambda name: None)
+    assert reason_unavailable(onnx_file, "onnxruntime") == "onnxruntime needs onnxruntime; pip install onnxruntime"
+    with pytest.raises(MissingDependencyError, match="openvino needs openvino and onnx"):
+        open_runner(onnx_file, "openvino")
+
+
+def test_the_wrong_kind_is_refused_with_what_would_fit(checkpoint: Artifact, onnx_file: Artifact) -> None:
+    with pytest.raises(ConfigError, match="torch runs artifacts of kind checkpoint") as e:
+        open_runner(onnx_file, "torch")
+    assert "openvino or openvino-bf16 or onnxruntime" in e.value.hint
+    reason = reason_unavailable(checkpoint, "onnxruntime")
+    assert reason is not None
+    assert "choose torch" in reason
+
+
+def test_an_unknown_runtime_gets_the_nearest_known(checkpoint: Artifact) -> None:
+    with pytest.raises(ConfigError, match="'onnxruntim'") as e:
+        open_runner(checkpoint, "onnxruntim")
+    assert "'onnxruntime'" in e.value.hint
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [(None, "has no NVIDIA driver"), (0, "finds none"), (1, "has no runner for them yet")],
+)
+def test_engines_say_what_they_were_built_for_and_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, engine: Artifact, gpus: int | None, expected: str
+) -> None:
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: gpus)
+    reason = reason_unavailable(engine, "tensorrt-rtx")
+    assert reason is not None
+    assert reason.startswith("an engine for RTX 2080 Ti (SM75)")
+    assert expected in reason
+    with pytest.raises(DeblurDeployError, match=expected):
+        open_runner(engine)
+
+
+def test_the_package_offers_its_functions_without_loading_anything() -> None:
+    assert deblur_deploy.open_runner is open_runner
+    assert deblur_deploy.load_artifact.__module__ == "deblur_deploy.artifact"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        deblur_deploy.nonsense  # noqa: B018
+    code = "import sys, deblur_deploy; print(sorted({'torch', 'numpy', 'onnx', 'PIL'} & sys.modules.keys()))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"

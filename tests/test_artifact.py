@@ -1,0 +1,297 @@
+"""Artifacts are there whole or not at all, and a changed byte is noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deblur_deploy import artifact as artifact_module
+from deblur_deploy.artifact import (
+    Artifact,
+    Draft,
+    NetworkSpec,
+    Step,
+    describe,
+    find_artifacts,
+    load_artifact,
+    new_step,
+    resolve_source,
+    shipped,
+    write_artifact,
+)
+from deblur_deploy.config import FitConfig
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.images import ImageSpec
+
+NETWORK = NetworkSpec("srn", {"level_channels": [8, 16, 32], "recurrent_channels": 32})
+
+
+def step(stage: str = "import", created: str = "2026-01-01T00:00:00.000000+00:00", **figures: Any) -> Step:
+    return Step(stage, {}, {"numpy": "2.0"}, None, created, figures)
+
+
+def draft(content: bytes = b"payload", last: Step | None = None, earlier: tuple[Step, ...] = ()) -> Draft:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    image = ImageSpec(multiple_of=16, value_range=(0.0, 1.0))
+    return Draft("checkpoint", "weights.bin", write, NETWORK, image, last or step(), earlier)
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    first, last = step(psnr_db=30.0, params=9), step("prune", psnr_db=29.5)
+    written = write_artifact(tmp_path / "runs" / "prune", draft(b"12345", last, (first,)))
+    assert written == load_artifact(tmp_path / "runs" / "prune")
+    assert written.path.read_bytes() == b"12345"
+    assert written.sha256 == "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
+    assert written.directory == tmp_path / "runs" / "prune"
+    assert written.stage == "prune"
+    assert written.figures == {"psnr_db": 29.5, "params": 9, "bytes": 5}
+    assert (written.network, written.image) == (NETWORK, ImageSpec(multiple_of=16))
+
+
+@pytest.mark.parametrize("part", [".", "manifest.json", "weights.bin"])
+def test_an_artifact_is_opened_by_its_directory_manifest_or_payload(tmp_path: Path, part: str) -> None:
+    written = write_artifact(tmp_path / "a", draft())
+    assert load_artifact(tmp_path / "a" / part) == written
+
+
+def test_a_neighbour_of_the_payload_is_not_taken_for_it(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "a", draft())
+    (tmp_path / "a" / "other.pth").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"other\.pth is no part of the artifact"):
+        load_artifact(tmp_path / "a" / "other.pth")
+    with pytest.raises(ArtifactError, match=r"there is no .*gone\.pth"):
+        load_artifact(tmp_path / "a" / "gone.pth")
+
+
+def test_a_step_describes_the_stage_that_ran(tmp_path: Path) -> None:
+    parent = write_artifact(tmp_path / "a", draft())
+    described = new_step("prune", FitConfig(steps=3), parent, {"kept": (1, 2), "log": Path("x")})
+    assert described.config["steps"] == 3
+    assert described.figures == {"kept": [1, 2], "log": "x"}
+    assert described.parent == parent.sha256
+    assert "numpy" in described.versions
+    assert described.created.endswith("+00:00")
+
+
+def test_one_flipped_byte_of_the_payload_is_noticed(tmp_path: Path) -> None:
+    written = write_artifact(tmp_path / "a", draft(bytes(100)))
+    content = bytearray(written.path.read_bytes())
+    content[57] ^= 1
+    written.path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="is not the file its manifest describes"):
+        load_artifact(tmp_path / "a")
+
+
+def test_a_missing_payload_is_named(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "a", draft()).path.unlink()
+    with pytest.raises(ArtifactError, match=r"weights\.bin is missing"):
+        load_artifact(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"sha256": "0" * 64},
+        {"sha256": None},
+        {"kind": "model"},
+        {"kind": ["checkpoint"]},
+        {"format_version": 2},
+        {"history": []},
+        {"history": "import"},
+        {"history": [{"stage": "import"}]},
+        {"network": {"arch": "srn"}},
+        {"network": {"arch": "srn", "config": {}, "widths": 8}},
+        {"image": {"multiple_of": "16"}},
+        {"image": 3},
+        {"file": "../a/weights.bin"},
+        {"file": "/etc/hostname"},
+        {"file": ".."},
+        {"file": ""},
+        {"file": 7},
+        {"file": "weights.bin\0"},
+    ],
+    ids=str,
+)
+def test_an_edited_manifest_is_refused(tmp_path: Path, edit: dict[str, Any]) -> None:
+    write_artifact(tmp_path / "a", draft())
+    manifest = tmp_path / "a" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | edit))
+    with pytest.raises(ArtifactError, match="Hint: "):
+        load_artifact(tmp_path / "a")
+
+
+@pytest.mark.parametrize("field", ["format_version", "kind", "file", "sha256", "network", "image", "history"])
+def test_a_manifest_that_lacks_a_field_is_refused(tmp_path: Path, field: str) -> None:
+    write_artifact(tmp_path / "a", draft())
+    path = tmp_path / "a" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[field]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError):
+        load_artifact(tmp_path / "a")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_manifest_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    write_artifact(tmp_path / "a", draft())
+    (tmp_path / "a" / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        load_artifact(tmp_path / "a")
+
+
+def test_what_is_no_artifact_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "net.pth").write_bytes(b"")
+    for path in (tmp_path / "folder", tmp_path / "net.pth"):
+        with pytest.raises(ArtifactError, match="is not an artifact") as error:
+            load_artifact(path)
+        assert "deblur-deploy import" in error.value.hint
+    with pytest.raises(ArtifactError, match="there is no"):
+        load_artifact(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("stopped"), KeyboardInterrupt()])
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, failure: BaseException) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise failure
+
+    with pytest.raises(type(failure)):
+        write_artifact(tmp_path / "a", dataclasses.replace(draft(), write=write))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        write_artifact(tmp_path / "a", dataclasses.replace(draft(), write=write))
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from deblur_deploy.artifact import Draft, NetworkSpec, Step, write_artifact
+from deblur_deploy.images import ImageSpec
+
+def write(path):
+    path.write_bytes(b"half of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+step = Step("prune", {}, {}, None, "2026-01-02T00:00:00.000000+00:00", {})
+write_artifact(Path(sys.argv[1]), Draft("checkpoint", "weights.bin", write, NetworkSpec("srn", {}), ImageSpec(), step))
+"""
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_a_killed_run_leaves_no_artifact_and_spares_the_older_one(tmp_path: Path, replacing: bool) -> None:
+    out = tmp_path / "a"
+    older = [write_artifact(out, draft())] if replacing else []
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, str(out)], check=False, timeout=60)
+    assert killed.returncode == -9
+    assert find_artifacts(tmp_path) == older
+    assert out.exists() == replacing
+    again = write_artifact(out, draft(b"second try"))
+    assert load_artifact(out) == again
+
+
+def test_an_older_artifact_is_replaced_whole(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    write_artifact(out, draft())
+    onnx = dataclasses.replace(draft(b"new"), kind="onnx", file_name="net.onnx")
+    replaced = write_artifact(out, onnx)
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "net.onnx"]
+    assert load_artifact(out) == replaced
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_older_artifact_is_put_back_where_the_new_one_cannot_be_placed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a"
+    older = write_artifact(out, draft())
+    rename = Path.rename
+
+    def rename_but_not_the_new_one(self: Path, target: Path) -> Path:
+        if (self / "manifest.json").is_file() and b"new" in (self / "weights.bin").read_bytes():
+            raise OSError("the file system went read-only")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_but_not_the_new_one)
+    with pytest.raises(ArtifactError, match="read-only"):
+        write_artifact(out, draft(b"new"))
+    assert load_artifact(out) == older
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_only_an_empty_or_an_artifacts_directory_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="is a file"):
+        write_artifact(tmp_path / "file", draft())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_text("precious")
+    with pytest.raises(ArtifactError, match="holds files that are no artifact"):
+        write_artifact(tmp_path / "photos", draft())
+    assert (tmp_path / "photos" / "holiday.jpg").read_text() == "precious"
+    (tmp_path / "empty").mkdir()
+    assert write_artifact(tmp_path / "empty", draft()) == load_artifact(tmp_path / "empty")
+
+
+def test_an_output_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        write_artifact(tmp_path / "file" / "a", draft())
+
+
+def taken(source: Path | None, runs: Path, fits: Callable[[Artifact], bool] = lambda _: True) -> tuple[str, str]:
+    artifact, reason = resolve_source(source, runs, fits)
+    return artifact.directory.name, reason
+
+
+def test_the_source_named_by_the_user_is_taken(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "a", draft())
+    assert taken(tmp_path / "a", tmp_path) == ("a", "named on the command line")
+
+
+def test_a_named_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    named = write_artifact(tmp_path / "a", draft())
+    assert describe(named) == "a float checkpoint from import"
+    with pytest.raises(ArtifactError, match="is a float checkpoint from import, which this stage cannot start from"):
+        resolve_source(tmp_path / "a", tmp_path, lambda _: False)
+
+
+def test_without_a_name_the_newest_that_fits_is_taken(tmp_path: Path) -> None:
+    for name, created in (("new", "2026-03-01"), ("old", "2026-01-01"), ("newest", "2026-04-01")):
+        write_artifact(tmp_path / "deep" / name, draft(name.encode(), step(created=created)))
+    write_artifact(tmp_path / ".hidden", draft(b"h", step(created="2027-01-01")))
+    write_artifact(tmp_path / "damaged", draft(b"d", step(created="2028-01-01"))).path.write_bytes(b"x")
+    assert [found.directory.name for found in find_artifacts(tmp_path)] == ["old", "new", "newest"]
+    assert taken(None, tmp_path) == ("newest", f"newest fitting artifact under {tmp_path}")
+    assert taken(None, tmp_path, lambda a: a.directory.name != "newest")[0] == "new"
+
+
+def test_without_any_run_the_shipped_generator_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_artifact(tmp_path / "models" / "srn-demo", draft())
+    monkeypatch.setattr(artifact_module, "__file__", str(tmp_path / "deblur_deploy" / "artifact.py"))
+    assert taken(None, tmp_path / "no-runs") == ("srn-demo", "the shipped generator")
+
+
+def test_shipped_data_comes_from_the_checkout_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact_module, "__file__", str(tmp_path / "deblur_deploy" / "artifact.py"))
+    with pytest.raises(ArtifactError, match="'models' is missing"):
+        shipped("models")
+    installed, checkout = tmp_path / "deblur_deploy" / "_data" / "models", tmp_path / "models"
+    for folder in (installed, checkout):
+        folder.mkdir(parents=True)
+        assert shipped("models") == folder

@@ -1,0 +1,134 @@
+"""Imports run downward only, and the command line starts without the heavy libraries."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import deblur_deploy
+
+PACKAGE = "deblur_deploy"
+ROOT = Path(deblur_deploy.__file__).parent
+
+FLOORS = (
+    ("cli",),
+    ("report", "bench", "infer"),
+    ("training", "compress", "export", "engine", "verify"),
+    ("evaluate",),
+    ("runtime",),
+    ("network", "kernels", "data"),
+    ("artifact", "images", "metrics"),
+    ("config",),
+    ("errors",),
+)
+"""From the top down. A module may import from lower floors, and from its own package."""
+
+OPEN_FLOORS = (("network", "kernels", "data"), ("artifact", "images", "metrics"))
+"""Floors whose rooms may import each other; elsewhere only the command line composes neighbours."""
+
+ALLOWED_SIDEWAYS = {("compress", "training")}
+
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "modelopt", "torch_pruning")
+
+
+def floor_of(room: str) -> int:
+    return next(index for index, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported from the package, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+            names = [f"{PACKAGE}.{alias.name}" for alias in node.names if alias.name != "__version__"]
+        elif isinstance(node, ast.ImportFrom):
+            names = ["." * node.level + (node.module or "")]
+        else:
+            continue
+        yield from ((node.lineno, name) for name in names if name.split(".")[0] in (PACKAGE, ""))
+
+
+def violations(root: Path) -> list[str]:
+    """What each module under ``root`` imports from beside or above it."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        room = relative.parts[0].removesuffix(".py")
+        if relative == Path("__init__.py"):
+            room = "cli"  # the public names: it imports them when they are asked for, from whichever floor
+        if not any(room in rooms for rooms in FLOORS):
+            found.append(f"{relative}: {room!r} has no floor")
+            continue
+        for line, name in imported_modules(ast.parse(path.read_text(encoding="utf-8"))):
+            if complaint := complaint_about(room, name):
+                found.append(f"{relative}:{line}: {complaint}")
+    return found
+
+
+def complaint_about(room: str, name: str) -> str | None:
+    """Why ``room`` must not import the module ``name``, or None."""
+    if name.startswith("."):
+        return "relative import"
+    target = name.split(".")[1] if "." in name else None
+    if target is None or target == room:
+        return None
+    if not any(target in rooms for rooms in FLOORS):
+        return f"{target!r} has no floor"
+    if floor_of(target) > floor_of(room) or (room, target) in ALLOWED_SIDEWAYS:
+        return None
+    if floor_of(target) < floor_of(room):
+        return f"{room} imports {target}, which is above it"
+    return None if FLOORS[floor_of(room)] in OPEN_FLOORS else f"{room} imports {target}, which is beside it"
+
+
+def test_imports_run_downward_only() -> None:
+    assert violations(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "complaint"),
+    [
+        ("runtime/ort.py", "from deblur_deploy.export.lint import check", "runtime imports export, which is above it"),
+        ("network/srn.py", "import deblur_deploy.runtime.eager", "network imports runtime, which is above it"),
+        ("config.py", "from deblur_deploy import artifact", "config imports artifact, which is above it"),
+        ("errors.py", "def f():\n    import deblur_deploy.cli", "errors imports cli, which is above it"),
+        ("export/lint.py", "from deblur_deploy.compress.prune import p", "export imports compress, which is beside it"),
+        ("training/loop.py", "import deblur_deploy.compress", "training imports compress, which is beside it"),
+        ("bench/measure.py", "from deblur_deploy.report import chart", "bench imports report, which is beside it"),
+        ("data/pairs.py", "from .shake import shake", "relative import"),
+        ("helpers.py", "", "'helpers' has no floor"),
+        ("cli/__init__.py", "from deblur_deploy.helpers import h", "'helpers' has no floor"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path: Path, path: str, source: str, complaint: str) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(source)
+    assert [found.rsplit(": ", 1)[1] for found in violations(tmp_path)] == [complaint]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("cli/stages.py", "def prune():\n    from deblur_deploy.compress.prune import prune"),
+        ("compress/prune.py", "from deblur_deploy.training.loop import fit"),
+        ("data/crops.py", "from deblur_deploy.network import srn\nfrom deblur_deploy.data.shake import shake"),
+        ("artifact.py", "from deblur_deploy.images import ImageSpec\nimport numpy"),
+        ("bench/device.py", "from deblur_deploy import __version__"),
+    ],
+)
+def test_a_right_import_is_let_through(tmp_path: Path, path: str, source: str) -> None:
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(source)
+    assert violations(tmp_path) == []
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    script = f"import sys, deblur_deploy.cli; print(*(set({HEAVY!r}) & set(sys.modules)))"
+    started = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert started.stdout.split() == []
