@@ -101,6 +101,30 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
+class TrainConfig:
+    """Training a generator (see ``training/train.py``).
+
+    Args:
+        photos: Folder of sharp photographs; None takes the shipped calibration split, which is small.
+        base: Width of the finest level; the others have twice and four times as many channels.
+        depths: Residual blocks on each level, fine to coarse.
+        shake: The blur that the photographs are given.
+        fit: The schedule.
+    """
+
+    photos: str | None = None
+    base: int = 24
+    depths: tuple[int, int, int] = (2, 2, 1)
+    shake: ShakeConfig = ShakeConfig()
+    fit: FitConfig = FitConfig()
+
+    def __post_init__(self) -> None:
+        _require(
+            self.base >= 1 and min(self.depths) >= 0, f"base is {self.base}, depths {self.depths}", "try 24, [2, 2, 1]"
+        )
+
+
+@dataclass(frozen=True)
 class TuningConfig:
     """Fine-tuning after compression (see ``compress/finetune.py``).
 

@@ -11,6 +11,7 @@ import sys
 COMMANDS = {
     "demo": "the whole way on real photographs: prune, qat, ONNX, FP16 engine, benchmark, one table",
     "import": "turn a trained checkpoint (.pth, .pt, .safetensors) into an artifact",
+    "train": "train a generator on sharp photographs, from scratch or on from another",
     "prune": "keep the strongest channels of every group, then fine-tune",
     "qat": "fake-quantize to INT8, calibrate, then fine-tune",
     "export-onnx": "write one ONNX file that every runtime reads",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact, find_artifacts, load_artifact, shipped
+from deblur_deploy.artifact import Artifact, describe, find_artifacts, load_artifact, shipped
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
 from deblur_deploy.images import parse_resolution
@@ -34,7 +34,12 @@ def command(
 
     output = Output(as_json)
     config = BenchConfig(resolution=resolution, threads=threads, duration_ms=seconds * 1000)
-    artifacts = [load_artifact(path) for path in sources] if sources else newest_chain(runs)
+    if sources:
+        artifacts, reason = [load_artifact(path) for path in sources], "named on the command line"
+    else:
+        artifacts, reason = newest_chain(runs)
+    for artifact in artifacts:
+        output.say(f"source    {artifact.directory} ({describe(artifact)}; {reason})")
     output.say(f"input     1x3x{resolution.height}x{resolution.width} (NCHW), {len(artifacts)} artifacts")
     with output.waiting("measuring") as tick:
         report = measure(
@@ -49,15 +54,25 @@ def command(
         raise KeyboardInterrupt
 
 
-def newest_chain(runs: Path) -> list[Artifact]:
-    """The newest chain: its root checkpoint first, then every ONNX file and engine that it led to."""
+def newest_chain(runs: Path) -> tuple[list[Artifact], str]:
+    """The newest chain: its root checkpoint first, then every ONNX file, every engine and every last checkpoint of it.
+
+    Returns:
+        The artifacts, and why they were taken, as a phrase.
+    """
     found = find_artifacts(runs)
     if not found:
-        return [load_artifact(shipped("models") / "srn-demo")]
+        return [load_artifact(shipped("models") / "srn-demo")], "the shipped generator"
     root_step = found[-1].history[0]
     chain = [artifact for artifact in found if artifact.history[0] == root_step]
     roots = [artifact for artifact in chain if len(artifact.history) == 1] or _shipped_root(root_step.created)
-    return [*roots[:1], *(artifact for artifact in chain if artifact.kind != "checkpoint")]
+    parents = {artifact.history[-1].parent for artifact in chain}
+    results = [
+        artifact
+        for artifact in chain
+        if len(artifact.history) > 1 and (artifact.kind != "checkpoint" or artifact.sha256 not in parents)
+    ]
+    return [*roots[:1], *results], f"of the newest chain under {runs}"
 
 
 def _shipped_root(created: str) -> list[Artifact]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=as_json, highlight=False, emoji=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = _PIPE_WIDTH
 
@@ -58,7 +59,7 @@ class Output:
     def emit(self, result: dict[str, Any]) -> None:
         """Print the command's JSON object, if that is what was asked for."""
         if self.as_json:
-            print(json.dumps(result))
+            print(json.dumps(_without_nan(result), allow_nan=False))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; every column but the first is right-aligned."""
@@ -91,6 +92,15 @@ class Output:
             return
         with self.console.status(title) as status:
             yield lambda caption: status.update(f"{title}: {caption}")
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def format_bytes(count: int) -> str:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import typer
 
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+_EXTRAS = {
+    "torch": "compress",
+    "torch_pruning": "compress",
+    "modelopt": "compress",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "cpu",
+    "openvino": "cpu",
+}
+"""Optional packages by module, and the extra that brings each; stages import them without asking."""
+
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)  # typer gives its base class no public name
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
@@ -24,17 +38,34 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         0 done, 1 a :class:`DeblurDeployError`, 2 bad usage (a :class:`ConfigError` or an unknown option), 130
         interrupted.
     """
+    try:
+        code = _run(name, arguments)
+    except DeblurDeployError as err:
+        return _fail(err)
+    except ModuleNotFoundError as err:
+        package = (err.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        missing = f"`deblur-deploy {name}` needs {package}, which is not installed"
+        return _fail(MissingDependencyError(missing, hint=f"pip install 'deblur-deploy[{_EXTRAS[package]}]'"))
+    except _UsageError as err:
+        return _fail(ConfigError(err.format_message(), hint=f"`deblur-deploy {name} --help` lists what it takes"))
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    if code == EXIT_INTERRUPTED:  # typer, too, turns Ctrl-C into this code
+        print("Interrupted. What was finished is kept; run the same command again to go on.", file=sys.stderr)
+    return code
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    """Import one command and run it; typer's errors come out as exceptions."""
     module = importlib.import_module(f"deblur_deploy.cli.{name.replace('-', '_')}_command")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(module.command)
-    try:
-        app(list(arguments), prog_name=f"deblur-deploy {name}")
-    except DeblurDeployError as err:
-        print(f"Error: {err}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(err, ConfigError) else EXIT_FAILED
-    except KeyboardInterrupt:
-        print("Interrupted. What was finished is kept; run the same command again to go on.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except SystemExit as exit_:  # typer ends with the code of its own parsing
-        return int(exit_.code or 0)
-    return 0
+    return int(app(list(arguments), prog_name=f"deblur-deploy {name}", standalone_mode=False) or 0)
+
+
+def _fail(err: DeblurDeployError) -> int:
+    """Print an error and its hint; returns the exit code."""
+    print(f"Error: {err}", file=sys.stderr)
+    return EXIT_USAGE if isinstance(err, ConfigError) else EXIT_FAILED

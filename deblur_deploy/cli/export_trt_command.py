@@ -9,15 +9,23 @@ import typer
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Out, Res, Runs, Source, new_directory
+from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import parse_resolution
+from deblur_deploy.images import Resolution, parse_resolution
+from deblur_deploy.runtime.runner import fixed_size
 
 
 def is_exportable(artifact: Artifact) -> bool:
     """Whether an engine can be made from here."""
     return artifact.kind in ("checkpoint", "onnx")
+
+
+def gives_engine(artifact: Artifact, resolution: Resolution | None, fp16: bool) -> bool:
+    """Whether the engine that was asked for can be made from here, which is what is taken by default."""
+    has_size = resolution is None or artifact.kind == "checkpoint" or fixed_size(artifact.image) == resolution
+    has_type = fp16 or (artifact.network.quantization is None and artifact.stage != "to-fp16")
+    return is_exportable(artifact) and has_size and has_type
 
 
 def command(
@@ -27,23 +35,40 @@ def command(
         str, typer.Option(help="Card or compute capability: 'RTX 2080 Ti', 2080ti, sm75.")
     ] = "RTX 2080 Ti",
     flavour: Annotated[Literal["auto", "rtx", "tensorrt"], typer.Option(help="auto, rtx or tensorrt.")] = "auto",
-    res: Res = "640x360",
+    res: Annotated[
+        str | None, typer.Option(help="Picture size as WIDTHxHEIGHT. Left out: the ONNX artifact's own, else 640x360.")
+    ] = None,
     runs: Runs = RUNS,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Build a TensorRT engine for a named card; no GPU is needed. A checkpoint is exported to ONNX on the way."""
-    resolution = parse_resolution(res)
+    resolution = parse_resolution(res) if res else None
     from deblur_deploy.engine.build import EngineConfig, build_engine, check_engine_config
 
     output = Output(as_json)
     config = EngineConfig(target=target, flavour=flavour, precision="fp16" if fp16 else "fp32")
     check_engine_config(config)
-    artifact = output.source(source, runs, is_exportable)
-    typed = typed_onnx(output, artifact, ExportConfig(resolution.width, resolution.height), runs, fp16)
-    engine = build_engine(typed, config, new_directory(out, runs, "engine"))
+    fits = is_exportable if source else lambda found: gives_engine(found, resolution, fp16)
+    artifact = output.source(source, runs, fits)
+    directory = new_directory(out, runs, "engine")
+    size = engine_size(artifact, resolution)
+    output.say(f"input     1x3x{size.height}x{size.width} (NCHW)")
+    typed = typed_onnx(output, artifact, ExportConfig(size.width, size.height), runs, fp16)
+    engine = build_engine(typed, config, directory)
     report_engine(output, engine)
     output.wrote(engine)
+
+
+def engine_size(artifact: Artifact, resolution: Resolution | None) -> Resolution:
+    """The size of the engine's input: what was asked for, else the ONNX file's own, else 640x360."""
+    fixed = fixed_size(artifact.image)
+    if fixed and resolution and fixed != resolution:
+        raise ConfigError(
+            f"{artifact.directory} was exported for {fixed}, and --res {resolution} was asked for",
+            hint="start from the checkpoint that it was made from, or leave --res out",
+        )
+    return fixed or resolution or Resolution(640, 360)
 
 
 def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: Path, fp16: bool) -> Artifact:

@@ -8,17 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deblur_deploy.bench.measure import BenchEntry, all_entries, measure, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import DemoConfig, Journey
-from deblur_deploy.data.pairs import Pair, crop_pairs, load_pairs
+from deblur_deploy.cli.pictures import save_sheets
+from deblur_deploy.data.pairs import crop_pairs, load_pairs
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate
-from deblur_deploy.images import from_batch, save_rgb, to_batch
-from deblur_deploy.runtime.runner import open_runner
 
 RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt-rtx")
 """Runtimes that have a column in the demo's table."""
@@ -27,7 +23,6 @@ HEADINGS = (
     *("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost"),
     *(f"{runtime} ms" for runtime in RUNTIMES),
 )
-_PICTURES = 4
 
 
 def measure_quality(journey: Journey, config: DemoConfig, directory: Path, output: Output) -> dict[str, Any]:
@@ -45,7 +40,7 @@ def measure_quality(journey: Journey, config: DemoConfig, directory: Path, outpu
             name: evaluate(artifact, pairs, "onnxruntime" if name == "fp16 engine" else None)
             for name, artifact in journey.onnx.items()
         }
-        _save_pictures(journey, pairs[:_PICTURES], directory / "pictures")
+        save_sheets(pairs, journey.onnx["original"], journey.onnx["int8"], directory / "pictures")
         return {
             "images": len(pairs),
             "blurred_db": reports["original"].psnr_blurred_db,
@@ -113,7 +108,7 @@ def write_summary(path: Path, rows: Sequence[Sequence[str]], quality: dict[str, 
         "",
         f"Blurred input: {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs.",
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_text(path, "\n".join(lines) + "\n")
 
 
 def _checkpoints(journey: Journey, name: str) -> list[str]:
@@ -130,23 +125,10 @@ def _median_ms(bench: dict[str, Any], artifacts: set[str], runtime: str) -> str:
     return "–"
 
 
-def _save_pictures(journey: Journey, pairs: Sequence[Pair], folder: Path) -> None:
-    """Blurred, restored by the original, restored by the INT8 file, and sharp, side by side, one PNG for each pair."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise ArtifactError(f"{folder} cannot be written: {err}", hint="check permissions and free space") from err
-    with open_runner(journey.onnx["original"]) as original, open_runner(journey.onnx["int8"]) as int8:
-        for pair in pairs:
-            batch = to_batch(pair.blurred)
-            restored = [from_batch(runner.infer(batch)) for runner in (original, int8)]
-            strip: NDArray[np.uint8] = np.concatenate([pair.blurred, *restored, pair.sharp], axis=1)
-            save_rgb(folder / f"{Path(pair.name).stem}.png", strip)
-
-
 def _key(journey: Journey, *settings: object) -> str:
-    """What a measurement depends on: the artifacts' hashes and its settings."""
-    hashes = [artifact.sha256 for artifact in (journey.original, *journey.onnx.values(), journey.engine)]
+    """What a measurement depends on: the artifacts, under the names that its rows have, and its settings."""
+    artifacts = (journey.original, *journey.onnx.values(), journey.engine)
+    hashes = [(str(artifact.directory), artifact.sha256) for artifact in artifacts]
     return hashlib.sha256(json.dumps([hashes, settings], default=str).encode()).hexdigest()
 
 
@@ -159,5 +141,12 @@ def _kept(path: Path, key: str, measure_now: Callable[[], dict[str, Any]]) -> di
     except (OSError, ValueError, KeyError, TypeError):
         pass  # there is none, or not a whole one: measure again
     value = measure_now()
-    path.write_text(json.dumps({"key": key, "value": value}, indent=1) + "\n", encoding="utf-8")
+    _write_text(path, json.dumps({"key": key, "value": value}, indent=1) + "\n")
     return value
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err

@@ -12,7 +12,9 @@ from typing import Any
 from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.options import check_writable
 from deblur_deploy.config import ExportConfig, FitConfig, PruneConfig, QatConfig, TuningConfig
+from deblur_deploy.data.pairs import crop_center, load_photos
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.images import Resolution
 
@@ -78,10 +80,14 @@ def travel(source: Artifact, config: DemoConfig, runs: Path, output: Output) -> 
     """
     from deblur_deploy.compress.prune import prune
     from deblur_deploy.compress.quantize import qat
-    from deblur_deploy.engine.build import EngineConfig, build_engine
+    from deblur_deploy.engine.build import EngineConfig, build_engine, check_engine_config
     from deblur_deploy.export.precision import PrecisionConfig, lower_precision
     from deblur_deploy.export.to_onnx import export_onnx
 
+    engine_config = EngineConfig(target=config.target)
+    check_engine_config(engine_config)
+    check_writable(runs)
+    _check_photos(config)
     size = ExportConfig(config.resolution.width, config.resolution.height)
     pruning = PruneConfig(keep=config.keep)
     pruning = dataclasses.replace(pruning, tuning=_tuning(pruning.tuning, config.prune_steps, config.photos))
@@ -101,8 +107,15 @@ def travel(source: Artifact, config: DemoConfig, runs: Path, output: Output) -> 
         "int8": stage("onnx-int8", quantized, size, export_onnx),
     }
     typed = stage("onnx-fp16", graphs["int8"], PrecisionConfig(), lower_precision)
-    engine = stage("engine-fp16", typed, EngineConfig(target=config.target), build_engine)
+    engine = stage("engine-fp16", typed, engine_config, build_engine)
     return Journey(source, pruned, quantized, graphs | {"fp16 engine": typed}, engine)
+
+
+def _check_photos(config: DemoConfig) -> None:
+    """Refuse photographs that evaluation could not use, before the fine-tuning and not after."""
+    if config.photos:
+        for number, photo in enumerate(load_photos(Path(config.photos), "evaluation"), start=1):
+            crop_center(photo, config.resolution, f"photograph {number} in {config.photos}")
 
 
 def _tuning(tuning: TuningConfig, steps: int, photos: str | None) -> TuningConfig:

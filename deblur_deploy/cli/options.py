@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from deblur_deploy.errors import ArtifactError
 
 Source = Annotated[
     Path | None,
@@ -27,10 +30,32 @@ RUNS = Path("runs")
 
 
 def new_directory(out: Path | None, runs: Path, stage: str) -> Path:
-    """Where a stage writes: ``out``, else the next free ``runs/<stage>-<number>``."""
+    """Where a stage writes: ``out``, else the next free ``runs/<stage>-<number>``.
+
+    Raises:
+        ArtifactError: It cannot be written.
+    """
     if out is not None:
+        check_writable(out)
         return out
+    check_writable(runs)
     number = 1
     while (runs / f"{stage}-{number:03d}").exists():
         number += 1
     return runs / f"{stage}-{number:03d}"
+
+
+def check_writable(directory: Path) -> None:
+    """Find out before minutes of work whether a directory can be made or written, and touch nothing.
+
+    Raises:
+        ArtifactError: It cannot, with the reason.
+    """
+    try:
+        nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(f"{nearest} is a file")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in {nearest}")
+    except OSError as err:
+        raise ArtifactError(f"{directory} cannot be written: {err}", hint="name another directory") from err
