@@ -24,20 +24,22 @@ from typing import Any, Literal
 from deblur_deploy.config import from_table
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.package_data import shipped
 
 Kind = Literal["checkpoint", "onnx", "engine"]
 
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-
+MANIFEST, FORMAT_VERSION = "manifest.json", 1
 _LIBRARIES = (
     "deblur-deploy",
     "torch",
     "torch-pruning",
     "nvidia-modelopt",
     "onnx",
+    "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "openvino",
+    "tensorrt",
     "tensorrt-rtx-cu13",
     "numpy",
     "pillow",
@@ -177,10 +179,11 @@ def write_artifact(out: Path, draft: Draft) -> Artifact:
     Raises:
         ArtifactError: ``out`` cannot be written, or holds files that are no artifact.
     """
-    _check_replaceable(out)
+    check_replaceable(out)
     with _staging_directory(out) as staging:
         payload = staging / draft.file_name
         draft.write(payload)
+        payload.chmod(0o644)  # safetensors keeps it to its owner
         sha256 = hash_file(payload)
         figures = {**draft.step.figures, "bytes": payload.stat().st_size}
         step = dataclasses.replace(draft.step, figures=figures)
@@ -210,7 +213,7 @@ def load_artifact(path: Path) -> Artifact:
     Raises:
         ArtifactError: There is none, the manifest is malformed, or a byte of the payload was changed.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for names that are too long
         raise ArtifactError(f"there is no {path}", hint="check the path, or leave it out to take the newest artifact")
     directory = path if path.is_dir() else path.parent
     manifest = _read_manifest(directory / MANIFEST)
@@ -230,8 +233,11 @@ def load_artifact(path: Path) -> Artifact:
 
 def hash_file(path: Path) -> str:
     """sha256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be read: {err}", hint="check the path and its permissions") from err
 
 
 def find_artifacts(runs: Path) -> list[Artifact]:
@@ -272,26 +278,20 @@ def resolve_source(source: Path | None, runs: Path, fits: Callable[[Artifact], b
     fitting = [artifact for artifact in find_artifacts(runs) if fits(artifact)]
     if fitting:
         return fitting[-1], f"newest fitting artifact under {runs}"
-    return load_artifact(shipped("models") / "srn-demo"), "the shipped generator"
+    return shipped_generator(), "the shipped generator"
 
 
 def describe(artifact: Artifact) -> str:
-    """An artifact in three words, such as ``an int8 checkpoint``."""
+    """An artifact in a few words, such as ``a quantized checkpoint from qat``."""
+    if artifact.kind == "engine":
+        return f"an engine for {artifact.figures['target']}"
     precision = "a quantized" if artifact.network.quantization else "a float"
     return f"{precision} {artifact.kind} from {artifact.stage}"
 
 
-def shipped(folder: Literal["models", "calibration"]) -> Path:
-    """A data folder that the project ships: in the checkout, else inside the installed package.
-
-    Raises:
-        ArtifactError: Neither is there.
-    """
-    package = Path(__file__).parent
-    for root in (package.parent, package / "_data"):
-        if (root / folder).is_dir():
-            return root / folder
-    raise ArtifactError(f"the shipped folder {folder!r} is missing", hint="install deblur-deploy again")
+def shipped_generator() -> Artifact:
+    """The trained generator that the project ships."""
+    return load_artifact(shipped("models") / "srn-demo")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -340,7 +340,12 @@ def _artifact_from(manifest: dict[str, Any], payload: Path) -> Artifact:
         raise ArtifactError(f"{where} is malformed: {err}", hint="make the artifact again") from err
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
+    """Refuse a directory that an artifact must not be written over.
+
+    Raises:
+        ArtifactError: It is a file, or holds files that are no artifact.
+    """
     if not out.exists():
         return
     if not out.is_dir():
@@ -351,10 +356,12 @@ def _check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _staging_directory(out: Path) -> Iterator[Path]:
-    """A hidden directory beside ``out``, removed again unless it was renamed."""
+    """A hidden directory beside ``out``, removed again unless it was renamed; so are those of killed runs."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        for stale in out.parent.glob(f".{out.name}.*.staging"):
+            shutil.rmtree(stale, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".staging", dir=out.parent))
     except OSError as err:
         raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
     try:
@@ -373,8 +380,8 @@ def _put_in_place(staging: Path, out: Path) -> None:
         if out.exists():
             out.rename(old)
         staging.rename(out)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C included: the older artifact must never be lost
+        if old.exists() and not out.exists():
             old.rename(out)
         raise
     finally:
@@ -390,4 +397,4 @@ def _write_synced(path: Path, text: str) -> None:
 
 def _plain(value: Any) -> Any:
     """The value as JSON would give it back: tuples as lists, paths as text."""
-    return json.loads(json.dumps(value, default=str))
+    return json.loads(json.dumps(value, default=str, allow_nan=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -93,9 +94,13 @@ class FitConfig:
         _require(self.steps >= 0, f"steps is {self.steps}", "give 0 or more optimiser steps")
         _require(self.batch >= 1, f"batch is {self.batch}", "give at least one crop per step")
         _require(self.crop >= 16 and self.crop % 16 == 0, f"crop is {self.crop}", "give a multiple of 16, such as 128")
-        _require(0 < self.lr_final <= self.lr, f"lr is {self.lr} and lr_final {self.lr_final}", "try 1e-3 and 1e-6")
+        rates = f"lr is {self.lr} and lr_final {self.lr_final}"
+        _require(0 < self.lr_final <= self.lr < math.inf, rates, "try 1e-3 and 1e-6")
         _require(self.warmup >= 0, f"warmup is {self.warmup}", "give 0 or more steps")
         _require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}", "give more than 0, such as 1.0")
+        for name in ("coarse_weight", "distill_weight"):
+            weight = getattr(self, name)
+            _require(0 <= weight < math.inf, f"{name} is {weight}", "give 0 (off) or more, such as 0.5")
         _require(self.seed >= 0, f"seed is {self.seed}", "give 0 or more")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}", "give 0 (off) to 0.9999")
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from deblur_deploy import artifact as artifact_module
+from deblur_deploy import package_data
 from deblur_deploy.artifact import (
     Artifact,
     Draft,
     NetworkSpec,
     Step,
+    _manifest_hash,
     describe,
     find_artifacts,
     load_artifact,
     new_step,
     resolve_source,
-    shipped,
     write_artifact,
 )
 from deblur_deploy.config import FitConfig
@@ -97,47 +97,91 @@ def test_a_missing_payload_is_named(tmp_path: Path) -> None:
         load_artifact(tmp_path / "a")
 
 
+def edit_manifest(path: Path, change: Callable[[dict[str, Any]], object], signed: bool) -> None:
+    """Change a manifest, and its own hash with it where ``signed``, so that the checks behind the hash are reached."""
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    if signed:
+        manifest["manifest_sha256"] = _manifest_hash(manifest)
+    path.write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
-    "edit",
+    ("edit", "said"),
     [
-        {"sha256": "0" * 64},
-        {"sha256": None},
-        {"kind": "model"},
-        {"kind": ["checkpoint"]},
-        {"format_version": 2},
-        {"history": []},
-        {"history": "import"},
-        {"history": [{"stage": "import"}]},
-        {"network": {"arch": "srn"}},
-        {"network": {"arch": "srn", "config": {}, "widths": 8}},
-        {"image": {"multiple_of": "16"}},
-        {"image": 3},
-        {"file": "../a/weights.bin"},
-        {"file": "/etc/hostname"},
-        {"file": ".."},
-        {"file": ""},
-        {"file": 7},
-        {"file": "weights.bin\0"},
+        ({"sha256": "0" * 64}, "is not the file its manifest describes: .* manifest says 000000000000"),
+        ({"sha256": None}, "is not the file its manifest describes: .* manifest says None"),
+        ({"kind": "model"}, "is malformed: .*has kind 'model'"),
+        ({"kind": ["checkpoint"]}, r"is malformed: .*has kind \['checkpoint'\]"),
+        ({"format_version": 2}, "is not a manifest of format 1"),
+        ({"history": []}, "is malformed"),
+        ({"history": "import"}, "is malformed"),
+        ({"history": [{"stage": "import"}]}, "is malformed: history lacks config"),
+        ({"network": {"arch": "srn"}}, "is malformed: network lacks config"),
+        ({"network": {"arch": "srn", "config": {}, "widths": 8}}, "is malformed: network has no field 'widths'"),
+        ({"image": {"multiple_of": "16"}}, r"is malformed: image\.multiple_of is '16'"),
+        ({"image": 3}, "is malformed"),
+        ({"file": "../a/weights.bin"}, "names the file '../a/weights.bin'"),
+        ({"file": "/etc/hostname"}, "names the file '/etc/hostname'"),
+        ({"file": ".."}, r"names the file '\.\.'"),
+        ({"file": ""}, "names the file ''"),
+        ({"file": 7}, "names the file 7"),
+        ({"file": "weights.bin\0"}, r"weights\.bin\0 is missing"),
     ],
     ids=str,
 )
-def test_an_edited_manifest_is_refused(tmp_path: Path, edit: dict[str, Any]) -> None:
+def test_a_manifest_of_nonsense_is_refused(tmp_path: Path, edit: dict[str, Any], said: str) -> None:
     write_artifact(tmp_path / "a", draft())
-    manifest = tmp_path / "a" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | edit))
-    with pytest.raises(ArtifactError, match="Hint: "):
+    edit_manifest(tmp_path / "a" / "manifest.json", lambda manifest: manifest.update(edit), signed=True)
+    with pytest.raises(ArtifactError, match=said) as error:
+        load_artifact(tmp_path / "a")
+    assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("format_version", "is not a manifest of format 1"),
+        ("kind", "is malformed: .*kind"),
+        ("file", "names the file None"),
+        ("sha256", "is not the file its manifest describes"),
+        ("network", "is malformed: .*network"),
+        ("image", "is malformed: .*image"),
+        ("history", "is malformed: .*history"),
+        ("manifest_sha256", "was changed after it was written"),
+    ],
+)
+def test_a_manifest_that_lacks_a_field_is_refused(tmp_path: Path, field: str, said: str) -> None:
+    write_artifact(tmp_path / "a", draft())
+    signed = field != "manifest_sha256"
+    edit_manifest(tmp_path / "a" / "manifest.json", lambda manifest: manifest.pop(field), signed)
+    with pytest.raises(ArtifactError, match=said):
         load_artifact(tmp_path / "a")
 
 
-@pytest.mark.parametrize("field", ["format_version", "kind", "file", "sha256", "network", "image", "history"])
-def test_a_manifest_that_lacks_a_field_is_refused(tmp_path: Path, field: str) -> None:
-    write_artifact(tmp_path / "a", draft())
-    path = tmp_path / "a" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest[field]
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError):
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest["history"][0]["figures"].update(psnr_db=99.0),
+        lambda manifest: manifest["network"]["config"].update(recurrent_channels=16),
+        lambda manifest: manifest["image"].update(width=640),
+        lambda manifest: manifest.update(kind="onnx"),
+        lambda manifest: manifest.update(note="checked by hand"),
+        lambda manifest: manifest.update(manifest_sha256="0" * 64),
+    ],
+    ids=["figure", "width", "size", "kind", "addition", "hash"],
+)
+def test_an_edited_manifest_is_noticed(tmp_path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    write_artifact(tmp_path / "a", draft(last=step(psnr_db=30.0)))
+    edit_manifest(tmp_path / "a" / "manifest.json", edit, signed=False)
+    with pytest.raises(ArtifactError, match="was changed after it was written"):
         load_artifact(tmp_path / "a")
+
+
+def test_a_signed_edit_without_nonsense_is_read(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "a", draft())
+    edit_manifest(tmp_path / "a" / "manifest.json", lambda manifest: manifest.update(kind="onnx"), signed=True)
+    assert load_artifact(tmp_path / "a").kind == "onnx"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
@@ -283,15 +327,6 @@ def test_without_a_name_the_newest_that_fits_is_taken(tmp_path: Path) -> None:
 
 def test_without_any_run_the_shipped_generator_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_artifact(tmp_path / "models" / "srn-demo", draft())
-    monkeypatch.setattr(artifact_module, "__file__", str(tmp_path / "deblur_deploy" / "artifact.py"))
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr(package_data, "__file__", str(tmp_path / "deblur_deploy" / "package_data.py"))
     assert taken(None, tmp_path / "no-runs") == ("srn-demo", "the shipped generator")
-
-
-def test_shipped_data_comes_from_the_checkout_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_module, "__file__", str(tmp_path / "deblur_deploy" / "artifact.py"))
-    with pytest.raises(ArtifactError, match="'models' is missing"):
-        shipped("models")
-    installed, checkout = tmp_path / "deblur_deploy" / "_data" / "models", tmp_path / "models"
-    for folder in (installed, checkout):
-        folder.mkdir(parents=True)
-        assert shipped("models") == folder

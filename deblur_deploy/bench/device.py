@@ -37,7 +37,7 @@ def device_facts() -> dict[str, Any]:
         "instruction_sets": [flag for flag in _TELLING_FLAGS if flag in flags],
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "os": f"{platform.system()} {platform.release()}",
+        "os": platform.system(),
         "python": platform.python_version(),
         "libraries": library_versions(),
     }

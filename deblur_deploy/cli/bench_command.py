@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact, describe, find_artifacts, load_artifact, shipped
+from deblur_deploy.artifact import Artifact, describe, find_artifacts, load_artifact, shipped_generator
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
 from deblur_deploy.images import parse_resolution
@@ -28,7 +28,7 @@ def command(
     save: Annotated[Path | None, typer.Option(help="JSONL file for every sample and the facts of the machine.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time artifacts on every runtime that this machine has; the first one in eager PyTorch is the baseline."""
+    """Time artifacts on every runtime that this machine has; the first row is the baseline."""
     resolution = parse_resolution(res)
     from deblur_deploy.bench.measure import BenchConfig, all_entries, measure, write_jsonl
 
@@ -62,7 +62,7 @@ def newest_chain(runs: Path) -> tuple[list[Artifact], str]:
     """
     found = find_artifacts(runs)
     if not found:
-        return [load_artifact(shipped("models") / "srn-demo")], "the shipped generator"
+        return [shipped_generator()], "the shipped generator"
     root_step = found[-1].history[0]
     chain = [artifact for artifact in found if artifact.history[0] == root_step]
     roots = [artifact for artifact in chain if len(artifact.history) == 1] or _shipped_root(root_step.created)
@@ -77,8 +77,8 @@ def newest_chain(runs: Path) -> tuple[list[Artifact], str]:
 
 def _shipped_root(created: str) -> list[Artifact]:
     """The shipped generator, if that is what the chain started from."""
-    shipped_generator = load_artifact(shipped("models") / "srn-demo")
-    return [shipped_generator] if shipped_generator.history[0].created == created else []
+    generator = shipped_generator()
+    return [generator] if generator.history[0].created == created else []
 
 
 def print_rows(output: Output, report: BenchReport) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deblur_deploy.artifact import load_artifact, shipped
+from deblur_deploy.artifact import load_artifact, shipped_generator
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.export_trt_command import report_engine
 from deblur_deploy.cli.options import RUNS, Json, Runs
@@ -33,7 +33,7 @@ def command(
 
     output = Output(as_json)
     started = time.perf_counter()
-    artifact = load_artifact(source or shipped("models") / "srn-demo")
+    artifact = load_artifact(source) if source else shipped_generator()
     config = DemoConfig(target=target, photos=str(images) if images else None)
     config = config.quick() if quick else config
     directory = runs / ("demo-quick" if quick else "demo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -11,7 +12,7 @@ import typer
 
 from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 _EXTRAS = {
     "torch": "compress",
@@ -38,6 +39,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         0 done, 1 a :class:`DeblurDeployError`, 2 bad usage (a :class:`ConfigError` or an unknown option), 130
         interrupted.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # so that staging directories are cleaned up
     try:
         code = _run(name, arguments)
     except DeblurDeployError as err:
@@ -53,7 +55,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     if code == EXIT_INTERRUPTED:  # typer, too, turns Ctrl-C into this code
-        print("Interrupted. What was finished is kept; run the same command again to go on.", file=sys.stderr)
+        print("Interrupted. Artifacts that were finished are kept.", file=sys.stderr)
     return code
 
 

@@ -43,7 +43,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Build a TensorRT engine for a named card; no GPU is needed. A checkpoint is exported to ONNX on the way."""
-    resolution = parse_resolution(res) if res else None
+    resolution = None if res is None else parse_resolution(res)
     from deblur_deploy.engine.build import EngineConfig, build_engine, check_engine_config
 
     output = Output(as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -32,10 +33,11 @@ def measure_quality(journey: Journey, config: DemoConfig, directory: Path, outpu
         ``images``, ``blurred_db``, and ``psnr_db`` by row of the demo's table. The engine's row is the typed FP16 graph
         that the engine was built from, run in onnxruntime.
     """
-    pairs = crop_pairs(load_pairs(Path(config.photos) if config.photos else None, "evaluation"), config.resolution)
 
     def measure_now() -> dict[str, Any]:
         output.say("measuring quality …")
+        photos = Path(config.photos) if config.photos else None
+        pairs = crop_pairs(load_pairs(photos, "evaluation"), config.resolution)
         reports = {
             name: evaluate(artifact, pairs, "onnxruntime" if name == "fp16 engine" else None)
             for name, artifact in journey.onnx.items()
@@ -56,6 +58,7 @@ def measure_latency(journey: Journey, config: DemoConfig, directory: Path, outpu
     Returns:
         The object that ``deblur-deploy bench --json`` prints; raw samples go to ``bench.jsonl``.
     """
+    bench = dataclasses.replace(config.bench, resolution=config.resolution)
 
     def measure_now() -> dict[str, Any]:
         output.say("measuring latency …")
@@ -65,7 +68,7 @@ def measure_latency(journey: Journey, config: DemoConfig, directory: Path, outpu
         with output.waiting("measuring") as tick:
             report = measure(
                 entries,
-                config.bench,
+                bench,
                 lambda entry, window: tick(f"{entry.artifact.directory.name} on {entry.runtime}, window {window}"),
             )
         if report.interrupted:
@@ -73,7 +76,7 @@ def measure_latency(journey: Journey, config: DemoConfig, directory: Path, outpu
         write_jsonl(report, directory / "bench.jsonl")
         return report.as_json()
 
-    return _kept(directory / "bench.json", _key(journey, config.bench), measure_now)
+    return _kept(directory / "bench.json", _key(journey, bench), measure_now)
 
 
 def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any]) -> list[list[str]]:

@@ -22,7 +22,11 @@ def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> 
     for name, value in artifact.network.config.items():
         output.say(f"          {name} = {value}")
     if artifact.network.quantization:
-        output.say(f"quantized INT8, in float: {', '.join(artifact.network.quantization['exempt'])}")
+        exempt = ", ".join(artifact.network.quantization["exempt"])
+        output.say(f"quantized INT8; in float: {exempt}, and deformable convolutions")
+    if facts["precision"]:
+        shares = ", ".join(f"{share:.1%} of MACs in {kind}" for kind, share in facts["precision"].items())
+        output.say(f"precision {shares}")
     for step in artifact.history:
         psnr = step.figures.get("psnr_db")
         quality = f", {psnr:.2f} dB" if psnr is not None else ""
@@ -31,9 +35,15 @@ def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> 
 
 
 def summarize(artifact: Artifact) -> dict[str, Any]:
-    """The facts about an artifact as plain data, keys as documented for ``--json``."""
+    """The facts about an artifact as plain data, keys as documented for ``--json``.
+
+    ``precision`` is null for a quantized checkpoint: it only simulates INT8, and is measured when it is exported.
+    """
     figures = artifact.figures
-    precision = figures.get("precision") or {"int8" if artifact.network.quantization else "fp32": 1.0}
+    if artifact.kind == "checkpoint":
+        precision = None if artifact.network.quantization else {"fp32": 1.0}
+    else:
+        precision = figures["precision"]
     return {
         "kind": artifact.kind,
         "stage": artifact.stage,

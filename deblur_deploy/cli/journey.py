@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import Artifact, load_artifact
+from deblur_deploy.artifact import Artifact, check_replaceable, load_artifact
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import check_writable
@@ -29,7 +29,7 @@ class DemoConfig:
         resolution: Size of the graphs and of the timed frame.
         prune_steps: Fine-tuning steps after pruning.
         qat_steps: Fine-tuning steps after quantization.
-        bench: How the rows of the latency table are measured.
+        bench: How the rows of the latency table are measured; the frame has the size of the graphs.
         photos: Folder of the user's sharp photographs for tuning and evaluation; None takes the shipped ones.
     """
 
@@ -133,6 +133,7 @@ def _once(out: Path, parent: Artifact, settings: Any, output: Output, run: Calla
     if found and found.history[-1].parent == parent.sha256 and found.history[-1].config == wanted:
         output.say(f"done      {out}")
         return found
+    check_replaceable(out)
     output.say(f"running   {out.name} …")
     artifact = run(out)
     output.say(f"wrote     {artifact.path}")

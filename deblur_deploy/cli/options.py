@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from deblur_deploy.artifact import check_replaceable
 from deblur_deploy.errors import ArtifactError
 
 Source = Annotated[
@@ -33,10 +34,11 @@ def new_directory(out: Path | None, runs: Path, stage: str) -> Path:
     """Where a stage writes: ``out``, else the next free ``runs/<stage>-<number>``.
 
     Raises:
-        ArtifactError: It cannot be written.
+        ArtifactError: It cannot be written, or holds files that are no artifact.
     """
     if out is not None:
         check_writable(out)
+        check_replaceable(out)
         return out
     check_writable(runs)
     number = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -28,14 +27,13 @@ def command(
     from deblur_deploy.data.pairs import load_pairs
     from deblur_deploy.errors import VerificationError
     from deblur_deploy.images import list_images, load_rgb
-    from deblur_deploy.verify import default_tolerances, verify
+    from deblur_deploy.verify import Tolerances, default_tolerances, verify
 
     output = Output(as_json)
     pictures = [load_rgb(path) for path in list_images(images)] if images else [p.blurred for p in load_pairs(None)]
-    tolerances = default_tolerances(a, b)
     asked = {"max_abs": max_abs, "psnr_db": psnr_db}
-    if given := {key: value for key, value in asked.items() if value is not None}:
-        tolerances = dataclasses.replace(tolerances, **given)
+    given = {key: value for key, value in asked.items() if value is not None}
+    tolerances = Tolerances(**given) if given else default_tolerances(a, b)
     report = verify(a, b, pictures, tolerances)
     output.say(
         f"{len(pictures)} images: max error {report.max_abs:.2e}, mean {report.mean_abs:.2e}, "

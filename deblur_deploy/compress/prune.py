@@ -134,6 +134,8 @@ def _prunable_groups(graph: tp.DependencyGraph) -> list[Any]:
 
 def _kept_channels(channels: int, keep: float, round_to: int) -> int:
     """Channels that stay of so many."""
+    if keep == 1:
+        return channels
     return min(channels, max(round_to, int(channels * keep + 1e-9) // round_to * round_to))
 
 

@@ -61,7 +61,7 @@ def quantize_network(net: nn.Module, quantization: dict[str, Any], frames: list[
         ConfigError: No frames, or an exempt layer that does not exist.
     """
     if not frames:
-        raise ConfigError("there are no pictures to calibrate on", hint="give a folder of photographs to --calibration")
+        raise ConfigError("there are no pictures to calibrate on", hint="give a folder of photographs to --data")
     insert_quantizers(net, quantization)
     with torch.no_grad(), calibrating(net):
         for frame in frames:

@@ -22,11 +22,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import hash_file, shipped
+from deblur_deploy.artifact import hash_file
 from deblur_deploy.config import ShakeConfig
 from deblur_deploy.data.shake import shake
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.images import Resolution, list_images, load_rgb
+from deblur_deploy.package_data import shipped
 
 Split = Literal["evaluation", "calibration"]
 Image8 = NDArray[np.uint8]

@@ -25,9 +25,9 @@ from onnx import inliner
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine.build_child import Request
-from deblur_deploy.engine.flavour import FlavourName, choose_flavour
+from deblur_deploy.engine.flavour import FlavourName, choose_flavour, load_flavour
 from deblur_deploy.engine.proof import Proof, parse_layers, prove_precision, require_precision
-from deblur_deploy.engine.targets import resolve_target
+from deblur_deploy.engine.targets import check_buildable, resolve_target
 from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
 from deblur_deploy.network.onnx_cost import compute_nodes
 
@@ -128,7 +128,7 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
 
 
 def check_engine_config(config: EngineConfig) -> FlavourName:
-    """Find out before any work whether an engine can be built at all.
+    """Find out before any work whether an engine can be built for this card, and by what.
 
     Returns:
         The TensorRT that would build it.
@@ -136,9 +136,13 @@ def check_engine_config(config: EngineConfig) -> FlavourName:
     Raises:
         ConfigError: No such card.
         MissingDependencyError: No TensorRT is installed.
+        BuildError: The TensorRT that is installed does not build for this card.
     """
-    resolve_target(config.target)
-    return choose_flavour(config.flavour)
+    target = resolve_target(config.target)
+    name = choose_flavour(config.flavour)
+    if name == "rtx":
+        check_buildable(target, load_flavour(name).module.ComputeCapability.__members__)
+    return name
 
 
 def build_engine_bytes(model_bytes: bytes, config: EngineConfig) -> BuiltEngine:
@@ -203,7 +207,7 @@ def _run_child(folder: Path) -> str:
     """
     log = folder / "build.log"
     with log.open("wb") as stream:
-        command = [sys.executable, "-m", build_child.__name__, str(folder)]
+        command = [sys.executable, "-P", "-m", build_child.__name__, str(folder)]
         code = subprocess.run(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False).returncode
     reply = folder / build_child.REPLY
     if code != 0 or not reply.exists():

@@ -8,6 +8,8 @@ inputs, so it holds for any shape and for fixed or dynamic sizes alike; runtimes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 from onnx import parser
 
@@ -107,16 +109,45 @@ DeformConv2d <strides, pads, dilations, kernel_shape, group, offset_group> (X, W
     samples_shape = Concat <axis = 0> (batch, rest, samples_size)
     samples4 = Reshape (samples, samples_shape)
     typed = CastLike (samples4, X)
-    Y = Conv <kernel_shape: ints = @kernel_shape, strides: ints = @kernel_shape, group: int = @group> (typed, W)
+    Y = Conv <kernel_shape = %(kernel)s, strides = %(kernel)s, group = %(group)d> (typed, W)
 }
 """
 
 
-def deform_conv_function() -> onnx.FunctionProto:
+def deform_conv_function(kernel: Sequence[int], group: int, overload: str = "") -> onnx.FunctionProto:
     """The local function that gives ``deblur::DeformConv2d`` its meaning.
 
     Inputs are X (N, C, H, W), W (C_out, C/group, kh, kw) and offset (N, 2*kh*kw*offset_group, H_out, W_out), in the
     order and with the attributes of ONNX ``DeformConv`` (opset 19), without mask and bias. X and W are float16 or
     float32; positions are float32.
+
+    Args:
+        kernel: Height and width of the kernel. Kernel and group are written into the body's convolution as numbers:
+            TensorRT-RTX takes a convolution's attributes by reference for defaults, without a word.
+        group: Groups of the convolution.
+        overload: Name that tells functions of one model apart, where it has several geometries.
     """
-    return parser.parse_function(_FUNCTION)
+    function = parser.parse_function(_FUNCTION % {"kernel": list(kernel), "group": group})
+    function.overload = overload
+    return function
+
+
+def add_deform_conv_functions(model: onnx.ModelProto) -> None:
+    """Give every ``deblur::DeformConv2d`` node of a model its local function, in place.
+
+    Args:
+        model: A model whose nodes have ``kernel_shape`` and ``group``. Where they differ, functions are told apart by
+            ONNX's overloads, which need IR version 10.
+    """
+    geometries: dict[tuple[tuple[int, ...], int], list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
+            attributes = {attribute.name: attribute for attribute in node.attribute}
+            key = (tuple(attributes["kernel_shape"].ints), attributes["group"].i)
+            geometries.setdefault(key, []).append(node)
+    for (kernel, group), nodes in geometries.items():
+        overload = "" if len(geometries) == 1 else f"k{'x'.join(map(str, kernel))}g{group}"
+        for node in nodes:
+            node.overload = overload
+        model.functions.append(deform_conv_function(kernel, group, overload))
+        model.ir_version = max(model.ir_version, 10) if overload else model.ir_version

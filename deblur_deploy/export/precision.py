@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,12 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
 from deblur_deploy.export.fold import remove_unused, share_constants
-from deblur_deploy.network.onnx_cost import compute_nodes
+from deblur_deploy.network.onnx_cost import share_of_macs
 
 FP16_MAX = float(np.finfo(np.float16).max)
 
@@ -68,7 +67,7 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
     model = _load_model(source)
     floats, pairs = drop_quantization(model)
     typed = convert_to_fp16(floats, config.keep_fp32)
-    figures = {"precision": _share_of_macs(typed), "dropped_qdq_pairs": pairs}
+    figures = {"precision": share_of_macs(typed), "dropped_qdq_pairs": pairs}
 
     def write(path: Path) -> None:
         path.write_bytes(typed.SerializeToString(deterministic=True))
@@ -289,7 +288,7 @@ def _half(tensor: TensorProto, name: str) -> TensorProto:
     if not (np.abs(array) <= FP16_MAX).all():
         raise ExportError(
             f"weight {tensor.name!r} holds {array.flat[np.abs(array).argmax()]:g}, and float16 ends at {FP16_MAX:g}",
-            hint="train with weight decay, or keep its layer in float32 with the field keep_fp32",
+            hint="build a float network with --fp32, or keep one layer so in Python: PrecisionConfig(('/layer/*',))",
         )
     return numpy_helper.from_array(array.astype(np.float16), name)
 
@@ -349,14 +348,6 @@ def _float_tensors(graph: onnx.GraphProto) -> set[str]:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             floats.add(value.name)
     return floats
-
-
-def _share_of_macs(model: onnx.ModelProto) -> dict[str, float]:
-    """Share of the multiply-accumulates that is written in each type."""
-    macs: Counter[str] = Counter()
-    for node in compute_nodes(inliner.inline_local_functions(model)):
-        macs[node.type] += node.macs
-    return {kind: count / macs.total() for kind, count in macs.items()}
 
 
 def _load_model(source: Artifact) -> onnx.ModelProto:

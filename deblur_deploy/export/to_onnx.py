@@ -25,10 +25,11 @@ from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_s
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ExportError
-from deblur_deploy.export.deform_function import DOMAIN, OP_TYPE, OPSET, deform_conv_function
+from deblur_deploy.export.deform_function import DOMAIN, OP_TYPE, OPSET, add_deform_conv_functions
 from deblur_deploy.export.fold import drop_idle_casts, fold_weight_quantizers, share_constants
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.network.onnx_cost import share_of_macs
 from deblur_deploy.network.srn import MULTIPLE_OF
 
 INPUT, OUTPUT = "blurred", "restored"
@@ -45,7 +46,7 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
 
     Raises:
         ArtifactError: ``source`` is no checkpoint or ``out`` cannot be written.
-        ExportError: The result does not pass onnx's checker.
+        ExportError: The size takes more memory than there is, or the result does not pass onnx's checker.
     """
     net = load_network(source)
     resolution = Resolution(config.width, config.height)
@@ -53,7 +54,7 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     facts = {"source_sha256": source.sha256, "network": source.network.arch, "layout": "NCHW RGB, float32 in [0, 1]"}
     helper.set_model_props(model, {f"deblur_deploy.{key}": value for key, value in facts.items()})
     image = ImageSpec(multiple_of=1, height=resolution.height, width=resolution.width)
-    step = new_step("export-onnx", config, source, {"opset": OPSET})
+    step = new_step("export-onnx", config, source, {"opset": OPSET, "precision": share_of_macs(model)})
 
     def write(path: Path) -> None:
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -81,7 +82,7 @@ def network_to_onnx(net: nn.Module, resolution: Resolution) -> onnx.ModelProto:
         Model with input ``blurred`` and output ``restored``, both (1, 3, H, W) float32.
 
     Raises:
-        ExportError: The result does not pass onnx's checker.
+        ExportError: The size takes more memory than there is, or the result does not pass onnx's checker.
     """
     padded = Resolution(
         math.ceil(resolution.width / MULTIPLE_OF) * MULTIPLE_OF,
@@ -92,7 +93,7 @@ def network_to_onnx(net: nn.Module, resolution: Resolution) -> onnx.ModelProto:
     fold_weight_quantizers(model)
     _pad_and_crop(model, resolution, padded)
     _strip(model)
-    model.functions.append(deform_conv_function())
+    add_deform_conv_functions(model)
     drop_idle_casts(model)
     model.ir_version = min(model.ir_version, 10)
     model.producer_name = "deblur-deploy"
@@ -119,6 +120,17 @@ class _LastScale(nn.Module):
 
 def _trace(net: nn.Module, size: Resolution) -> onnx.ModelProto:
     """Run torch's TorchScript exporter, which is the one that knows fake-quantization modules."""
+    try:
+        return _run_exporter(net, size)
+    except (RuntimeError, MemoryError) as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise ExportError(
+            f"the network cannot be traced at {size}: {reason}",
+            hint="tracing runs the network once; where memory is short, give a smaller --res",
+        ) from err
+
+
+def _run_exporter(net: nn.Module, size: Resolution) -> onnx.ModelProto:
     buffer = io.BytesIO()
     frame = torch.zeros(1, 3, size.height, size.width)
     with _deform_conv_symbolic(), warnings.catch_warnings(), torch.no_grad():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
+import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +30,27 @@ WEIGHTS_FILE = "weights.safetensors"
 
 _WRAPPERS = ("state_dict", "params_ema", "params", "model", "generator")
 """Keys under which training frameworks keep the weights, the moving average before the raw ones."""
+
+_DEEPEST_WRAPPING = 8
+"""Wrappers within wrappers that are looked into; a dictionary may hold itself."""
+
+_BLOCK_KEY = re.compile(r"levels\.[012]\.blocks\.\d+\.conv[12]\.(weight|bias)")
+"""Names of residual blocks, of which a network may have any number."""
+
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
+"""What torch.load raises on files that are cut off or changed; the older format is hardly checked while it is read."""
 
 
 def import_checkpoint(path: Path, arch: str, out: Path) -> Artifact:
@@ -134,8 +157,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         Parameter names, without ``module.``, to float32 tensors.
 
     Raises:
-        ArtifactError: The file is missing, damaged, needs unpickling of objects, holds no state_dict, or has NaN
-            weights.
+        ArtifactError: The file is missing, damaged, needs unpickling of objects, holds no state_dict, or has weights
+            that are NaN, empty, or no plain array of numbers.
     """
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state = _unwrapped(loaded)
@@ -144,6 +167,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds {type(loaded).__name__!r}, not a state_dict",
             hint="save it with torch.save(net.state_dict(), path)",
         )
+    for name, tensor in state.items():
+        if reason := _reason_unusable(tensor):
+            raise ArtifactError(f"{path}: the weight {name} {reason}", hint="save the dense weights, on the processor")
     weights = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
     bad = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
@@ -174,7 +200,7 @@ def _read_pickle(path: Path) -> Any:
             f"{path} holds more than weights, and unpickling it could run code",
             hint="where it was trained, save it again with torch.save(net.state_dict(), path)",
         ) from err
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as err:
+    except _DAMAGED as err:
         raise ArtifactError(
             f"{path} is not a PyTorch checkpoint: {str(err).splitlines()[0] if str(err) else type(err).__name__}",
             hint="give a .pth, .pt or .safetensors file; it may be cut off",
@@ -183,25 +209,50 @@ def _read_pickle(path: Path) -> Any:
 
 def _unwrapped(loaded: Any) -> dict[str, Tensor]:
     """The state_dict inside the usual wrappers, or nothing."""
-    if not isinstance(loaded, Mapping):
-        return {}
-    for key in _WRAPPERS:
-        if isinstance(loaded.get(key), Mapping):
-            return _unwrapped(loaded[key])
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-    return tensors if len(tensors) == len(loaded) else {}
+    for _ in range(_DEEPEST_WRAPPING):
+        if not isinstance(loaded, Mapping):
+            break
+        inner = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+        if inner is None:
+            tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+            return tensors if len(tensors) == len(loaded) else {}
+        loaded = inner
+    return {}
+
+
+def _reason_unusable(tensor: Tensor) -> str | None:
+    """Why a tensor cannot be a weight, or None."""
+    if tensor.is_meta:
+        return "was saved without its values (on the meta device)"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return f"is no plain array but {tensor.layout}"
+    if tensor.is_quantized or tensor.is_complex():
+        return f"holds {tensor.dtype}, not real numbers"
+    if tensor.numel() == 0:
+        return f"is empty: its shape is {tuple(tensor.shape)}"
+    return None
 
 
 def _config_from(weights: Mapping[str, Tensor], path: Path) -> SRNConfig:
     """Widths of the SRN whose weights these are."""
+    hint = "--arch must name the network that the checkpoint was trained as"
     try:
         return SRNConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()})
-    except (KeyError, IndexError) as err:
+    except KeyError as err:
+        first = str(err.args[0])
         known = SRN(SRNConfig.from_base(8)).state_dict().keys()
-        missing, unexpected = sorted(known - weights.keys()), sorted(weights.keys() - known)
+        missing, unexpected = (
+            sorted(name for name in names if not _BLOCK_KEY.fullmatch(name))
+            for names in (known - weights.keys() - {first}, weights.keys() - known)
+        )
         raise ArtifactError(
-            f"{path} is not an SRN checkpoint: it lacks {_some(missing)}; it has {_some(unexpected)}",
-            hint="--arch must name the network that the checkpoint was trained as",
+            f"{path} is not an SRN checkpoint: it lacks {_some([first, *missing])}; it has {_some(unexpected)}",
+            hint=hint,
+        ) from err
+    except IndexError as err:
+        flat = sorted(name for name, tensor in weights.items() if tensor.ndim == 0)
+        raise ArtifactError(
+            f"{path} is not an SRN checkpoint: {_some(flat)} should be an array, and is a single number", hint=hint
         ) from err
 
 

@@ -10,9 +10,10 @@ Weights are INT8 per output channel, activations INT8 per tensor, both symmetric
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -53,15 +54,13 @@ def insert_quantizers(net: nn.Module, quantization: Mapping[str, Any]) -> None:
         quantization: ``bits`` (8) and ``exempt`` (names of convolutions that stay in float).
 
     Raises:
-        ConfigError: An exempt layer does not exist, or all layers are exempt.
+        ConfigError: An exempt layer does not exist or is no convolution, or all are exempt.
         MissingDependencyError: ModelOpt is not installed.
     """
-    known = dict(net.named_modules())
+    layers = [name for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
     for name in quantization["exempt"]:
-        if name not in known:
-            raise ConfigError(f"there is no layer {name!r} to exempt", hint="`deblur-deploy inspect` lists the layers")
-    layers = {name for name, module in known.items() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))}
-    if layers <= set(quantization["exempt"]):
+        _check_exemption(name, layers)
+    if set(layers) <= set(quantization["exempt"]):
         raise ConfigError(
             "every convolution is exempt: nothing is left to quantize", hint="name fewer layers in --exempt"
         )
@@ -81,6 +80,16 @@ def insert_quantizers(net: nn.Module, quantization: Mapping[str, Any]) -> None:
     quantize = _modelopt().quantize
     with _quiet():
         quantize(net, {"quant_cfg": rules, "algorithm": "max"}, forward_loop=None)
+
+
+def _check_exemption(name: str, layers: Collection[str]) -> None:
+    """Accept the names of convolutions only: a part of the network that holds several is spelled out."""
+    if name in layers:
+        return
+    if inside := [layer for layer in layers if layer.startswith(f"{name}.")]:
+        raise ConfigError(f"{name!r} is no convolution to exempt", hint=f"name what it holds: {', '.join(inside)}")
+    (nearest,) = difflib.get_close_matches(name, layers, n=1, cutoff=0.0)
+    raise ConfigError(f"there is no layer {name!r} to exempt", hint=f"the nearest convolution is {nearest!r}")
 
 
 @contextlib.contextmanager

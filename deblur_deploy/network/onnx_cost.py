@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto, shape_inference
+from onnx import TensorProto, inliner, shape_inference
 
 from deblur_deploy.errors import ExportError
 
@@ -22,7 +23,8 @@ class ComputeNode:
         name: Its name in the network.
         weight_shape: Shape of its second input.
         macs: Multiply-accumulates for one run of the network.
-        type: Type that its weights are written in: ``fp32``, ``fp16``, or ONNX's own name in lower case.
+        type: Type that it computes in: ``int8`` behind dequantized inputs, else that of its weights: ``fp32``,
+            ``fp16``, or ONNX's own name in lower case.
     """
 
     name: str
@@ -45,6 +47,11 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
         tensors[value.name] = (kind.elem_type, tuple(dim.dim_value for dim in kind.shape.dim))
+    dequantized = {
+        node.output[0]: tensors.get(node.input[0], (0, ()))[0]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+    }
     found = []
     for node in graph.node:
         if node.op_type in _COMPUTE:
@@ -55,8 +62,22 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
                     f"the sizes of node {node.name!r} ({node.op_type}) are not fixed",
                     hint="export the network for one size: `deblur-deploy export-onnx --res 640x360`",
                 )
-            found.append(ComputeNode(node.name, shapes[1], _macs(node, *shapes), _type_name(known[1][0])))
+            quantized = all(name in dequantized for name in node.input[:2])
+            written_type = dequantized[node.input[1]] if quantized else known[1][0]
+            found.append(ComputeNode(node.name, shapes[1], _macs(node, *shapes), _type_name(written_type)))
     return tuple(found)
+
+
+def share_of_macs(model: onnx.ModelProto) -> dict[str, float]:
+    """Share of the multiply-accumulates in each type, local functions included.
+
+    Raises:
+        ExportError: The sizes of a node are not fixed.
+    """
+    macs: Counter[str] = Counter()
+    for node in compute_nodes(inliner.inline_local_functions(model)):
+        macs[node.type] += node.macs
+    return {kind: count / macs.total() for kind, count in macs.items()}
 
 
 def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> int:

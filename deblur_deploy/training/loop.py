@@ -31,14 +31,14 @@ class FitReport:
     Args:
         steps: Optimiser steps done.
         seconds: Wall time.
-        data_seconds: Share of it spent waiting for crops.
-        loss: Mean loss of the last tenth of the steps.
+        data_seconds: Seconds of it spent waiting for crops.
+        loss: Mean loss of the last tenth of the steps, or None where there were no steps.
     """
 
     steps: int
     seconds: float
     data_seconds: float
-    loss: float
+    loss: float | None
 
 
 def fit(
@@ -81,8 +81,7 @@ def fit(
         _check_finite("loss", losses[-1], step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        _check_finite("gradient", float(norm), step)
+        _check_finite("gradient", float(nn.utils.clip_grad_norm_(parameters, config.clip_norm)), step)
         optimizer.step()
         schedule.step()
         average.update()
@@ -90,10 +89,7 @@ def fit(
             on_step(step, losses[-1])
     average.copy_to_parameters()
     net.eval()
-    tail = losses[-max(1, len(losses) // 10) :]
-    return FitReport(
-        len(losses), time.perf_counter() - started, waited, sum(tail) / len(tail) if tail else float("nan")
-    )
+    return FitReport(len(losses), time.perf_counter() - started, waited, _final_loss(losses))
 
 
 def reconstruction_loss(
@@ -122,6 +118,12 @@ def _rate(step: int, config: FitConfig) -> float:
     progress = min(1.0, (step - warmup) / max(1, config.steps - warmup))
     floor = config.lr_final / config.lr
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _final_loss(losses: list[float]) -> float | None:
+    """Mean of the last tenth, or None where there is none."""
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail) if tail else None
 
 
 def _check_finite(name: str, value: float, step: int) -> None:

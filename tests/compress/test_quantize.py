@@ -73,13 +73,29 @@ def test_exempting_everything_is_refused(net, photo):
 
 
 def test_an_exempt_layer_that_does_not_exist_is_refused(net, photo):
-    with pytest.raises(ConfigError, match=r"no layer 'head\.conv'"):
-        quantize_network(net, {"bits": 8, "exempt": ["head.conv"]}, [to_batch(photo)])
+    with pytest.raises(ConfigError, match=r"no layer 'recurrent\.gates'") as caught:
+        quantize_network(net, {"bits": 8, "exempt": ["recurrent.gates"]}, [to_batch(photo)])
+    assert "'recurrent.gate'" in caught.value.hint
+
+
+def test_any_unknown_name_gets_the_nearest_layer(net, photo):
+    for name in ("", "xyz", "head.conv"):
+        with pytest.raises(ConfigError, match="no layer") as caught:
+            quantize_network(net, {"bits": 8, "exempt": [name]}, [to_batch(photo)])
+        assert caught.value.hint.startswith("the nearest convolution is '")
+
+
+@pytest.mark.parametrize("name", ["levels", "deform", "deform.deform", "recurrent", "pyramid", "pyramid.up"])
+def test_a_part_that_holds_convolutions_is_no_exemption(net, photo, name):
+    with pytest.raises(ConfigError, match=f"'{name}' is no convolution") as caught:
+        quantize_network(net, {"bits": 8, "exempt": [name, "head"]}, [to_batch(photo)])
+    assert f"{name}." in caught.value.hint
 
 
 def test_nothing_to_calibrate_on_is_refused(net):
-    with pytest.raises(ConfigError, match="no pictures to calibrate on"):
+    with pytest.raises(ConfigError, match="no pictures to calibrate on") as caught:
         quantize_network(net, {"bits": 8, "exempt": []}, [])
+    assert "--data" in caught.value.hint
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from onnxruntime import InferenceSession
 from deblur_deploy.artifact import load_artifact, new_step
 from deblur_deploy.compress.quantize import quantize_network
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.export.deform_function import deform_conv_function
+from deblur_deploy.errors import ArtifactError, ExportError
+from deblur_deploy.export.deform_function import add_deform_conv_functions, deform_conv_function
 from deblur_deploy.export.fold import drop_idle_casts, fold_weight_quantizers, remove_unused, share_constants
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
 from deblur_deploy.images import Resolution, to_batch
@@ -136,6 +136,26 @@ def test_the_same_checkpoint_gives_the_same_bytes(net):
     assert first == second
 
 
+class TooLarge(torch.nn.Module):
+    """Asks for more memory than any machine has."""
+
+    def forward_scales(self, blurred):
+        return [blurred + torch.empty(1 << 50).sum()]
+
+
+class Exhausted(torch.nn.Module):
+    def forward_scales(self, blurred):
+        raise MemoryError
+
+
+@pytest.mark.parametrize(("net", "said"), [(TooLarge(), ".+"), (Exhausted(), "MemoryError")], ids=["torch", "python"])
+def test_a_size_that_memory_cannot_hold_is_one_clear_error(net, said):
+    with pytest.raises(ExportError, match=f"cannot be traced at 64x48: {said}") as caught:
+        network_to_onnx(net, Resolution(50, 40))
+    assert "--res" in caught.value.hint
+    assert "\n" not in caught.value.message
+
+
 def test_an_onnx_file_is_no_source(net, tmp_path):
     source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
     exported = export_onnx(source, ExportConfig(32, 32), tmp_path / "onnx")
@@ -183,7 +203,7 @@ def test_the_local_function_holds_for_every_geometry(case):
     model = helper.make_model(
         helper.make_graph([node], "one", values, [result]),
         opset_imports=opsets,
-        functions=[deform_conv_function()],
+        functions=[deform_conv_function(kernel, groups)],
         ir_version=9,
     )
 
@@ -248,3 +268,45 @@ def test_a_weight_used_twice_is_folded_once():
     stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     assert stored["w.int8"].dtype == np.int8
     assert stored["w.int8"].flatten().tolist() == [50, -127]
+
+
+def test_two_geometries_in_one_model_have_a_function_each():
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((1, 4, 8, 8), dtype=np.float32)
+    weights = [rng.standard_normal((4, 4, k, k), dtype=np.float32) for k in (1, 3)]
+    offsets = [rng.standard_normal((1, 2 * k * k, 8, 8), dtype=np.float32) for k in (1, 3)]
+    names = ["x", "y1", "y3"]
+    nodes = [
+        helper.make_node(
+            "DeformConv2d",
+            [names[i], f"w{i}", f"o{i}"],
+            [names[i + 1]],
+            domain="deblur",
+            kernel_shape=[k, k],
+            strides=[1, 1],
+            dilations=[1, 1],
+            pads=[k // 2] * 4,
+            group=1,
+            offset_group=1,
+        )
+        for i, k in enumerate((1, 3))
+    ]
+    shape = [1, 4, 8, 8]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y3")]
+    constants = [
+        numpy_helper.from_array(a, f"{n}{i}") for n, s in (("w", weights), ("o", offsets)) for i, a in enumerate(s)
+    ]
+    opsets = [helper.make_opsetid("", 19), helper.make_opsetid("deblur", 1)]
+    graph = helper.make_graph(nodes, "two", values[:1], values[1:], constants)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+    add_deform_conv_functions(model)
+
+    assert sorted(function.overload for function in model.functions) == ["k1x1g1", "k3x3g1"]
+    onnx.checker.check_model(model, full_check=True)
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": x})[0]
+    expected = torch.from_numpy(x)
+    for k, weight, offset in zip((1, 3), weights, offsets, strict=True):
+        expected = deform_conv2d(expected, torch.from_numpy(offset), torch.from_numpy(weight), padding=k // 2)
+    assert np.abs(found - expected.numpy()).max() <= 1e-4

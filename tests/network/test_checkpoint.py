@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -155,6 +157,74 @@ def test_truncated_files_are_refused(net, tmp_path):
             read_state_dict(tmp_path / name)
 
 
+def test_a_damaged_file_of_the_older_format_is_refused_or_still_whole(tiny_config, tmp_path):
+    torch.manual_seed(5)
+    torch.save(SRN(tiny_config).state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "net.pth").read_bytes()
+    assert read_state_dict(tmp_path / "net.pth")
+    structure = whole.index(b"levels.0.enter.weight"), whole.rindex(b"head.bias") + 2000
+    rng = np.random.default_rng(11)
+    refused = 0
+    for _ in range(200):
+        changed = bytearray(whole)
+        start, stop = structure if rng.random() < 0.7 else (0, len(whole))
+        for position in rng.integers(start, stop, rng.integers(1, 4)):
+            changed[position] = rng.integers(256)
+        (tmp_path / "net.pth").write_bytes(changed)
+        try:
+            read_state_dict(tmp_path / "net.pth")
+        except ArtifactError:
+            refused += 1
+    assert refused > 50
+
+
+class Raising:
+    """Stands in for torch.load."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *args: object, **settings: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [AssertionError(), IndexError("pop"), TypeError("x"), AttributeError("x"), struct.error("x")], ids=repr
+)
+def test_whatever_a_damaged_file_makes_the_reader_raise_is_one_clear_error(monkeypatch, tmp_path, error):
+    (tmp_path / "net.pth").write_bytes(b"x")
+    monkeypatch.setattr(torch, "load", Raising(error))
+
+    with pytest.raises(ArtifactError, match=r"net\.pth is not a PyTorch checkpoint"):
+        read_state_dict(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(0, 6, 3, 3), r"is empty: its shape is \(0, 6, 3, 3\)"),
+        (torch.ones(8, 6).to_sparse(), "is no plain array but torch.sparse_coo"),
+        (torch.zeros(8, 6, device="meta"), "was saved without its values"),
+        (torch.zeros(8, 6, dtype=torch.complex64), "holds torch.complex64"),
+    ],
+    ids=["empty", "sparse", "meta", "complex"],
+)
+def test_weights_that_are_no_plain_numbers_are_named(net, tensor, said, tmp_path):
+    torch.save({**net.state_dict(), "levels.0.enter.weight": tensor}, tmp_path / "net.pth")
+
+    with pytest.raises(ArtifactError, match=rf"the weight levels\.0\.enter\.weight {said}"):
+        import_checkpoint(tmp_path / "net.pth", "srn", tmp_path / "artifact")
+
+
+def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+
+    with pytest.raises(ArtifactError, match="holds 'dict', not a state_dict"):
+        read_state_dict(tmp_path / "endless.pth")
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(ArtifactError, match="there is no file"):
@@ -166,6 +236,32 @@ def test_another_network_is_recognised_by_its_keys(tmp_path):
 
     with pytest.raises(ArtifactError, match=r"not an SRN checkpoint: it lacks .*; it has 0\.bias, 0\.weight"):
         import_checkpoint(tmp_path / "other.pth", "srn", tmp_path / "artifact")
+
+
+def test_the_one_missing_tensor_is_named_and_no_block_of_another_depth(tiny_config, tmp_path):
+    state = SRN(tiny_config).state_dict()
+    del state["recurrent.candidate.weight"]
+    torch.save(state, tmp_path / "net.pth")
+
+    with pytest.raises(ArtifactError) as caught:
+        import_checkpoint(tmp_path / "net.pth", "srn", tmp_path / "artifact")
+
+    assert "it lacks recurrent.candidate.weight; it has nothing else" in caught.value.message
+
+
+def test_the_tensor_that_was_looked_for_is_named_first(net, tmp_path):
+    state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(("pyramid", "deform"))}
+    torch.save(state, tmp_path / "net.pth")
+
+    with pytest.raises(ArtifactError, match=r"it lacks pyramid\.lateral\.0\.weight, deform\.deform\.\S+, "):
+        import_checkpoint(tmp_path / "net.pth", "srn", tmp_path / "artifact")
+
+
+def test_a_single_number_for_a_weight_is_named(net, tmp_path):
+    torch.save({**net.state_dict(), "recurrent.candidate.weight": torch.tensor(1.0)}, tmp_path / "net.pth")
+
+    with pytest.raises(ArtifactError, match=r"recurrent\.candidate\.weight should be an array"):
+        import_checkpoint(tmp_path / "net.pth", "srn", tmp_path / "artifact")
 
 
 def test_missing_unexpected_and_misshapen_keys_are_named(net, tmp_path):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deblur_deploy.network.srn import SRN, GatedUnit, SRNConfig, double_size, pad_to_multiple
+from deblur_deploy.network.srn import SRN, GatedUnit, ResBlock, SRNConfig, double_size, pad_to_multiple
 
 ODD = SRNConfig((5, 11, 14), ((3, 7), (9,), (13, 2, 6)), 10, (4, 12, 15), (7, 6, 9))
 """A network after an uneven pruning: no two widths need be alike."""
+
+GOLDEN = {(0, 0, 0): 0.045078, (1, 10, 15): 0.432771, (2, 20, 29): -0.425087, (0, 13, 4): -0.018154}
+"""Channel, row and column to what one network adds to one image there."""
+
+GOLDEN_MEAN = 0.265629
 
 
 def network(config: SRNConfig, seed: int = 0) -> SRN:
@@ -136,6 +142,30 @@ def test_a_fresh_network_starts_near_the_blurred_image(tiny_config: SRNConfig) -
     with torch.inference_mode():
         restored: Tensor = SRN(tiny_config)(image)
     assert (restored - image).abs().max() < 0.02
+
+
+def test_dilations_of_the_residual_blocks_alternate() -> None:
+    net = SRN(SRNConfig.from_base(8, (4, 3, 1)))
+    blocks = [[block for block in level.modules() if isinstance(block, ResBlock)] for level in net.levels]
+    expected = [[(d, d) for d in row] for row in ([1, 2, 1, 2], [1, 2, 1], [1])]
+    assert [[block.conv1.dilation for block in level] for level in blocks] == expected
+    assert [[block.conv1.padding for block in level] for level in blocks] == expected
+    assert {block.conv2.dilation for level in blocks for block in level} == {(1, 1)}
+
+
+def test_the_picture_is_the_one_it_always_was() -> None:
+    """Weights and image come from NumPy, whose generators give the same numbers on every machine."""
+    rng = np.random.default_rng(2_018)
+    net = SRN(SRNConfig.from_base(4, (2, 2, 1))).eval()
+    with torch.inference_mode():
+        for _, parameter in sorted(net.named_parameters()):
+            spread = 0.8 / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.1
+            parameter.copy_(torch.from_numpy(rng.normal(0.0, spread, parameter.shape)))
+        image = torch.from_numpy(rng.random((1, 3, 21, 30), dtype=np.float32))
+        change = net(image) - image
+    picked = [change[0, channel, row, column].item() for channel, row, column in GOLDEN]
+    assert picked == pytest.approx(list(GOLDEN.values()), abs=1e-4)
+    assert float(change.abs().mean()) == pytest.approx(GOLDEN_MEAN, abs=1e-4)
 
 
 def test_doubling_is_bilinear() -> None:

@@ -6,8 +6,10 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
@@ -17,7 +19,8 @@ from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, 
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.runtime import runner as runner_module
 from deblur_deploy.runtime.eager import TorchRunner
-from deblur_deploy.runtime.ov import computes_bf16
+from deblur_deploy.runtime.ort import OnnxruntimeRunner
+from deblur_deploy.runtime.ov import OpenVINORunner, computes_bf16
 from deblur_deploy.runtime.runner import (
     RUNTIMES,
     Batch,
@@ -77,6 +80,32 @@ def test_bfloat16_runs_where_the_processor_has_it(onnx_file: Artifact, expected:
         return
     with open_runner(onnx_file, "openvino-bf16") as runner:
         np.testing.assert_allclose(runner.infer(frame()), expected, atol=0.1)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("openvino", "f32"), ("openvino-bf16", "bf16")])
+def test_openvino_is_told_precision_and_threads(
+    monkeypatch: pytest.MonkeyPatch, onnx_file: Artifact, name: str, hint: str
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Watched(openvino.Core):
+        def compile_model(self, model: Any, device_name: Any = None, config: Any = None, **rest: Any) -> Any:
+            seen.append(config)
+            return super().compile_model(model, device_name, {"INFERENCE_NUM_THREADS": 1})
+
+    monkeypatch.setattr(openvino, "Core", Watched)
+    OpenVINORunner(onnx_file, name, threads=3)
+    OpenVINORunner(onnx_file, name)
+    assert [settings["INFERENCE_PRECISION_HINT"] for settings in seen] == [hint, hint]
+    assert [settings.get("INFERENCE_NUM_THREADS") for settings in seen] == [3, None]
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(3, 3), (1, 1), (None, 0)])
+def test_onnxruntime_is_told_its_threads(onnx_file: Artifact, threads: int | None, expected: int) -> None:
+    with OnnxruntimeRunner(onnx_file, threads) as runner:
+        options = runner._session.get_session_options()
+    assert options.intra_op_num_threads == expected
+    assert options.inter_op_num_threads == 1
 
 
 def test_a_checkpoint_takes_any_size(checkpoint: Artifact) -> None:

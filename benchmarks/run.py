@@ -1,0 +1,128 @@
+"""Run the benchmark scenarios, keep what they measured, and render the tables.
+
+A scenario is a TOML file: what kind of measurement, its parameters, and the target. Each run appends one line of JSON
+to ``results/<device>/<scenario>.jsonl``, raw samples included; of several lines, the last one counts.
+
+    python benchmarks/run.py [SCENARIO...] [--device-dir NAME]
+    python benchmarks/run.py --render
+
+Exit codes: 0 every target met, 1 a scenario could not run, 2 bad usage, 3 a target was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rendering import describe_outcome, render
+from scenario import Scenario, load_scenario, load_scenarios
+
+from deblur_deploy.bench.device import device_facts
+from deblur_deploy.errors import ConfigError, DeblurDeployError
+
+ROOT = Path(__file__).parent
+EXIT_FAILED, EXIT_USAGE, EXIT_MISSED = 1, 2, 3
+
+
+def run_scenario(scenario: Scenario, results: Path) -> dict[str, Any]:
+    """Measure, and append the record to ``<scenario>.jsonl``.
+
+    Args:
+        scenario: What to measure.
+        results: Directory of this device.
+
+    Returns:
+        The record.
+
+    Raises:
+        DeblurDeployError: The scenario cannot run here; nothing is recorded.
+    """
+    load_before = round(os.getloadavg()[0], 2)
+    found = scenario.work.measure()
+    figure = round(found.figure, 6)
+    device = device_facts()
+    record = {
+        "scenario": scenario.name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"python benchmarks/run.py {scenario.name}",
+        "figure": figure,
+        "unit": found.unit,
+        "target": {key: value for key, value in asdict(scenario.target).items() if value is not None},
+        "met": scenario.target.is_met(figure),
+        "stable": found.stable,
+        "note": found.note,
+        "parameters": asdict(scenario.work),
+        "versions": {"python": device.pop("python"), **device.pop("libraries")},
+        "device": device | {"load_average_before": load_before},
+        "details": found.details,
+        "samples_ms": found.samples_ms,
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / f"{scenario.name}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return record
+
+
+def device_directory(facts: Mapping[str, Any]) -> str:
+    """Name of a machine's directory: its processor and number of cores, such as ``intel-xeon-processor-2-cores``."""
+    name = re.sub(r"\((r|tm|c)\)|@.*", " ", str(facts["cpu"]).lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", name).strip("-") or "unknown"
+    return f"{slug}-{facts['cores']}-core{'s' if facts['cores'] != 1 else ''}"
+
+
+def main(arguments: Sequence[str], root: Path = ROOT) -> int:
+    """Run scenarios or render the tables.
+
+    Args:
+        arguments: What follows the script on the command line.
+        root: Directory of ``scenarios/``, ``results/`` and ``README.md``.
+
+    Returns:
+        The exit code.
+    """
+    options = _parse(arguments)
+    try:
+        if options.render:
+            (root / "README.md").write_text(render(root), encoding="utf-8")
+            return 0
+        named = [load_scenario(root / "scenarios" / f"{name}.toml") for name in options.scenario]
+        scenarios = named or load_scenarios(root)
+        directory = options.device_dir or device_directory(device_facts())
+        if not re.fullmatch(r"\w[\w.-]*", directory):
+            raise ConfigError(f"--device-dir is {directory!r}", hint="give a plain name such as ryzen-9-16-cores")
+    except DeblurDeployError as err:
+        print(f"Error: {err}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(err, ConfigError) else EXIT_FAILED
+    return max([_run_and_tell(scenario, root / "results" / directory) for scenario in scenarios], default=0)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks/run.py", description="Run benchmark scenarios and record the figures.")
+    parser.add_argument("scenario", nargs="*", help="names of scenario files; without any, all of them")
+    parser.add_argument("--device-dir", metavar="NAME", help="directory under results/ instead of the processor's name")
+    parser.add_argument("--render", action="store_true", help="run nothing, write README.md from the recorded results")
+    return parser.parse_args(arguments)
+
+
+def _run_and_tell(scenario: Scenario, results: Path) -> int:
+    """Run one scenario, print the outcome, and return its exit code; the scenarios after it run in any case."""
+    print(f"{scenario.name}: {scenario.title} …", file=sys.stderr)
+    try:
+        record = run_scenario(scenario, results)
+    except DeblurDeployError as err:
+        print(f"Error: {scenario.name} cannot run here, nothing is recorded: {err}", file=sys.stderr)
+        return EXIT_FAILED
+    print(f"{scenario.name}: {describe_outcome(record)} ({record['note']})")
+    return 0 if record["met"] else EXIT_MISSED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

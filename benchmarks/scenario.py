@@ -1,0 +1,101 @@
+"""Scenario files: a measurement, its parameters and its target, as TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measurements import KINDS, Work
+
+from deblur_deploy.config import from_table
+from deblur_deploy.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the figure is held against: one of the two.
+
+    Args:
+        at_most: The largest figure that meets it.
+        at_least: The smallest figure that meets it.
+    """
+
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ConfigError("a target needs one bound", hint="give at_most or at_least")
+
+    def is_met(self, figure: float) -> bool:
+        """Whether the figure is within the bound."""
+        if self.at_most is not None:
+            return figure <= self.at_most
+        return figure >= (self.at_least or 0.0)
+
+    def describe(self, unit: str) -> str:
+        """The target in words, such as ``at most 2 s``."""
+        bound, words = (self.at_most, "at most") if self.at_most is not None else (self.at_least, "at least")
+        return f"{words} {bound:g}{spaced(unit)}"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario file.
+
+    Args:
+        name: The file's name without its suffix.
+        title: What is measured, in a few words.
+        about: What is measured, in full.
+        target: What the figure is held against.
+        work: The measurement.
+    """
+
+    name: str
+    title: str
+    about: str
+    target: Target
+    work: Work
+
+
+@dataclass(frozen=True)
+class _ScenarioTable:
+    """A scenario file as it is written."""
+
+    title: str
+    about: str
+    kind: str
+    target: Target
+    parameters: dict[str, Any]
+
+
+def spaced(unit: str) -> str:
+    """The unit as it follows a number: a word after a space, a sign at once."""
+    return f" {unit}" if unit.isalpha() else unit
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read a scenario file.
+
+    Raises:
+        ConfigError: There is no such file, it is no TOML, or a field is unknown, missing or wrong.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
+        raise ConfigError(f"there is no scenario {path.stem!r}", hint=f"known: {known}") from err
+    except tomllib.TOMLDecodeError as err:
+        raise ConfigError(f"{path} is not TOML: {err}", hint="mend that line") from err
+    table = from_table(_ScenarioTable, content, path.name)
+    if table.kind not in KINDS:
+        raise ConfigError(f"{path.name} has kind {table.kind!r}", hint=f"known: {', '.join(KINDS)}")
+    work: Work = from_table(KINDS[table.kind], table.parameters, f"{path.name}: parameters")
+    return Scenario(path.stem, table.title, table.about, table.target, work)
+
+
+def load_scenarios(root: Path) -> list[Scenario]:
+    """All scenarios, by name."""
+    return [load_scenario(path) for path in sorted((root / "scenarios").glob("*.toml"))]

@@ -1,0 +1,264 @@
+"""The benchmark scenarios, what running one records, and the tables rendered from the record."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from deblur_deploy.artifact import load_artifact, new_step
+from deblur_deploy.data.pairs import Pair
+from deblur_deploy.network.checkpoint import save_network, spec_of
+from deblur_deploy.network.srn import SRN, SRNConfig
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+HELP = 'title = "Help"\nabout = "Time."\nkind = "help"\ntarget.{bound}\nparameters.runs = {runs}\n'
+PRUNE = """
+title = "Prune"
+about = "Time."
+kind = "prune-graph"
+target.at_most = 100
+parameters = { base = 8, depths = [1, 1, 1], keep = 0.7, round_to = 4, repeats = 2 }
+"""
+BUILD = """
+title = "Build"
+about = "Time."
+kind = "rtx-build"
+target.at_most = 100
+parameters = { resolution = { width = 32, height = 16 }, card = "sm75", repeats = 1 }
+"""
+FRAME = """
+title = "Frame"
+about = "Time."
+kind = "frame"
+target.at_least = 0
+parameters.keep = 0.7
+parameters.bench = { resolution = { width = 32, height = 16 }, warmup_ms = 0, duration_ms = 30, max_windows = 3 }
+"""
+
+
+@pytest.fixture(scope="module")
+def benchmarks():
+    """The scripts of ``benchmarks/``, which find each other as they do when run.py is started."""
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module("run")
+    patch.undo()
+    for name in ("run", "scenario", "rendering", "measurements"):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "scenarios").mkdir()
+    return tmp_path
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / "scenarios" / f"{name}.toml").write_text(text, encoding="utf-8")
+
+
+def records(root: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (root / f"results/here/{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def run(benchmarks: ModuleType, root: Path, *names: str) -> int:
+    return benchmarks.main([*names, "--device-dir", "here"], root)
+
+
+@pytest.fixture
+def shipped_tiny(benchmarks, monkeypatch, tmp_path, tiny_config, photo):
+    """A tiny generator and one small photograph in the place of those that are shipped."""
+    torch.manual_seed(0)
+    net = SRN(tiny_config).eval()
+    save_network(tmp_path / "models/srn-demo", net, spec_of(net), new_step("import", {}, None, {}))
+    monkeypatch.setattr("measurements.shipped_generator", lambda: load_artifact(tmp_path / "models" / "srn-demo"))
+    monkeypatch.setattr("deblur_deploy.compress.finetune.load_photos", lambda *_: [photo])
+    monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [Pair("photo", photo, photo)])
+
+
+def test_the_scenarios_are_those_that_were_promised(benchmarks):
+    scenarios = {scenario.name: scenario for scenario in benchmarks.load_scenarios(BENCHMARKS)}
+
+    targets = {name: (scenario.target.at_most, scenario.target.at_least) for name, scenario in scenarios.items()}
+    assert (
+        targets
+        | {
+            "prune-graph": (2.0, None),
+            "rtx-build": (15.0, None),
+            "help": (3.0, None),
+            "frame-640x360": (None, 4.0),
+        }
+        == targets
+    )
+    assert scenarios["help"].work.runs >= 21
+    assert scenarios["rtx-build"].work.card == "sm75"
+    assert str(scenarios["rtx-build"].work.resolution) == "640x360"
+    assert str(scenarios["frame-640x360"].work.bench.resolution) == "640x360"
+
+
+def test_the_pruned_network_of_the_scenario_has_2_6_million_parameters(benchmarks):
+    work = benchmarks.load_scenario(BENCHMARKS / "scenarios/prune-graph.toml").work
+    with torch.device("meta"):
+        net = SRN(SRNConfig.from_base(work.base, work.depths))
+
+    assert sum(parameter.numel() for parameter in net.parameters()) == pytest.approx(2.6e6, rel=0.01)
+
+
+def test_the_readme_is_what_the_recorded_results_give(benchmarks):
+    rendering = importlib.import_module("rendering")
+
+    assert (BENCHMARKS / "README.md").read_text(encoding="utf-8") == rendering.render(BENCHMARKS)
+
+
+def test_a_met_and_a_missed_target_are_recorded_as_such(benchmarks, root, capsys):
+    write(root, "easy", HELP.format(bound="at_most = 1000", runs=3))
+    write(root, "hard", HELP.format(bound="at_least = 1000", runs=2))
+
+    assert run(benchmarks, root, "easy") == 0
+    assert run(benchmarks, root) == 3
+
+    printed = capsys.readouterr().out
+    assert "at most 1000×: met" in printed
+    assert "at least 1000×: missed" in printed
+    easy, hard = records(root, "easy"), records(root, "hard")
+    assert [record["met"] for record in easy + hard] == [True, True, False]
+    assert hard[0]["target"] == {"at_least": 1000}
+    assert hard[0]["command"] == "python benchmarks/run.py hard"
+    assert hard[0]["date"].endswith("+00:00")
+    assert hard[0]["device"]["cpu"]
+    assert "deblur-deploy" in hard[0]["versions"]
+    ours, bare = (sorted(hard[0]["samples_ms"][name]) for name in ("deblur-deploy --help", "python -c pass"))
+    assert len(ours) == len(bare) == 2
+    assert hard[0]["figure"] == pytest.approx(sum(ours) / sum(bare), abs=1e-6)
+
+
+def test_the_last_line_counts_in_the_tables(benchmarks, root):
+    write(root, "easy", HELP.format(bound="at_most = 1000", runs=2))
+    write(root, "unused", PRUNE)
+    run(benchmarks, root, "easy")
+    path = root / "results/here/easy.jsonl"
+    first = json.loads(path.read_text(encoding="utf-8"))
+    again = first | {"figure": 3456.7, "met": False, "stable": False}
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(again)}\n", encoding="utf-8")
+
+    assert benchmarks.main(["--render"], root) == 0
+
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    (row,) = (line for line in readme.splitlines() if line.startswith("| [Help]"))
+    assert "| 3456.70× | at most 1000× | **missed, but unstable** |" in row
+    assert first["date"][:10] in row
+    assert "Not measured on this machine: `unused`." in readme
+    assert first["device"]["cpu"] in readme
+
+
+def test_without_results_the_page_says_so(benchmarks, root):
+    write(root, "easy", HELP.format(bound="at_most = 1000", runs=2))
+
+    assert benchmarks.main(["--render"], root) == 0
+
+    assert "None are recorded yet." in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_scenario_that_cannot_run_is_not_recorded_and_the_next_one_runs(benchmarks, root, monkeypatch, capsys):
+    write(root, "a-help", HELP.format(bound="at_most = 1000", runs=2))
+    write(root, "b-prune", PRUNE)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(root))
+
+    assert run(benchmarks, root) == 1
+
+    assert "a-help cannot run here, nothing is recorded: the command deblur-deploy is" in capsys.readouterr().err
+    assert not (root / "results/here/a-help.jsonl").exists()
+    (record,) = records(root, "b-prune")
+    assert record["met"]
+    assert len(record["samples_ms"]["prune_network"]) == 2
+
+
+@pytest.mark.rtx
+def test_an_engine_is_built_from_the_shipped_generator(benchmarks, root, shipped_tiny):
+    write(root, "build", BUILD)
+
+    assert run(benchmarks, root) == 0
+
+    (record,) = records(root, "build")
+    assert record["details"]["engine_bytes"] > 0
+    assert record["details"]["precision"]["fp16"] > 0.9
+    assert record["figure"] * 1000 == pytest.approx(record["samples_ms"]["build_engine_bytes"][0], abs=1e-2)
+
+
+def test_a_frame_is_timed_on_every_runtime_and_the_best_is_the_figure(benchmarks, root, shipped_tiny):
+    write(root, "frame", FRAME)
+
+    assert run(benchmarks, root) == 0
+
+    (record,) = records(root, "frame")
+    baseline, *rows = record["details"]["rows"]
+    assert baseline["runtime"] == "torch"
+    ratios = {row["runtime"]: row["ratio"] for row in rows if row["ratio"] is not None}
+    assert record["figure"] == pytest.approx(max(ratios.values()), abs=1e-6)
+    assert record["details"]["best_runtime"] == max(ratios, key=ratios.get)
+    assert record["details"]["int8_source"].startswith("made for this run: prune --keep 0.7 and qat")
+    assert len(record["samples_ms"]["original, torch"]) == 3
+    assert str(root) not in json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (PRUNE.replace("prune-graph", "prune"), "has kind 'prune'"),
+        (PRUNE.replace("round_to", "round_two"), "has no field 'round_two'"),
+        (PRUNE.replace("at_most = 100", "at_most = 1\ntarget.at_least = 1"), "a target needs one bound"),
+        (PRUNE.replace("target.at_most = 100", "target = {}"), "a target needs one bound"),
+        (PRUNE.replace('"Prune"', ""), "is not TOML"),
+    ],
+)
+def test_a_malformed_scenario_is_bad_usage(benchmarks, root, capsys, text, complaint):
+    write(root, "prune", text)
+
+    assert run(benchmarks, root) == 2
+
+    assert complaint in capsys.readouterr().err
+    assert not (root / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(["hepl"], "there is no scenario 'hepl'\nHint: known: help"), (["--device-dir", "../here"], "'../here'")],
+)
+def test_a_wrong_name_is_bad_usage(benchmarks, root, capsys, arguments, complaint):
+    write(root, "help", HELP.format(bound="at_most = 1000", runs=2))
+
+    assert benchmarks.main(arguments, root) == 2
+
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", '{"figure": 1}'])
+def test_a_damaged_results_file_is_named(benchmarks, root, capsys, line):
+    write(root, "easy", HELP.format(bound="at_most = 1000", runs=2))
+    (root / "results/here").mkdir(parents=True)
+    (root / "results/here/easy.jsonl").write_text(line, encoding="utf-8")
+
+    assert benchmarks.main(["--render"], root) == 1
+
+    assert "easy.jsonl is no record" in capsys.readouterr().err
+    assert not (root / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cores", "name"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8480C CPU @ 2.00GHz", 2, "intel-xeon-platinum-8480c-cpu-2-cores"),
+        ("AMD Ryzen 9 7950X 16-Core Processor", 1, "amd-ryzen-9-7950x-16-core-processor-1-core"),
+        ("", 4, "unknown-4-cores"),
+    ],
+)
+def test_results_lie_under_the_name_of_the_machine(benchmarks, cpu, cores, name):
+    assert benchmarks.device_directory({"cpu": cpu, "cores": cores}) == name
