@@ -61,43 +61,81 @@ class ShakeConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The training loop (see ``training/loop.py``).
+    """The training loop (see ``training/loop.py``); the defaults are those of the literature on GoPro.
 
     Args:
-        steps: Optimiser steps.
-        batch: Crops per step.
+        steps: Optimiser steps; the default is 300 passes over GoPro's 2103 pairs in batches of 8.
+        batch: Crops per step, over all processes together.
         crop: Side of the square crops in pixels, a multiple of 16.
-        lr: Peak learning rate of AdamW.
+        optimizer: AdamW or Adam; without weight decay they are the same.
+        lr: Peak learning rate.
         lr_final: Learning rate that the cosine ends at.
+        weight_decay: Weight decay: AdamW takes it off the weights, Adam adds it to the gradient.
         warmup: Steps of linear warm-up.
         clip_norm: Gradient norm above which gradients are scaled down.
         ema_decay: Decay of the moving average of the weights; 0 switches it off.
         coarse_weight: Weight of the loss on the two coarser scales.
         distill_weight: Weight of the distance to a teacher's picture, where there is a teacher.
+        precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``auto`` does so on a GPU that
+            has it; never on a processor, where the result would then depend on the processor's model.
         seed: Seed of crops, shakes and augmentation.
     """
 
-    steps: int = 300_000
+    steps: int = 78_900
     batch: int = 8
-    crop: int = 128
-    lr: float = 1e-3
-    lr_final: float = 1e-6
+    crop: int = 256
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: float = 2e-4
+    lr_final: float = 1e-7
+    weight_decay: float = 0.0
     warmup: int = 100
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     coarse_weight: float = 0.5
     distill_weight: float = 0.5
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.steps >= 0, f"steps is {self.steps}", "give 0 or more optimiser steps")
         _require(self.batch >= 1, f"batch is {self.batch}", "give at least one crop per step")
         _require(self.crop >= 16 and self.crop % 16 == 0, f"crop is {self.crop}", "give a multiple of 16, such as 128")
-        _require(0 < self.lr_final <= self.lr, f"lr is {self.lr} and lr_final {self.lr_final}", "try 1e-3 and 1e-6")
+        _require(0 < self.lr_final <= self.lr, f"lr is {self.lr} and lr_final {self.lr_final}", "try 2e-4 and 1e-7")
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "give 0 (off) or more")
         _require(self.warmup >= 0, f"warmup is {self.warmup}", "give 0 or more steps")
         _require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}", "give more than 0, such as 1.0")
         _require(self.seed >= 0, f"seed is {self.seed}", "give 0 or more")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}", "give 0 (off) to 0.9999")
+        for name in ("coarse_weight", "distill_weight"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}", "give 0 (off) or more, such as 0.5")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses (see ``training/losses.py``); 0 switches one off.
+
+    Args:
+        content: L1 to the sharp picture on every scale.
+        perceptual: Distance between VGG19 features; usually 0.1, and it needs a file of VGG19 weights.
+        adversarial: Least-squares GAN; usually 0.01.
+        gradient_penalty: Weight of the gradient penalty in the discriminator's own loss.
+        frequency: L1 between Fourier transforms on every scale; usually 0.1.
+        discriminator_lr: Learning rate of the discriminator.
+    """
+
+    content: float = 1.0
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+    gradient_penalty: float = 10.0
+    frequency: float = 0.0
+    discriminator_lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _require(value >= 0, f"{field.name} is {value}", "a weight is 0 (off) or more")
+        seen = self.content + self.perceptual + self.frequency
+        _require(seen > 0, "no loss looks at the sharp picture", "set content = 1.0 under [loss]")
 
 
 @dataclass(frozen=True)
@@ -110,6 +148,7 @@ class TrainConfig:
         depths: Residual blocks on each level, fine to coarse.
         shake: The blur that the photographs are given.
         fit: The schedule.
+        loss: What is minimised.
     """
 
     photos: str | None = None
@@ -117,11 +156,35 @@ class TrainConfig:
     depths: tuple[int, int, int] = (2, 2, 1)
     shake: ShakeConfig = ShakeConfig()
     fit: FitConfig = FitConfig()
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         _require(
             self.base >= 1 and min(self.depths) >= 0, f"base is {self.base}, depths {self.depths}", "try 24, [2, 2, 1]"
         )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a training run is carried out, which the recipe leaves open (see ``training/train.py``).
+
+    Args:
+        resume: Go on from the state that an interrupted run left.
+        save_minutes: Time between two saved states.
+        vgg_weights: File of torchvision's VGG19 weights, where the recipe has a perceptual loss.
+        tensorboard: Write scalars and sample pictures for TensorBoard.
+        workers: Processes that make crops beside the training.
+    """
+
+    resume: bool = False
+    save_minutes: float = 10.0
+    vgg_weights: str | None = None
+    tensorboard: bool = False
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.save_minutes >= 0, f"save_minutes is {self.save_minutes}", "give 0 (every step) or more")
+        _require(self.workers >= 0, f"workers is {self.workers}", "give 0 (none beside the training) or more")
 
 
 @dataclass(frozen=True)
@@ -138,7 +201,7 @@ class TuningConfig:
     photos: str | None = None
     evaluation: str | None = None
     shake: ShakeConfig = ShakeConfig()
-    fit: FitConfig = FitConfig(steps=400, batch=4, lr=5e-4, warmup=20, ema_decay=0.99)
+    fit: FitConfig = FitConfig(400, batch=4, crop=128, lr=5e-4, lr_final=1e-6, warmup=20, ema_decay=0.99)
 
 
 @dataclass(frozen=True)
@@ -172,7 +235,9 @@ class QatConfig:
 
     exempt: tuple[str, ...] = ()
     calibration_images: int = 8
-    tuning: TuningConfig = TuningConfig(fit=FitConfig(steps=200, batch=4, lr=1e-4, warmup=20, ema_decay=0.99))
+    tuning: TuningConfig = TuningConfig(
+        fit=FitConfig(200, batch=4, crop=128, lr=1e-4, lr_final=1e-6, warmup=20, ema_decay=0.99)
+    )
 
     def __post_init__(self) -> None:
         _require(self.calibration_images >= 1, f"calibration_images is {self.calibration_images}", "try 8")

@@ -5,18 +5,34 @@ Crop ``i`` depends on the seed and ``i`` alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deblur_deploy.config import FitConfig, ShakeConfig
 from deblur_deploy.data.shake import shake
 from deblur_deploy.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which crops of a run one process takes.
+
+    Args:
+        start: Steps that are done already.
+        rank: Number of the process.
+        world: How many processes share each batch evenly.
+    """
+
+    start: int = 0
+    rank: int = 0
+    world: int = 1
 
 
 class ShakenCrops(Dataset[tuple[Tensor, Tensor]]):
@@ -87,7 +103,11 @@ class ShakenCrops(Dataset[tuple[Tensor, Tensor]]):
 
 
 def crop_batches(
-    photos: Sequence[NDArray[np.uint8]], fit: FitConfig, shake_config: ShakeConfig, workers: int
+    photos: Sequence[NDArray[np.uint8]],
+    fit: FitConfig,
+    shake_config: ShakeConfig,
+    workers: int,
+    share: Share | None = None,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches for one training run: ``fit.steps`` times (blurred, sharp), each (batch, 3, crop, crop).
 
@@ -96,6 +116,37 @@ def crop_batches(
         fit: Steps, batch, crop and seed.
         shake_config: The shake.
         workers: Processes that make crops beside the training; 0 makes them in this one.
+        share: Where the run goes on, and which part of each batch this process takes; None takes everything.
     """
     dataset = ShakenCrops(photos, fit.crop, fit.steps * fit.batch, shake_config, fit.seed)
-    return DataLoader(dataset, batch_size=fit.batch, num_workers=workers, prefetch_factor=4 if workers else None)
+    return batches_of(dataset, fit, workers, share or Share())
+
+
+def batches_of(
+    dataset: Dataset[tuple[Tensor, Tensor]], fit: FitConfig, workers: int, share: Share
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """The batches of a data set of ``fit.steps * fit.batch`` crops that one process takes, in order."""
+    return DataLoader(
+        dataset,
+        batch_size=fit.batch // share.world,
+        sampler=_SharedOrder(fit, share),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+class _SharedOrder(Sampler[int]):
+    """Numbers of the crops of one process: from every batch of the run, its consecutive part."""
+
+    def __init__(self, fit: FitConfig, share: Share) -> None:
+        self.fit = fit
+        self.share = share
+
+    def __len__(self) -> int:
+        return (self.fit.steps - self.share.start) * (self.fit.batch // self.share.world)
+
+    def __iter__(self) -> Iterator[int]:
+        part = self.fit.batch // self.share.world
+        for step in range(self.share.start, self.fit.steps):
+            first = step * self.fit.batch + self.share.rank * part
+            yield from range(first, first + part)
