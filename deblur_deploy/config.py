@@ -139,22 +139,55 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to crops beside flips and turns (see ``data/crops.py``).
+
+    Args:
+        brightness: Both pictures are multiplied by 1 ± up to this.
+        contrast: The distance from their mean is multiplied by 1 ± up to this.
+        linear_share: Share of crops that get a straight motion blur instead of their own.
+        linear_px: Range of its length in pixels; its direction is anywhere from 0 to 360 degrees.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    linear_share: float = 0.1
+    linear_px: Range = (5.0, 30.0)
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} is {value}", "give 0 (off) to below 1, such as 0.2")
+        _require(0 <= self.linear_share <= 1, f"linear_share is {self.linear_share}", "give 0 (off) to 1")
+        _require(0 < self.linear_px[0] <= self.linear_px[1], f"linear_px is {self.linear_px}", "try [5.0, 30.0]")
+
+
+NO_AUGMENTATION = AugmentConfig(brightness=0.0, contrast=0.0, linear_share=0.0)
+"""Flips and turns alone."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Training a generator (see ``training/train.py``).
 
     Args:
-        photos: Folder of sharp photographs; None takes the shipped calibration split, which is small.
+        photos: Folder of blurred/sharp pairs, or of sharp photographs to shake; None takes the shipped calibration
+            split, which is small.
+        epochs: Passes over the photographs, instead of ``fit.steps``.
         base: Width of the finest level; the others have twice and four times as many channels.
         depths: Residual blocks on each level, fine to coarse.
-        shake: The blur that the photographs are given.
+        shake: The blur that sharp photographs are given.
+        augment: What else happens to crops.
         fit: The schedule.
         loss: What is minimised.
     """
 
     photos: str | None = None
+    epochs: int | None = None
     base: int = 24
     depths: tuple[int, int, int] = (2, 2, 1)
     shake: ShakeConfig = ShakeConfig()
+    augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     loss: LossConfig = LossConfig()
 
@@ -162,6 +195,7 @@ class TrainConfig:
         _require(
             self.base >= 1 and min(self.depths) >= 0, f"base is {self.base}, depths {self.depths}", "try 24, [2, 2, 1]"
         )
+        _require(self.epochs is None or self.epochs >= 1, f"epochs is {self.epochs}", "give 1 or more, or fit.steps")
 
 
 @dataclass(frozen=True)
@@ -173,6 +207,7 @@ class RunConfig:
         save_minutes: Time between two saved states.
         vgg_weights: File of torchvision's VGG19 weights, where the recipe has a perceptual loss.
         tensorboard: Write scalars and sample pictures for TensorBoard.
+        cache: Folder for decoded photographs; None keeps them in memory.
         workers: Processes that make crops beside the training.
     """
 
@@ -180,6 +215,7 @@ class RunConfig:
     save_minutes: float = 10.0
     vgg_weights: str | None = None
     tensorboard: bool = False
+    cache: str | None = None
     workers: int = 1
 
     def __post_init__(self) -> None:

@@ -18,7 +18,9 @@ from deblur_deploy.errors import ConfigError
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="TOML file with widths, shake, losses and schedule.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of photographs, instead of the recipe's.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of pairs or of sharp photographs, instead of the recipe's.")
+    ] = None,
     init: Annotated[Path | None, typer.Option(help="Float checkpoint to go on from. Left out: random weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run that --out names.")] = False,
     save_minutes: Annotated[float, typer.Option(help="Minutes between two saved states of the run.")] = 10.0,
@@ -28,6 +30,9 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write scalars and sample pictures to OUT.training/tensorboard.")
     ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded photographs, where they do not fit into memory.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that make crops beside the training.")] = 1,
     runs: Runs = RUNS,
     out: Out = None,
@@ -38,7 +43,8 @@ def command(
     if out is None and (resume or several):
         reason = "--resume" if resume else "training in several processes"
         raise ConfigError(f"{reason} needs --out", hint="name the run's directory, such as --out runs/train-001")
-    run = RunConfig(resume, save_minutes, str(vgg_weights) if vgg_weights else None, tensorboard, workers)
+    vgg, decoded = (str(path) if path else None for path in (vgg_weights, cache))
+    run = RunConfig(resume, save_minutes, vgg, tensorboard, decoded, workers)
     from deblur_deploy.training.train import load_recipe, train
 
     output = Output(as_json)

@@ -50,6 +50,21 @@ def shake(sharp: Image8, config: ShakeConfig, rng: np.random.Generator) -> Shake
     return ShakenPair(_linear_to_srgb8(blurred), sharp)
 
 
+def linear_blur(sharp: Image8, length_px: float, angle_deg: float) -> Image8:
+    """Blur by an even motion along a straight line, in linear light: the kernel that augmentation adds to real pairs.
+
+    Args:
+        sharp: (H, W, 3) uint8 sRGB.
+        length_px: Length of the line in pixels.
+        angle_deg: Direction, from the x axis.
+    """
+    # Two poses a pixel: bilinear weights of such poses sum to an even line.
+    along = np.linspace(-length_px / 2, length_px / 2, 2 * math.ceil(length_px) + 1)
+    angle = math.radians(angle_deg)
+    path = np.column_stack([along * math.cos(angle), along * math.sin(angle), np.zeros_like(along)])
+    return _linear_to_srgb8(np.clip(_average_along(_SRGB_TO_LINEAR[sharp], path), 0.0, 1.0))
+
+
 def shake_path(config: ShakeConfig, rng: np.random.Generator) -> NDArray[np.float64]:
     """A smooth random path of the camera.
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from deblur_deploy.artifact import Artifact, hash_file, load_artifact, new_step
 from deblur_deploy.config import RunConfig, TrainConfig, from_table
-from deblur_deploy.data.crops import Share, crop_batches
-from deblur_deploy.data.pairs import load_pairs, load_photos
+from deblur_deploy.data.cache import open_pairs, open_photos
+from deblur_deploy.data.crops import Crops, PairedCrops, ShakenCrops, Share, batches_of, steps_of
+from deblur_deploy.data.layouts import find_pairs
+from deblur_deploy.data.pairs import load_pairs, sharp_files
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.images import to_batch
@@ -59,18 +59,20 @@ def train(
     """
     run = run or RunConfig()
     devices = open_devices(config.fit.batch)
-    keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run))
+    crops, photos = _crops(config, run)
+    keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
     _check_fresh(keeper, run)
     torch.manual_seed(config.fit.seed)
     net = _start(source, config)
-    trainer = Trainer(net, config.fit, _objective(config, run), devices)
+    trainer = Trainer(net, crops.fit, _objective(config, run), devices)
     done = 0
     if run.resume:
         saved = keeper.load()
         trainer.restore(saved)
         done = saved.step
-    photos, batches = _batches(config, run, Share(done, devices.rank, devices.world))
-    tell = _teller(on_step, config.fit.steps)
+    workers = run.workers if done < crops.fit.steps else 0
+    batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
+    tell = _teller(on_step, crops.fit.steps)
     with _monitor(run, keeper, devices) as monitor:
         report = trainer.run(batches, tell, keeper if devices.is_main else None, monitor)
     net.cpu()
@@ -129,11 +131,19 @@ def _objective(config: TrainConfig, run: RunConfig) -> Objective:
     return Objective(config.fit, config.loss, features=vgg, discriminator=critic)
 
 
-def _batches(config: TrainConfig, run: RunConfig, share: Share) -> tuple[int, DataLoader[tuple[Tensor, Tensor]]]:
-    """How many photographs there are, and the crops of the rest of the run."""
-    photos = load_photos(Path(config.photos) if config.photos else None, "calibration")
-    workers = run.workers if share.start < config.fit.steps else 0
-    return len(photos), crop_batches(photos, config.fit, config.shake, workers, share)
+def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops, int]:
+    """The crops of the whole run, with the number of steps settled, and from how many photographs they come."""
+    folder = Path(config.photos) if config.photos else None
+    cache = Path(run.cache) if run.cache else None
+    pairs = find_pairs(folder, "calibration") if folder else []
+    paths = [pair.sharp for pair in pairs] or sharp_files(folder, "calibration")
+    fit = config.fit
+    if config.epochs is not None:
+        fit = dataclasses.replace(fit, steps=steps_of(config.epochs, len(paths), fit.batch))
+    names = [str(path) for path in paths]
+    if pairs:
+        return PairedCrops(open_pairs(pairs, cache), fit, config.augment, names), len(paths)
+    return ShakenCrops(open_photos(paths, cache), fit, config.shake, config.augment, names), len(paths)
 
 
 def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] | None:
