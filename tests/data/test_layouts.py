@@ -59,8 +59,8 @@ def test_flat_pairs_of_folders(tmp_path: Path, blurred: str, sharp: str) -> None
 
 
 def test_realblur_without_lists_is_taken_whole(tmp_path: Path) -> None:
-    scenes = ("scene001", "scene002")
-    root = tree(tmp_path, *(f"{scene}/{kind}/{kind}_{k}.png" for scene in scenes for kind in ("blur", "gt") for k in "12"))
+    folders = ("scene001/blur/blur", "scene001/gt/gt", "scene002/blur/blur", "scene002/gt/gt")
+    root = tree(tmp_path, *(f"{start}_{number}.png" for start in folders for number in (1, 2)))
     assert len(found(root, "evaluation")) == 4
     assert found(root, "evaluation")[0] == ("scene001/blur_1.png", "scene001/blur/blur_1.png", "scene001/gt/gt_1.png")
 
