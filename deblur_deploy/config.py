@@ -145,13 +145,14 @@ class AugmentConfig:
     Args:
         brightness: Both pictures are multiplied by 1 ± up to this.
         contrast: The distance from their mean is multiplied by 1 ± up to this.
-        linear_share: Share of crops that get a straight motion blur instead of their own.
+        linear_share: Share of crops that get a straight motion blur instead of their own; 0 switches it off. It widens
+            the margin that photographs need around a crop.
         linear_px: Range of its length in pixels; its direction is anywhere from 0 to 360 degrees.
     """
 
     brightness: float = 0.2
     contrast: float = 0.2
-    linear_share: float = 0.1
+    linear_share: float = 0.0
     linear_px: Range = (5.0, 30.0)
 
     def __post_init__(self) -> None:

@@ -83,7 +83,8 @@ def _ecc_step(jacobian: Plane, image: Plane, template: Plane, name: str) -> tupl
         template: (N,) what it should look like.
         name: What the photograph is called in the message.
     """
-    image, template = image - image.mean(), template - template.mean()
+    image = image - float(image.mean())
+    template = template - float(template.mean())
     hessian = jacobian @ jacobian.T
     norms = float(np.linalg.norm(image) * np.linalg.norm(template))
     if norms == 0 or np.linalg.cond(hessian) > 1e16:
@@ -95,8 +96,8 @@ def _ecc_step(jacobian: Plane, image: Plane, template: Plane, name: str) -> tupl
     if below <= 0:
         raise VerificationError(f"{name} does not match its sharp partner", hint="check that the two belong together")
     gain = (image @ image - image_part @ solved) / below
-    step: Plane = np.linalg.solve(hessian, jacobian @ (gain * template - image))
-    return step, correlation / norms
+    step = np.linalg.solve(hessian, jacobian @ (gain * template - image))
+    return np.asarray(step, np.float64), correlation / norms
 
 
 def _positions(homography: Plane, shape: tuple[int, ...]) -> tuple[Plane, Plane]:

@@ -86,6 +86,7 @@ def _decode(path: Path, decoded: Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             np.save(file, photo)
+        Path(name).chmod(0o644)  # temporary files are private, the cache may be shared
         Path(name).replace(decoded)
     except OSError:
         Path(name).unlink(missing_ok=True)

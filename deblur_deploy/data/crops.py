@@ -214,6 +214,7 @@ def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Ten
         sampler=_SharedOrder(crops.fit, share),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),  # so that copies to the GPU run beside its work
     )
 
 

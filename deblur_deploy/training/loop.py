@@ -177,8 +177,8 @@ class Trainer:
     def _step(self, step: int, blurred: Tensor, sharp: Tensor) -> dict[str, float]:
         """One step of generator and discriminator; nothing is changed before everything is known to be finite."""
         device = self.devices.device
-        blurred = blurred.to(device, memory_format=torch.channels_last)
-        sharp = sharp.to(device)
+        blurred = blurred.to(device, non_blocking=True, memory_format=torch.channels_last)
+        sharp = sharp.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(self.config, device)):
             estimates = self.forward_scales(blurred)
         terms = self.objective.terms(estimates, blurred, sharp)

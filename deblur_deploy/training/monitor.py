@@ -16,6 +16,7 @@ class Monitor:
 
     Args:
         folder: Where its event files lie.
+        done: Steps done before; what an interrupted run showed beyond them is hidden.
         sample: A blurred and a sharp picture, each (1, 3, H, W) in [0, 1], restored now and then.
         every: Steps between two sets of scalars.
         sample_every: Steps between two sample pictures.
@@ -24,7 +25,9 @@ class Monitor:
         MissingDependencyError: tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path, sample: tuple[Tensor, Tensor], every: int = 50, sample_every: int = 1000) -> None:
+    def __init__(
+        self, folder: Path, done: int, sample: tuple[Tensor, Tensor], every: int = 50, sample_every: int = 1000
+    ) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as err:
@@ -34,7 +37,7 @@ class Monitor:
         self.sample = sample
         self.every = every
         self.sample_every = sample_every
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1)
 
     def record(self, step: int, values: Mapping[str, float], net: nn.Module) -> None:
         """Write the scalars of a step, and the sample as the network restores it, where their turn has come.

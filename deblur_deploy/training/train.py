@@ -59,9 +59,9 @@ def train(
     """
     run = run or RunConfig()
     devices = open_devices(config.fit.batch)
+    _check_fresh(state_folder(out), run)
     crops, photos = _crops(config, run)
     keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
-    _check_fresh(keeper, run)
     torch.manual_seed(config.fit.seed)
     net = _start(source, config)
     trainer = Trainer(net, crops.fit, _objective(config, run), devices)
@@ -73,7 +73,7 @@ def train(
     workers = run.workers if done < crops.fit.steps else 0
     batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
     tell = _teller(on_step, crops.fit.steps)
-    with _monitor(run, keeper, devices) as monitor:
+    with _monitor(run, keeper, devices, done) as monitor:
         report = trainer.run(batches, tell, keeper if devices.is_main else None, monitor)
     net.cpu()
     if devices.is_main:
@@ -116,11 +116,11 @@ def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dic
     }
 
 
-def _check_fresh(keeper: StateKeeper, run: RunConfig) -> None:
+def _check_fresh(folder: Path, run: RunConfig) -> None:
     """Keep a new run from writing over the state of an interrupted one."""
-    if not run.resume and any(keeper.folder.glob("state-*")):
+    if not run.resume and any(folder.glob("state-*")):
         raise ArtifactError(
-            f"{keeper.folder} holds the state of an interrupted run",
+            f"{folder} holds the state of an interrupted run",
             hint="go on with --resume, or name another --out, or remove that folder",
         )
 
@@ -151,14 +151,14 @@ def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] 
 
 
 @contextmanager
-def _monitor(run: RunConfig, keeper: StateKeeper, devices: Devices) -> Iterator[Monitor | None]:
+def _monitor(run: RunConfig, keeper: StateKeeper, devices: Devices, done: int) -> Iterator[Monitor | None]:
     """TensorBoard's files beside the state, in the process that writes files, if they are wanted."""
     if not (run.tensorboard and devices.is_main):
         yield None
         return
     pair = load_pairs(None, "evaluation")[0]
     sample = torch.from_numpy(to_batch(pair.blurred)), torch.from_numpy(to_batch(pair.sharp))
-    monitor = Monitor(keeper.folder / "tensorboard", sample)
+    monitor = Monitor(keeper.folder / "tensorboard", done, sample)
     try:
         yield monitor
     finally:

@@ -174,7 +174,7 @@ def test_scalars_come_every_so_many_steps(tiny_config: SRNConfig, tmp_path: Path
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     picture = torch.rand(1, 3, 16, 16)
-    monitor = Monitor(tmp_path, (picture, picture), every=2, sample_every=3)
+    monitor = Monitor(tmp_path, 0, (picture, picture), every=2, sample_every=3)
     net = SRN(tiny_config)
     for step in range(1, 7):
         monitor.record(step, {"loss": float(step)}, net)
@@ -186,8 +186,26 @@ def test_scalars_come_every_so_many_steps(tiny_config: SRNConfig, tmp_path: Path
     assert net.training
 
 
+def test_what_was_shown_beyond_the_saved_state_is_hidden(tiny_config: SRNConfig, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'deblur-deploy[train]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture, net = torch.rand(1, 3, 16, 16), SRN(tiny_config)
+    for done, last in ((0, 5), (3, 6)):  # cut off after step 5, two steps after the state was saved
+        monitor = Monitor(tmp_path, done, (picture, picture), every=1, sample_every=100)
+        for step in range(done + 1, last + 1):
+            monitor.record(step, {"loss": float(done)}, net)
+        monitor.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        *((step, 0.0) for step in (1, 2, 3)),
+        *((step, 3.0) for step in (4, 5, 6)),
+    ]
+
+
 def test_tensorboard_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     picture = torch.rand(1, 3, 16, 16)
     with pytest.raises(MissingDependencyError, match="needs tensorboard"):
-        Monitor(tmp_path, (picture, picture))
+        Monitor(tmp_path, 0, (picture, picture))
