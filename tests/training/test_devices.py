@@ -17,6 +17,7 @@ import torch
 
 from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import FitConfig, RunConfig
+from deblur_deploy.data.pairs import Pair
 from deblur_deploy.errors import ConfigError, MissingDependencyError
 from deblur_deploy.images import save_rgb
 from deblur_deploy.network.srn import SRN, SRNConfig
@@ -85,17 +86,23 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_two_processes_follow_the_curve_of_one(recipe: Path, tmp_path: Path) -> None:
+def test_two_processes_follow_the_curve_of_one(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("accelerate", reason="needs accelerate: pip install 'deblur-deploy[train]'")
-    arguments = [str(tmp_path / "run.py"), str(recipe)]
+    monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
+    monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [])
+    one: list[float] = []
+    train(
+        None, load_recipe(recipe), tmp_path / "one", lambda step, steps, loss: one.append(loss), RunConfig(workers=0)
+    )
     # `accelerate launch` starts several processes on GPUs only, or through MPI; torchrun sets the same variables.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, timeout=120, env=environment)
-    subprocess.run([*launch, *arguments, str(tmp_path / "two")], check=True, timeout=240, env=environment)
-    names = ("one.rank0", "two.rank0", "two.rank1")
-    one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in names)
+    arguments = [str(tmp_path / "run.py"), str(recipe), str(tmp_path / "two")]
+    subprocess.run([*launch, *arguments], check=True, timeout=240, env=environment)
+    first, second = (json.loads((tmp_path / f"two.rank{rank}.json").read_text()) for rank in (0, 1))
     assert len(one) == 6
     assert first == second
     np.testing.assert_allclose(first, one, rtol=1e-4)
@@ -153,11 +160,14 @@ def test_the_optimizer_is_the_one_that_was_named(tiny_config: SRNConfig, optimiz
     assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.01
 
 
-def test_tensorboard_gets_scalars_and_a_sample(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_gets_scalars_and_a_sample(
+    recipe: Path, photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'deblur-deploy[train]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
+    monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [Pair("a.png", photo[::-1], photo)])
     train(None, load_recipe(recipe), tmp_path / "run", None, RunConfig(tensorboard=True, workers=0))
     events = EventAccumulator(str(tmp_path / "run.training" / "tensorboard"))
     events.Reload()
@@ -166,7 +176,7 @@ def test_tensorboard_gets_scalars_and_a_sample(recipe: Path, tmp_path: Path, mon
     assert {"learning rate", "time/step_ms", "time/data_ms"} <= set(tags["scalars"])
     assert tags["images"] == ["blurred, restored, sharp"]
     (picture,) = events.Images(tags["images"][0])
-    assert picture.width == 3 * 640
+    assert picture.width == 3 * photo.shape[1]
 
 
 def test_scalars_come_every_so_many_steps(tiny_config: SRNConfig, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import LossConfig, RunConfig, TrainConfig
+from deblur_deploy.data.pairs import Pair, load_pairs
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import save_rgb
 from deblur_deploy.network.checkpoint import load_network
@@ -32,14 +33,18 @@ seed = 7
 """
 
 
+@pytest.fixture(scope="module")
+def one_pair() -> list[Pair]:
+    """The first shipped pair: ten photographs of 640x360 take longer than everything else here."""
+    return load_pairs(None, "evaluation")[:1]
+
+
 @pytest.fixture
-def config(photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(photo, one_pair: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     (tmp_path / "photos").mkdir()
     save_rgb(tmp_path / "photos" / "one.png", photo)
     (tmp_path / "recipe.toml").write_text(f'photos = "{tmp_path / "photos"}"\n{RECIPE}')
-    # Ten photographs of 640x360 take longer than everything else here.
-    shipped = train_module.load_pairs(None, "evaluation")
-    monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: shipped[:1])
+    monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: one_pair)
     return load_recipe(tmp_path / "recipe.toml")
 
 
