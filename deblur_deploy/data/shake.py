@@ -60,9 +60,17 @@ def linear_blur(sharp: Image8, length_px: float, angle_deg: float) -> Image8:
     """
     # Two poses a pixel: bilinear weights of such poses sum to an even line.
     along = np.linspace(-length_px / 2, length_px / 2, 2 * math.ceil(length_px) + 1)
-    angle = math.radians(angle_deg)
-    path = np.column_stack([along * math.cos(angle), along * math.sin(angle), np.zeros_like(along)])
-    return _linear_to_srgb8(np.clip(_average_along(_SRGB_TO_LINEAR[sharp], path), 0.0, 1.0))
+    angle, reach = math.radians(angle_deg), math.ceil(length_px / 2) + 1
+    taps = np.arange(-reach, reach + 1)
+    across, down = (_hat(along[:, None] * part - taps) for part in (math.cos(angle), math.sin(angle)))
+    kernel = (down.T @ across / len(along)).astype(np.float32)  # the same at every pixel: rows, columns
+    linear = _SRGB_TO_LINEAR[sharp]
+    padded = np.pad(linear, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    total = np.zeros_like(linear)
+    height, width = sharp.shape[:2]
+    for row, column in np.argwhere(kernel):
+        total += kernel[row, column] * padded[row : row + height, column : column + width]
+    return _linear_to_srgb8(np.clip(total, 0.0, 1.0))
 
 
 def shake_path(config: ShakeConfig, rng: np.random.Generator) -> NDArray[np.float64]:
