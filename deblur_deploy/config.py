@@ -62,32 +62,39 @@ class ShakeConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The training loop (see ``training/loop.py``).
+    """The training loop (see ``training/loop.py``); the defaults are those of the literature on GoPro.
 
     Args:
-        steps: Optimiser steps.
-        batch: Crops per step.
+        steps: Optimiser steps; the default is 300 passes over GoPro's 2103 pairs in batches of 8.
+        batch: Crops per step, over all processes together.
         crop: Side of the square crops in pixels, a multiple of 16.
-        lr: Peak learning rate of AdamW.
+        optimizer: AdamW or Adam; without weight decay they are the same.
+        lr: Peak learning rate.
         lr_final: Learning rate that the cosine ends at.
+        weight_decay: Weight decay: AdamW takes it off the weights, Adam adds it to the gradient.
         warmup: Steps of linear warm-up.
         clip_norm: Gradient norm above which gradients are scaled down.
         ema_decay: Decay of the moving average of the weights; 0 switches it off.
         coarse_weight: Weight of the loss on the two coarser scales.
         distill_weight: Weight of the distance to a teacher's picture, where there is a teacher.
+        precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``auto`` does so on a GPU that
+            has it; never on a processor, where the result would then depend on the processor's model.
         seed: Seed of crops, shakes and augmentation.
     """
 
-    steps: int = 300_000
+    steps: int = 78_900
     batch: int = 8
-    crop: int = 128
-    lr: float = 1e-3
-    lr_final: float = 1e-6
+    crop: int = 256
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: float = 2e-4
+    lr_final: float = 1e-7
+    weight_decay: float = 0.0
     warmup: int = 100
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     coarse_weight: float = 0.5
     distill_weight: float = 0.5
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,7 +102,8 @@ class FitConfig:
         _require(self.batch >= 1, f"batch is {self.batch}", "give at least one crop per step")
         _require(self.crop >= 16 and self.crop % 16 == 0, f"crop is {self.crop}", "give a multiple of 16, such as 128")
         rates = f"lr is {self.lr} and lr_final {self.lr_final}"
-        _require(0 < self.lr_final <= self.lr < math.inf, rates, "try 1e-3 and 1e-6")
+        _require(0 < self.lr_final <= self.lr < math.inf, rates, "try 2e-4 and 1e-7")
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "give 0 (off) or more")
         _require(self.warmup >= 0, f"warmup is {self.warmup}", "give 0 or more steps")
         _require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}", "give more than 0, such as 1.0")
         for name in ("coarse_weight", "distill_weight"):
@@ -106,27 +114,117 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses (see ``training/losses.py``); 0 switches one off.
+
+    Args:
+        content: L1 to the sharp picture on every scale.
+        perceptual: Distance between VGG19 features; usually 0.1, and it needs a file of VGG19 weights.
+        adversarial: Least-squares GAN; usually 0.01.
+        gradient_penalty: Weight of the gradient penalty in the discriminator's own loss.
+        frequency: L1 between Fourier transforms on every scale; usually 0.1.
+        discriminator_lr: Learning rate of the discriminator.
+    """
+
+    content: float = 1.0
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+    gradient_penalty: float = 10.0
+    frequency: float = 0.0
+    discriminator_lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _require(value >= 0, f"{field.name} is {value}", "a weight is 0 (off) or more")
+        seen = self.content + self.perceptual + self.frequency
+        _require(seen > 0, "no loss looks at the sharp picture", "set content = 1.0 under [loss]")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to crops beside flips and turns (see ``data/crops.py``).
+
+    Args:
+        brightness: Both pictures are multiplied by 1 ± up to this.
+        contrast: The distance from their mean is multiplied by 1 ± up to this.
+        linear_share: Share of crops that get a straight motion blur instead of their own; 0 switches it off. It widens
+            the margin that photographs need around a crop.
+        linear_px: Range of its length in pixels; its direction is anywhere from 0 to 360 degrees.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    linear_share: float = 0.0
+    linear_px: Range = (5.0, 30.0)
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} is {value}", "give 0 (off) to below 1, such as 0.2")
+        _require(0 <= self.linear_share <= 1, f"linear_share is {self.linear_share}", "give 0 (off) to 1")
+        _require(0 < self.linear_px[0] <= self.linear_px[1], f"linear_px is {self.linear_px}", "try [5.0, 30.0]")
+
+
+NO_AUGMENTATION = AugmentConfig(brightness=0.0, contrast=0.0, linear_share=0.0)
+"""Flips and turns alone."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Training a generator (see ``training/train.py``).
 
     Args:
-        photos: Folder of sharp photographs; None takes the shipped calibration split, which is small.
+        photos: Folder of blurred/sharp pairs, or of sharp photographs to shake; None takes the shipped calibration
+            split, which is small.
+        epochs: Passes over the photographs, instead of ``fit.steps``.
         base: Width of the finest level; the others have twice and four times as many channels.
         depths: Residual blocks on each level, fine to coarse.
-        shake: The blur that the photographs are given.
+        shake: The blur that sharp photographs are given.
+        augment: What else happens to crops.
         fit: The schedule.
+        loss: What is minimised.
     """
 
     photos: str | None = None
+    epochs: int | None = None
     base: int = 24
     depths: tuple[int, int, int] = (2, 2, 1)
     shake: ShakeConfig = ShakeConfig()
+    augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
+    loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         _require(
             self.base >= 1 and min(self.depths) >= 0, f"base is {self.base}, depths {self.depths}", "try 24, [2, 2, 1]"
         )
+        _require(self.epochs is None or self.epochs >= 1, f"epochs is {self.epochs}", "give 1 or more, or fit.steps")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a training run is carried out, which the recipe leaves open (see ``training/train.py``).
+
+    Args:
+        resume: Go on from the state that an interrupted run left.
+        save_minutes: Time between two saved states.
+        vgg_weights: File of torchvision's VGG19 weights, where the recipe has a perceptual loss.
+        tensorboard: Write scalars and sample pictures for TensorBoard.
+        cache: Folder for decoded photographs; None keeps them in memory.
+        workers: Processes that make crops beside the training.
+    """
+
+    resume: bool = False
+    save_minutes: float = 10.0
+    vgg_weights: str | None = None
+    tensorboard: bool = False
+    cache: str | None = None
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.save_minutes >= 0, f"save_minutes is {self.save_minutes}", "give 0 (every step) or more")
+        _require(self.workers >= 0, f"workers is {self.workers}", "give 0 (none beside the training) or more")
 
 
 @dataclass(frozen=True)
@@ -143,7 +241,7 @@ class TuningConfig:
     photos: str | None = None
     evaluation: str | None = None
     shake: ShakeConfig = ShakeConfig()
-    fit: FitConfig = FitConfig(steps=400, batch=4, lr=5e-4, warmup=20, ema_decay=0.99)
+    fit: FitConfig = FitConfig(400, batch=4, crop=128, lr=5e-4, lr_final=1e-6, warmup=20, ema_decay=0.99)
 
 
 @dataclass(frozen=True)
@@ -177,7 +275,9 @@ class QatConfig:
 
     exempt: tuple[str, ...] = ()
     calibration_images: int = 8
-    tuning: TuningConfig = TuningConfig(fit=FitConfig(steps=200, batch=4, lr=1e-4, warmup=20, ema_decay=0.99))
+    tuning: TuningConfig = TuningConfig(
+        fit=FitConfig(200, batch=4, crop=128, lr=1e-4, lr_final=1e-6, warmup=20, ema_decay=0.99)
+    )
 
     def __post_init__(self) -> None:
         _require(self.calibration_images >= 1, f"calibration_images is {self.calibration_images}", "try 8")

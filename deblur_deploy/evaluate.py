@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deblur_deploy.artifact import Artifact
+from deblur_deploy.data.align import align
 from deblur_deploy.data.pairs import Image8, Pair, crop_pairs
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec, from_batch, to_batch
 from deblur_deploy.metrics import psnr_db, ssim_matlab, ssim_skimage
 from deblur_deploy.runtime.runner import Runner, fixed_size, open_runner
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_KEYS = ("psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage")
+
+_ALEXNET = "alexnet-owt-7be5be79.pth"
+"""torchvision's name for the backbone that LPIPS takes, in torch's folder of downloaded weights."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured beside PSNR and SSIM, and how.
+
+    Args:
+        align: Register every picture on the sharp one first, as RealBlur's protocol wants (see ``data/align.py``).
+        lpips: Measure LPIPS too, where its package and weights are there.
+    """
+
+    align: bool = False
+    lpips: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,6 +53,7 @@ class ImageScore:
         psnr_blurred_db: PSNR of the blurred photograph that went in.
         ssim_matlab: SSIM as MATLAB computes it on RGB (see ``metrics.py``).
         ssim_skimage: SSIM as scikit-image computes it.
+        lpips: LPIPS, AlexNet's version 0.1, lower is closer; None where it was not measured.
     """
 
     name: str
@@ -36,6 +61,7 @@ class ImageScore:
     psnr_blurred_db: float
     ssim_matlab: float
     ssim_skimage: float
+    lpips: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +72,15 @@ class EvalReport:
         artifact: Directory of the artifact.
         runtime: What it ran on.
         per_image: One score per pair.
+        config: How it was measured.
+        lpips_skipped: Why LPIPS is missing though it was asked for.
     """
 
     artifact: str
     runtime: str
     per_image: tuple[ImageScore, ...]
+    config: EvalConfig = EvalConfig()
+    lpips_skipped: str | None = None
 
     @property
     def psnr_db(self) -> float:
@@ -72,26 +102,44 @@ class EvalReport:
         """Mean SSIM of the restored photographs, scikit-image's convention."""
         return statistics.fmean(score.ssim_skimage for score in self.per_image)
 
+    @property
+    def lpips(self) -> float | None:
+        """Mean LPIPS of the restored photographs, where it was measured."""
+        values = [score.lpips for score in self.per_image if score.lpips is not None]
+        return statistics.fmean(values) if values else None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the figures: LPIPS is among them where it was asked for."""
+        return (*_KEYS, "lpips") if self.config.lpips else _KEYS
+
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``--json``. The PSNR of equal images, which is infinite, is null."""
-        keys = ("psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage")
+        extra = {"aligned": True} if self.config.align else {}
+        skipped = {"lpips_skipped": self.lpips_skipped} if self.lpips_skipped else {}
         return {
             "artifact": self.artifact,
             "images": len(self.per_image),
-            **{key: _finite(getattr(self, key)) for key in keys},
+            **{key: _finite(getattr(self, key)) for key in self.keys},
+            **extra,
+            **skipped,
             "per_image": [
-                {"name": score.name, **{key: _finite(getattr(score, key)) for key in keys}} for score in self.per_image
+                {"name": score.name, **{key: _finite(getattr(score, key)) for key in self.keys}}
+                for score in self.per_image
             ],
         }
 
 
-def evaluate(artifact: Artifact, pairs: Sequence[Pair], runtime: str | None = None) -> EvalReport:
+def evaluate(
+    artifact: Artifact, pairs: Sequence[Pair], runtime: str | None = None, config: EvalConfig | None = None
+) -> EvalReport:
     """Restore every blurred photograph and compare it with the sharp one.
 
     Args:
         artifact: What to evaluate. Where it takes one size only, pairs are cropped to that size from the centre.
         pairs: At least one pair.
         runtime: One of ``RUNTIMES``, or None for the preferred one.
+        config: What is measured beside PSNR and SSIM, and how.
 
     Raises:
         ConfigError: There are no pairs, or the runtime does not fit.
@@ -99,9 +147,50 @@ def evaluate(artifact: Artifact, pairs: Sequence[Pair], runtime: str | None = No
         VerificationError: A photograph is too small for SSIM.
         DeblurDeployError: The artifact cannot be run here.
     """
+    config = config or EvalConfig()
+    measure, skipped = _open_lpips() if config.lpips else (None, None)
     with open_runner(artifact, runtime) as runner:
-        scores = tuple(_score(pair, restored) for pair, restored in _restored(runner, pairs))
-        return EvalReport(str(artifact.directory), runner.name, scores)
+        scores = tuple(_score(pair, restored, config, measure) for pair, restored in _restored(runner, pairs))
+        return EvalReport(str(artifact.directory), runner.name, scores, config, skipped)
+
+
+def write_report(report: EvalReport, path: Path) -> Path:
+    """Write one row per image as CSV, and the means as JSON beside it; both appear whole or not at all.
+
+    Args:
+        report: What was measured.
+        path: The CSV file; the summary has the same name and ``.json``.
+
+    Returns:
+        The path of the summary.
+
+    Raises:
+        ConfigError: The CSV itself ends in ``.json``.
+        ArtifactError: A file cannot be written.
+    """
+    summary_path = path.with_suffix(".json")
+    if summary_path == path:
+        raise ConfigError(f"{path} would be both the table and its summary", hint="end the name in .csv")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["name", *report.keys], lineterminator="\n")
+    writer.writeheader()
+    plain = report.as_json()
+    writer.writerows(plain.pop("per_image"))
+    _write_whole(path, table.getvalue())
+    _write_whole(summary_path, json.dumps({**plain, "runtime": report.runtime}, indent=2) + "\n")
+    return summary_path
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write beside the file, then put it in place: an older one is lost only to a whole new one."""
+    staging = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(path)
+    except OSError as err:
+        staging.unlink(missing_ok=True)
+        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
 
 
 def evaluate_network(net: nn.Module, pairs: Sequence[Pair]) -> float:
@@ -135,16 +224,43 @@ def _restored(runner: Runner, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Ima
         yield pair, from_batch(runner.infer(to_batch(pair.blurred)))
 
 
-def _score(pair: Pair, restored: Image8) -> ImageScore:
+def _score(
+    pair: Pair, restored: Image8, config: EvalConfig, lpips: Callable[[Image8, Image8], float] | None
+) -> ImageScore:
+    blurred, mask, blurred_mask = pair.blurred, None, None
+    if config.align:
+        restored, mask = align(restored, pair.sharp, pair.name)
+        blurred, blurred_mask = align(blurred, pair.sharp, pair.name)
     return ImageScore(
         pair.name,
-        psnr_db(restored, pair.sharp),
-        psnr_db(pair.blurred, pair.sharp),
-        ssim_matlab(restored, pair.sharp),
-        ssim_skimage(restored, pair.sharp),
+        psnr_db(restored, pair.sharp, mask),
+        psnr_db(blurred, pair.sharp, blurred_mask),
+        ssim_matlab(restored, pair.sharp, mask),
+        ssim_skimage(restored, pair.sharp, mask),
+        lpips(restored, pair.sharp) if lpips else None,
     )
 
 
-def _finite(value: float) -> float | None:
+def _open_lpips() -> tuple[Callable[[Image8, Image8], float] | None, str | None]:
+    """LPIPS (Zhang et al., CVPR 2018), or why it cannot be measured here. Nothing is downloaded for it."""
+    try:
+        import lpips
+        import torch
+    except (ImportError, OSError, RuntimeError) as err:  # torchvision raises the last two beside another build of torch
+        return None, f"lpips cannot be imported ({err}); pip install 'deblur-deploy[lpips]'"
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
+    if not weights.is_file():
+        return None, f"AlexNet's weights are not at {weights}; torchvision would have to download them"
+    network = lpips.LPIPS(net="alex", verbose=False).eval()
+
+    def measure(image: Image8, reference: Image8) -> float:
+        with torch.inference_mode():
+            pair = (torch.from_numpy(to_batch(picture) * 2 - 1) for picture in (image, reference))
+            return float(network(*pair))
+
+    return measure, None
+
+
+def _finite(value: float | None) -> float | None:
     """JSON has no infinity and no NaN."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

@@ -66,13 +66,14 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
     """Read a photograph upright as 8-bit RGB.
 
     Args:
-        path: PNG, JPEG, TIFF, WebP or BMP; gray is repeated to RGB, EXIF orientation applied.
+        path: PNG, JPEG, TIFF, WebP or BMP; gray is repeated to RGB, transparency dropped, 16 bits
+            rounded to 8, EXIF orientation applied.
 
     Returns:
         (H, W, 3) uint8 sRGB.
 
     Raises:
-        ArtifactError: The file is missing, no image, or cut off.
+        ArtifactError: The file is missing, no image, cut off, CMYK, or of 32 bits per pixel.
     """
     try:
         with Image.open(path) as image:
@@ -93,6 +94,8 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
     """The image with at most 8 bits per sample: Pillow itself would clip deeper grays to white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode == "CMYK":
+        raise ArtifactError(f"{path} is CMYK, whose colours depend on a printer's profile", hint="save it as sRGB")
     if image.mode in {"I", "F"}:
         raise ArtifactError(f"{path} has 32 bits per pixel, of unknown range", hint="save it with 8 or 16 bits")
     return image

@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from deblur_deploy.errors import VerificationError
 
 Image8 = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+"""(H, W), true where pixels count."""
 
 _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2, _PEAK = 0.01, 0.03, 255.0
 
 
-def psnr_db(image: Image8, reference: Image8) -> float:
+def psnr_db(image: Image8, reference: Image8, mask: Mask | None = None) -> float:
     """Peak signal-to-noise ratio over all pixels and channels, ``10 log10(255^2 / MSE)``.
 
     Args:
         image: (H, W, 3) uint8.
         reference: Same shape.
+        mask: Which pixels count; None counts all.
 
     Returns:
         Decibels; infinity for equal images.
@@ -29,11 +32,11 @@ def psnr_db(image: Image8, reference: Image8) -> float:
         VerificationError: Shapes differ.
     """
     _check_same_shape(image, reference)
-    mse = float(np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    mse = _mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2, mask)
     return 10 * math.log10(_PEAK**2 / mse) if mse else math.inf
 
 
-def ssim_skimage(image: Image8, reference: Image8) -> float:
+def ssim_skimage(image: Image8, reference: Image8, mask: Mask | None = None) -> float:
     """SSIM as scikit-image computes it with the settings of Wang et al. (*Image Quality Assessment*, TIP 2004).
 
     Gaussian window of 11x11 and sigma 1.5 over each channel, pixels without a full window left out, mean over channels:
@@ -42,6 +45,7 @@ def ssim_skimage(image: Image8, reference: Image8) -> float:
     Args:
         image: (H, W, 3) uint8, both sides at least 11.
         reference: Same shape.
+        mask: Which pixels count; None counts all.
 
     Raises:
         VerificationError: Shapes differ or are smaller than the window.
@@ -51,10 +55,11 @@ def ssim_skimage(image: Image8, reference: Image8) -> float:
     if min(image.shape[:2]) < _WINDOW:
         raise VerificationError(f"{image.shape[1]}x{image.shape[0]} is too small for SSIM", hint="give 11x11 or more")
     ssim = _ssim_map(image, reference, axes=(0, 1))
-    return float(ssim[margin:-margin, margin:-margin].mean())
+    inner = np.s_[margin:-margin, margin:-margin]
+    return _mean(ssim[inner], None if mask is None else mask[inner])
 
 
-def ssim_matlab(image: Image8, reference: Image8) -> float:
+def ssim_matlab(image: Image8, reference: Image8, mask: Mask | None = None) -> float:
     """SSIM as MATLAB's ``ssim(A, ref)`` gives it for an RGB array, which is how GoPro results are published.
 
     MATLAB takes the three channels as a volume: the Gaussian window runs over 11x11x11 with repeated borders, and no
@@ -63,12 +68,17 @@ def ssim_matlab(image: Image8, reference: Image8) -> float:
     Args:
         image: (H, W, 3) uint8.
         reference: Same shape.
+        mask: Which pixels count; None counts all.
 
     Raises:
         VerificationError: Shapes differ.
     """
     _check_same_shape(image, reference)
-    return float(_ssim_map(image, reference, axes=(0, 1, 2)).mean())
+    return _mean(_ssim_map(image, reference, axes=(0, 1, 2)), mask)
+
+
+def _mean(values: NDArray[np.float64], mask: Mask | None) -> float:
+    return float(np.mean(values if mask is None else values[mask]))
 
 
 def _ssim_map(image: Image8, reference: Image8, axes: tuple[int, ...]) -> NDArray[np.float64]:

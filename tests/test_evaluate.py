@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import json
 import math
+import os
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -17,7 +22,7 @@ from deblur_deploy import evaluate as evaluate_module
 from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.evaluate import evaluate, evaluate_network
+from deblur_deploy.evaluate import EvalConfig, evaluate, evaluate_network, write_report
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
@@ -148,3 +153,96 @@ def test_a_network_in_memory_scores_as_its_artifact_and_keeps_its_mode(checkpoin
     assert evaluate_network(net, pairs) == pytest.approx(report.psnr_db)
     assert net.training
     assert not load_network(checkpoint).training
+
+
+def test_a_table_and_a_summary_are_written(use_fake: UseFake, checkpoint: Artifact, tmp_path: Path) -> None:
+    use_fake(4)
+    report = evaluate(checkpoint, [Pair("seq/a.png", flat(100), flat(110)), Pair("b.png", flat(60), flat(64))])
+    assert write_report(report, tmp_path / "new" / "scores.csv") == tmp_path / "new" / "scores.json"
+    with (tmp_path / "new" / "scores.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert list(first) == ["name", "psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage"]
+    assert first["name"] == "seq/a.png"
+    assert float(first["psnr_db"]) == pytest.approx(psnr(6))
+    assert second["psnr_db"] == ""  # infinite
+    summary = json.loads((tmp_path / "new" / "scores.json").read_text())
+    assert summary["images"] == 2
+    assert summary["runtime"] == "fake"
+    assert summary["psnr_blurred_db"] == pytest.approx((psnr(10) + psnr(4)) / 2)
+    assert "per_image" not in summary
+
+
+def test_a_full_disk_keeps_the_older_table(
+    use_fake: UseFake, checkpoint: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fake(4)
+    report = evaluate(checkpoint, [Pair("a.png", flat(100), flat(110))])
+    write_report(report, tmp_path / "scores.csv")
+    before = (tmp_path / "scores.csv").read_bytes()
+
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text.encode()[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ArtifactError, match=r"scores\.csv cannot be written.*No space left"):
+        write_report(report, tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.glob("*scores*")) == ["scores.csv", "scores.json"]
+
+
+def test_a_table_named_json_is_refused(use_fake: UseFake, checkpoint: Artifact, tmp_path: Path) -> None:
+    use_fake(4)
+    report = evaluate(checkpoint, [Pair("a.png", flat(100), flat(110))])
+    with pytest.raises(ConfigError, match="both the table and its summary"):
+        write_report(report, tmp_path / "scores.json")
+
+
+def test_alignment_forgives_a_shift_and_says_so(use_fake: UseFake, checkpoint: Artifact, photo: Image8) -> None:
+    use_fake(0)
+    pairs = [Pair("a.png", np.roll(photo, (1, 2), axis=(0, 1)), photo)]
+    plain = evaluate(checkpoint, pairs)
+    aligned = evaluate(checkpoint, pairs, config=EvalConfig(align=True))
+    assert aligned.psnr_db > plain.psnr_db + 10
+    assert aligned.ssim_skimage > plain.ssim_skimage
+    assert aligned.psnr_blurred_db == aligned.psnr_db
+    assert aligned.as_json()["aligned"]
+
+
+def test_lpips_that_cannot_be_imported_is_skipped_with_the_reason(
+    use_fake: UseFake, checkpoint: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fake(4)
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    report = evaluate(checkpoint, [Pair("a.png", flat(100), flat(110))], config=EvalConfig(lpips=True))
+    plain = report.as_json()
+    assert plain["lpips"] is None
+    assert "deblur-deploy[lpips]" in plain["lpips_skipped"]
+    assert plain["per_image"][0]["lpips"] is None
+    assert report.psnr_db == pytest.approx(psnr(6))
+
+
+def test_lpips_is_measured_where_package_and_weights_are(
+    use_fake: UseFake, checkpoint: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class MeanDifference(torch.nn.Module):
+        """In the place of LPIPS: pictures come in its range, from -1 to 1."""
+
+        def __init__(self, net: str, verbose: bool) -> None:
+            super().__init__()
+            assert net == "alex"
+
+        def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return (first - second).abs().mean().view(1, 1, 1, 1)
+
+    use_fake(4)
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=MeanDifference))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    pairs = [Pair("a.png", flat(100), flat(110))]
+    missing = evaluate(checkpoint, pairs, config=EvalConfig(lpips=True))
+    assert "would have to download" in (missing.lpips_skipped or "")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
+    report = evaluate(checkpoint, pairs, config=EvalConfig(lpips=True))
+    assert report.lpips_skipped is None
+    assert report.as_json()["lpips"] == pytest.approx(2 * 6 / 255, rel=1e-4)

@@ -80,6 +80,12 @@ def test_32_bit_is_refused_rather_than_clipped(tmp_path: Path) -> None:
         load_rgb(tmp_path / "a.tif")
 
 
+def test_cmyk_is_refused_rather_than_guessed(tmp_path: Path, photo: Photo) -> None:
+    Image.fromarray(photo).convert("CMYK").save(tmp_path / "a.jpg")
+    with pytest.raises(ArtifactError, match=r"a\.jpg is CMYK"):
+        load_rgb(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [

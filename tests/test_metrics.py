@@ -103,3 +103,22 @@ def test_a_picture_smaller_than_the_window_has_no_skimage_ssim(photo: Image8) ->
     with pytest.raises(VerificationError, match="30x10 is too small"):
         ssim_skimage(photo[:10, :30], photo[:10, :30])
     assert ssim_matlab(photo[:1, :1], photo[:1, :1]) == pytest.approx(1)
+
+
+def test_only_the_pixels_of_a_mask_count(photo: Image8) -> None:
+    spoilt = photo.copy()
+    spoilt[:40] = 255 - spoilt[:40]
+    mask = np.ones(photo.shape[:2], bool)
+    mask[:46] = False  # and the reach of a window
+    assert psnr_db(spoilt, photo) < 30
+    assert psnr_db(spoilt, photo, mask) == math.inf
+    assert ssim_skimage(spoilt, photo) < 1
+    assert ssim_skimage(spoilt, photo, mask) == pytest.approx(1)
+    assert ssim_matlab(spoilt, photo, mask) == pytest.approx(1)
+
+
+def test_a_mask_of_everything_changes_nothing(photo: Image8) -> None:
+    other = disturbed(photo, 3, 8.0)
+    everything = np.ones(photo.shape[:2], bool)
+    for metric in (psnr_db, ssim_skimage, ssim_matlab):
+        assert metric(other, photo, everything) == pytest.approx(metric(other, photo))

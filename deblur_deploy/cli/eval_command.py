@@ -22,20 +22,26 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with blur/ and sharp/, or of sharp photographs to shake. Left out: the shipped pairs."
+            help="GoPro, RealBlur, HIDE, a folder with blur/ and sharp/, or of sharp photographs to shake. "
+            "Left out: the shipped pairs."
         ),
     ] = None,
+    align: Annotated[
+        bool, typer.Option("--align", help="Register pictures on the sharp ones first: RealBlur's protocol.")
+    ] = False,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS too (needs the extra `lpips`).")] = False,
+    csv: Annotated[Path | None, typer.Option(help="CSV file, one row per image; a summary .json lies beside.")] = None,
     runtime: Runtime = None,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """PSNR and SSIM on blurred/sharp pairs, with the blurred pictures' own PSNR beside."""
     from deblur_deploy.data.pairs import load_pairs
-    from deblur_deploy.evaluate import evaluate
+    from deblur_deploy.evaluate import EvalConfig, evaluate, write_report
 
     output = Output(as_json)
     artifact = output.source(source, runs, (lambda _: True) if source else is_runnable)
-    report = evaluate(artifact, load_pairs(data, "evaluation"), runtime)
+    report = evaluate(artifact, load_pairs(data, "evaluation"), runtime, EvalConfig(align, lpips))
     output.table(
         ["image", "blurred dB", "restored dB", "SSIM matlab", "SSIM skimage"],
         [
@@ -49,4 +55,10 @@ def command(
         f"{report.psnr_db:.2f} dB restored ({gain:+.2f}), "
         f"SSIM {report.ssim_matlab:.4f} (matlab) {report.ssim_skimage:.4f} (skimage)"
     )
+    if report.lpips is not None:
+        output.say(f"LPIPS     {report.lpips:.4f}")
+    if report.lpips_skipped:
+        output.say(f"skipped   LPIPS: {report.lpips_skipped}")
+    if csv is not None:
+        output.say(f"wrote     {csv} and {write_report(report, csv)}")
     output.emit(report.as_json())

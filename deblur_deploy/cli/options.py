@@ -42,7 +42,8 @@ def new_directory(out: Path | None, runs: Path, stage: str) -> Path:
         return out
     check_writable(runs)
     number = 1
-    while (runs / f"{stage}-{number:03d}").exists():
+    # A run that was interrupted has written its state beside its directory, and the directory is still free.
+    while any(runs.glob(f"{stage}-{number:03d}")) or any(runs.glob(f"{stage}-{number:03d}.training")):
         number += 1
     return runs / f"{stage}-{number:03d}"
 

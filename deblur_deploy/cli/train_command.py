@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
+from deblur_deploy.config import RunConfig
+from deblur_deploy.errors import ConfigError
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="TOML file with widths, shake and schedule.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of sharp photographs, instead of the recipe's.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="TOML file with widths, shake, losses and schedule.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of pairs or of sharp photographs, instead of the recipe's.")
+    ] = None,
     init: Annotated[Path | None, typer.Option(help="Float checkpoint to go on from. Left out: random weights.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run that --out names.")] = False,
+    save_minutes: Annotated[float, typer.Option(help="Minutes between two saved states of the run.")] = 10.0,
+    vgg_weights: Annotated[
+        Path | None, typer.Option(help="torchvision's VGG19 weights, where the recipe has a perceptual loss.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write scalars and sample pictures to OUT.training/tensorboard.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded photographs, where they do not fit into memory.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that make crops beside the training.")] = 1,
     runs: Runs = RUNS,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on sharp photographs that are given a synthetic camera shake."""
+    """Train a generator on photographs; several GPUs: `accelerate launch -m deblur_deploy.cli train …`."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if out is None and (resume or several):
+        reason = "--resume" if resume else "training in several processes"
+        raise ConfigError(f"{reason} needs --out", hint="name the run's directory, such as --out runs/train-001")
+    vgg, decoded = (str(path) if path else None for path in (vgg_weights, cache))
+    run = RunConfig(resume, save_minutes, vgg, tensorboard, decoded, workers)
     from deblur_deploy.training.train import load_recipe, train
 
     output = Output(as_json)
@@ -30,6 +53,14 @@ def command(
         config = dataclasses.replace(config, photos=str(data))
     source = load_artifact(init) if init else None
     with output.tuning("training") as on_step:
-        artifact = train(source, config, new_directory(out, runs, "train"), on_step)
-    output.say(f"quality   {artifact.figures['psnr_db']:.2f} dB on the shipped pairs")
+        artifact = train(source, config, new_directory(out, runs, "train"), on_step, run)
+    if os.environ.get("RANK", "0") == "0":
+        _report(output, artifact)
+
+
+def _report(output: Output, artifact: Artifact) -> None:
+    figures = artifact.figures
+    output.say(f"quality   {figures['psnr_db']:.2f} dB on the shipped pairs")
+    share = figures["data_seconds"] / max(figures["seconds"], 1e-9)
+    output.say(f"time      {figures['seconds']:.0f} s, {share:.0%} of it waiting for crops")
     output.wrote(artifact)

@@ -1,74 +1,154 @@
-"""Training crops: a random piece of a random photograph, shaken and flipped.
+"""Training crops: a random piece of a random photograph, blurred and sharp, flipped and varied.
 
 Crop ``i`` depends on the seed and ``i`` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from deblur_deploy.config import FitConfig, ShakeConfig
-from deblur_deploy.data.shake import shake
+from deblur_deploy.config import NO_AUGMENTATION, AugmentConfig, FitConfig, ShakeConfig
+from deblur_deploy.data.shake import linear_blur, shake
 from deblur_deploy.errors import ConfigError
 
+Image8 = NDArray[np.uint8]
 
-class ShakenCrops(Dataset[tuple[Tensor, Tensor]]):
-    """Blurred and sharp crops from sharp photographs, without end in practice.
+
+@dataclass(frozen=True)
+class Share:
+    """Which crops of a run one process takes.
 
     Args:
-        photos: (H, W, 3) uint8 sRGB photographs, decoded once and kept.
-        crop: Side of the crops in pixels.
-        length: How many crops there are.
-        shake_config: The shake.
-        seed: Crop ``i`` is the same for the same seed, whichever worker makes it.
+        start: Steps that are done already.
+        rank: Number of the process.
+        world: How many processes share each batch evenly.
+    """
+
+    start: int = 0
+    rank: int = 0
+    world: int = 1
+
+
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Blurred and sharp crops, without end in practice.
+
+    Args:
+        sizes: Height and width of every photograph.
+        fit: Side and number of the crops, and the seed: crop ``i`` is the same for the same seed, whichever worker
+            makes it.
+        reach_px: How far the motion of a photograph's own blur reaches in from outside a crop.
+        augment: What happens beside flips.
+        names: What the photographs are called in messages.
 
     Raises:
         ConfigError: A photograph is smaller than a crop with its margin.
     """
 
     def __init__(
-        self, photos: Sequence[NDArray[np.uint8]], crop: int, length: int, shake_config: ShakeConfig, seed: int
+        self,
+        sizes: Sequence[tuple[int, ...]],
+        fit: FitConfig,
+        reach_px: float,
+        augment: AugmentConfig,
+        names: Sequence[str] | None = None,
     ) -> None:
-        self.photos = photos
-        self.crop = crop
-        self.length = length
-        self.shake_config = shake_config
-        self.seed = seed
-        # Room for the pixels that the path brings in. A path is centred on its mean, not on its middle, so it strays a
-        # little more than half its extent (7.0 px of 12 in 30,000 paths), to which come the roll, up to 0.4 px at the
-        # edge of a crop of 128, and the interpolation. The rare pixel beyond the margin repeats the piece's border.
-        self.margin = int(shake_config.length_px[1] / 2) + 2
-        smallest = min(min(photo.shape[:2]) for photo in photos)
-        if smallest < crop + 2 * self.margin:
+        self.fit = fit
+        self.augment = augment
+        reach_px = max(reach_px, augment.linear_px[1] / 2) if augment.linear_share else reach_px
+        # One for the interpolation, and one for rounding.
+        self.margin = int(reach_px) + 2 if reach_px else 0
+        smallest, index = min((min(size), index) for index, size in enumerate(sizes))
+        if smallest < fit.crop + 2 * self.margin:
+            name = names[index] if names else "a photograph"
             raise ConfigError(
-                f"a photograph with a side of {smallest} px is too small for crops of {crop} px",
-                hint=f"use photographs of at least {crop + 2 * self.margin} px, or smaller crops",
+                f"{name} with a side of {smallest} px is too small for crops of {fit.crop} px",
+                hint=f"use photographs of at least {fit.crop + 2 * self.margin} px, or smaller crops",
             )
+
+    @abstractmethod
+    def blurred_and_sharp(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
+        """A random piece of a random photograph with its margin, twice (H, W, 3) uint8."""
 
     def __len__(self) -> int:
         """Number of crops."""
-        return self.length
+        return self.fit.steps * self.fit.batch
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Blurred and sharp crop, each (3, crop, crop) float32 in [0, 1]."""
-        rng = np.random.default_rng([self.seed, index])
-        photo = self.photos[int(rng.integers(len(self.photos)))]
-        piece = self._random_piece(photo, rng)
-        pair = shake(piece, self.shake_config, rng)
+        rng = np.random.default_rng([self.fit.seed, index])
+        pair = self.blurred_and_sharp(rng)
         flips = rng.random(3) < 0.5
-        blurred, sharp = (self._augment(image, flips) for image in pair)
+        if self.augment.linear_share and rng.random() < self.augment.linear_share:
+            pair = linear_blur(pair[1], rng.uniform(*self.augment.linear_px), rng.uniform(0, 360)), pair[1]
+        blurred, sharp = (self._cut(image, flips) for image in pair)
+        return self._varied(blurred, sharp, rng)
+
+    def _cut(self, image: Image8, flips: NDArray[np.bool_]) -> Tensor:
+        """The piece without its margin, mirrored and turned."""
+        image = image[self.margin : self.margin + self.fit.crop, self.margin : self.margin + self.fit.crop]
+        if flips[0]:
+            image = image[:, ::-1]
+        if flips[1]:
+            image = image[::-1]
+        if flips[2]:
+            image = image.transpose(1, 0, 2)
+        planes = np.array(image.transpose(2, 0, 1), order="C")
+        return torch.from_numpy(planes).float().div_(255)
+
+    def _varied(self, blurred: Tensor, sharp: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The same change of brightness and contrast for both, around the mean of the sharp crop."""
+        if not (self.augment.brightness or self.augment.contrast):
+            return blurred, sharp
+        gain = 1 + self.augment.brightness * rng.uniform(-1, 1)
+        spread = 1 + self.augment.contrast * rng.uniform(-1, 1)
+        mean = float(sharp.mean()) * gain
+        blurred, sharp = (((image * gain - mean) * spread + mean).clamp_(0, 1) for image in (blurred, sharp))
         return blurred, sharp
 
-    def _random_piece(self, photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+
+class ShakenCrops(Crops):
+    """Crops of sharp photographs that are given a synthetic shake.
+
+    Args:
+        photos: (H, W, 3) uint8 sRGB photographs, decoded once and kept.
+        fit: Side and number of the crops, and the seed.
+        shake_config: The shake.
+        augment: What happens beside flips.
+        names: What the photographs are called in messages.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[Image8],
+        fit: FitConfig,
+        shake_config: ShakeConfig,
+        augment: AugmentConfig = NO_AUGMENTATION,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        # Half the path's extent, and a still camera has the margin of the interpolation.
+        reach_px = max(shake_config.length_px[1] / 2, 0.5)
+        super().__init__([photo.shape[:2] for photo in photos], fit, reach_px, augment, names)
+        self.photos = photos
+        self.shake_config = shake_config
+
+    def blurred_and_sharp(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
+        """A shaken piece and the piece."""
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        return shake(self._random_piece(photo, rng), self.shake_config, rng)
+
+    def _random_piece(self, photo: Image8, rng: np.random.Generator) -> Image8:
         """A crop with margin; where the photograph is large enough, half of the time at half its size."""
-        side = self.crop + 2 * self.margin
+        side = self.fit.crop + 2 * self.margin
         factor = 2 if min(photo.shape[:2]) >= 2 * side and rng.random() < 0.5 else 1
         top, left = (int(rng.integers(size - side * factor + 1)) for size in photo.shape[:2])
         piece = photo[top : top + side * factor, left : left + side * factor]
@@ -76,22 +156,40 @@ class ShakenCrops(Dataset[tuple[Tensor, Tensor]]):
             piece = np.asarray(Image.fromarray(piece).reduce(factor))
         return piece
 
-    def _augment(self, image: NDArray[np.uint8], flips: NDArray[np.bool_]) -> Tensor:
-        image = image[self.margin : -self.margin, self.margin : -self.margin]
-        if flips[0]:
-            image = image[:, ::-1]
-        if flips[1]:
-            image = image[::-1]
-        if flips[2]:
-            image = image.transpose(1, 0, 2)
-        planes = np.ascontiguousarray(image.transpose(2, 0, 1))
-        return torch.from_numpy(planes).float().div_(255)
+
+class PairedCrops(Crops):
+    """Crops of pairs that were taken blurred and sharp.
+
+    Args:
+        pairs: Blurred and sharp photographs, (H, W, 3) uint8 sRGB each, the two of a pair of one size.
+        fit: Side and number of the crops, and the seed.
+        augment: What happens beside flips.
+        names: What the photographs are called in messages.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Image8, Image8]],
+        fit: FitConfig,
+        augment: AugmentConfig = NO_AUGMENTATION,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__([sharp.shape[:2] for _, sharp in pairs], fit, 0.0, augment, names)
+        self.pairs = pairs
+
+    def blurred_and_sharp(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
+        """The same piece of both photographs."""
+        blurred, sharp = self.pairs[int(rng.integers(len(self.pairs)))]
+        side = self.fit.crop + 2 * self.margin
+        top, left = (int(rng.integers(size - side + 1)) for size in sharp.shape[:2])
+        here = np.s_[top : top + side, left : left + side]
+        return blurred[here], sharp[here]
 
 
 def crop_batches(
-    photos: Sequence[NDArray[np.uint8]], fit: FitConfig, shake_config: ShakeConfig, workers: int
+    photos: Sequence[Image8], fit: FitConfig, shake_config: ShakeConfig, workers: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches for one training run: ``fit.steps`` times (blurred, sharp), each (batch, 3, crop, crop).
+    """Batches of shaken crops: ``fit.steps`` times (blurred, sharp), each (batch, 3, crop, crop).
 
     Args:
         photos: (H, W, 3) uint8 photographs.
@@ -99,5 +197,44 @@ def crop_batches(
         shake_config: The shake.
         workers: Processes that make crops beside the training; 0 makes them in this one.
     """
-    dataset = ShakenCrops(photos, fit.crop, fit.steps * fit.batch, shake_config, fit.seed)
-    return DataLoader(dataset, batch_size=fit.batch, num_workers=workers, prefetch_factor=4 if workers else None)
+    return batches_of(ShakenCrops(photos, fit, shake_config), workers, Share())
+
+
+def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Tensor, Tensor]]:
+    """The batches that one process takes, in order.
+
+    Args:
+        crops: All crops of the run.
+        workers: Processes that make crops beside the training; 0 makes them in this one.
+        share: Where the run goes on, and which part of each batch this process takes.
+    """
+    return DataLoader(
+        crops,
+        batch_size=crops.fit.batch // share.world,
+        sampler=_SharedOrder(crops.fit, share),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),  # so that copies to the GPU run beside its work
+    )
+
+
+def steps_of(epochs: int, photos: int, batch: int) -> int:
+    """Optimiser steps of so many passes over a set, the last batch of a pass rounded up."""
+    return epochs * math.ceil(photos / batch)
+
+
+class _SharedOrder(Sampler[int]):
+    """Numbers of the crops of one process: from every batch of the run, its consecutive part."""
+
+    def __init__(self, fit: FitConfig, share: Share) -> None:
+        self.fit = fit
+        self.share = share
+
+    def __len__(self) -> int:
+        return (self.fit.steps - self.share.start) * (self.fit.batch // self.share.world)
+
+    def __iter__(self) -> Iterator[int]:
+        part = self.fit.batch // self.share.world
+        for step in range(self.share.start, self.fit.steps):
+            first = step * self.fit.batch + self.share.rank * part
+            yield from range(first, first + part)

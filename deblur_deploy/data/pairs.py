@@ -3,7 +3,7 @@
 Three kinds of folder are recognised by what is in them:
 
 - ``set.toml``: a photo set like the one that is shipped, each file with its sha256 and its split;
-- ``blur/`` and ``sharp/``: pairs with equal file names;
+- GoPro, RealBlur, HIDE and plain pairs of folders (see ``layouts.py``);
 - anything else: sharp photographs of the user's own.
 
 Sharp photographs become pairs by synthetic camera shake. The shake is seeded by a constant and the file's name, so a
@@ -17,19 +17,20 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.artifact import hash_file
 from deblur_deploy.config import ShakeConfig
+from deblur_deploy.data.cache import check_sizes
+from deblur_deploy.data.layouts import PairFiles, Split, find_pairs
 from deblur_deploy.data.shake import shake
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.images import Resolution, list_images, load_rgb
 from deblur_deploy.package_data import shipped
 
-Split = Literal["evaluation", "calibration"]
 Image8 = NDArray[np.uint8]
 
 SHIPPED_SEED = 2018
@@ -57,7 +58,8 @@ def load_pairs(folder: Path | None, split: Split = "evaluation") -> list[Pair]:
 
     Args:
         folder: One of the three kinds of folder above, or None for the shipped photographs.
-        split: Which part of a photo set; a user's own folder has no parts and is taken whole.
+        split: Which part of a set: ``test/`` or ``train/`` where it has those; a user's own folder has no parts and is
+            taken whole.
 
     Returns:
         The pairs, in the order of their file names.
@@ -66,9 +68,9 @@ def load_pairs(folder: Path | None, split: Split = "evaluation") -> list[Pair]:
         ArtifactError: The folder has no images, or a file is damaged, has no partner, or is not the one that its set
             describes.
     """
-    if folder is not None and _is_paired(folder):
-        return _paired_folder(folder)
-    return [_shaken(path) for path in _sharp_files(folder, split)]
+    if folder is not None and (files := find_pairs(folder, split)):
+        return [_load_pair(pair) for pair in files]
+    return [_shaken(path) for path in sharp_files(folder, split)]
 
 
 def load_photos(folder: Path | None, split: Split = "calibration") -> list[Image8]:
@@ -77,9 +79,7 @@ def load_photos(folder: Path | None, split: Split = "calibration") -> list[Image
     Raises:
         ArtifactError: As for :func:`load_pairs`.
     """
-    if folder is not None and _is_paired(folder):
-        return [load_rgb(path) for path in list_images(folder / "sharp")]
-    return [load_rgb(path) for path in _sharp_files(folder, split)]
+    return [load_rgb(path) for path in sharp_files(folder, split)]
 
 
 def shipped_pairs(split: Split) -> list[Pair]:
@@ -125,7 +125,14 @@ def crop_center(image: Image8, resolution: Resolution, name: str) -> Image8:
     return image[top : top + resolution.height, left : left + resolution.width]
 
 
-def _sharp_files(folder: Path | None, split: Split) -> list[Path]:
+def sharp_files(folder: Path | None, split: Split) -> list[Path]:
+    """The files that :func:`load_photos` reads.
+
+    Raises:
+        ArtifactError: As for :func:`load_pairs`.
+    """
+    if folder is not None and (pairs := find_pairs(folder, split)):
+        return [pair.sharp for pair in pairs]
     if folder is None:
         return _set_files(shipped("calibration") / SHIPPED_SET, split)
     if (folder / SET_FILE).is_file():
@@ -172,28 +179,7 @@ def _shaken(path: Path) -> Pair:
     return Pair(path.name, blurred, sharp)
 
 
-def _is_paired(folder: Path) -> bool:
-    return (folder / "blur").is_dir() and (folder / "sharp").is_dir()
-
-
-def _paired_folder(folder: Path) -> list[Pair]:
-    """Pairs of equal file names from ``blur/`` and ``sharp/``."""
-    blurred = {path.name: path for path in list_images(folder / "blur")}
-    sharp = {path.name: path for path in list_images(folder / "sharp")}
-    if unpaired := sorted(blurred.keys() ^ sharp.keys()):
-        name = unpaired[0]
-        present, absent = (blurred, folder / "sharp") if name in blurred else (sharp, folder / "blur")
-        raise ArtifactError(
-            f"{present[name]} has no partner in {absent}", hint="blur/ and sharp/ need files of equal names"
-        )
-    pairs = []
-    for name in sorted(blurred):
-        pair = Pair(name, load_rgb(blurred[name]), load_rgb(sharp[name]))
-        if pair.blurred.shape != pair.sharp.shape:
-            sizes = " and ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (pair.blurred, pair.sharp))
-            raise ArtifactError(
-                f"{blurred[name]} and its sharp partner differ in size: {sizes}",
-                hint="both images of a pair must show the same pixels",
-            )
-        pairs.append(pair)
-    return pairs
+def _load_pair(files: PairFiles) -> Pair:
+    pair = Pair(files.name, load_rgb(files.blurred), load_rgb(files.sharp))
+    check_sizes(files, pair.blurred, pair.sharp)
+    return pair

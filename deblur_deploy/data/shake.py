@@ -50,6 +50,29 @@ def shake(sharp: Image8, config: ShakeConfig, rng: np.random.Generator) -> Shake
     return ShakenPair(_linear_to_srgb8(blurred), sharp)
 
 
+def linear_blur(sharp: Image8, length_px: float, angle_deg: float) -> Image8:
+    """Blur by an even motion along a straight line, in linear light: the kernel that augmentation adds to real pairs.
+
+    Args:
+        sharp: (H, W, 3) uint8 sRGB.
+        length_px: Length of the line in pixels.
+        angle_deg: Direction, from the x axis.
+    """
+    # Two poses a pixel: bilinear weights of such poses sum to an even line.
+    along = np.linspace(-length_px / 2, length_px / 2, 2 * math.ceil(length_px) + 1)
+    angle, reach = math.radians(angle_deg), math.ceil(length_px / 2) + 1
+    taps = np.arange(-reach, reach + 1)
+    across, down = (_hat(along[:, None] * part - taps) for part in (math.cos(angle), math.sin(angle)))
+    kernel = (down.T @ across / len(along)).astype(np.float32)  # the same at every pixel: rows, columns
+    linear = _SRGB_TO_LINEAR[sharp]
+    padded = np.pad(linear, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    total = np.zeros_like(linear)
+    height, width = sharp.shape[:2]
+    for row, column in np.argwhere(kernel):
+        total += kernel[row, column] * padded[row : row + height, column : column + width]
+    return _linear_to_srgb8(np.clip(total, 0.0, 1.0))
+
+
 def shake_path(config: ShakeConfig, rng: np.random.Generator) -> NDArray[np.float64]:
     """A smooth random path of the camera.
 

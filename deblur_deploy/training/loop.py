@@ -7,21 +7,19 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deblur_deploy.config import FitConfig
 from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.training.devices import Devices
+from deblur_deploy.training.losses import Objective
+from deblur_deploy.training.monitor import Monitor
+from deblur_deploy.training.state import SavedState, StateKeeper
 
-
-class ScaleNetwork(Protocol):
-    """A generator that shows its estimates on every scale, coarse to fine."""
-
-    def forward_scales(self, blurred: Tensor) -> list[Tensor]:
-        """Estimates for (N, 3, H, W), the last of full size."""
+OnStep = Callable[[int, float], None]
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,14 @@ class FitReport:
 
 def fit(
     net: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Batches,
     config: FitConfig,
     teacher: nn.Module | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> FitReport:
-    """Train a generator in place.
+    """Train a generator in place on the device where it is: the short way for fine-tuning.
 
-    AdamW with warm-up and cosine decay, L1 on every scale, gradient clipping, and a moving average of the weights that
-    replaces them at the end.
+    L1 on every scale, and to the teacher's picture; for the rest see :class:`Trainer`.
 
     Args:
         net: Network with ``forward_scales``; left in evaluation mode.
@@ -63,51 +60,188 @@ def fit(
     Raises:
         DeblurDeployError: The loss or its gradient is no number any more; the weights are those before the bad step.
     """
-    net.train()
-    student = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config))
-    average = _WeightAverage(parameters, config.ema_decay)
-    losses: list[float] = []
-    started, waited = time.perf_counter(), 0.0
-    source = iter(batches)
-    for step in range(1, config.steps + 1):
-        before = time.perf_counter()
-        blurred, sharp = next(source)
-        waited += time.perf_counter() - before
-        loss = reconstruction_loss(student, blurred, sharp, config, teacher)
-        losses.append(float(loss.detach()))
-        _check_finite("loss", losses[-1], step)
-        optimizer.zero_grad(set_to_none=True)
+    return Trainer(net, config, Objective(config, teacher=teacher)).run(batches, on_step)
+
+
+class Trainer:
+    """One run: AdamW or Adam with warm-up and cosine decay, gradient clipping, and a moving average of the weights.
+
+    Args:
+        net: Network with ``forward_scales``.
+        config: Steps and rates.
+        objective: What is minimised.
+        devices: Where; None stays where the network is.
+    """
+
+    def __init__(self, net: nn.Module, config: FitConfig, objective: Objective, devices: Devices | None = None) -> None:
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        self.devices = devices or Devices(parameters[0].device if parameters else torch.device("cpu"))
+        self.net = net.to(self.devices.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config = config
+        self.objective = objective
+        objective.to(self.devices.device)
+        net.train()
+        self.forward_scales = self.devices.wrap(_Scales(net))
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(self.parameters, config)
+        self.average = _WeightAverage(self.parameters, config.ema_decay)
+        self.critic = objective.discriminator
+        self.critic_optimizer = (
+            torch.optim.Adam(self.critic.parameters(), lr=objective.loss.discriminator_lr, betas=(0.5, 0.99))
+            if self.critic is not None
+            else None
+        )
+        self.losses: list[float] = []
+        self.seconds, self.data_seconds = 0.0, 0.0
+        self._generators: dict[str, Tensor] = {}
+
+    def run(
+        self,
+        batches: Batches,
+        on_step: OnStep | None = None,
+        keeper: StateKeeper | None = None,
+        monitor: Monitor | None = None,
+    ) -> FitReport:
+        """Train to the last step; the moving average replaces the weights at the end.
+
+        Args:
+            batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1], from the first step not yet done.
+            on_step: Called with the step (from 1) and its loss.
+            keeper: Saves the state of the run every few minutes, at the end, and before a step that cannot be done.
+            monitor: Shows the run.
+
+        Raises:
+            DeblurDeployError: The loss or its gradient is no number any more; the weights, and the state that was
+                saved, are those before the bad step.
+        """
+        source = iter(batches)
+        # A loader draws a seed when it starts, so the generators are set after that.
+        _set_generators(self._generators, self.devices.device)
+        while (done := len(self.losses)) < self.config.steps:
+            started = time.perf_counter()
+            blurred, sharp = next(source)
+            waited = time.perf_counter() - started
+            generators = _get_generators(self.devices.device)
+            try:
+                values = self._step(done + 1, blurred, sharp)
+            except DeblurDeployError:
+                if keeper:
+                    keeper.save(self.state(generators))
+                raise
+            took = time.perf_counter() - started
+            self.seconds, self.data_seconds = self.seconds + took, self.data_seconds + waited
+            if monitor:
+                monitor.record(done + 1, {**values, "time/step_ms": took * 1e3, "time/data_ms": waited * 1e3}, self.net)
+            if keeper and (keeper.is_due() or done + 1 == self.config.steps):
+                keeper.save(self.state())
+            if on_step:
+                on_step(done + 1, self.losses[-1])
+        self.average.copy_to_parameters()
+        self.net.eval()
+        return FitReport(len(self.losses), self.seconds, self.data_seconds, _final_loss(self.losses))
+
+    def state(self, generators: dict[str, Tensor] | None = None) -> SavedState:
+        """Everything that the rest of the run depends on.
+
+        Args:
+            generators: States of the random generators, if not those of this moment.
+        """
+        tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
+        tensors |= {f"average.{i}": tensor for i, tensor in enumerate(self.average.shadow)}
+        tensors |= _moments("optimizer", self.optimizer)
+        if self.critic is not None and self.critic_optimizer is not None:
+            tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.state_dict().items()}
+            tensors |= _moments("critic_optimizer", self.critic_optimizer)
+        tensors |= _get_generators(self.devices.device) if generators is None else generators
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        facts = {"updates": self.average.updates, "seconds": self.seconds, "data_seconds": self.data_seconds}
+        return SavedState(len(self.losses), tensors, facts)
+
+    def restore(self, state: SavedState) -> None:
+        """Go on from a state; the run is then the same, bit for bit, as if it had never stopped."""
+        tensors = state.tensors
+        self.net.load_state_dict(_below("net", tensors))
+        for i, average in enumerate(self.average.shadow):
+            average.copy_(tensors[f"average.{i}"])
+        _set_moments(self.optimizer, _below("optimizer", tensors))
+        if self.critic is not None and self.critic_optimizer is not None:
+            self.critic.load_state_dict(_below("critic", tensors))
+            _set_moments(self.critic_optimizer, _below("critic_optimizer", tensors))
+        self._generators = {name: tensor for name, tensor in tensors.items() if name.startswith("generator.")}
+        self.losses = tensors["losses"].tolist()
+        self.average.updates = state.facts["updates"]
+        self.seconds, self.data_seconds = state.facts["seconds"], state.facts["data_seconds"]
+
+    def _step(self, step: int, blurred: Tensor, sharp: Tensor) -> dict[str, float]:
+        """One step of generator and discriminator; nothing is changed before everything is known to be finite."""
+        device = self.devices.device
+        blurred = blurred.to(device, non_blocking=True, memory_format=torch.channels_last)
+        sharp = sharp.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(self.config, device)):
+            estimates = self.forward_scales(blurred)
+        terms = self.objective.terms(estimates, blurred, sharp)
+        loss = torch.stack(list(terms.values())).sum()
+        value = float(self.devices.mean(loss.detach()))
+        _check_finite("loss", value, step)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        _check_finite("gradient", float(nn.utils.clip_grad_norm_(parameters, config.clip_norm)), step)
-        optimizer.step()
-        schedule.step()
-        average.update()
-        if on_step:
-            on_step(step, losses[-1])
-    average.copy_to_parameters()
-    net.eval()
-    return FitReport(len(losses), time.perf_counter() - started, waited, _final_loss(losses))
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        _check_finite("gradient", norm, step)
+        values = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
+        values |= {"loss/total": value, "gradient norm": norm}
+        if self.critic_optimizer is not None:
+            values["loss/discriminator"] = self._backward_critic(step, estimates[-1].float(), sharp)
+            self.critic_optimizer.step()
+        values["learning rate"] = _set_rate(self.optimizer, step, self.config)
+        self.optimizer.step()
+        self.average.update()
+        self.losses.append(value)
+        return values
+
+    def _backward_critic(self, step: int, restored: Tensor, sharp: Tensor) -> float:
+        """The discriminator's gradients, averaged over processes; returns its loss."""
+        assert self.critic is not None
+        assert self.critic_optimizer is not None
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        loss = self.critic.telling_loss(restored, sharp, self.objective.loss.gradient_penalty)
+        value = float(self.devices.mean(loss.detach()))
+        _check_finite("discriminator's loss", value, step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.devices.average_gradients(self.critic.parameters())
+        norm = float(nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.clip_norm))
+        _check_finite("discriminator's gradient", norm, step)
+        return value
 
 
-def reconstruction_loss(
-    net: nn.Module, blurred: Tensor, sharp: Tensor, config: FitConfig, teacher: nn.Module | None
-) -> Tensor:
-    """L1 on every scale, plus L1 to the teacher's full-size picture where there is a teacher."""
-    blurred = blurred.contiguous(memory_format=torch.channels_last)
-    estimates: list[Tensor] = net.forward_scales(blurred)  # type: ignore[operator]
-    loss = F.l1_loss(estimates[-1], sharp)
-    target = sharp
-    for estimate in reversed(estimates[:-1]):
-        target = F.avg_pool2d(target, 2)
-        loss = loss + config.coarse_weight * F.l1_loss(estimate, target)
-    if teacher is not None:
-        with torch.no_grad():
-            wanted = teacher(blurred)
-        loss = loss + config.distill_weight * F.l1_loss(estimates[-1], wanted)
-    return loss
+class _Scales(nn.Module):
+    """A generator whose plain call gives all scales: what is wrapped for several processes must be called plainly."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, blurred: Tensor) -> list[Tensor]:
+        return self.net.forward_scales(blurred)  # type: ignore[no-any-return, operator]
+
+
+def uses_bfloat16(config: FitConfig, device: torch.device) -> bool:
+    """Whether a run computes in bfloat16 (see ``FitConfig.precision``)."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return config.precision == "bfloat16"
+
+
+def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, step: int, config: FitConfig) -> float:
+    """Set and return the learning rate of a step, counted from 1."""
+    rate = config.lr * _rate(step - 1, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def _rate(step: int, config: FitConfig) -> float:
@@ -131,6 +265,41 @@ def _check_finite(name: str, value: float, step: int) -> None:
         raise DeblurDeployError(
             f"the {name} became {value} at step {step}", hint="lower the learning rate, or check the images for damage"
         )
+
+
+def _moments(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's tensors by names such as ``optimizer.3.exp_avg``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{name}.{i}.{key}": value for i, values in state.items() for key, value in values.items()}
+
+
+def _set_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put tensors back, in the memory layout of the parameters, as they would have been made."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, tensor in tensors.items():
+        index, key = name.split(".")
+        parameter = parameters[int(index)]
+        fits = tensor.shape == parameter.shape and key != "step"
+        optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(tensor) if fits else tensor
+
+
+def _below(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _get_generators(device: torch.device) -> dict[str, Tensor]:
+    """States of the random generators that a step may draw from."""
+    states = {"generator.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["generator.cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    if "generator.cpu" in states:
+        torch.set_rng_state(states["generator.cpu"])
+    if "generator.cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["generator.cuda"], device)
 
 
 class _WeightAverage:

@@ -1,56 +1,93 @@
-"""Training a generator from sharp photographs: the stage behind ``deblur-deploy train``."""
+"""Training a generator from photographs: the stage behind ``deblur-deploy train``."""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.config import TrainConfig, from_table
-from deblur_deploy.data.crops import crop_batches
-from deblur_deploy.data.pairs import load_pairs, load_photos
+from deblur_deploy.artifact import Artifact, hash_file, load_artifact, new_step
+from deblur_deploy.config import RunConfig, TrainConfig, from_table
+from deblur_deploy.data.cache import open_pairs, open_photos
+from deblur_deploy.data.crops import Crops, PairedCrops, ShakenCrops, Share, batches_of, steps_of
+from deblur_deploy.data.layouts import find_pairs
+from deblur_deploy.data.pairs import load_pairs, sharp_files
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.evaluate import evaluate_network
+from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.training.loop import fit
+from deblur_deploy.training.devices import Devices, open_devices
+from deblur_deploy.training.discriminator import MultiScaleDiscriminator
+from deblur_deploy.training.loop import FitReport, Trainer
+from deblur_deploy.training.losses import Objective, load_vgg19
+from deblur_deploy.training.monitor import Monitor
+from deblur_deploy.training.state import StateKeeper
 
 OnStep = Callable[[int, int, float], None]
 
 
-def train(source: Artifact | None, config: TrainConfig, out: Path, on_step: OnStep | None = None) -> Artifact:
+def train(
+    source: Artifact | None,
+    config: TrainConfig,
+    out: Path,
+    on_step: OnStep | None = None,
+    run: RunConfig | None = None,
+) -> Artifact:
     """Train a generator, from scratch or on from another.
+
+    While it runs, its state lies in :func:`state_folder`; the artifact is written at the end. Launched in several
+    processes, all of them train one network and the first writes it.
 
     Args:
         source: Float checkpoint to go on from, whose widths are kept; None starts from random weights.
-        config: Photographs, widths, shake and schedule.
+        config: Photographs, widths, shake, losses and schedule.
         out: The artifact's directory.
         on_step: Called after each step with the step, their number, and the loss.
+        run: How to carry it out.
 
     Raises:
-        ArtifactError: The photographs or the source cannot be used, or ``out`` cannot be written.
+        ArtifactError: The photographs, the source or the saved state cannot be used, or ``out`` cannot be written.
+        ConfigError: The run's settings do not fit together.
         DeblurDeployError: The loss is no number any more.
     """
+    run = run or RunConfig()
+    devices = open_devices(config.fit.batch)
+    _check_fresh(state_folder(out), run)
+    crops, photos = _crops(config, run)
+    keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
+    torch.manual_seed(config.fit.seed)
     net = _start(source, config)
-    photos = load_photos(Path(config.photos) if config.photos else None, "calibration")
-    steps = config.fit.steps
-    batches = crop_batches(photos, config.fit, config.shake, workers=1 if steps else 0)
-    report = fit(net, batches, config.fit, None, (lambda step, loss: on_step(step, steps, loss)) if on_step else None)
-    pairs = load_pairs(None, "evaluation")
-    figures = {
-        **measure_cost(net),
-        "photos": len(photos),
-        "psnr_db": evaluate_network(net, pairs),
-        "seconds": round(report.seconds, 1),
-        "data_seconds": round(report.data_seconds, 1),
-        "loss": report.loss,
-    }
-    step = new_step("train", config, source, figures)
-    return save_network(out, net, spec_of(net), step, source.history if source else ())
+    trainer = Trainer(net, crops.fit, _objective(config, run), devices)
+    done = 0
+    if run.resume:
+        saved = keeper.load()
+        trainer.restore(saved)
+        done = saved.step
+    workers = run.workers if done < crops.fit.steps else 0
+    batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
+    tell = _teller(on_step, crops.fit.steps)
+    with _monitor(run, keeper, devices, done) as monitor:
+        report = trainer.run(batches, tell, keeper if devices.is_main else None, monitor)
+    net.cpu()
+    if devices.is_main:
+        figures = {**measure_cost(net), "photos": photos, **_figures(net, report), "processes": devices.world}
+        step = new_step("train", config, source, figures)
+        save_network(out, net, spec_of(net), step, source.history if source else ())
+        keeper.clear()
+    devices.wait()
+    return load_artifact(out)
+
+
+def state_folder(out: Path) -> Path:
+    """Where a run that makes the artifact ``out`` keeps its state: beside it, since it is no part of it."""
+    return out.with_name(f"{out.name}.training")
 
 
 def load_recipe(path: Path) -> TrainConfig:
@@ -69,10 +106,77 @@ def load_recipe(path: Path) -> TrainConfig:
     return from_table(TrainConfig, table, str(path))
 
 
+def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dict[str, Any]:
+    """All that decides what a run computes, as plain data."""
+    vgg = Path(run.vgg_weights) if run.vgg_weights and config.loss.perceptual else None
+    return {
+        **dataclasses.asdict(config),
+        "init": source.sha256 if source else None,
+        "vgg_weights": hash_file(vgg) if vgg and vgg.is_file() else None,
+    }
+
+
+def _check_fresh(folder: Path, run: RunConfig) -> None:
+    """Keep a new run from writing over the state of an interrupted one."""
+    if not run.resume and any(folder.glob("state-*")):
+        raise ArtifactError(
+            f"{folder} holds the state of an interrupted run",
+            hint="go on with --resume, or name another --out, or remove that folder",
+        )
+
+
+def _objective(config: TrainConfig, run: RunConfig) -> Objective:
+    vgg = load_vgg19(Path(run.vgg_weights) if run.vgg_weights else None) if config.loss.perceptual else None
+    critic = MultiScaleDiscriminator() if config.loss.adversarial else None
+    return Objective(config.fit, config.loss, features=vgg, discriminator=critic)
+
+
+def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops, int]:
+    """The crops of the whole run, with the number of steps settled, and from how many photographs they come."""
+    folder = Path(config.photos) if config.photos else None
+    cache = Path(run.cache) if run.cache else None
+    pairs = find_pairs(folder, "calibration") if folder else []
+    paths = [pair.sharp for pair in pairs] or sharp_files(folder, "calibration")
+    fit = config.fit
+    if config.epochs is not None:
+        fit = dataclasses.replace(fit, steps=steps_of(config.epochs, len(paths), fit.batch))
+    names = [str(path) for path in paths]
+    if pairs:
+        return PairedCrops(open_pairs(pairs, cache), fit, config.augment, names), len(paths)
+    return ShakenCrops(open_photos(paths, cache), fit, config.shake, config.augment, names), len(paths)
+
+
+def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] | None:
+    return (lambda step, loss: on_step(step, steps, loss)) if on_step else None
+
+
+@contextmanager
+def _monitor(run: RunConfig, keeper: StateKeeper, devices: Devices, done: int) -> Iterator[Monitor | None]:
+    """TensorBoard's files beside the state, in the process that writes files, if they are wanted."""
+    if not (run.tensorboard and devices.is_main):
+        yield None
+        return
+    pair = load_pairs(None, "evaluation")[0]
+    sample = torch.from_numpy(to_batch(pair.blurred)), torch.from_numpy(to_batch(pair.sharp))
+    monitor = Monitor(keeper.folder / "tensorboard", done, sample)
+    try:
+        yield monitor
+    finally:
+        monitor.close()
+
+
+def _figures(net: SRN, report: FitReport) -> dict[str, Any]:
+    return {
+        "psnr_db": evaluate_network(net, load_pairs(None, "evaluation")),
+        "seconds": round(report.seconds, 1),
+        "data_seconds": round(report.data_seconds, 1),
+        "loss": report.loss,
+    }
+
+
 def _start(source: Artifact | None, config: TrainConfig) -> SRN:
-    """The network to train: the source's, or a new one whose random weights depend on the seed alone."""
+    """The network to train: the source's, or a new one with random weights."""
     if source is None:
-        torch.manual_seed(config.fit.seed)
         return SRN(SRNConfig.from_base(config.base, config.depths))
     if source.network.quantization is not None:
         raise ArtifactError(f"{source.path} is quantized", hint="go on from the float checkpoint before it")

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deblur_deploy.config import ShakeConfig
-from deblur_deploy.data.shake import shake, shake_path
+from deblur_deploy.data.shake import linear_blur, shake, shake_path
 
 Photo = NDArray[np.uint8]
 
@@ -182,3 +182,30 @@ def test_without_motion_even_highlights_stay_as_they_are() -> None:
     blurred = shake(image, still, np.random.default_rng(0)).blurred
 
     assert np.abs(blurred.astype(int) - image).max() <= 1
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 90.0, 180.0, 45.0, 300.0])
+def test_a_straight_blur_spreads_a_point_evenly_along_a_line(angle_deg: float) -> None:
+    point = np.zeros((61, 61, 3), np.uint8)
+    point[30, 30] = 255
+    light = to_linear(linear_blur(point, 20.0, angle_deg))[..., 0]
+    y, x = np.mgrid[:61, :61] - 30
+    along = x * math.cos(math.radians(angle_deg)) + y * math.sin(math.radians(angle_deg))
+    assert light.sum() == pytest.approx(1, abs=0.05)
+    assert abs((light * along).sum()) < 0.1
+    assert (light * along**2).sum() / light.sum() == pytest.approx(20**2 / 12, rel=0.1)  # variance of an even line
+    across = x * math.sin(math.radians(angle_deg)) - y * math.cos(math.radians(angle_deg))
+    assert (light * across**2).sum() / light.sum() < 0.3
+
+
+def test_a_straight_blur_keeps_a_flat_picture() -> None:
+    flat = np.full((40, 50, 3), 77, np.uint8)
+    assert np.array_equal(linear_blur(flat, 12.5, 33.0), flat)
+
+
+def test_a_straight_blur_is_the_average_of_shifted_frames(photo: Photo) -> None:
+    along = np.linspace(-4.5, 4.5, 19)
+    path = np.column_stack([along * math.cos(0.7), along * math.sin(0.7), np.zeros(19)])
+    difference = np.abs(linear_blur(photo, 9.0, math.degrees(0.7)) - average_warped_frames(photo, path))[8:-8, 8:-8]
+    assert difference.mean() < 0.35  # rounding alone gives 0.25
+    assert difference.max() < 2

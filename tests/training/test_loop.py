@@ -20,7 +20,8 @@ from deblur_deploy.config import FitConfig, ShakeConfig
 from deblur_deploy.data.shake import shake
 from deblur_deploy.errors import DeblurDeployError
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.training.loop import fit, reconstruction_loss
+from deblur_deploy.training.loop import fit
+from deblur_deploy.training.losses import Objective
 
 Pair = tuple[Tensor, Tensor]
 
@@ -70,6 +71,14 @@ def pair(photo: NDArray[np.uint8]) -> Pair:
 def new_network(config: SRNConfig) -> SRN:
     torch.manual_seed(0)
     return SRN(config)
+
+
+def reconstruction_loss(
+    net: nn.Module, blurred: Tensor, sharp: Tensor, config: FitConfig, teacher: nn.Module | None
+) -> Tensor:
+    return torch.stack(
+        list(Objective(config, teacher=teacher).terms(net.forward_scales(blurred), blurred, sharp).values())
+    ).sum()
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:

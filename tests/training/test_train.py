@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deblur_deploy.artifact import load_artifact
-from deblur_deploy.config import TrainConfig
+from deblur_deploy.config import LossConfig, RunConfig, TrainConfig
+from deblur_deploy.data.pairs import Pair, load_pairs
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import save_rgb
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.srn import SRNConfig
 from deblur_deploy.training import train as train_module
+from deblur_deploy.training.losses import VGG19Features
 from deblur_deploy.training.train import load_recipe, train
 
 RECIPE = """
@@ -29,14 +33,18 @@ seed = 7
 """
 
 
+@pytest.fixture(scope="module")
+def one_pair() -> list[Pair]:
+    """The first shipped pair: ten photographs of 640x360 take longer than everything else here."""
+    return load_pairs(None, "evaluation")[:1]
+
+
 @pytest.fixture
-def config(photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(photo, one_pair: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     (tmp_path / "photos").mkdir()
     save_rgb(tmp_path / "photos" / "one.png", photo)
     (tmp_path / "recipe.toml").write_text(f'photos = "{tmp_path / "photos"}"\n{RECIPE}')
-    # Ten photographs of 640x360 take longer than everything else here.
-    shipped = train_module.load_pairs(None, "evaluation")
-    monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: shipped[:1])
+    monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: one_pair)
     return load_recipe(tmp_path / "recipe.toml")
 
 
@@ -83,3 +91,48 @@ def test_wrong_recipes_are_told_what_is_wrong(text, said, tmp_path):
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_recipe(tmp_path / "none.toml")
+
+
+def test_pairs_are_trained_on_as_they_are_and_passes_become_steps(config, photo, tmp_path):
+    for kind, image in (("blur", photo[::-1]), ("sharp", photo)):
+        for name in "abc":
+            (tmp_path / "set" / "train" / "seq" / kind).mkdir(parents=True, exist_ok=True)
+            save_rgb(tmp_path / "set" / "train" / "seq" / kind / f"{name}.png", image)
+    pairs = dataclasses.replace(config, photos=str(tmp_path / "set"), epochs=2)
+    seen: list[tuple[int, int]] = []
+
+    trained = train(
+        None,
+        pairs,
+        tmp_path / "out",
+        lambda step, steps, loss: seen.append((step, steps)),
+        RunConfig(cache=str(tmp_path / "cache")),
+    )
+
+    assert seen == [(step, 4) for step in range(1, 5)]  # two passes over three photographs in batches of two
+    assert trained.figures["photos"] == 3
+    assert len(list((tmp_path / "cache").iterdir())) == 6
+
+
+def test_a_photograph_that_is_too_small_is_named(config, tmp_path):
+    large = dataclasses.replace(config, fit=dataclasses.replace(config.fit, crop=160))
+
+    with pytest.raises(ConfigError, match=r"photos/one\.png with a side of 160 px is too small for crops of 160 px"):
+        train(None, large, tmp_path / "out")
+
+
+def test_a_perceptual_loss_without_weights_says_so_before_it_trains(config, tmp_path):
+    perceptual = dataclasses.replace(config, loss=LossConfig(perceptual=0.1))
+
+    with pytest.raises(ConfigError, match="needs VGG19 weights"):
+        train(None, perceptual, tmp_path / "out")
+
+
+def test_a_perceptual_loss_trains_with_a_file_of_weights(config, tmp_path):
+    torch.manual_seed(0)
+    save_file(VGG19Features().state_dict(), tmp_path / "vgg.safetensors")
+    perceptual = dataclasses.replace(config, loss=LossConfig(perceptual=0.1))
+
+    trained = train(None, perceptual, tmp_path / "out", None, RunConfig(vgg_weights=str(tmp_path / "vgg.safetensors")))
+
+    assert trained.figures["loss"] > 0

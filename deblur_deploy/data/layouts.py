@@ -1,0 +1,145 @@
+"""Where the published sets of blurred and sharp photographs keep their files.
+
+Recognised by what is in the folder:
+
+- GoPro (Nah et al., 2017): ``train|test/SEQ/{blur,sharp}/``, where ``blur_gamma`` is left out; the copies with
+  ``{train,test}/{input,target}/``; and flat ``{blur,sharp}/``;
+- RealBlur-J and -R (Rim et al., 2020): ``sceneNNN/{blur/blur_K,gt/gt_K}.png``, split by
+  ``RealBlur_*_{train,test}_list.txt`` in the folder or beside it, where there are any;
+- HIDE (Shen et al., 2019): ``train/``, ``test/test-close-ups/``, ``test/test-long-shot/``, and ``GT/`` for all of them;
+- plain folders of equal file names, under any of those pairs of names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.images import IMAGE_SUFFIXES, list_images
+
+Split = Literal["evaluation", "calibration"]
+
+_SPLIT_FOLDERS: dict[Split, str] = {"evaluation": "test", "calibration": "train"}
+_PARTNER_FOLDERS = (("blur", "sharp"), ("input", "target"), ("blur", "gt"))
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """A blurred photograph and its sharp partner on disk.
+
+    Args:
+        name: Sequence or scene, and file name.
+        blurred: The blurred file.
+        sharp: The sharp file.
+    """
+
+    name: str
+    blurred: Path
+    sharp: Path
+
+
+def find_pairs(folder: Path, split: Split) -> list[PairFiles]:
+    """The pairs of one split of a folder.
+
+    Args:
+        folder: One of the layouts above.
+        split: ``calibration`` is what to train on (``train/``), ``evaluation`` what to measure on (``test/``); a folder
+            without splits is taken whole.
+
+    Returns:
+        Pairs by name; none if the folder is of another kind.
+
+    Raises:
+        ArtifactError: A file has no partner, the folder mixes splits, or it lacks this one.
+    """
+    if not folder.is_dir():
+        return []
+    if listed := _listed(folder, split):
+        return listed
+    splits = {name for name in _SPLIT_FOLDERS.values() if (folder / name).is_dir()}
+    if not splits:
+        return sorted(_below(folder), key=lambda pair: pair.name)
+    wanted = _SPLIT_FOLDERS[split]
+    _check_unmixed(folder, splits)
+    if wanted not in splits:
+        raise ArtifactError(
+            f"{folder} has no {wanted}/, only {', '.join(sorted(splits))}/",
+            hint=f"add {wanted}/, or name {folder / min(splits)} itself if that is what you mean",
+        )
+    if (folder / "GT").is_dir():
+        return _hide(folder, wanted)
+    return sorted(_below(folder / wanted), key=lambda pair: pair.name)
+
+
+def _check_unmixed(folder: Path, splits: set[str]) -> None:
+    """Refuse a folder whose photographs lie beside its splits: nobody can tell which split they belong to."""
+    loose = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    loose += [folder / name for pair in _PARTNER_FOLDERS for name in pair if (folder / name).is_dir()]
+    if loose:
+        raise ArtifactError(
+            f"{folder} mixes splits: {min(loose)} lies beside {' and '.join(f'{name}/' for name in sorted(splits))}",
+            hint="move it into the split that it belongs to, or name the split's own folder",
+        )
+
+
+def _below(folder: Path) -> Iterator[PairFiles]:
+    """Pairs of the folder itself, or of every sequence in it."""
+    if names := _partner_names(folder):
+        yield from _matched(folder, *names, prefix="")
+        return
+    for sequence in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if names := _partner_names(sequence):
+            yield from _matched(sequence, *names, prefix=f"{sequence.name}/")
+        elif (sequence / "blur").is_dir():
+            raise ArtifactError(f"{sequence / 'blur'} has no sharp/ or gt/ beside it", hint="restore the set")
+
+
+def _partner_names(folder: Path) -> tuple[str, str] | None:
+    return next((pair for pair in _PARTNER_FOLDERS if all((folder / name).is_dir() for name in pair)), None)
+
+
+def _matched(folder: Path, blurred_name: str, sharp_name: str, prefix: str) -> Iterator[PairFiles]:
+    """Files of two folders that belong together: of equal names, but for RealBlur's prefixes."""
+    blurred = {path.name.removeprefix("blur_"): path for path in list_images(folder / blurred_name)}
+    sharp = {path.name.removeprefix("gt_"): path for path in list_images(folder / sharp_name)}
+    if unpaired := sorted(blurred.keys() ^ sharp.keys()):
+        name = unpaired[0]
+        present, absent = (blurred, sharp_name) if name in blurred else (sharp, blurred_name)
+        raise ArtifactError(
+            f"{present[name]} has no partner in {folder / absent}",
+            hint=f"{blurred_name}/ and {sharp_name}/ need files of equal names",
+        )
+    for name in sorted(blurred):
+        yield PairFiles(f"{prefix}{blurred[name].name}", blurred[name], sharp[name])
+
+
+def _hide(folder: Path, split: str) -> list[PairFiles]:
+    """HIDE: the sharp photographs of both splits lie in one folder."""
+    pairs = []
+    for blurred in sorted((folder / split).rglob("*")):
+        if blurred.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        sharp = folder / "GT" / blurred.name
+        if not sharp.is_file():
+            raise ArtifactError(f"{blurred} has no partner in {folder / 'GT'}", hint="GT/ needs a file of equal name")
+        pairs.append(PairFiles(blurred.relative_to(folder / split).as_posix(), blurred, sharp))
+    return pairs
+
+
+def _listed(folder: Path, split: Split) -> list[PairFiles]:
+    """RealBlur: the pairs inside the folder that the lists name, sharp before blurred on each line."""
+    pairs = []
+    for place in (folder, folder.parent):
+        for path in sorted(place.glob(f"RealBlur*_{_SPLIT_FOLDERS[split]}_list.txt")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                sharp, blurred = (place / name for name in line.split()[:2])
+                if folder not in blurred.parents:
+                    continue
+                if missing := [str(file) for file in (sharp, blurred) if not file.is_file()]:
+                    raise ArtifactError(f"{missing[0]} is missing, which {path} lists", hint="restore the set")
+                name = f"{blurred.parent.parent.name}/{blurred.name}"
+                pairs.append(PairFiles(name, blurred, sharp))
+    return pairs

@@ -1,0 +1,184 @@
+"""What training minimises: a weighted sum of losses on the estimates of every scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deblur_deploy.config import FitConfig, LossConfig
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.network.checkpoint import read_state_dict
+from deblur_deploy.training.discriminator import MultiScaleDiscriminator
+
+_VGG_CONVOLUTIONS = (
+    *((0, 3, 64), (2, 64, 64)),
+    *((5, 64, 128), (7, 128, 128)),
+    *((10, 128, 256), (12, 256, 256), (14, 256, 256)),
+)
+"""Index, inputs and outputs of VGG19's convolutions up to conv3_3, as torchvision numbers its ``features``."""
+
+_VGG_POOLS = (4, 9)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VGG19Features(nn.Module):
+    """VGG19 (Simonyan and Zisserman, 2015) up to conv3_3, with torchvision's key names ``features.N.weight``.
+
+    conv3_3 before its ReLU is the layer of DeblurGAN (Kupyn et al., CVPR 2018). Weights never train.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: dict[int, nn.Module] = {
+            index: nn.Conv2d(inputs, outputs, 3, padding=1) for index, inputs, outputs in _VGG_CONVOLUTIONS
+        }
+        layers |= {index: nn.MaxPool2d(2) for index in _VGG_POOLS}
+        last = _VGG_CONVOLUTIONS[-1][0]
+        self.features = nn.Sequential(*(layers.get(index, nn.ReLU()) for index in range(last + 1)))
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features (N, 256, H/4, W/4) of RGB (N, 3, H, W) in [0, 1]."""
+        return self.features((image - self.mean) / self.std)  # type: ignore[operator, no-any-return]
+
+
+def load_vgg19(path: Path | None) -> VGG19Features:
+    """VGG19's features from a file of torchvision's weights.
+
+    Args:
+        path: ``.pth``, ``.pt`` or ``.safetensors`` with ``features.N.weight`` and ``features.N.bias``; layers behind
+            conv3_3 and the classifier are left out.
+
+    Raises:
+        ConfigError: There is no path.
+        ArtifactError: The file is missing or damaged, or lacks layers.
+    """
+    if path is None:
+        raise ConfigError(
+            "the perceptual loss needs VGG19 weights, and no file was named",
+            hint="give --vgg-weights PATH (torchvision's vgg19 state_dict), or set perceptual = 0 under [loss]",
+        )
+    net = VGG19Features()
+    wanted, found = net.state_dict(), read_state_dict(path)
+    for name, tensor in wanted.items():
+        if name not in found or found[name].shape != tensor.shape:
+            has = f"{tuple(found[name].shape)}" if name in found else "nothing"
+            raise ArtifactError(
+                f"{path} has {has} for {name}, which in VGG19 has the shape {tuple(tensor.shape)}",
+                hint="give the state_dict of torchvision's vgg19, without batch normalisation",
+            )
+    net.load_state_dict({name: found[name] for name in wanted})
+    return net
+
+
+def perceptual_loss(features: VGG19Features, estimate: Tensor, sharp: Tensor) -> Tensor:
+    """Mean squared distance of features (Johnson et al., ECCV 2016, equation 2).
+
+    Args:
+        features: The feature network.
+        estimate: (N, 3, H, W) RGB around [0, 1].
+        sharp: Same shape.
+    """
+    with torch.no_grad():
+        wanted = features(sharp)
+    return F.mse_loss(features(estimate), wanted)
+
+
+def frequency_loss(estimate: Tensor, sharp: Tensor) -> Tensor:
+    """Mean absolute difference of real and imaginary parts of the 2-D Fourier transforms.
+
+    The multi-scale frequency reconstruction loss of MIMO-UNet (Cho et al., ICCV 2021, equation 6), with the unscaled
+    transform as in its code.
+
+    Args:
+        estimate: (N, 3, H, W).
+        sharp: Same shape.
+    """
+    difference = torch.fft.rfft2(estimate.float() - sharp.float())
+    return torch.view_as_real(difference).abs().mean()
+
+
+def multi_scale(estimates: list[Tensor], sharp: Tensor, coarse_weight: float, frequency: bool = False) -> Tensor:
+    """One loss on the full-size estimate, plus ``coarse_weight`` times the same on each coarser one.
+
+    Args:
+        estimates: Coarse to fine, each half the size of the next, the last (N, 3, H, W).
+        sharp: (N, 3, H, W); coarser targets are its 2x2 means.
+        coarse_weight: Weight of the coarser scales.
+        frequency: Compare Fourier transforms instead of pixels.
+    """
+    compare = frequency_loss if frequency else F.l1_loss
+    loss = compare(estimates[-1], sharp)
+    target = sharp
+    for estimate in reversed(estimates[:-1]):
+        target = F.avg_pool2d(target, 2)
+        loss = loss + coarse_weight * compare(estimate, target)
+    return loss
+
+
+class Objective:
+    """The weighted sum of losses that a run minimises.
+
+    Args:
+        fit: Weights of the coarser scales and of the teacher.
+        loss: Weights of the losses.
+        teacher: Network whose full-size picture the student also follows.
+        features: VGG19, where ``loss.perceptual`` is above 0.
+        discriminator: Where ``loss.adversarial`` is above 0.
+
+    Raises:
+        ConfigError: A loss has a weight and lacks its network.
+    """
+
+    def __init__(
+        self,
+        fit: FitConfig,
+        loss: LossConfig | None = None,
+        teacher: nn.Module | None = None,
+        features: VGG19Features | None = None,
+        discriminator: MultiScaleDiscriminator | None = None,
+    ) -> None:
+        self.fit = fit
+        self.loss = loss or LossConfig()
+        self.teacher = teacher
+        self.features = features if self.loss.perceptual else None
+        self.discriminator = discriminator if self.loss.adversarial else None
+        if self.loss.perceptual and features is None:
+            raise ConfigError("the perceptual loss has no VGG19", hint="give --vgg-weights, or set perceptual = 0")
+        if self.loss.adversarial and discriminator is None:
+            raise ConfigError("the adversarial loss has no discriminator", hint="set adversarial = 0")
+
+    def to(self, device: torch.device) -> None:
+        """Move teacher, VGG19 and discriminator to a device."""
+        for part in (self.teacher, self.features, self.discriminator):
+            if part is not None:
+                part.to(device)
+
+    def terms(self, estimates: list[Tensor], blurred: Tensor, sharp: Tensor) -> dict[str, Tensor]:
+        """Every loss that is switched on, already weighted.
+
+        Args:
+            estimates: Of all scales, coarse to fine, the last (N, 3, H, W).
+            blurred: (N, 3, H, W) RGB in [0, 1]; what a teacher sees.
+            sharp: Same shape.
+        """
+        estimates = [estimate.float() for estimate in estimates]
+        finest, terms = estimates[-1], {}
+        if self.loss.content:
+            terms["content"] = self.loss.content * multi_scale(estimates, sharp, self.fit.coarse_weight)
+        if self.loss.frequency:
+            terms["frequency"] = self.loss.frequency * multi_scale(estimates, sharp, self.fit.coarse_weight, True)
+        if self.features is not None:
+            terms["perceptual"] = self.loss.perceptual * perceptual_loss(self.features, finest, sharp)
+        if self.discriminator is not None:
+            terms["adversarial"] = self.loss.adversarial * self.discriminator.fooling_loss(finest)
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = self.teacher(blurred)
+            terms["distillation"] = self.fit.distill_weight * F.l1_loss(finest, wanted)
+        return terms

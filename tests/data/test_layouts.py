@@ -1,0 +1,143 @@
+"""Every published layout, in miniature; and folders that are almost one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deblur_deploy.data.layouts import find_pairs
+from deblur_deploy.data.pairs import load_pairs, load_photos
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.images import save_rgb
+
+
+def tree(root: Path, *files: str) -> Path:
+    """Small pictures at these paths, each with a colour of its own, and odd sizes nowhere."""
+    for index, name in enumerate(files):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        save_rgb(root / name, np.full((16, 24, 3), 10 * index, np.uint8))
+    return root
+
+
+def found(root: Path, split: str) -> list[tuple[str, str, str]]:
+    return [
+        (pair.name, pair.blurred.relative_to(root).as_posix(), pair.sharp.relative_to(root).as_posix())
+        for pair in find_pairs(root, split)
+    ]
+
+
+def test_gopro_by_sequences_leaves_out_the_gamma_copies(tmp_path: Path) -> None:
+    names = [
+        f"{split}/{sequence}/{kind}/000001.png"
+        for split, sequence in (("train", "GOPR0372"), ("train", "GOPR0374"), ("test", "GOPR0384"))
+        for kind in ("blur", "blur_gamma", "sharp")
+    ]
+    root = tree(tmp_path, *names)
+    assert found(root, "calibration") == [
+        (f"{name}/000001.png", f"train/{name}/blur/000001.png", f"train/{name}/sharp/000001.png")
+        for name in ("GOPR0372", "GOPR0374")
+    ]
+    assert found(root, "evaluation") == [
+        ("GOPR0384/000001.png", "test/GOPR0384/blur/000001.png", "test/GOPR0384/sharp/000001.png")
+    ]
+
+
+def test_gopro_as_input_and_target(tmp_path: Path) -> None:
+    root = tree(tmp_path, *(f"{split}/{kind}/a.png" for split in ("train", "test") for kind in ("input", "target")))
+    assert found(root, "calibration") == [("a.png", "train/input/a.png", "train/target/a.png")]
+    assert found(root, "evaluation") == [("a.png", "test/input/a.png", "test/target/a.png")]
+
+
+@pytest.mark.parametrize(("blurred", "sharp"), [("blur", "sharp"), ("input", "target"), ("blur", "gt")])
+def test_flat_pairs_of_folders(tmp_path: Path, blurred: str, sharp: str) -> None:
+    root = tree(tmp_path, *(f"{kind}/{name}.png" for kind in (blurred, sharp) for name in "ba"))
+    assert [name for name, *_ in found(root, "evaluation")] == ["a.png", "b.png"]
+    assert found(root, "calibration") == found(root, "evaluation")
+
+
+def test_realblur_without_lists_is_taken_whole(tmp_path: Path) -> None:
+    folders = ("scene001/blur/blur", "scene001/gt/gt", "scene002/blur/blur", "scene002/gt/gt")
+    root = tree(tmp_path, *(f"{start}_{number}.png" for start in folders for number in (1, 2)))
+    assert len(found(root, "evaluation")) == 4
+    assert found(root, "evaluation")[0] == ("scene001/blur_1.png", "scene001/blur/blur_1.png", "scene001/gt/gt_1.png")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_realblur_is_split_by_its_lists(tmp_path: Path, beside: bool) -> None:
+    root = tree(
+        tmp_path / "RealBlur-J",
+        *(f"scene00{n}/{kind}/{kind}_1.png" for n in (1, 2) for kind in ("blur", "gt")),
+    )
+    for split, scene in (("train", "scene001"), ("test", "scene002")):
+        prefix = "RealBlur-J/" if beside else ""
+        line = f"{prefix}{scene}/gt/gt_1.png {prefix}{scene}/blur/blur_1.png\n"
+        (tmp_path if beside else root).joinpath(f"RealBlur_J_{split}_list.txt").write_text(line)
+    other = "RealBlur-R/scene009/gt/gt_1.png RealBlur-R/scene009/blur/blur_1.png"
+    (tmp_path / "RealBlur_R_test_list.txt").write_text(other)
+    assert found(root, "calibration") == [("scene001/blur_1.png", "scene001/blur/blur_1.png", "scene001/gt/gt_1.png")]
+    assert [name for name, *_ in found(root, "evaluation")] == ["scene002/blur_1.png"]
+    (root / "scene002" / "gt" / "gt_1.png").unlink()
+    with pytest.raises(ArtifactError, match=r"scene002/gt/gt_1\.png is missing"):
+        find_pairs(root, "evaluation")
+
+
+def test_hide_keeps_sharp_pictures_of_both_splits_together(tmp_path: Path) -> None:
+    blurred = ("train/1.png", "test/test-close-ups/2.png", "test/test-long-shot/3.png")
+    root = tree(tmp_path, *blurred, "GT/1.png", "GT/2.png", "GT/3.png")
+    assert found(root, "calibration") == [("1.png", "train/1.png", "GT/1.png")]
+    assert found(root, "evaluation") == [
+        ("test-close-ups/2.png", "test/test-close-ups/2.png", "GT/2.png"),
+        ("test-long-shot/3.png", "test/test-long-shot/3.png", "GT/3.png"),
+    ]
+    (root / "GT" / "3.png").unlink()
+    with pytest.raises(ArtifactError, match=r"test-long-shot/3\.png has no partner in .*GT"):
+        find_pairs(root, "evaluation")
+
+
+def test_pairs_are_loaded_and_their_sharp_ones_are_the_photographs(tmp_path: Path) -> None:
+    root = tree(tmp_path, "test/seq/blur/1.png", "test/seq/sharp/1.png")
+    (pair,) = load_pairs(root)
+    assert pair.name == "seq/1.png"
+    assert (pair.blurred[0, 0, 0], pair.sharp[0, 0, 0]) == (0, 10)
+    (photo,) = load_photos(root, "evaluation")
+    assert photo[0, 0, 0] == 10
+
+
+def test_sharp_photographs_are_no_pairs(tmp_path: Path) -> None:
+    assert find_pairs(tree(tmp_path, "a.png", "b.png"), "evaluation") == []
+    assert find_pairs(tmp_path / "nowhere", "evaluation") == []
+
+
+@pytest.mark.parametrize("loose", ["stray.png", "blur/stray.png", "target/stray.png"])
+def test_a_folder_that_mixes_splits_is_refused(tmp_path: Path, loose: str) -> None:
+    root = tree(tmp_path, "train/blur/1.png", "train/sharp/1.png", "test/blur/2.png", "test/sharp/2.png", loose)
+    with pytest.raises(ArtifactError, match=rf"mixes splits: .*{loose.split('/')[0]} lies beside test/ and train/"):
+        find_pairs(root, "calibration")
+
+
+def test_a_folder_without_the_split_says_which_it_has(tmp_path: Path) -> None:
+    root = tree(tmp_path, "train/blur/1.png", "train/sharp/1.png")
+    with pytest.raises(ArtifactError, match="has no test/, only train/"):
+        load_pairs(root, "evaluation")
+
+
+def test_a_sequence_without_sharp_pictures_is_named(tmp_path: Path) -> None:
+    root = tree(tmp_path, "train/A/blur/1.png", "train/A/sharp/1.png", "train/B/blur/1.png")
+    with pytest.raises(ArtifactError, match=r"train/B/blur has no sharp/ or gt/"):
+        find_pairs(root, "calibration")
+
+
+def test_an_unpaired_file_of_a_sequence_is_named(tmp_path: Path) -> None:
+    root = tree(tmp_path, "scene001/blur/blur_1.png", "scene001/blur/blur_2.png", "scene001/gt/gt_1.png")
+    with pytest.raises(ArtifactError, match=r"scene001/blur/blur_2\.png has no partner in .*scene001/gt"):
+        find_pairs(root, "evaluation")
+
+
+def test_partners_of_two_sizes_are_named(tmp_path: Path, photo: NDArray[np.uint8]) -> None:
+    root = tree(tmp_path, "test/seq/blur/1.png", "test/seq/sharp/1.png")
+    save_rgb(root / "test/seq/sharp/1.png", photo)
+    with pytest.raises(ArtifactError, match=r"seq/blur/1\.png.*24x16 and 208x160"):
+        load_pairs(root)
