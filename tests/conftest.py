@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,6 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from deblur_deploy.network.srn import SRNConfig
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in the processes that tests start, also where the tests run in the background.
+
+    A shell starts background jobs with SIGINT ignored, and children inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
