@@ -47,6 +47,8 @@ def command(
     output.table(HEADINGS, rows)
     output.say("")
     output.say(f"blurred input {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs")
+    if images is not None and not (images / "set.toml").is_file():
+        output.say("note      tuned and evaluated on the same photographs (a set.toml would split them)")
     for row in bench["results"]:
         if row["skipped"]:
             output.say(f"skipped   {Path(row['artifact']).name} on {row['runtime']}: {row['skipped']}")
