@@ -199,7 +199,7 @@ class Frame:
         from deblur_deploy.compress.quantize import qat
         from deblur_deploy.export.to_onnx import export_onnx
 
-        untuned = TuningConfig(fit=FitConfig(steps=0))
+        untuned = TuningConfig(fit=FitConfig(steps=0, crop=128))
         pruned = prune(original, PruneConfig(keep=self.keep, tuning=untuned), folder / "prune")
         quantized = qat(pruned, QatConfig(tuning=untuned), folder / "qat")
         size = self.bench.resolution
