@@ -9,7 +9,7 @@ import pytest
 
 from deblur_deploy import package_data
 from deblur_deploy.artifact import shipped_generator
-from deblur_deploy.data.pairs import shipped_pairs
+from deblur_deploy.data.pairs import load_pairs
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate
 from deblur_deploy.network.checkpoint import load_network
@@ -45,7 +45,7 @@ def test_the_generator_restores_as_well_as_its_card_says() -> None:
     rows = re.findall(r"\| (blurred input|restored) \| ([\d.]+) dB \| ([\d.]+) \| ([\d.]+) \|", card)
     published = {name: tuple(map(float, figures)) for name, *figures in rows}
 
-    report = evaluate(shipped_generator(), shipped_pairs("evaluation"), "torch")
+    report = evaluate(shipped_generator(), load_pairs(None, "evaluation"), "torch")
 
     assert report.psnr_blurred_db == pytest.approx(published["blurred input"][0], abs=0.02)
     assert report.psnr_db == pytest.approx(published["restored"][0], abs=0.02)

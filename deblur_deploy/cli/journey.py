@@ -54,14 +54,12 @@ class Journey:
     Args:
         original: The generator that it started from.
         pruned: Checkpoint after pruning.
-        quantized: Checkpoint after quantization-aware training.
         onnx: ONNX files by row of the table; the engine's row has the typed FP16 graph that it was built from.
         engine: The engine.
     """
 
     original: Artifact
     pruned: Artifact
-    quantized: Artifact
     onnx: dict[str, Artifact]
     engine: Artifact
 
@@ -108,7 +106,7 @@ def travel(source: Artifact, config: DemoConfig, runs: Path, output: Output) -> 
     }
     typed = stage("onnx-fp16", graphs["int8"], PrecisionConfig(), lower_precision)
     engine = stage("engine-fp16", typed, engine_config, build_engine)
-    return Journey(source, pruned, quantized, graphs | {"fp16 engine": typed}, engine)
+    return Journey(source, pruned, graphs | {"fp16 engine": typed}, engine)
 
 
 def _check_photos(config: DemoConfig) -> None:

@@ -82,16 +82,6 @@ def load_photos(folder: Path | None, split: Split = "calibration") -> list[Image
     return [load_rgb(path) for path in sharp_files(folder, split)]
 
 
-def shipped_pairs(split: Split) -> list[Pair]:
-    """The pairs that are shipped: the same bytes on every call."""
-    return load_pairs(None, split)
-
-
-def shipped_photos(split: Split) -> list[Image8]:
-    """The sharp photographs that are shipped, (H, W, 3) uint8 each."""
-    return load_photos(None, split)
-
-
 def crop_pairs(pairs: Sequence[Pair], resolution: Resolution) -> list[Pair]:
     """Cut every pair to one size, from the centre.
 

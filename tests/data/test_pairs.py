@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deblur_deploy.data.pairs import Pair, crop_pairs, load_pairs, load_photos, shipped_pairs, shipped_photos
+from deblur_deploy.data.pairs import Pair, crop_pairs, load_pairs, load_photos
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.images import Resolution, save_rgb
 from deblur_deploy.metrics import psnr_db
@@ -38,7 +38,7 @@ def write_set(folder: Path, splits: dict[str, str]) -> Path:
 
 
 def test_shipped_photographs_are_pairs_the_same_bytes_every_time() -> None:
-    photos, pairs = shipped_photos("evaluation"), shipped_pairs("evaluation")
+    photos, pairs = load_photos(None, "evaluation"), load_pairs(None, "evaluation")
     assert len(pairs) == len(photos) >= 8
     for photo, pair in zip(photos, pairs, strict=True):
         assert np.array_equal(pair.sharp, photo)

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import FitConfig, RunConfig
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.errors import ConfigError, MissingDependencyError
-from deblur_deploy.images import save_rgb
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training import train as train_module
 from deblur_deploy.training.devices import open_devices
@@ -63,21 +61,10 @@ out.with_suffix(f".rank{os.environ.get('RANK', '0')}.json").write_text(json.dump
 """
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def recipe(photo, tmp_path: Path) -> Path:
-    (tmp_path / "photos").mkdir()
-    save_rgb(tmp_path / "photos" / "one.png", photo)
-    (tmp_path / "recipe.toml").write_text(f'photos = "{tmp_path / "photos"}"\n{RECIPE}')
+def recipe(write_recipe, tmp_path: Path) -> Path:
     (tmp_path / "run.py").write_text(RUN)
-    return tmp_path / "recipe.toml"
+    return write_recipe(RECIPE)
 
 
 def free_port() -> int:

@@ -51,15 +51,6 @@ class Gain(Brightness):
         return [blurred * self.add]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Layers this small only lose time when they are divided among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def pair(photo: NDArray[np.uint8]) -> Pair:
     """A blurred and a sharp crop, each (1, 3, 64, 64)."""

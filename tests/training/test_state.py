@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from safetensors.torch import save_file
 from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import FitConfig, RunConfig
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
-from deblur_deploy.images import save_rgb
 from deblur_deploy.training import state as state_module
 from deblur_deploy.training import train as train_module
 from deblur_deploy.training.loop import Trainer
@@ -58,22 +56,11 @@ train(None, load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), tell, RunConfig(s
 """
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def recipe(photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "photos").mkdir()
-    save_rgb(tmp_path / "photos" / "one.png", photo)
-    (tmp_path / "recipe.toml").write_text(f'photos = "{tmp_path / "photos"}"\n{RECIPE}')
+def recipe(write_recipe, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
     monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [])
-    return tmp_path / "recipe.toml"
+    return write_recipe(RECIPE)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -40,12 +39,9 @@ def one_pair() -> list[Pair]:
 
 
 @pytest.fixture
-def config(photo, one_pair: list[Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
-    (tmp_path / "photos").mkdir()
-    save_rgb(tmp_path / "photos" / "one.png", photo)
-    (tmp_path / "recipe.toml").write_text(f'photos = "{tmp_path / "photos"}"\n{RECIPE}')
+def config(write_recipe, one_pair: list[Pair], monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: one_pair)
-    return load_recipe(tmp_path / "recipe.toml")
+    return load_recipe(write_recipe(RECIPE))
 
 
 def test_training_from_nothing_depends_on_the_seed_alone(config, tmp_path):
