@@ -68,6 +68,7 @@ class FitConfig:
         steps: Optimiser steps; the default is 300 passes over GoPro's 2103 pairs in batches of 8.
         batch: Crops per step, over all processes together.
         crop: Side of the square crops in pixels, a multiple of 16.
+        candidates: Crops drawn for each one that is used, the one with the most detail: sky and walls teach little.
         optimizer: AdamW or Adam; without weight decay they are the same.
         lr: Peak learning rate.
         lr_final: Learning rate that the cosine ends at.
@@ -85,6 +86,7 @@ class FitConfig:
     steps: int = 78_900
     batch: int = 8
     crop: int = 256
+    candidates: int = 1
     optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = 2e-4
     lr_final: float = 1e-7
@@ -101,6 +103,7 @@ class FitConfig:
         _require(self.steps >= 0, f"steps is {self.steps}", "give 0 or more optimiser steps")
         _require(self.batch >= 1, f"batch is {self.batch}", "give at least one crop per step")
         _require(self.crop >= 16 and self.crop % 16 == 0, f"crop is {self.crop}", "give a multiple of 16, such as 128")
+        _require(self.candidates >= 1, f"candidates is {self.candidates}", "give 1 (take what comes) or more")
         rates = f"lr is {self.lr} and lr_final {self.lr_final}"
         _require(0 < self.lr_final <= self.lr < math.inf, rates, "try 2e-4 and 1e-7")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "give 0 (off) or more")

@@ -76,8 +76,12 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             )
 
     @abstractmethod
-    def blurred_and_sharp(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
-        """A random piece of a random photograph with its margin, twice (H, W, 3) uint8."""
+    def draw(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
+        """A random piece of a random photograph with its margin as it was taken, and sharp: twice (H, W, 3) uint8."""
+
+    def blur(self, piece: tuple[Image8, Image8], rng: np.random.Generator) -> tuple[Image8, Image8]:
+        """What :meth:`draw` gave, blurred and sharp."""
+        return piece
 
     def __len__(self) -> int:
         """Number of crops."""
@@ -86,7 +90,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Blurred and sharp crop, each (3, crop, crop) float32 in [0, 1]."""
         rng = np.random.default_rng([self.fit.seed, index])
-        pair = self.blurred_and_sharp(rng)
+        candidates = [self.draw(rng) for _ in range(self.fit.candidates)]
+        pair = self.blur(max(candidates, key=lambda piece: detail(piece[1])), rng)
         flips = rng.random(3) < 0.5
         if self.augment.linear_share and rng.random() < self.augment.linear_share:
             pair = linear_blur(pair[1], rng.uniform(*self.augment.linear_px), rng.uniform(0, 360)), pair[1]
@@ -141,20 +146,20 @@ class ShakenCrops(Crops):
         self.photos = photos
         self.shake_config = shake_config
 
-    def blurred_and_sharp(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
-        """A shaken piece and the piece."""
+    def draw(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
+        """A piece with margin, twice; where the photograph is large enough, half of the time at half its size."""
         photo = self.photos[int(rng.integers(len(self.photos)))]
-        return shake(self._random_piece(photo, rng), self.shake_config, rng)
-
-    def _random_piece(self, photo: Image8, rng: np.random.Generator) -> Image8:
-        """A crop with margin; where the photograph is large enough, half of the time at half its size."""
         side = self.fit.crop + 2 * self.margin
         factor = 2 if min(photo.shape[:2]) >= 2 * side and rng.random() < 0.5 else 1
         top, left = (int(rng.integers(size - side * factor + 1)) for size in photo.shape[:2])
         piece = photo[top : top + side * factor, left : left + side * factor]
         if factor > 1:
             piece = np.asarray(Image.fromarray(piece).reduce(factor))
-        return piece
+        return piece, piece
+
+    def blur(self, piece: tuple[Image8, Image8], rng: np.random.Generator) -> tuple[Image8, Image8]:
+        """A shaken piece and the piece."""
+        return shake(piece[1], self.shake_config, rng)
 
 
 class PairedCrops(Crops):
@@ -177,7 +182,7 @@ class PairedCrops(Crops):
         super().__init__([sharp.shape[:2] for _, sharp in pairs], fit, 0.0, augment, names)
         self.pairs = pairs
 
-    def blurred_and_sharp(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
+    def draw(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
         """The same piece of both photographs."""
         blurred, sharp = self.pairs[int(rng.integers(len(self.pairs)))]
         side = self.fit.crop + 2 * self.margin
@@ -216,6 +221,16 @@ def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Ten
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),  # so that copies to the GPU run beside its work
     )
+
+
+def detail(image: Image8) -> float:
+    """Mean difference between neighbouring pixels of the green plane, in codes of 0 to 255.
+
+    Args:
+        image: (H, W, 3) uint8.
+    """
+    green = image[..., 1].astype(np.int16)
+    return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean()) / 2
 
 
 def steps_of(epochs: int, photos: int, batch: int) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from deblur_deploy.config import AugmentConfig, FitConfig, ShakeConfig
-from deblur_deploy.data.crops import PairedCrops, ShakenCrops, Share, batches_of, crop_batches, steps_of
+from deblur_deploy.data.crops import PairedCrops, ShakenCrops, Share, batches_of, crop_batches, detail, steps_of
 from deblur_deploy.errors import ConfigError
 
 Photo = NDArray[np.uint8]
+
 
 def shaken_crops(photos: list[Photo], crop: int, length: int, shake_config: ShakeConfig, seed: int) -> ShakenCrops:
     return ShakenCrops(photos, FitConfig(steps=length, batch=1, crop=crop, seed=seed), shake_config)
@@ -67,6 +70,24 @@ def test_large_photographs_are_also_taken_at_half_size() -> None:
     sharp = [shaken_crops([stripes], 32, 40, STILL, 0)[index][1] for index in range(40)]
     gray = [bool((image - 0.5).abs().max() < 0.01) for image in sharp]
     assert 5 < sum(gray) < 35
+
+
+def test_of_several_candidates_the_one_with_the_most_detail_is_taken(photo: Photo) -> None:
+    flat = np.full_like(photo, 128)
+    fit = FitConfig(steps=30, batch=1, crop=32)
+    flat_share = [
+        sum(detail(np.asarray(crops[index][1].permute(1, 2, 0) * 255, np.uint8)) == 0 for index in range(30))
+        for candidates in (1, 8)
+        for crops in [ShakenCrops([photo, flat], dataclasses.replace(fit, candidates=candidates), STILL)]
+    ]
+    assert flat_share[0] > 5
+    assert flat_share[1] == 0
+
+
+def test_detail_is_the_mean_step_between_neighbours() -> None:
+    stripes = np.zeros((4, 4, 3), np.uint8)
+    stripes[:, ::2] = 100
+    assert detail(stripes) == pytest.approx(50)  # 100 from column to column, 0 from row to row
 
 
 def test_blurred_and_sharp_are_turned_together(photo: Photo) -> None:
