@@ -1,4 +1,4 @@
-"""Whether two artifacts of one network give the same pictures."""
+"""Whether two artifacts of one network give the same pictures, and whether their difference grows on the way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.data.pairs import Image8, crop_center
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import ImageSpec, Resolution, to_batch
+from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.network.drift import Drift, measure_drift
+from deblur_deploy.network.srn import SRN
 from deblur_deploy.runtime.runner import fixed_size, open_runner
 
 
@@ -37,6 +40,11 @@ FLOAT_TOLERANCES = Tolerances(max_abs=1e-3)
 REDUCED_TOLERANCES = Tolerances(psnr_db=40.0)
 """Where one side computes in fewer bits. One value that rounds the other way in a first layer may move a pixel by
 more than any bound worth stating, so the mean square is what counts."""
+
+
+DRIFT_IMAGES, DRIFT_SIDE = 2, 256
+"""Images that drift is measured on, and the longest side of the piece that is cut from their middle: thirty
+applications to a whole photograph take minutes."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +112,37 @@ def verify(
     return VerifyReport(worst, total_abs / count, psnr_db, passed)
 
 
+def drift_between(a: Artifact, b: Artifact, images: Sequence[Image8]) -> Drift | None:
+    """How the difference of two artifacts grows through the recurrence, on pieces of the first images.
+
+    Args:
+        a: One artifact, such as the float checkpoint.
+        b: The other, such as the quantized checkpoint.
+        images: (H, W, 3) uint8.
+
+    Returns:
+        None where one of the two is no recurrent checkpoint: exported graphs give their last estimate only.
+    """
+    if not a.kind == b.kind == "checkpoint":
+        return None
+    first, second = load_network(a), load_network(b)
+    if not (isinstance(first, SRN) and isinstance(second, SRN)):
+        return None
+    pieces = [crop_center(image, _at_most(image, DRIFT_SIDE), "image") for image in images[:DRIFT_IMAGES]]
+    return measure_drift(first.eval(), second.eval(), [to_batch(piece) for piece in pieces])
+
+
 def default_tolerances(a: Artifact, b: Artifact) -> Tolerances:
     """What may be expected of two artifacts: close where both compute in float32, similar where one does not."""
     reduced = any(
         artifact.network.quantization or artifact.kind == "engine" or artifact.stage == "to-fp16" for artifact in (a, b)
     )
     return REDUCED_TOLERANCES if reduced else FLOAT_TOLERANCES
+
+
+def _at_most(image: Image8, side: int) -> Resolution:
+    height, width = image.shape[:2]
+    return Resolution(min(width, side), min(height, side))
 
 
 def _common_size(a: ImageSpec, b: ImageSpec) -> Resolution | None:

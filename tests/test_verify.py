@@ -22,7 +22,14 @@ from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.verify import FLOAT_TOLERANCES, REDUCED_TOLERANCES, Tolerances, default_tolerances, verify
+from deblur_deploy.verify import (
+    FLOAT_TOLERANCES,
+    REDUCED_TOLERANCES,
+    Tolerances,
+    default_tolerances,
+    drift_between,
+    verify,
+)
 
 Image8 = NDArray[np.uint8]
 
@@ -169,3 +176,18 @@ def test_an_image_below_the_exported_size_is_an_error(
     network, _, exported = chain
     with pytest.raises(ArtifactError, match="image 1 has 40x36 pixels"):
         verify(network, exported, [photo[:36, :40]])
+
+
+def test_drift_is_measured_between_two_checkpoints_and_no_others(
+    chain: tuple[Artifact, Artifact, Artifact], photo: Image8
+) -> None:
+    network, other, exported = chain
+    drift = drift_between(network, other, [photo])
+    assert drift is not None
+    assert len(drift.scales) == 3
+    assert len(drift.applications) == 30
+    assert min(drift.scales + drift.applications) > 1e-4
+    same = drift_between(network, network, [photo])
+    assert same is not None
+    assert max(same.scales + same.applications) == 0
+    assert drift_between(network, exported, [photo]) is None

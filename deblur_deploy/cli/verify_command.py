@@ -27,7 +27,7 @@ def command(
     from deblur_deploy.data.pairs import load_pairs
     from deblur_deploy.errors import VerificationError
     from deblur_deploy.images import list_images, load_rgb
-    from deblur_deploy.verify import Tolerances, default_tolerances, verify
+    from deblur_deploy.verify import Tolerances, default_tolerances, drift_between, verify
 
     output = Output(as_json)
     pictures = [load_rgb(path) for path in list_images(images)] if images else [p.blurred for p in load_pairs(None)]
@@ -39,7 +39,13 @@ def command(
         f"{len(pictures)} images: max error {report.max_abs:.2e}, mean {report.mean_abs:.2e}, "
         f"PSNR between the two {report.psnr_db:.2f} dB"
     )
-    output.emit(report.as_json())
+    if drift := drift_between(a, b, pictures):
+        output.say(f"mean error after each scale: {', '.join(f'{error:.1e}' for error in drift.scales)}")
+        output.say(
+            f"after {len(drift.applications)} applications of one scale: {drift.applications[-1]:.1e}, "
+            f"{drift.growth:.1f} times the first"
+        )
+    output.emit(report.as_json() | {"drift": drift.as_json() if drift else None})
     if not report.passed:
         raise VerificationError(
             f"{first} and {second} differ by more than {tolerances}",

@@ -134,10 +134,19 @@ def test_an_engine_is_made_from_what_has_its_size_and_type(made):
 def test_verify(run, made):
     outcome = run("verify", made["qat"], made["export-onnx"], "--json").done()
 
-    assert outcome.json.keys() == {"max_abs", "mean_abs", "psnr_db", "passed"}
+    assert outcome.json.keys() == {"max_abs", "mean_abs", "psnr_db", "passed", "drift"}
     assert outcome.json["passed"] is True
+    assert outcome.json["drift"] is None
     assert 0 < outcome.json["mean_abs"] <= outcome.json["max_abs"] < 0.1
     assert outcome.err.startswith("2 images: ")
+
+
+def test_verify_follows_the_difference_of_two_checkpoints_through_the_recurrence(run, made):
+    outcome = run("verify", made["prune"], made["qat"], "--json").done()
+
+    assert outcome.json["drift"].keys() == {"scales", "applications", "growth"}
+    assert (len(outcome.json["drift"]["scales"]), len(outcome.json["drift"]["applications"])) == (3, 30)
+    assert "after 30 applications of one scale: " in outcome.err
 
 
 def test_verify_fails_where_more_was_asked(run, made):

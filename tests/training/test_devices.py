@@ -73,16 +73,12 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_two_processes_follow_the_curve_of_one(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_follow_the_curve_of_one(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("accelerate", reason="needs accelerate: pip install 'deblur-deploy[train]'")
     monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
     monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [])
     one: list[float] = []
-    train(
-        None, load_recipe(recipe), tmp_path / "one", lambda step, steps, loss: one.append(loss), RunConfig(workers=0)
-    )
+    train(None, load_recipe(recipe), tmp_path / "one", lambda step, steps, loss: one.append(loss), RunConfig(workers=0))
     # `accelerate launch` starts several processes on GPUs only, or through MPI; torchrun sets the same variables.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
