@@ -16,7 +16,15 @@ from typing import Any
 from deblur_deploy.artifact import Artifact, shipped_generator
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchRow, measure
 from deblur_deploy.bench.samples import median_ratio_interval
-from deblur_deploy.config import ExportConfig, FitConfig, PruneConfig, QatConfig, TuningConfig
+from deblur_deploy.config import (
+    EngineConfig,
+    ExportConfig,
+    FitConfig,
+    PrecisionConfig,
+    PruneConfig,
+    QatConfig,
+    TuningConfig,
+)
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.images import Resolution
 from deblur_deploy.runtime.runner import runtimes_for
@@ -93,8 +101,8 @@ class RtxBuild:
 
     def measure(self) -> Measurement:
         """Seconds of one build, the median."""
-        from deblur_deploy.engine.build import EngineConfig, build_engine_bytes, check_engine_config
-        from deblur_deploy.export.precision import PrecisionConfig, lower_precision
+        from deblur_deploy.engine.build import build_engine_bytes, check_engine_config
+        from deblur_deploy.export.precision import lower_precision
         from deblur_deploy.export.to_onnx import export_onnx
 
         config = EngineConfig(target=self.card, flavour="rtx")

@@ -9,8 +9,8 @@ from typing import Any
 
 from measurements import KINDS, Work
 
-from deblur_deploy.config import from_table
 from deblur_deploy.errors import ConfigError
+from deblur_deploy.tables import from_table
 
 
 @dataclass(frozen=True)

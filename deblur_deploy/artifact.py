@@ -21,10 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from deblur_deploy.config import from_table
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.package_data import shipped
+from deblur_deploy.tables import from_table
 
 Kind = Literal["checkpoint", "onnx", "engine"]
 

@@ -1,19 +1,14 @@
-"""Settings of every stage: frozen dataclasses that check themselves, and the way from a TOML table to one of them."""
+"""Settings of every stage: frozen dataclasses that check themselves."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from deblur_deploy.errors import ConfigError
 
-T = TypeVar("T")
 Range = tuple[float, float]
 
 
@@ -302,69 +297,42 @@ class ExportConfig:
         _require(self.width >= 1 and self.height >= 1, f"size is {self.width}x{self.height}", "try 640x360")
 
 
-def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Make a settings dataclass from a parsed TOML or JSON table.
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """Typed float16 (see ``export/precision.py``).
 
     Args:
-        cls: A dataclass of this module; nested dataclasses are sub-tables.
-        table: Field names to plain values; lists become tuples.
-        where: Name of the table in messages.
-
-    Raises:
-        ConfigError: An unknown field (with the nearest known one), a value of the wrong type, or one out of range.
+        keep_fp32: Names of ONNX nodes that stay float32; ``*`` stands for any text, as in ``/head/*``.
     """
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(sorted(known))}"
-            raise ConfigError(f"{where} has no field {key!r}", hint=hint)
-        values[key] = _converted(hints[key], value, f"{where}.{key}")
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}", hint="add the field to the table")
-    return cls(**values)
+
+    keep_fp32: tuple[str, ...] = ()
 
 
-def _converted(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the annotated type, or a ConfigError that names it."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        _check_type(isinstance(value, Mapping), "a table", value, where)
-        return from_table(hint, value, where)
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        return _converted_tuple(arguments, value, where)
-    if origin is dict:
-        _check_type(isinstance(value, Mapping), "a table", value, where)
-        return {str(key): _converted(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _converted(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is Literal:
-        _check_type(value in arguments, f"one of {', '.join(map(repr, arguments))}", value, where)
-        return value
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    _check_type(isinstance(value, hint) and not (hint is int and isinstance(value, bool)), hint.__name__, value, where)
-    return value
+@dataclass(frozen=True)
+class EngineConfig:
+    """An engine (see ``engine/build.py``).
 
+    Args:
+        target: Card (``2080ti``), capability (``sm75``), ``portable`` or ``current``.
+        flavour: The TensorRT that builds; ``auto`` takes TensorRT-RTX where it is installed.
+        precision: What nine tenths of the arithmetic must be proven to run in. The types come from the ONNX file.
+        workspace_bytes: Scratch memory that the engine may use, or None for the builder's default.
+        optimization_level: How long the builder may search, 0 to 5, or None for its default.
+    """
 
-def _converted_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    _check_type(isinstance(value, (list, tuple)), "a list", value, where)
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_converted(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    _check_type(len(value) == len(arguments), f"a list of {len(arguments)}", value, where)
-    return tuple(_converted(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, value, strict=True)))
+    target: str = "RTX 2080 Ti"
+    flavour: Literal["auto", "rtx", "tensorrt"] = "auto"
+    precision: Literal["fp16", "fp32"] = "fp16"
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
 
-
-def _check_type(condition: bool, expected: str, value: Any, where: str) -> None:
-    _require(condition, f"{where} is {value!r}", f"give {expected}")
+    def __post_init__(self) -> None:
+        _require(
+            self.flavour in ("auto", "rtx", "tensorrt"), f"flavour is {self.flavour!r}", "give auto, rtx or tensorrt"
+        )
+        _require(self.precision in ("fp16", "fp32"), f"precision is {self.precision!r}", "give fp16 or fp32")
+        workspace, level = self.workspace_bytes, self.optimization_level
+        _require(
+            workspace is None or workspace > 0, f"workspace_bytes is {workspace}", "give bytes, such as 1073741824"
+        )
+        _require(level is None or 0 <= level <= 5, f"optimization_level is {level}", "give 0 (fast) to 5 (thorough)")

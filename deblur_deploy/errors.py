@@ -8,7 +8,8 @@ The hierarchy::
     ├── MissingDependencyError      an optional package is not installed (also an ImportError)
     ├── ExportError                 the network cannot be written as ONNX
     ├── BuildError                  an engine cannot be built, or is not what was asked for
-    └── VerificationError           two artifacts differ by more than was allowed
+    ├── VerificationError           two artifacts differ by more than was allowed
+    └── BudgetError                 a run is done and costs more, or buys less, than its recipe allows: exit code 3
 
 Each carries one sentence on what failed, with the offending value, and one hint on what to do about it.
 """
@@ -62,3 +63,7 @@ class BuildError(DeblurDeployError):
 
 class VerificationError(DeblurDeployError):
     """Two artifacts give results further apart than allowed."""
+
+
+class BudgetError(DeblurDeployError):
+    """Everything was made, and what it costs or buys misses a budget."""

@@ -23,7 +23,7 @@ FLOORS = (
     ("runtime",),
     ("network", "kernels", "data"),
     ("artifact", "images", "metrics", "package_data"),
-    ("config",),
+    ("config", "tables"),
     ("errors",),
 )
 """From the top down. A module may import from lower floors, and from its own package."""

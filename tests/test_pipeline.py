@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from deblur_deploy.artifact import Artifact, find_artifacts, load_artifact, new_step
 from deblur_deploy.bench.measure import BenchConfig
-from deblur_deploy.cli import main
+from deblur_deploy.cli import demo_command, main
 from deblur_deploy.cli.findings import HEADINGS
-from deblur_deploy.cli.journey import DemoConfig
+from deblur_deploy.cli.tuning import with_tuning
+from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
 from deblur_deploy.images import Resolution, load_rgb, save_rgb
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
@@ -80,13 +81,19 @@ class Demo:
     def visit(self, qat_steps: int = 1) -> Visit:
         """Run ``deblur-deploy demo --quick`` with few steps and a small frame."""
         bench = BenchConfig(duration_ms=0, warmup_ms=0, min_iterations=1, windows=1, max_windows=1)
-        settings = {"resolution": SIZE, "prune_steps": 1, "qat_steps": qat_steps, "bench": bench}
+        recipe = dataclasses.replace(
+            demo_command.demo_recipe("RTX 2080 Ti", str(self.photos), quick=True),
+            prune=with_tuning(PruneConfig(), None, 1),
+            qat=with_tuning(QatConfig(), None, qat_steps),
+            export=ExportConfig(SIZE.width, SIZE.height),
+            bench=bench,
+        )
         options = ("--quick", "--images", self.photos, "--runs", self.root / "runs", "--json")
         out, err, on_terminate = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
         started = time.perf_counter()
         with (
             mock.patch.object(sys, "argv", ["deblur-deploy", "demo", str(self.source.directory), *map(str, options)]),
-            mock.patch.object(DemoConfig, "quick", lambda config: dataclasses.replace(config, **settings)),
+            mock.patch.object(demo_command, "demo_recipe", return_value=recipe),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as ending,

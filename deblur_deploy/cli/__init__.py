@@ -10,6 +10,7 @@ import sys
 
 COMMANDS = {
     "demo": "the whole way on real photographs: prune, qat, ONNX, FP16 engine, benchmark, one table",
+    "run": "a recipe of stages with budgets; goes on after the last finished stage",
     "import": "turn a trained checkpoint (.pth, .pt, .safetensors) into an artifact",
     "train": "train a generator on sharp photographs, from scratch or on from another",
     "prune": "keep the strongest channels of every group, then fine-tune",

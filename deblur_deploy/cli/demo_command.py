@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deblur_deploy.artifact import load_artifact, shipped_generator
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.export_trt_command import report_engine
 from deblur_deploy.cli.options import RUNS, Json, Runs
+from deblur_deploy.cli.run_command import follow
+from deblur_deploy.cli.tuning import with_tuning
+
+if TYPE_CHECKING:
+    from deblur_deploy.cli.recipe import Recipe
 
 
 def command(
@@ -28,34 +31,30 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Prune, quantize, export, build and time a generator on real photographs; a second run goes on where it was."""
-    from deblur_deploy.cli.findings import HEADINGS, measure_latency, measure_quality, summary_rows, write_summary
-    from deblur_deploy.cli.journey import DemoConfig, travel
-
     output = Output(as_json)
-    started = time.perf_counter()
-    artifact = load_artifact(source) if source else shipped_generator()
-    config = DemoConfig(target=target, photos=str(images) if images else None)
-    config = config.quick() if quick else config
-    directory = runs / ("demo-quick" if quick else "demo")
-    output.say(f"source    {artifact.directory}")
+    start = load_artifact(source) if source else shipped_generator()
+    recipe = demo_recipe(target, str(images) if images else None, quick)
+    follow(start, recipe, runs / ("demo-quick" if quick else "demo"), output)
 
-    journey = travel(artifact, config, directory, output)
-    quality = measure_quality(journey, config, directory, output)
-    bench = measure_latency(journey, config, directory, output)
-    rows = summary_rows(journey, quality, bench)
-    output.say("")
-    output.table(HEADINGS, rows)
-    output.say("")
-    output.say(f"blurred input {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs")
-    if images is not None and not (images / "set.toml").is_file():
-        output.say("note      tuned and evaluated on the same photographs (a set.toml would split them)")
-    for row in bench["results"]:
-        if row["skipped"]:
-            output.say(f"skipped   {Path(row['artifact']).name} on {row['runtime']}: {row['skipped']}")
-    report_engine(output, journey.engine)
-    output.say(f"          {journey.engine.path}")
-    output.say(f"pictures  {directory / 'pictures'}")
-    write_summary(directory / "summary.md", rows, quality)
-    output.say(f"table     {directory / 'summary.md'}")
-    output.say(f"finished in {time.perf_counter() - started:.0f} s")
-    output.emit({"rows": [dict(zip(HEADINGS, row, strict=True)) for row in rows], "quality": quality, "bench": bench})
+
+def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
+    """The demo as a recipe.
+
+    Args:
+        target: Card that the engine is built for.
+        photos: Folder of the user's sharp photographs for tuning and evaluation; None takes the shipped ones.
+        quick: The same road in a fraction of the time: the figures are those of a hurried fine-tuning.
+    """
+    from deblur_deploy.bench.measure import BenchConfig
+    from deblur_deploy.cli.recipe import Recipe
+    from deblur_deploy.config import EngineConfig, PrecisionConfig, PruneConfig, QatConfig
+
+    hurried = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=3, windows=1, max_windows=1)
+    return Recipe(
+        photos=photos,
+        prune=with_tuning(PruneConfig(), None, 20 if quick else 500),
+        qat=with_tuning(QatConfig(), None, 5 if quick else 120),
+        fp16=PrecisionConfig(),
+        engine=EngineConfig(target=target),
+        bench=hurried if quick else BenchConfig(),
+    )

@@ -10,9 +10,9 @@ from typing import cast
 
 import typer
 
-from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 
 _EXTRAS = {
     "torch": "compress",
@@ -36,8 +36,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         arguments: What follows the name on the command line.
 
     Returns:
-        0 done, 1 a :class:`DeblurDeployError`, 2 bad usage (a :class:`ConfigError` or an unknown option), 130
-        interrupted.
+        0 done, 1 a :class:`DeblurDeployError`, 2 bad usage (a :class:`ConfigError` or an unknown option), 3 a missed
+        budget, 130 interrupted.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # so that staging directories are cleaned up
     try:
@@ -70,4 +70,6 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 def _fail(err: DeblurDeployError) -> int:
     """Print an error and its hint; returns the exit code."""
     print(f"Error: {err}", file=sys.stderr)
+    if isinstance(err, BudgetError):
+        return EXIT_BUDGET
     return EXIT_USAGE if isinstance(err, ConfigError) else EXIT_FAILED

@@ -10,7 +10,7 @@ import typer
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
-from deblur_deploy.config import ExportConfig
+from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution, parse_resolution
 from deblur_deploy.runtime.runner import fixed_size
@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Build a TensorRT engine for a named card; no GPU is needed. A checkpoint is exported to ONNX on the way."""
     resolution = None if res is None else parse_resolution(res)
-    from deblur_deploy.engine.build import EngineConfig, build_engine, check_engine_config
+    from deblur_deploy.engine.build import build_engine, check_engine_config
 
     output = Output(as_json)
     config = EngineConfig(target=target, flavour=flavour, precision="fp16" if fp16 else "fp32")
@@ -73,7 +73,7 @@ def engine_size(artifact: Artifact, resolution: Resolution | None) -> Resolution
 
 def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: Path, fp16: bool) -> Artifact:
     """The ONNX artifact whose types are those of the engine to build, exported and converted as needed."""
-    from deblur_deploy.export.precision import PrecisionConfig, lower_precision
+    from deblur_deploy.export.precision import lower_precision
     from deblur_deploy.export.to_onnx import export_onnx
 
     if artifact.kind == "checkpoint":

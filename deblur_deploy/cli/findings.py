@@ -1,24 +1,24 @@
-"""What the demo measures on its journey, kept on disk so that a second run need not measure again."""
+"""What a run measures of the artifacts that it made, kept on disk so that a second run need not measure again."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.bench.measure import BenchEntry, all_entries, measure, write_jsonl
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
-from deblur_deploy.cli.journey import DemoConfig, Journey
+from deblur_deploy.cli.journey import ENGINE_ROW, FP16_ROW, Journey
 from deblur_deploy.cli.pictures import save_sheets
+from deblur_deploy.cli.recipe import Recipe
 from deblur_deploy.data.pairs import crop_pairs, load_pairs
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate
 
 RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt-rtx")
-"""Runtimes that have a column in the demo's table."""
+"""Runtimes that have a column in the table."""
 
 HEADINGS = (
     *("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost"),
@@ -26,49 +26,51 @@ HEADINGS = (
 )
 
 
-def measure_quality(journey: Journey, config: DemoConfig, directory: Path, output: Output) -> dict[str, Any]:
-    """PSNR of every ONNX file on the evaluation pairs, and before/after pictures.
+def measure_quality(journey: Journey, recipe: Recipe, directory: Path, output: Output) -> dict[str, Any]:
+    """PSNR of every ONNX file on the evaluation pairs, and before/after pictures of the first and the last float32 one.
 
     Returns:
-        ``images``, ``blurred_db``, and ``psnr_db`` by row of the demo's table. The engine's row is the typed FP16 graph
-        that the engine was built from, run in onnxruntime.
+        ``images``, ``blurred_db``, and ``psnr_db`` by row of the table. An engine's row is the typed FP16 graph that it
+        was built from; FP16 graphs run in onnxruntime.
     """
 
     def measure_now() -> dict[str, Any]:
         output.say("measuring quality …")
-        photos = Path(config.photos) if config.photos else None
-        pairs = crop_pairs(load_pairs(photos, "evaluation"), config.resolution)
+        pairs = crop_pairs(load_pairs(recipe.pairs_folder, "evaluation"), recipe.resolution)
         reports = {
-            name: evaluate(artifact, pairs, "onnxruntime" if name == "fp16 engine" else None)
+            name: evaluate(artifact, pairs, "onnxruntime" if name in (FP16_ROW, ENGINE_ROW) else None)
             for name, artifact in journey.onnx.items()
         }
-        save_sheets(pairs, journey.onnx["original"], journey.onnx["int8"], directory / "pictures")
+        compressed = journey.onnx[list(journey.checkpoints)[-1]]
+        save_sheets(pairs, journey.onnx["original"], compressed, directory / "pictures")
         return {
             "images": len(pairs),
             "blurred_db": reports["original"].psnr_blurred_db,
             "psnr_db": {name: report.psnr_db for name, report in reports.items()},
         }
 
-    return _kept(directory / "quality.json", _key(journey, config.photos), measure_now)
+    return _kept(directory / "quality.json", _key(journey, recipe.pairs_folder), measure_now)
 
 
-def measure_latency(journey: Journey, config: DemoConfig, directory: Path, output: Output) -> dict[str, Any]:
+def measure_latency(journey: Journey, config: BenchConfig, directory: Path, output: Output) -> dict[str, Any]:
     """Latency of the float networks in eager PyTorch, and of every ONNX file and the engine on every runtime.
 
     Returns:
         The object that ``deblur-deploy bench --json`` prints; raw samples go to ``bench.jsonl``.
     """
-    bench = dataclasses.replace(config.bench, resolution=config.resolution)
 
     def measure_now() -> dict[str, Any]:
         output.say("measuring latency …")
-        artifacts = [journey.onnx[name] for name in ("original", "pruned", "int8")] + [journey.engine]
-        checkpoints = [BenchEntry(artifact, "torch") for artifact in (journey.original, journey.pruned)]
-        entries = [*checkpoints, *all_entries(artifacts)]
+        checkpoints = [
+            BenchEntry(checkpoint, "torch")
+            for checkpoint in journey.checkpoints.values()
+            if checkpoint.network.quantization is None  # a quantized one only simulates INT8
+        ]
+        entries = [*checkpoints, *all_entries(map(journey.payload, journey.onnx))]
         with output.waiting("measuring") as tick:
             report = measure(
                 entries,
-                bench,
+                config,
                 lambda entry, window: tick(f"{entry.artifact.directory.name} on {entry.runtime}, window {window}"),
             )
         if report.interrupted:
@@ -76,17 +78,16 @@ def measure_latency(journey: Journey, config: DemoConfig, directory: Path, outpu
         write_jsonl(report, directory / "bench.jsonl")
         return report.as_json()
 
-    return _kept(directory / "bench.json", _key(journey, bench), measure_now)
+    return _kept(directory / "bench.json", _key(journey, config), measure_now)
 
 
-def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any]) -> list[list[str]]:
-    """The demo's table: one row for each stage, with the median latency on every runtime that ran it."""
+def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> list[list[str]]:
+    """The table: one row for each stage, with the median latency on every runtime that ran it."""
     original_db = quality["psnr_db"]["original"]
     rows = []
-    for name, graph in journey.onnx.items():
-        artifact = journey.engine if name == "fp16 engine" else graph
+    for name in journey.onnx:
+        artifact = journey.payload(name)
         figures, psnr_db = artifact.figures, quality["psnr_db"][name]
-        timed = {str(artifact.directory), *_checkpoints(journey, name)}
         rows.append(
             [
                 name,
@@ -96,10 +97,21 @@ def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any
                 f"{figures['gmacs']:.1f}",
                 f"{psnr_db:.2f}",
                 f"{original_db - psnr_db:.2f}",
-                *(_median_ms(bench, timed, runtime) for runtime in RUNTIMES),
+                *(_in_ms(latency_ms(journey, name, bench, runtime)) for runtime in RUNTIMES),
             ]
         )
     return rows
+
+
+def latency_ms(journey: Journey, row: str, bench: dict[str, Any] | None, runtime: str) -> float | None:
+    """Median latency of a row's ONNX file, engine or float checkpoint on a runtime; None where it was not measured."""
+    timed = {str(journey.payload(row).directory)}
+    if row in journey.checkpoints:
+        timed.add(str(journey.checkpoints[row].directory))
+    for result in bench["results"] if bench else ():
+        if result["artifact"] in timed and result["runtime"] == runtime and result["latency_ms"]:
+            return float(result["latency_ms"]["median"])
+    return None
 
 
 def write_summary(path: Path, rows: Sequence[Sequence[str]], quality: dict[str, Any]) -> None:
@@ -114,23 +126,13 @@ def write_summary(path: Path, rows: Sequence[Sequence[str]], quality: dict[str, 
     _write_text(path, "\n".join(lines) + "\n")
 
 
-def _checkpoints(journey: Journey, name: str) -> list[str]:
-    """Directory of the checkpoint that a row's ONNX file was exported from, where that was timed too."""
-    timed = {"original": journey.original, "pruned": journey.pruned}
-    return [str(timed[name].directory)] if name in timed else []
-
-
-def _median_ms(bench: dict[str, Any], artifacts: set[str], runtime: str) -> str:
-    """Median latency of one of these artifacts on a runtime, or a dash where it was not measured."""
-    for row in bench["results"]:
-        if row["artifact"] in artifacts and row["runtime"] == runtime and row["latency_ms"]:
-            return f"{row['latency_ms']['median']:.0f}"
-    return "–"
+def _in_ms(latency: float | None) -> str:
+    return "–" if latency is None else f"{latency:.0f}"
 
 
 def _key(journey: Journey, *settings: object) -> str:
     """What a measurement depends on: the artifacts, under the names that its rows have, and its settings."""
-    artifacts = (journey.original, *journey.onnx.values(), journey.engine)
+    artifacts = [journey.original, *journey.onnx.values(), *([journey.engine] if journey.engine else [])]
     hashes = [(str(artifact.directory), artifact.sha256) for artifact in artifacts]
     return hashlib.sha256(json.dumps([hashes, settings], default=str).encode()).hexdigest()
 

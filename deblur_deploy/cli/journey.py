@@ -1,127 +1,119 @@
-"""The whole way of the demo: which stages run on what, each skipped where its result is already there."""
+"""The whole way of a recipe: which stages run on what, each skipped where its result is already there."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deblur_deploy.artifact import Artifact, check_replaceable, load_artifact
-from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import check_writable
-from deblur_deploy.config import ExportConfig, FitConfig, PruneConfig, QatConfig, TuningConfig
+from deblur_deploy.cli.recipe import Recipe
 from deblur_deploy.data.pairs import crop_center, load_photos
 from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import Resolution
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Settings of the demo.
-
-    Args:
-        keep: Share of the channels to keep.
-        target: Card that the engine is built for.
-        resolution: Size of the graphs and of the timed frame.
-        prune_steps: Fine-tuning steps after pruning.
-        qat_steps: Fine-tuning steps after quantization.
-        bench: How the rows of the latency table are measured; the frame has the size of the graphs.
-        photos: Folder of the user's sharp photographs for tuning and evaluation; None takes the shipped ones.
-    """
-
-    keep: float = 0.7
-    target: str = "RTX 2080 Ti"
-    resolution: Resolution = field(default=Resolution(640, 360))
-    prune_steps: int = 500
-    qat_steps: int = 120
-    bench: BenchConfig = field(default=BenchConfig())
-    photos: str | None = None
-
-    def quick(self) -> DemoConfig:
-        """The same road in a fraction of the time: the figures are those of a hurried fine-tuning."""
-        bench = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=3, windows=1, max_windows=1)
-        return dataclasses.replace(self, prune_steps=20, qat_steps=5, bench=bench)
 
 
 @dataclass(frozen=True)
 class Journey:
-    """Everything that the demo made.
+    """Everything that a run made.
 
     Args:
-        original: The generator that it started from.
-        pruned: Checkpoint after pruning.
-        onnx: ONNX files by row of the table; the engine's row has the typed FP16 graph that it was built from.
-        engine: The engine.
+        checkpoints: Float and quantized checkpoints by row of the table, the original first.
+        onnx: ONNX files by row of the table. The last row of a run with an FP16 engine has the typed FP16 graph that
+            the engine was built from.
+        engine: The engine, where there is one.
     """
 
-    original: Artifact
-    pruned: Artifact
+    checkpoints: dict[str, Artifact]
     onnx: dict[str, Artifact]
-    engine: Artifact
+    engine: Artifact | None
+
+    @property
+    def original(self) -> Artifact:
+        """The generator that the run started from."""
+        return self.checkpoints["original"]
+
+    def payload(self, row: str) -> Artifact:
+        """What a row of the table stands for: its ONNX file, or the engine."""
+        return self.engine if self.engine and row == ENGINE_ROW else self.onnx[row]
 
 
-def travel(source: Artifact, config: DemoConfig, runs: Path, output: Output) -> Journey:
+FP16_ROW, ENGINE_ROW = "fp16", "fp16 engine"
+
+
+def travel(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> Journey:
     """Run every stage that is not done yet.
 
     Args:
         source: A float checkpoint.
-        config: The demo's settings.
-        runs: Directory of the demo; each stage has one directory in it.
+        recipe: Which stages, and their settings.
+        runs: Directory of the run; each stage has one directory in it.
         output: Where to say what happens.
 
     Raises:
         DeblurDeployError: A stage failed; the artifacts of the stages before it are kept.
     """
-    from deblur_deploy.compress.prune import prune
-    from deblur_deploy.compress.quantize import qat
-    from deblur_deploy.engine.build import EngineConfig, build_engine, check_engine_config
-    from deblur_deploy.export.precision import PrecisionConfig, lower_precision
+    _check_before_work(recipe, runs)
+    checkpoints = _compress(source, recipe, runs, output)
     from deblur_deploy.export.to_onnx import export_onnx
 
-    engine_config = EngineConfig(target=config.target)
-    check_engine_config(engine_config)
+    def export(name: str, checkpoint: Artifact) -> Artifact:
+        return _once(runs / f"onnx-{name}", checkpoint, recipe.export, output, export_onnx)
+
+    graphs = {name: export(name, checkpoint) for name, checkpoint in checkpoints.items()}
+    engine, last = None, list(graphs.values())[-1]
+    if recipe.fp16:
+        from deblur_deploy.export.precision import lower_precision
+
+        last = _once(runs / "onnx-fp16", last, recipe.fp16, output, lower_precision)
+        graphs[ENGINE_ROW if recipe.engine else FP16_ROW] = last
+    if recipe.engine:
+        from deblur_deploy.engine.build import build_engine
+
+        engine = _once(runs / f"engine-{recipe.engine.precision}", last, recipe.engine, output, build_engine)
+    return Journey(checkpoints, graphs, engine)
+
+
+def _compress(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> dict[str, Artifact]:
+    """The checkpoints of a run, the original first."""
+    checkpoints, last = {"original": source}, source
+    if recipe.prune:
+        from deblur_deploy.compress.prune import prune
+
+        settings = recipe.tuned_on_own_photos(recipe.prune)
+        with output.tuning("pruned: fine-tuning") as on_step:
+            last = _once(runs / "prune", last, settings, output, functools.partial(prune, on_step=on_step))
+        checkpoints["pruned"] = last
+    if recipe.qat:
+        from deblur_deploy.compress.quantize import qat
+
+        quantizing = recipe.tuned_on_own_photos(recipe.qat)
+        with output.tuning("INT8: fine-tuning") as on_step:
+            last = _once(runs / "qat", last, quantizing, output, functools.partial(qat, on_step=on_step))
+        checkpoints["int8"] = last
+    return checkpoints
+
+
+def _check_before_work(recipe: Recipe, runs: Path) -> None:
+    """Refuse what later stages could not use, before minutes of fine-tuning and not after."""
     check_writable(runs)
-    _check_photos(config)
-    size = ExportConfig(config.resolution.width, config.resolution.height)
-    pruning = PruneConfig(keep=config.keep)
-    pruning = dataclasses.replace(pruning, tuning=_tuning(pruning.tuning, config.prune_steps, config.photos))
-    quantizing = QatConfig()
-    quantizing = dataclasses.replace(quantizing, tuning=_tuning(quantizing.tuning, config.qat_steps, config.photos))
+    if recipe.engine:
+        from deblur_deploy.engine.build import check_engine_config
 
-    def stage(name: str, parent: Artifact, settings: Any, run: Callable[..., Artifact], *extra: Any) -> Artifact:
-        return _once(runs / name, parent, settings, output, lambda out: run(parent, settings, out, *extra))
-
-    with output.tuning("pruned: fine-tuning") as on_step:
-        pruned = stage("prune", source, pruning, prune, on_step)
-    with output.tuning("INT8: fine-tuning") as on_step:
-        quantized = stage("qat", pruned, quantizing, qat, on_step)
-    graphs = {
-        "original": stage("onnx-original", source, size, export_onnx),
-        "pruned": stage("onnx-pruned", pruned, size, export_onnx),
-        "int8": stage("onnx-int8", quantized, size, export_onnx),
-    }
-    typed = stage("onnx-fp16", graphs["int8"], PrecisionConfig(), lower_precision)
-    engine = stage("engine-fp16", typed, engine_config, build_engine)
-    return Journey(source, pruned, graphs | {"fp16 engine": typed}, engine)
+        check_engine_config(recipe.engine)
+    if folder := recipe.pairs_folder:
+        for number, photo in enumerate(load_photos(folder, "evaluation"), start=1):
+            crop_center(photo, recipe.resolution, f"photograph {number} in {folder}")
 
 
-def _check_photos(config: DemoConfig) -> None:
-    """Refuse photographs that evaluation could not use, before the fine-tuning and not after."""
-    if config.photos:
-        for number, photo in enumerate(load_photos(Path(config.photos), "evaluation"), start=1):
-            crop_center(photo, config.resolution, f"photograph {number} in {config.photos}")
-
-
-def _tuning(tuning: TuningConfig, steps: int, photos: str | None) -> TuningConfig:
-    fit: FitConfig = dataclasses.replace(tuning.fit, steps=steps)
-    return dataclasses.replace(tuning, fit=fit, photos=photos, evaluation=photos)
-
-
-def _once(out: Path, parent: Artifact, settings: Any, output: Output, run: Callable[[Path], Artifact]) -> Artifact:
+def _once(
+    out: Path, parent: Artifact, settings: Any, output: Output, run: Callable[[Artifact, Any, Path], Artifact]
+) -> Artifact:
     """The artifact at ``out`` if this very step made it, else a new one."""
     try:
         found = load_artifact(out)
@@ -133,6 +125,6 @@ def _once(out: Path, parent: Artifact, settings: Any, output: Output, run: Calla
         return found
     check_replaceable(out)
     output.say(f"running   {out.name} …")
-    artifact = run(out)
+    artifact = run(parent, settings, out)
     output.say(f"wrote     {artifact.path}")
     return artifact

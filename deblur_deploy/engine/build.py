@@ -16,51 +16,22 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import inliner
 
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.config import EngineConfig
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine.build_child import Request
 from deblur_deploy.engine.flavour import FlavourName, choose_flavour, load_flavour
 from deblur_deploy.engine.proof import Proof, parse_layers, prove_precision, require_precision
 from deblur_deploy.engine.targets import check_buildable, resolve_target
-from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
+from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError
 from deblur_deploy.network.onnx_cost import compute_nodes
 
 _TAIL_LINES = 12
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """An engine (see ``engine/build.py``).
-
-    Args:
-        target: Card (``2080ti``), capability (``sm75``), ``portable`` or ``current``.
-        flavour: The TensorRT that builds; ``auto`` takes TensorRT-RTX where it is installed.
-        precision: What nine tenths of the arithmetic must be proven to run in. The types come from the ONNX file.
-        workspace_bytes: Scratch memory that the engine may use, or None for the builder's default.
-        optimization_level: How long the builder may search, 0 to 5, or None for its default.
-    """
-
-    target: str = "RTX 2080 Ti"
-    flavour: Literal["auto", "rtx", "tensorrt"] = "auto"
-    precision: Literal["fp16", "fp32"] = "fp16"
-    workspace_bytes: int | None = None
-    optimization_level: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.flavour not in ("auto", "rtx", "tensorrt"):
-            raise ConfigError(f"flavour is {self.flavour!r}", hint="give auto, rtx or tensorrt")
-        if self.precision not in ("fp16", "fp32"):
-            raise ConfigError(f"precision is {self.precision!r}", hint="give fp16 or fp32")
-        if self.workspace_bytes is not None and self.workspace_bytes <= 0:
-            raise ConfigError(f"workspace_bytes is {self.workspace_bytes}", hint="give bytes, such as 1073741824")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise ConfigError(f"optimization_level is {self.optimization_level}", hint="give 0 (fast) to 5 (thorough)")
 
 
 @dataclass(frozen=True)

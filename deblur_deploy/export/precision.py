@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
 from deblur_deploy.export.fold import remove_unused, share_constants
 from deblur_deploy.network.onnx_cost import share_of_macs
@@ -34,17 +34,6 @@ FP16_MAX = float(np.finfo(np.float16).max)
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul"})
 _MEASURES = frozenset({"Shape", "Size"})
-
-
-@dataclass(frozen=True)
-class PrecisionConfig:
-    """Typed float16 (see ``export/precision.py``).
-
-    Args:
-        keep_fp32: Names of ONNX nodes that stay float32; ``*`` stands for any text, as in ``/head/*``.
-    """
-
-    keep_fp32: tuple[str, ...] = ()
 
 
 def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Artifact:

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, Step, new_step, write_artifact
-from deblur_deploy.config import from_table
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, read_ranges
 from deblur_deploy.network.srn import MULTIPLE_OF, SRN, SRNConfig
+from deblur_deploy.tables import from_table
 
 ARCHITECTURES = ("srn",)
 

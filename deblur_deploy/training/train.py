@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +11,18 @@ from typing import Any
 import torch
 
 from deblur_deploy.artifact import Artifact, hash_file, load_artifact, new_step
-from deblur_deploy.config import RunConfig, TrainConfig, from_table
+from deblur_deploy.config import RunConfig, TrainConfig
 from deblur_deploy.data.cache import open_pairs, open_photos
 from deblur_deploy.data.crops import Crops, PairedCrops, ShakenCrops, Share, batches_of, steps_of
 from deblur_deploy.data.layouts import find_pairs
 from deblur_deploy.data.pairs import load_pairs, sharp_files
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.tables import load_settings
 from deblur_deploy.training.devices import Devices, open_devices
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
 from deblur_deploy.training.loop import FitReport, Trainer
@@ -99,11 +99,7 @@ def load_recipe(path: Path) -> TrainConfig:
     Raises:
         ConfigError: The file is missing, not TOML, or has fields that cannot be used.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"{path} cannot be read as a recipe: {err}", hint="give a TOML file") from err
-    return from_table(TrainConfig, table, str(path))
+    return load_settings(TrainConfig, path)
 
 
 def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dict[str, Any]:

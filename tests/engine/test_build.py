@@ -18,8 +18,9 @@ import torch
 from onnx import numpy_helper, parser
 
 from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
+from deblur_deploy.config import EngineConfig
 from deblur_deploy.engine import flavour as flavour_module
-from deblur_deploy.engine.build import EngineConfig, build_engine, build_engine_bytes
+from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
 from deblur_deploy.export.precision import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
@@ -209,7 +210,8 @@ def test_interruption_ends_the_builder(fake_tensorrt: Path, tmp_path: Path) -> N
     )
     script = (
         "import pathlib\n"
-        "from deblur_deploy.engine.build import EngineConfig, build_engine_bytes\n"
+        "from deblur_deploy.config import EngineConfig\n"
+        "from deblur_deploy.engine.build import build_engine_bytes\n"
         f"build_engine_bytes(pathlib.Path({str(network)!r}).read_bytes(), EngineConfig(flavour='tensorrt'))\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as parent:

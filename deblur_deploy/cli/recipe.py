@@ -1,0 +1,113 @@
+"""Recipes: a whole way from a generator to an engine as one TOML file, with budgets that it must keep."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from deblur_deploy.bench.measure import BenchConfig
+from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig, PruneConfig, QatConfig
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.images import Resolution
+from deblur_deploy.tables import load_settings
+
+C = TypeVar("C", PruneConfig, QatConfig)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What compression may cost and must buy; None is not checked.
+
+    Args:
+        max_drop_db: PSNR that the last ONNX file may have lost against the original's, in dB.
+        max_size_ratio: Size of the last ONNX file over the original's.
+        min_speedup: Latency of the original in eager PyTorch over that of the last ONNX file on its fastest runtime.
+    """
+
+    max_drop_db: float | None = None
+    max_size_ratio: float | None = None
+    min_speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        for limit in dataclasses.fields(self):
+            value = getattr(self, limit.name)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{limit.name} is {value}", hint="give 0 or more, or leave it out")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The stages of a run, in the order in which they follow each other; a stage without settings is left out.
+
+    Args:
+        source: Float checkpoint artifact, relative to the recipe; None takes the shipped generator.
+        photos: Folder of sharp photographs or pairs for tuning, relative to the recipe; None takes the shipped ones.
+        evaluation: Folder for evaluation; None takes the shipped pairs, or ``photos`` where those are given.
+        prune: Channel pruning.
+        qat: Quantization-aware training.
+        export: Size of the graphs.
+        fp16: The typed FP16 graph that an FP16 engine is built from.
+        engine: The engine; it needs ``fp16`` where its precision is fp16.
+        bench: The latency table; its frame has the size of the graphs.
+        budget: What must hold in the end.
+    """
+
+    source: str | None = None
+    photos: str | None = None
+    evaluation: str | None = None
+    prune: PruneConfig | None = None
+    qat: QatConfig | None = None
+    export: ExportConfig = field(default=ExportConfig())
+    fp16: PrecisionConfig | None = None
+    engine: EngineConfig | None = None
+    bench: BenchConfig | None = None
+    budget: Budget = field(default=Budget())
+
+    def __post_init__(self) -> None:
+        if self.engine and self.engine.precision == "fp16" and self.fp16 is None:
+            raise ConfigError("an FP16 engine is built from a typed FP16 graph", hint="add an empty table [fp16]")
+        if self.engine and self.engine.precision != "fp16" and self.qat is not None:
+            raise ConfigError("an FP32 engine cannot follow [qat]", hint='leave out [qat], or set precision = "fp16"')
+        if self.budget.min_speedup is not None and self.bench is None:
+            raise ConfigError("min_speedup needs a latency table", hint="add an empty table [bench]")
+
+    @property
+    def pairs_folder(self) -> Path | None:
+        """Folder that quality is measured on; None is the shipped pairs."""
+        folder = self.evaluation or self.photos
+        return Path(folder) if folder else None
+
+    @property
+    def resolution(self) -> Resolution:
+        """Size of the graphs and of the timed frame."""
+        return Resolution(self.export.width, self.export.height)
+
+    def tuned_on_own_photos(self, config: C) -> C:
+        """A stage's settings with the run's photographs, where the run names any."""
+        photos = config.tuning.photos or self.photos
+        evaluation = config.tuning.evaluation or self.evaluation or self.photos
+        return dataclasses.replace(
+            config, tuning=dataclasses.replace(config.tuning, photos=photos, evaluation=evaluation)
+        )
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; the folders that it names are taken relative to it.
+
+    Raises:
+        ConfigError: The file is missing, not TOML, or has fields that cannot be used.
+    """
+    recipe = load_settings(Recipe, path)
+    folder = path.parent
+
+    def resolved(name: str | None) -> str | None:
+        return str(folder / name) if name else None
+
+    return dataclasses.replace(
+        recipe,
+        source=resolved(recipe.source),
+        photos=resolved(recipe.photos),
+        evaluation=resolved(recipe.evaluation),
+    )

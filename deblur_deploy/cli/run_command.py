@@ -1,0 +1,86 @@
+"""``deblur-deploy run``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deblur_deploy.artifact import Artifact, load_artifact, shipped_generator
+from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.export_trt_command import report_engine
+from deblur_deploy.cli.options import RUNS, Json, Runs
+
+if TYPE_CHECKING:
+    from deblur_deploy.cli.recipe import Recipe
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="TOML file with a table for each stage, and budgets.")],
+    source: Annotated[
+        Path | None, typer.Option(help="Float checkpoint artifact, instead of the recipe's or the shipped generator.")
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe's stages, each once, and check its budgets; a second run goes on where it was."""
+    from deblur_deploy.cli.budgets import check_budgets
+    from deblur_deploy.cli.recipe import load_recipe
+
+    output = Output(as_json)
+    settings = load_recipe(recipe)
+    if source is not None:
+        settings = dataclasses.replace(settings, source=str(source))
+    start = load_artifact(Path(settings.source)) if settings.source else shipped_generator()
+    journey, quality, bench = follow(start, settings, runs / recipe.stem, output)
+    check_budgets(settings.budget, journey, quality, bench)
+
+
+def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> tuple[Any, dict[str, Any], Any]:
+    """Run every stage, measure what came out, and print it.
+
+    Args:
+        start: The float checkpoint.
+        recipe: Which stages, and their settings.
+        directory: Where everything is written.
+        output: Where to print.
+
+    Returns:
+        The journey, its quality, and its latencies or None (see ``findings.py``).
+    """
+    from deblur_deploy.cli import findings
+    from deblur_deploy.cli.journey import travel
+
+    started = time.perf_counter()
+    output.say(f"source    {start.directory}")
+    journey = travel(start, recipe, directory, output)
+    quality = findings.measure_quality(journey, recipe, directory, output)
+    timing = dataclasses.replace(recipe.bench, resolution=recipe.resolution) if recipe.bench else None
+    bench = findings.measure_latency(journey, timing, directory, output) if timing else None
+    rows = findings.summary_rows(journey, quality, bench)
+    output.say("")
+    output.table(findings.HEADINGS, rows)
+    output.say("")
+    output.say(f"blurred input {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs")
+    if (
+        recipe.photos
+        and recipe.pairs_folder == Path(recipe.photos)
+        and not (recipe.pairs_folder / "set.toml").is_file()
+    ):
+        output.say("note      tuned and evaluated on the same photographs (a set.toml would split them)")
+    for row in bench["results"] if bench else ():
+        if row["skipped"]:
+            output.say(f"skipped   {Path(row['artifact']).name} on {row['runtime']}: {row['skipped']}")
+    if journey.engine:
+        report_engine(output, journey.engine)
+        output.say(f"          {journey.engine.path}")
+    output.say(f"pictures  {directory / 'pictures'}")
+    findings.write_summary(directory / "summary.md", rows, quality)
+    output.say(f"table     {directory / 'summary.md'}")
+    output.say(f"finished in {time.perf_counter() - started:.0f} s")
+    table = [dict(zip(findings.HEADINGS, row, strict=True)) for row in rows]
+    output.emit({"rows": table, "quality": quality, "bench": bench})
+    return journey, quality, bench
