@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -212,12 +212,6 @@ class Frame:
         quantized = qat(pruned, QatConfig(tuning=untuned), folder / "qat")
         size = self.bench.resolution
         return export_onnx(quantized, ExportConfig(size.width, size.height), folder / "onnx")
-
-
-Work = PruneGraph | RtxBuild | HelpStart | Frame
-
-KINDS: Mapping[str, type[Work]] = {"prune-graph": PruneGraph, "rtx-build": RtxBuild, "help": HelpStart, "frame": Frame}
-"""Kinds of measurement by the name that scenario files use."""
 
 
 def _milliseconds(action: Callable[[], object]) -> float:

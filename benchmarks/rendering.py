@@ -106,9 +106,17 @@ def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
         link = f"[{titles.get(name, name)}](results/{directory.name}/{name}.jsonl)"
         day = record["date"][:16].replace("T", " ")
         lines.append(f"| {link} | {figure} | {target} | **{outcome}** | {record['note']} | {day} |")
+    for name, record in records.items():
+        if table := record["details"].get("table"):
+            lines += ["", f"{titles.get(name, name)}:", "", *_table(table)]
     if missing := [f"`{name}`" for name in titles if name not in records]:
         lines.append(f"\nNot measured on this machine: {', '.join(missing)}.")
     return "\n".join([*lines, "", *_describe_machines(records.values())]) + "\n"
+
+
+def _table(table: dict[str, Any]) -> list[str]:
+    rows = [table["headings"], ["---"] * len(table["headings"]), *table["rows"]]
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _describe_machines(records: Iterable[Record]) -> list[str]:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measurements import KINDS, Work
+from compression import Compression
+from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.tables import from_table
+
+Work = PruneGraph | RtxBuild | HelpStart | Frame | Compression
+
+KINDS: Mapping[str, type[Work]] = {
+    "prune-graph": PruneGraph,
+    "rtx-build": RtxBuild,
+    "help": HelpStart,
+    "frame": Frame,
+    "compression": Compression,
+}
+"""Kinds of measurement by the name that scenario files use."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class _ScenarioTable:
 
 def spaced(unit: str) -> str:
     """The unit as it follows a number: a word after a space, a sign at once."""
-    return f" {unit}" if unit.isalpha() else unit
+    return f" {unit}" if unit[0].isalpha() else unit
 
 
 def load_scenario(path: Path) -> Scenario:

@@ -42,6 +42,19 @@ target.at_least = 0
 parameters.keep = 0.7
 parameters.bench = { resolution = { width = 32, height = 16 }, warmup_ms = 0, duration_ms = 30, max_windows = 3 }
 """
+COMPRESSION = """
+title = "Compression"
+about = "Size."
+kind = "compression"
+target.at_most = 100
+[parameters]
+model = "srn-demo"
+keeps = [0.9, 0.5]
+prune_steps = 0
+qat_steps = 0
+figure = "FIGURE"
+bench = { resolution = { width = 48, height = 32 }, warmup_ms = 0, duration_ms = 30, max_windows = 3 }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +64,7 @@ def benchmarks():
     patch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module("run")
     patch.undo()
-    for name in ("run", "scenario", "rendering", "measurements"):
+    for name in ("run", "scenario", "rendering", "measurements", "compression"):
         del sys.modules[name]
 
 
@@ -95,6 +108,10 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "rtx-build": (15.0, None),
             "help": (3.0, None),
             "frame-640x360": (None, 4.0),
+            "compression-size": (0.125, None),
+            "compression-drop": (0.3, None),
+            "compression-pruned-drop": (0.15, None),
+            "compression-speedup": (None, 10.0),
         }
         == targets
     )
@@ -207,6 +224,33 @@ def test_a_frame_is_timed_on_every_runtime_and_the_best_is_the_figure(benchmarks
     assert record["details"]["int8_source"].startswith("made for this run: prune --keep 0.7 and qat")
     assert len(record["samples_ms"]["original, torch"]) == 3
     assert str(root) not in json.dumps(record)
+
+
+def test_compression_is_measured_once_for_all_its_figures(benchmarks, root, shipped_tiny, monkeypatch, photo):
+    compression = importlib.import_module("compression")
+    monkeypatch.setattr(compression, "shipped", lambda folder: root / folder)
+    monkeypatch.setattr(compression, "RUNS", root / "runs")
+    monkeypatch.setattr("deblur_deploy.cli.findings.load_pairs", lambda *_: [Pair("photo.png", photo, photo)])
+    figures = ("size_ratio", "drop_db", "pruned_drop_db", "speedup")
+    for figure in figures:
+        write(root, figure, COMPRESSION.replace("FIGURE", figure))
+
+    assert run(benchmarks, root, *figures) == 0
+
+    assert len(list((root / "runs").glob("*/prune"))) == 2
+    by_figure = {figure: records(root, figure)[0] for figure in figures}
+    assert len({json.dumps(record["details"]["outcomes"]) for record in by_figure.values()}) == 1
+    first, second = by_figure["drop_db"]["details"]["outcomes"]
+    assert (first["keep"], second["keep"]) == (0.9, 0.5)
+    assert second["params"] < first["params"]
+    assert {figure: record["figure"] for figure, record in by_figure.items()} == pytest.approx(
+        {figure: first[figure] for figure in figures}, abs=1e-6
+    )
+    assert by_figure["size_ratio"]["unit"] == "of the size"
+    assert by_figure["speedup"]["samples_ms"].keys() >= {"onnx-int8, openvino", "onnx-original, onnxruntime"}
+    assert benchmarks.main(["--render"], root) == 0
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert f"| 0.5 | {second['params']:,} |" in readme
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 from deblur_deploy.cli.findings import RUNTIMES, latency_ms
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.recipe import Budget
-from deblur_deploy.errors import BudgetError
+from deblur_deploy.errors import BudgetError, MissingDependencyError
 
 
 def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> None:
@@ -66,8 +66,7 @@ def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None
     if budget.min_speedup is None:
         return []
     baseline = latency_ms(journey, "original", bench, "torch")
-    fastest = {row: _fastest_ms(journey, row, bench) for row in journey.onnx}
-    timed = {row: ms for row, ms in fastest.items() if ms is not None}
+    timed = {row: fastest(journey, row, bench)[1] for row in journey.onnx if _is_timed(journey, row, bench)}
     last = list(journey.onnx)[-1] if journey.engine is None else list(journey.checkpoints)[-1]
     if baseline is None or last not in timed:
         return [f"{last} could not be timed here, so min_speedup = {budget.min_speedup} is not shown"]
@@ -81,9 +80,22 @@ def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None
     ]
 
 
-def _fastest_ms(journey: Journey, row: str, bench: dict[str, Any] | None) -> float | None:
-    measured = [latency_ms(journey, row, bench, runtime) for runtime in RUNTIMES]
-    return min((ms for ms in measured if ms is not None), default=None)
+def fastest(journey: Journey, row: str, bench: dict[str, Any] | None) -> tuple[str, float]:
+    """The runtime on which a row was fastest, and its median latency there in ms.
+
+    Raises:
+        MissingDependencyError: The row was timed on no runtime.
+    """
+    measured = {runtime: latency_ms(journey, row, bench, runtime) for runtime in RUNTIMES}
+    timed = {runtime: ms for runtime, ms in measured.items() if ms is not None}
+    if not timed:
+        raise MissingDependencyError(f"{row} could not be timed here", hint="pip install 'deblur-deploy[cpu]'")
+    runtime = min(timed, key=lambda name: timed[name])
+    return runtime, timed[runtime]
+
+
+def _is_timed(journey: Journey, row: str, bench: dict[str, Any] | None) -> bool:
+    return any(latency_ms(journey, row, bench, runtime) is not None for runtime in RUNTIMES)
 
 
 def _with_before(values: Mapping[str, Any]) -> list[tuple[tuple[str, Any], Any]]:
