@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deblur_deploy.artifact import Artifact, shipped_generator
+from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchRow, measure
 from deblur_deploy.bench.samples import median_ratio_interval
 from deblur_deploy.config import (
@@ -28,6 +28,7 @@ from deblur_deploy.config import (
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.images import Resolution
 from deblur_deploy.runtime.runner import runtimes_for
+from deblur_deploy.sources import shipped_generator
 
 
 @dataclass(frozen=True)

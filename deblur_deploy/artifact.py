@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
-from deblur_deploy.package_data import shipped
 from deblur_deploy.tables import from_table
 
 Kind = Literal["checkpoint", "onnx", "engine"]
@@ -133,6 +132,7 @@ class Draft:
         image: As in :class:`Artifact`.
         step: The stage that makes it; its ``figures`` gain ``bytes``.
         earlier: History of the parent.
+        measure: Called with the artifact before it is put in place; what it returns joins the step's ``figures``.
     """
 
     kind: Kind
@@ -142,6 +142,7 @@ class Draft:
     image: ImageSpec
     step: Step
     earlier: tuple[Step, ...] = field(default=())
+    measure: Callable[[Artifact], Mapping[str, Any]] | None = None
 
 
 def new_step(stage: str, config: Any, parent: Artifact | None, figures: Mapping[str, Any]) -> Step:
@@ -185,8 +186,7 @@ def write_artifact(out: Path, draft: Draft) -> Artifact:
         draft.write(payload)
         payload.chmod(0o644)  # safetensors keeps it to its owner
         sha256 = hash_file(payload)
-        figures = {**draft.step.figures, "bytes": payload.stat().st_size}
-        step = dataclasses.replace(draft.step, figures=figures)
+        step = _measured(draft, payload, sha256)
         history = (*draft.earlier, step)
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -202,6 +202,16 @@ def write_artifact(out: Path, draft: Draft) -> Artifact:
         _write_synced(staging / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         _put_in_place(staging, out)
     return _artifact_from(manifest, out / draft.file_name)
+
+
+def _measured(draft: Draft, payload: Path, sha256: str) -> Step:
+    """The draft's step with the figures that need its payload."""
+    figures = {**draft.step.figures, "bytes": payload.stat().st_size}
+    step = dataclasses.replace(draft.step, figures=figures)
+    if draft.measure is None:
+        return step
+    staged = Artifact(draft.kind, payload, sha256, draft.network, draft.image, (*draft.earlier, step))
+    return dataclasses.replace(step, figures=figures | _plain(draft.measure(staged)))
 
 
 def load_artifact(path: Path) -> Artifact:
@@ -238,60 +248,6 @@ def hash_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as err:
         raise ArtifactError(f"{path} cannot be read: {err}", hint="check the path and its permissions") from err
-
-
-def find_artifacts(runs: Path) -> list[Artifact]:
-    """All whole artifacts below a directory, oldest first; damaged ones are passed over here and named when opened."""
-    found = []
-    for manifest in sorted(runs.rglob(MANIFEST)):
-        if any(part.startswith(".") for part in manifest.relative_to(runs).parts):
-            continue
-        try:
-            found.append(load_artifact(manifest.parent))
-        except ArtifactError:
-            continue
-    return sorted(found, key=lambda artifact: artifact.history[-1].created)
-
-
-def resolve_source(source: Path | None, runs: Path, fits: Callable[[Artifact], bool]) -> tuple[Artifact, str]:
-    """Find what a command should work on.
-
-    Args:
-        source: What the user named, or None.
-        runs: Where to look for the newest fitting artifact.
-        fits: Whether an artifact can be the source.
-
-    Returns:
-        The artifact and why it was taken, as a phrase.
-
-    Raises:
-        ArtifactError: The named artifact is unusable or does not fit.
-    """
-    if source is not None:
-        artifact = load_artifact(source)
-        if not fits(artifact):
-            raise ArtifactError(
-                f"{source} is {describe(artifact)}, which this stage cannot start from",
-                hint="`deblur-deploy inspect` says what an artifact is; without SOURCE the newest fitting one is taken",
-            )
-        return artifact, "named on the command line"
-    fitting = [artifact for artifact in find_artifacts(runs) if fits(artifact)]
-    if fitting:
-        return fitting[-1], f"newest fitting artifact under {runs}"
-    return shipped_generator(), "the shipped generator"
-
-
-def describe(artifact: Artifact) -> str:
-    """An artifact in a few words, such as ``a quantized checkpoint from qat``."""
-    if artifact.kind == "engine":
-        return f"an engine for {artifact.figures['target']}"
-    precision = "a quantized" if artifact.network.quantization else "a float"
-    return f"{precision} {artifact.kind} from {artifact.stage}"
-
-
-def shipped_generator() -> Artifact:
-    """The trained generator that the project ships."""
-    return load_artifact(shipped("models") / "srn-demo")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -12,23 +12,20 @@ from typing import Any
 
 import pytest
 
-from deblur_deploy import package_data
 from deblur_deploy.artifact import (
     Artifact,
     Draft,
     NetworkSpec,
     Step,
     _manifest_hash,
-    describe,
-    find_artifacts,
     load_artifact,
     new_step,
-    resolve_source,
     write_artifact,
 )
 from deblur_deploy.config import FitConfig
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.sources import find_artifacts
 
 NETWORK = NetworkSpec("srn", {"level_channels": [8, 16, 32], "recurrent_channels": 32})
 
@@ -55,6 +52,27 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert written.stage == "prune"
     assert written.figures == {"psnr_db": 29.5, "params": 9, "bytes": 5}
     assert (written.network, written.image) == (NETWORK, ImageSpec(multiple_of=16))
+
+
+def test_what_is_measured_of_the_payload_joins_the_figures(tmp_path: Path) -> None:
+    def measure(staged: Artifact) -> dict[str, Any]:
+        assert staged.path.read_bytes() == b"12345"
+        assert (staged.network, staged.history[0].stage) == (NETWORK, "import")
+        return {"psnr_db": staged.figures["bytes"] + 20.0, "kept": (1, 2)}
+
+    measured = dataclasses.replace(draft(b"12345", step(params=9)), measure=measure)
+    written = write_artifact(tmp_path / "a", measured)
+    assert written.figures == {"params": 9, "bytes": 5, "psnr_db": 25.0, "kept": [1, 2]}
+    assert load_artifact(tmp_path / "a") == written
+
+
+def test_nothing_is_left_where_measuring_fails(tmp_path: Path) -> None:
+    def measure(_: Artifact) -> dict[str, Any]:
+        raise ArtifactError("no", hint="none")
+
+    with pytest.raises(ArtifactError, match="no"):
+        write_artifact(tmp_path / "a", dataclasses.replace(draft(), measure=measure))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("part", [".", "manifest.json", "weights.bin"])
@@ -225,9 +243,11 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 
 KILLED_RUN = """
 import os, signal, sys
+from collections.abc import Callable
 from pathlib import Path
 from deblur_deploy.artifact import Draft, NetworkSpec, Step, write_artifact
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.sources import find_artifacts
 
 def write(path):
     path.write_bytes(b"half of it")
@@ -296,37 +316,3 @@ def test_an_output_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be written"):
         write_artifact(tmp_path / "file" / "a", draft())
-
-
-def taken(source: Path | None, runs: Path, fits: Callable[[Artifact], bool] = lambda _: True) -> tuple[str, str]:
-    artifact, reason = resolve_source(source, runs, fits)
-    return artifact.directory.name, reason
-
-
-def test_the_source_named_by_the_user_is_taken(tmp_path: Path) -> None:
-    write_artifact(tmp_path / "a", draft())
-    assert taken(tmp_path / "a", tmp_path) == ("a", "named on the command line")
-
-
-def test_a_named_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    named = write_artifact(tmp_path / "a", draft())
-    assert describe(named) == "a float checkpoint from import"
-    with pytest.raises(ArtifactError, match="is a float checkpoint from import, which this stage cannot start from"):
-        resolve_source(tmp_path / "a", tmp_path, lambda _: False)
-
-
-def test_without_a_name_the_newest_that_fits_is_taken(tmp_path: Path) -> None:
-    for name, created in (("new", "2026-03-01"), ("old", "2026-01-01"), ("newest", "2026-04-01")):
-        write_artifact(tmp_path / "deep" / name, draft(name.encode(), step(created=created)))
-    write_artifact(tmp_path / ".hidden", draft(b"h", step(created="2027-01-01")))
-    write_artifact(tmp_path / "damaged", draft(b"d", step(created="2028-01-01"))).path.write_bytes(b"x")
-    assert [found.directory.name for found in find_artifacts(tmp_path)] == ["old", "new", "newest"]
-    assert taken(None, tmp_path) == ("newest", f"newest fitting artifact under {tmp_path}")
-    assert taken(None, tmp_path, lambda a: a.directory.name != "newest")[0] == "new"
-
-
-def test_without_any_run_the_shipped_generator_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_artifact(tmp_path / "models" / "srn-demo", draft())
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setattr(package_data, "__file__", str(tmp_path / "deblur_deploy" / "package_data.py"))
-    assert taken(None, tmp_path / "no-runs") == ("srn-demo", "the shipped generator")

@@ -21,7 +21,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact, find_artifacts, load_artifact, new_step
+from deblur_deploy.artifact import Artifact, load_artifact, new_step
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.cli import demo_command, main
 from deblur_deploy.cli.findings import HEADINGS
@@ -31,6 +31,7 @@ from deblur_deploy.images import Resolution, load_rgb, save_rgb
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.sources import find_artifacts
 
 PARENTS = {
     "prune": "source",

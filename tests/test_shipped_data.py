@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from deblur_deploy import package_data
-from deblur_deploy.artifact import shipped_generator
 from deblur_deploy.data.pairs import load_pairs
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.package_data import shipped
+from deblur_deploy.sources import shipped_generator
 
 
 def test_data_comes_from_the_checkout_first_and_never_from_a_stranger(

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact, describe, find_artifacts, load_artifact, shipped_generator
+from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
 from deblur_deploy.images import parse_resolution
+from deblur_deploy.sources import describe, find_artifacts, shipped_generator
 
 if TYPE_CHECKING:
     from deblur_deploy.bench.measure import BenchReport

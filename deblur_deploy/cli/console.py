@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deblur_deploy.artifact import Artifact, describe, resolve_source
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.sources import describe, resolve_source
 
 _PIPE_WIDTH = 200
 """Columns where there is no terminal to ask: a log should not cut tables off at 80."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import load_artifact, shipped_generator
+from deblur_deploy.artifact import load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Runs
 from deblur_deploy.cli.run_command import follow
 from deblur_deploy.cli.tuning import with_tuning
+from deblur_deploy.sources import shipped_generator
 
 if TYPE_CHECKING:
     from deblur_deploy.cli.recipe import Recipe

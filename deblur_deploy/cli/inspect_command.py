@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from deblur_deploy.artifact import Artifact, describe
+from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.options import RUNS, Json, Runs, Source
+from deblur_deploy.sources import describe
 
 
 def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deblur_deploy.artifact import Artifact, load_artifact, shipped_generator
+from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.export_trt_command import report_engine
 from deblur_deploy.cli.options import RUNS, Json, Runs
+from deblur_deploy.sources import shipped_generator
 
 if TYPE_CHECKING:
     from deblur_deploy.cli.recipe import Recipe

@@ -171,5 +171,5 @@ def shipped_generator(run: Run, checkpoint_file: Path, tmp_path: Path, monkeypat
     """A tiny network in the place of the one that is shipped."""
     directory = tmp_path / "models" / "srn-demo"
     run("import", checkpoint_file, "--out", directory).done()
-    monkeypatch.setattr("deblur_deploy.artifact.shipped", lambda folder: tmp_path / folder)
+    monkeypatch.setattr("deblur_deploy.sources.shipped", lambda folder: tmp_path / folder)
     return directory

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import deblur_deploy
-from deblur_deploy.artifact import find_artifacts, load_artifact
+from deblur_deploy.artifact import load_artifact
 from deblur_deploy.cli import COMMANDS
 from deblur_deploy.cli.export_trt_command import gives_engine
 from deblur_deploy.images import Resolution
+from deblur_deploy.sources import find_artifacts
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "modelopt", "torch_pruning")
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.artifact import find_artifacts, load_artifact
+from deblur_deploy.artifact import load_artifact
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.sources import find_artifacts
 
 PAUSING = """
 import signal, sys, time
