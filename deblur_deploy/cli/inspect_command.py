@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.artifact import Artifact, Step
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.options import RUNS, Json, Runs, Source
 from deblur_deploy.sources import describe
+
+_HEADINGS = ("step", "finished (UTC)", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "SSIM (matlab)")
 
 
 def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> None:
@@ -28,11 +31,41 @@ def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> 
     if facts["precision"]:
         shares = ", ".join(f"{share:.1%} of MACs in {kind}" for kind, share in facts["precision"].items())
         output.say(f"precision {shares}")
-    for step in artifact.history:
-        psnr = step.figures.get("psnr_db")
-        quality = f", {psnr:.2f} dB" if psnr is not None else ""
-        output.say(f"step      {step.created[:19]} {step.stage}: {format_bytes(step.figures['bytes'])}{quality}")
+    output.say("")
+    output.table(_HEADINGS, waterfall(artifact.history))
     output.emit(facts)
+
+
+def waterfall(history: Sequence[Step]) -> list[list[str]]:
+    """One row for each step: what it left, and the PSNR that it cost against the step before; a dash is not measured.
+
+    Args:
+        history: An artifact's steps, oldest first.
+    """
+    rows: list[list[str]] = []
+    cost: dict[str, Any] = {}
+    before = None
+    for step in history:
+        cost |= {name: step.figures[name] for name in ("params", "gmacs") if name in step.figures}
+        psnr = step.figures.get("psnr_db")
+        rows.append(
+            [
+                step.stage,
+                step.created[:19].replace("T", " "),
+                format_bytes(step.figures["bytes"]),
+                f"{cost['params']:,}" if "params" in cost else "–",
+                _decimals(cost.get("gmacs"), 1),
+                _decimals(psnr, 2),
+                _decimals(None if before is None or psnr is None else before - psnr, 2),
+                _decimals(step.figures.get("ssim_matlab"), 4),
+            ]
+        )
+        before = before if psnr is None else psnr
+    return rows
+
+
+def _decimals(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no minus zero
 
 
 def summarize(artifact: Artifact) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import deblur_deploy
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.artifact import Step, load_artifact
 from deblur_deploy.cli import COMMANDS
 from deblur_deploy.cli.export_trt_command import gives_engine
+from deblur_deploy.cli.inspect_command import waterfall
 from deblur_deploy.images import Resolution
 from deblur_deploy.sources import find_artifacts
 
@@ -187,6 +188,27 @@ def test_inspect(run, made):
     text = run("inspect", made["qat"]).done().out
     assert "a quantized checkpoint from qat" in text
     assert "level_channels = [8, 8, 16]" in text
+
+
+def test_the_waterfall_is_read_from_the_history():
+    def step(stage, **figures):
+        return Step(stage, {}, {}, None, "2026-01-02T03:04:05.000000+00:00", {"bytes": 2_500_000, **figures})
+
+    history = (
+        step("import", params=1000, gmacs=2.0),
+        step("train", psnr_db=30.0, ssim_matlab=0.9),
+        step("prune", params=500, gmacs=1.0, psnr_db=29.9),
+        step("export-onnx"),
+        step("to-fp16", psnr_db=29.901),
+    )
+    when, size = "2026-01-02 03:04:05", "2.50 MB"
+    assert waterfall(history) == [
+        ["import", when, size, "1,000", "2.0", "–", "–", "–"],
+        ["train", when, size, "1,000", "2.0", "30.00", "–", "0.9000"],
+        ["prune", when, size, "500", "1.0", "29.90", "0.10", "–"],
+        ["export-onnx", when, size, "500", "1.0", "–", "–", "–"],
+        ["to-fp16", when, size, "500", "1.0", "29.90", "0.00", "–"],
+    ]
 
 
 @pytest.mark.rtx
