@@ -176,8 +176,9 @@ class TrainConfig:
         photos: Folder of blurred/sharp pairs, or of sharp photographs to shake; None takes the shipped calibration
             split, which is small.
         epochs: Passes over the photographs, instead of ``fit.steps``.
-        base: Width of the finest level; the others have twice and four times as many channels.
-        depths: Residual blocks on each level, fine to coarse.
+        base: Width of the finest level; the others have twice and four times as many channels. None keeps the widths of
+            the network to start from, and is 24 where there is none.
+        depths: Residual blocks on each level, fine to coarse; None likewise, or 2, 2, 1.
         shake: The blur that sharp photographs are given.
         augment: What else happens to crops.
         fit: The schedule.
@@ -186,17 +187,17 @@ class TrainConfig:
 
     photos: str | None = None
     epochs: int | None = None
-    base: int = 24
-    depths: tuple[int, int, int] = (2, 2, 1)
+    base: int | None = None
+    depths: tuple[int, int, int] | None = None
     shake: ShakeConfig = ShakeConfig()
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
-        _require(
-            self.base >= 1 and min(self.depths) >= 0, f"base is {self.base}, depths {self.depths}", "try 24, [2, 2, 1]"
-        )
+        _require(self.base is None or self.base >= 1, f"base is {self.base}", "give 1 or more, such as 24")
+        shallow = self.depths is not None and min(self.depths) < 0
+        _require(not shallow, f"depths is {self.depths}", "give 0 or more for each level, such as [2, 2, 1]")
         _require(self.epochs is None or self.epochs >= 1, f"epochs is {self.epochs}", "give 1 or more, or fit.steps")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact, load_artifact
+from deblur_deploy.artifact import Artifact, describe, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
-from deblur_deploy.config import RunConfig
+from deblur_deploy.config import RunConfig, TrainConfig
 from deblur_deploy.errors import ConfigError
 
 
@@ -21,7 +23,13 @@ def command(
     data: Annotated[
         Path | None, typer.Option(help="Folder of pairs or of sharp photographs, instead of the recipe's.")
     ] = None,
-    init: Annotated[Path | None, typer.Option(help="Float checkpoint to go on from. Left out: random weights.")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Float checkpoint to go on from: widened where the recipe's base or depths are larger, and of its own "
+            "widths where the recipe has none. Left out: random weights."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run that --out names.")] = False,
     save_minutes: Annotated[float, typer.Option(help="Minutes between two saved states of the run.")] = 10.0,
     vgg_weights: Annotated[
@@ -38,7 +46,10 @@ def command(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on photographs; several GPUs: `accelerate launch -m deblur_deploy.cli train …`."""
+    """Train a generator on photographs; several GPUs: `accelerate launch -m deblur_deploy.cli train …`.
+
+    Ctrl-C saves the state of the run before it ends, and --resume goes on from there, bit for bit.
+    """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if out is None and (resume or several):
         reason = "--resume" if resume else "training in several processes"
@@ -52,10 +63,43 @@ def command(
     if data is not None:
         config = dataclasses.replace(config, photos=str(data))
     source = load_artifact(init) if init else None
-    with output.tuning("training") as on_step:
-        artifact = train(source, config, new_directory(out, runs, "train"), on_step, run)
-    if os.environ.get("RANK", "0") == "0":
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first and source:
+        _announce(output, source, config)
+    directory = new_directory(out, runs, "train")
+    try:
+        with output.tuning("training") as on_step:
+            artifact = train(source, config, directory, on_step, run)
+    except (KeyboardInterrupt, SystemExit):
+        if is_first:
+            _say_how_to_go_on(output, directory)
+        raise
+    if is_first:
         _report(output, artifact)
+
+
+def _announce(output: Output, source: Artifact, config: TrainConfig) -> None:
+    """Say what the run starts from, and whether it is widened."""
+    from deblur_deploy.training.train import planned_network, widened_from
+
+    output.say(f"init      {source.directory} ({describe(source)})")
+    if narrow := widened_from(source, config):
+        before, after = dataclasses.asdict(narrow), dataclasses.asdict(planned_network(source, config))
+        changes = [f"{name} {before[name]} to {after[name]}" for name in before if before[name] != after[name]]
+        output.say(f"widens    {', '.join(changes)}; it starts out computing the same")
+
+
+def _say_how_to_go_on(output: Output, directory: Path) -> None:
+    """Name the command that takes an interrupted run up again, if there is a state to go on from."""
+    from deblur_deploy.training.train import state_folder
+
+    if not any(state_folder(directory).glob("state-*")):
+        return
+    given = [word for word in sys.argv[1:] if word != "--resume"]
+    if not any(word == "--out" or word.startswith("--out=") for word in given):
+        given += ["--out", str(directory)]
+    output.say(f"state     {state_folder(directory)}")
+    output.say(f"go on     {shlex.join(['deblur-deploy', *given, '--resume'])}")
 
 
 def _report(output: Output, artifact: Artifact) -> None:

@@ -6,6 +6,8 @@ Crop ``i`` depends on the seed and ``i`` alone.
 from __future__ import annotations
 
 import math
+import os
+import signal
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -219,6 +221,7 @@ def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Ten
         sampler=_SharedOrder(crops.fit, share),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),  # so that copies to the GPU run beside its work
     )
 
@@ -236,6 +239,15 @@ def detail(image: Image8) -> float:
 def steps_of(epochs: int, photos: int, batch: int) -> int:
     """Optimiser steps of so many passes over a set, the last batch of a pass rounded up."""
     return epochs * math.ceil(photos / batch)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Go on until the training ends: a terminal sends Ctrl-C to all its processes, an init system SIGTERM.
+
+    A worker that dies of them would make the training fail before it has saved its state.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 class _SharedOrder(Sampler[int]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deblur_deploy.config import FitConfig
 from deblur_deploy.errors import DeblurDeployError
 from deblur_deploy.training.devices import Devices
+from deblur_deploy.training.interrupt import deferred_signals
 from deblur_deploy.training.losses import Objective
 from deblur_deploy.training.monitor import Monitor
 from deblur_deploy.training.state import SavedState, StateKeeper
@@ -107,7 +108,8 @@ class Trainer:
         Args:
             batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1], from the first step not yet done.
             on_step: Called with the step (from 1) and its loss.
-            keeper: Saves the state of the run every few minutes, at the end, and before a step that cannot be done.
+            keeper: Saves the state of the run every few minutes, at the end, before a step that cannot be done,
+                and when Ctrl-C or SystemExit ends the run, after the step that is being done.
             monitor: Shows the run.
 
         Raises:
@@ -117,28 +119,40 @@ class Trainer:
         source = iter(batches)
         # A loader draws a seed when it starts, so the generators are set after that.
         _set_generators(self._generators, self.devices.device)
-        while (done := len(self.losses)) < self.config.steps:
-            started = time.perf_counter()
-            blurred, sharp = next(source)
-            waited = time.perf_counter() - started
-            generators = _get_generators(self.devices.device)
-            try:
-                values = self._step(done + 1, blurred, sharp)
-            except DeblurDeployError:
-                if keeper:
-                    keeper.save(self.state(generators))
-                raise
-            took = time.perf_counter() - started
-            self.seconds, self.data_seconds = self.seconds + took, self.data_seconds + waited
-            if monitor:
-                monitor.record(done + 1, {**values, "time/step_ms": took * 1e3, "time/data_ms": waited * 1e3}, self.net)
-            if keeper and (keeper.is_due() or done + 1 == self.config.steps):
+        try:
+            while len(self.losses) < self.config.steps:
+                self._run_step(source, keeper, monitor)
+                if on_step:
+                    on_step(len(self.losses), self.losses[-1])
+        except (KeyboardInterrupt, SystemExit):
+            if keeper and self.losses:
                 keeper.save(self.state())
-            if on_step:
-                on_step(done + 1, self.losses[-1])
+            raise
         self.average.copy_to_parameters()
         self.net.eval()
         return FitReport(len(self.losses), self.seconds, self.data_seconds, _final_loss(self.losses))
+
+    def _run_step(
+        self, source: Iterator[tuple[Tensor, Tensor]], keeper: StateKeeper | None, monitor: Monitor | None
+    ) -> None:
+        """Wait for a batch, do one step on it, and save and show what is due."""
+        started = time.perf_counter()
+        blurred, sharp = next(source)
+        waited = time.perf_counter() - started
+        generators = _get_generators(self.devices.device)
+        try:
+            with deferred_signals():
+                values = self._step(len(self.losses) + 1, blurred, sharp)
+        except DeblurDeployError:
+            if keeper:
+                keeper.save(self.state(generators))
+            raise
+        took, step = time.perf_counter() - started, len(self.losses)
+        self.seconds, self.data_seconds = self.seconds + took, self.data_seconds + waited
+        if monitor:
+            monitor.record(step, {**values, "time/step_ms": took * 1e3, "time/data_ms": waited * 1e3}, self.net)
+        if keeper and (keeper.is_due() or step == self.config.steps):
+            keeper.save(self.state())
 
     def state(self, generators: dict[str, Tensor] | None = None) -> SavedState:
         """Everything that the rest of the run depends on.

@@ -65,12 +65,14 @@ class StateKeeper:
         return time.monotonic() - self._last >= 60 * self.minutes
 
     def save(self, state: SavedState) -> None:
-        """Write a state, then remove older ones.
+        """Write a state, then remove older ones. One of the same step is the same state, and stays.
 
         Raises:
             ArtifactError: It cannot be written; the older state is still there.
         """
         target = self.folder / f"state-{state.step:08d}"
+        if target.exists():
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(".state-*"):
@@ -78,8 +80,6 @@ class StateKeeper:
             staging = Path(tempfile.mkdtemp(prefix=".state-", dir=self.folder))
             try:
                 self._write(staging, state)
-                if target.exists():
-                    shutil.rmtree(target)
                 staging.rename(target)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)

@@ -22,7 +22,8 @@ from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.tables import load_settings
+from deblur_deploy.network.widen import widen
+from deblur_deploy.tables import from_table, load_settings
 from deblur_deploy.training.devices import Devices, open_devices
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
 from deblur_deploy.training.loop import FitReport, Trainer
@@ -31,6 +32,8 @@ from deblur_deploy.training.monitor import Monitor
 from deblur_deploy.training.state import StateKeeper
 
 OnStep = Callable[[int, int, float], None]
+
+_DEFAULT_BASE, _DEFAULT_DEPTHS = 24, (2, 2, 1)
 
 
 def train(
@@ -46,7 +49,8 @@ def train(
     processes, all of them train one network and the first writes it.
 
     Args:
-        source: Float checkpoint to go on from, whose widths are kept; None starts from random weights.
+        source: Float checkpoint to go on from, widened where the recipe wants a wider or deeper network (see
+            :func:`planned_network`); None starts from random weights.
         config: Photographs, widths, shake, losses and schedule.
         out: The artifact's directory.
         on_step: Called after each step with the step, their number, and the loss.
@@ -54,16 +58,17 @@ def train(
 
     Raises:
         ArtifactError: The photographs, the source or the saved state cannot be used, or ``out`` cannot be written.
-        ConfigError: The run's settings do not fit together.
+        ConfigError: The run's settings do not fit together, or its network is narrower than the source.
         DeblurDeployError: The loss is no number any more.
+        KeyboardInterrupt: Ctrl-C, after the state was saved; SystemExit likewise.
     """
     run = run or RunConfig()
     devices = open_devices(config.fit.batch)
     _check_fresh(state_folder(out), run)
-    crops, photos = _crops(config, run)
-    keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
     torch.manual_seed(config.fit.seed)
     net = _start(source, config)
+    crops, photos = _crops(config, run)
+    keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
     trainer = Trainer(net, crops.fit, _objective(config, run), devices)
     done = 0
     if run.resume:
@@ -78,6 +83,8 @@ def train(
     net.cpu()
     if devices.is_main:
         figures = {**measure_cost(net), "photos": photos, **_figures(net, report), "processes": devices.world}
+        if (narrow := widened_from(source, config)) is not None:
+            figures["widened_from"] = dataclasses.asdict(narrow)
         step = new_step("train", config, source, figures)
         save_network(out, net, spec_of(net), step, source.history if source else ())
         keeper.clear()
@@ -100,6 +107,38 @@ def load_recipe(path: Path) -> TrainConfig:
         ConfigError: The file is missing, not TOML, or has fields that cannot be used.
     """
     return load_settings(TrainConfig, path)
+
+
+def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
+    """Widths and depths of the network that a run trains.
+
+    Args:
+        source: What it starts from.
+        config: A base makes every width one of the unpruned family; without it the source's widths are kept, and
+            further blocks are as wide as their level. Depths that are left out are the source's.
+
+    Raises:
+        ConfigError: The source's widths make no sense.
+    """
+    if source is None:
+        return SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS)
+    have = from_table(SRNConfig, source.network.config, "network.config")
+    depths = config.depths or tuple(len(blocks) for blocks in have.block_channels)
+    if config.base is not None:
+        return SRNConfig.from_base(config.base, depths)
+    one, two, three = (
+        (*blocks[:depth], *(width,) * (depth - len(blocks)))
+        for blocks, depth, width in zip(have.block_channels, depths, have.level_channels, strict=True)
+    )
+    return dataclasses.replace(have, block_channels=(one, two, three))
+
+
+def widened_from(source: Artifact | None, config: TrainConfig) -> SRNConfig | None:
+    """Widths and depths of the source of a run that widens it; None where nothing grows."""
+    if source is None:
+        return None
+    have = from_table(SRNConfig, source.network.config, "network.config")
+    return None if have == planned_network(source, config) else have
 
 
 def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dict[str, Any]:
@@ -171,11 +210,12 @@ def _figures(net: SRN, report: FitReport) -> dict[str, Any]:
 
 
 def _start(source: Artifact | None, config: TrainConfig) -> SRN:
-    """The network to train: the source's, or a new one with random weights."""
+    """The network to train: the source's, widened where that is wanted, or a new one with random weights."""
+    planned = planned_network(source, config)
     if source is None:
-        return SRN(SRNConfig.from_base(config.base, config.depths))
+        return SRN(planned)
     if source.network.quantization is not None:
         raise ArtifactError(f"{source.path} is quantized", hint="go on from the float checkpoint before it")
     net = load_network(source)
     assert isinstance(net, SRN)
-    return net
+    return net if net.config == planned else widen(net, planned, config.fit.seed)

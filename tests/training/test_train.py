@@ -17,7 +17,7 @@ from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.srn import SRNConfig
 from deblur_deploy.training import train as train_module
 from deblur_deploy.training.losses import VGG19Features
-from deblur_deploy.training.train import load_recipe, train
+from deblur_deploy.training.train import load_recipe, planned_network, train
 
 RECIPE = """
 base = 8
@@ -65,6 +65,59 @@ def test_going_on_starts_from_the_weights_given(config, tmp_path):
     before, after = (load_network(artifact).head.weight for artifact in (first, second))
     assert 0 < (before - after).abs().max() < 0.1
     assert not torch.equal(before, after)
+
+
+def test_a_wider_recipe_widens_the_source_and_the_manifest_says_so(config, tmp_path):
+    narrow = train(None, config, tmp_path / "narrow")
+    still = dataclasses.replace(config, base=12, depths=None, fit=dataclasses.replace(config.fit, steps=0))
+
+    wide = train(narrow, still, tmp_path / "wide")
+
+    assert load_network(wide).config == SRNConfig.from_base(12, (1, 1, 1))
+    step = load_artifact(tmp_path / "wide").history[-1]
+    assert step.parent == narrow.sha256
+    assert step.figures["widened_from"] == narrow.network.config
+    assert step.figures["psnr_db"] == pytest.approx(narrow.figures["psnr_db"], abs=1e-3)
+
+
+def test_a_recipe_without_widths_keeps_those_of_the_source(config, tmp_path):
+    first = train(None, config, tmp_path / "a")
+    free = dataclasses.replace(config, base=None, depths=None)
+
+    second = train(first, free, tmp_path / "b")
+    deeper = train(first, dataclasses.replace(free, depths=(2, 1, 1)), tmp_path / "c")
+
+    assert second.network == first.network
+    assert "widened_from" not in second.figures
+    assert load_network(deeper).config == SRNConfig.from_base(8, (2, 1, 1))
+
+
+@pytest.mark.parametrize("change", [{"base": 6}, {"base": None, "depths": (1, 0, 1)}], ids=str)
+def test_a_narrower_recipe_is_refused_before_photographs_are_read(config, tmp_path, change):
+    first = train(None, config, tmp_path / "a")
+
+    with pytest.raises(ConfigError, match="narrower than the network to start from"):
+        train(first, dataclasses.replace(config, photos=str(tmp_path / "none"), **change), tmp_path / "b")
+
+
+def test_widths_that_are_nowhere_given_are_those_of_the_documentation():
+    assert planned_network(None, TrainConfig()) == SRNConfig.from_base(24, (2, 2, 1))
+
+
+def test_a_widened_run_goes_on_bit_for_bit(config, tmp_path):
+    first = train(None, config, tmp_path / "narrow")
+    wider = dataclasses.replace(config, base=10, depths=(1, 2, 1))
+
+    def interrupt(step, steps, loss):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(first, wider, tmp_path / "cut", interrupt)
+    with pytest.raises(ConfigError, match="init differ"):
+        train(None, wider, tmp_path / "cut", None, RunConfig(resume=True))
+    resumed = train(first, wider, tmp_path / "cut", None, RunConfig(resume=True))
+
+    assert resumed.sha256 == train(first, wider, tmp_path / "whole").sha256
 
 
 @pytest.mark.parametrize(
