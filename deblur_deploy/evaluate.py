@@ -7,14 +7,14 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.data.align import align
-from deblur_deploy.data.pairs import Image8, Pair, crop_pairs
+from deblur_deploy.data.pairs import Image8, Pair, crop_pair
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec, from_batch, to_batch
 from deblur_deploy.metrics import psnr_db, ssim_matlab, ssim_skimage
@@ -23,8 +23,17 @@ from deblur_deploy.runtime.runner import Runner, fixed_size, open_runner
 if TYPE_CHECKING:
     from torch import nn
 
+T = TypeVar("T")
+OnImage = Callable[[int], None]
 
-_KEYS = ("psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage")
+_KEYS = (
+    "psnr_db",
+    "psnr_blurred_db",
+    "ssim_matlab",
+    "ssim_matlab_blurred",
+    "ssim_skimage",
+    "ssim_skimage_blurred",
+)
 
 _ALEXNET = "alexnet-owt-7be5be79.pth"
 """torchvision's name for the backbone that LPIPS takes, in torch's folder of downloaded weights."""
@@ -52,7 +61,9 @@ class ImageScore:
         psnr_db: PSNR of the restored photograph in dB.
         psnr_blurred_db: PSNR of the blurred photograph that went in.
         ssim_matlab: SSIM as MATLAB computes it on RGB (see ``metrics.py``).
+        ssim_matlab_blurred: The same of the blurred photograph.
         ssim_skimage: SSIM as scikit-image computes it.
+        ssim_skimage_blurred: The same of the blurred photograph.
         lpips: LPIPS, AlexNet's version 0.1, lower is closer; None where it was not measured.
     """
 
@@ -60,7 +71,9 @@ class ImageScore:
     psnr_db: float
     psnr_blurred_db: float
     ssim_matlab: float
+    ssim_matlab_blurred: float
     ssim_skimage: float
+    ssim_skimage_blurred: float
     lpips: float | None = None
 
 
@@ -98,9 +111,19 @@ class EvalReport:
         return statistics.fmean(score.ssim_matlab for score in self.per_image)
 
     @property
+    def ssim_matlab_blurred(self) -> float:
+        """Mean SSIM of the blurred photographs, MATLAB's convention."""
+        return statistics.fmean(score.ssim_matlab_blurred for score in self.per_image)
+
+    @property
     def ssim_skimage(self) -> float:
         """Mean SSIM of the restored photographs, scikit-image's convention."""
         return statistics.fmean(score.ssim_skimage for score in self.per_image)
+
+    @property
+    def ssim_skimage_blurred(self) -> float:
+        """Mean SSIM of the blurred photographs, scikit-image's convention."""
+        return statistics.fmean(score.ssim_skimage_blurred for score in self.per_image)
 
     @property
     def lpips(self) -> float | None:
@@ -131,15 +154,20 @@ class EvalReport:
 
 
 def evaluate(
-    artifact: Artifact, pairs: Sequence[Pair], runtime: str | None = None, config: EvalConfig | None = None
+    artifact: Artifact,
+    pairs: Iterable[Pair],
+    runtime: str | None = None,
+    config: EvalConfig | None = None,
+    on_image: OnImage | None = None,
 ) -> EvalReport:
     """Restore every blurred photograph and compare it with the sharp one.
 
     Args:
         artifact: What to evaluate. Where it takes one size only, pairs are cropped to that size from the centre.
-        pairs: At least one pair.
+        pairs: At least one pair. Each is let go before the next is taken, so that a set may be larger than memory.
         runtime: One of ``RUNTIMES``, or None for the preferred one.
         config: What is measured beside PSNR and SSIM, and how.
+        on_image: Called after each pair with how many are done.
 
     Raises:
         ConfigError: There are no pairs, or the runtime does not fit.
@@ -149,9 +177,13 @@ def evaluate(
     """
     config = config or EvalConfig()
     measure, skipped = _open_lpips() if config.lpips else (None, None)
+    scores: list[ImageScore] = []
     with open_runner(artifact, runtime) as runner:
-        scores = tuple(_score(pair, restored, config, measure) for pair, restored in _restored(runner, pairs))
-        return EvalReport(str(artifact.directory), runner.name, scores, config, skipped)
+        for score in _each(runner, pairs, lambda pair, restored: _score(pair, restored, config, measure)):
+            scores.append(score)
+            if on_image:
+                on_image(len(scores))
+        return EvalReport(str(artifact.directory), runner.name, tuple(scores), config, skipped)
 
 
 def write_report(report: EvalReport, path: Path) -> Path:
@@ -193,7 +225,7 @@ def _write_whole(path: Path, text: str) -> None:
         raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
 
 
-def evaluate_network(net: nn.Module, pairs: Sequence[Pair]) -> float:
+def evaluate_network(net: nn.Module, pairs: Iterable[Pair]) -> float:
     """Mean PSNR in dB of a network in memory, for stages that watch their budget.
 
     Args:
@@ -209,19 +241,22 @@ def evaluate_network(net: nn.Module, pairs: Sequence[Pair]) -> float:
     net.eval()
     try:
         with TorchRunner(net, ImageSpec()) as runner:
-            return statistics.fmean(psnr_db(restored, pair.sharp) for pair, restored in _restored(runner, pairs))
+            return statistics.fmean(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
     finally:
         net.train(training)
 
 
-def _restored(runner: Runner, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Image8]]:
-    """Each pair, cropped where it must be, with the restored photograph."""
-    if not pairs:
-        raise ConfigError("there are no pairs to evaluate on", hint="give a folder with images")
-    if size := fixed_size(runner.image):
-        pairs = crop_pairs(pairs, size)
+def _each(runner: Runner, pairs: Iterable[Pair], measure: Callable[[Pair, Image8], T]) -> Iterator[T]:
+    """What is measured on each pair, cropped where it must be, and the restored photograph; neither is kept."""
+    size = fixed_size(runner.image)
+    is_empty = True
     for pair in pairs:
-        yield pair, from_batch(runner.infer(to_batch(pair.blurred)))
+        cropped = crop_pair(pair, size) if size else pair
+        yield measure(cropped, from_batch(runner.infer(to_batch(cropped.blurred))))
+        is_empty = False
+        del pair, cropped
+    if is_empty:
+        raise ConfigError("there are no pairs to evaluate on", hint="give a folder with images")
 
 
 def _score(
@@ -236,7 +271,9 @@ def _score(
         psnr_db(restored, pair.sharp, mask),
         psnr_db(blurred, pair.sharp, blurred_mask),
         ssim_matlab(restored, pair.sharp, mask),
+        ssim_matlab(blurred, pair.sharp, blurred_mask),
         ssim_skimage(restored, pair.sharp, mask),
+        ssim_skimage(blurred, pair.sharp, blurred_mask),
         lpips(restored, pair.sharp) if lpips else None,
     )
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+import tracemalloc
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +21,16 @@ from numpy.typing import NDArray
 
 from deblur_deploy import evaluate as evaluate_module
 from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.data.pairs import Pair
+from deblur_deploy.data.pairs import Pair, PairsOnDisk
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.evaluate import EvalConfig, evaluate, evaluate_network, write_report
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.images import ImageSpec, save_rgb
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 Image8 = NDArray[np.uint8]
+
+FIGURES = ["psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_matlab_blurred", "ssim_skimage", "ssim_skimage_blurred"]
 
 
 class FakeRunner:
@@ -101,6 +104,9 @@ def test_figures_are_means_of_each_image_by_hand(use_fake: UseFake, checkpoint: 
     by_hand = (ssim_of_flat(104, 110) + ssim_of_flat(64, 62)) / 2
     assert report.ssim_matlab == pytest.approx(by_hand)
     assert report.ssim_skimage == pytest.approx(by_hand)
+    of_blurred = (ssim_of_flat(100, 110) + ssim_of_flat(60, 62)) / 2
+    assert report.ssim_matlab_blurred == pytest.approx(of_blurred)
+    assert report.ssim_skimage_blurred == pytest.approx(of_blurred)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(4.4, 4), (4.6, 5), (-300.0, -100), (300.0, 155)])
@@ -115,7 +121,7 @@ def test_pictures_are_clipped_and_rounded_before_they_are_compared(
 def test_json_has_the_documented_keys_and_no_infinity(use_fake: UseFake, checkpoint: Artifact) -> None:
     use_fake(10)
     plain = evaluate(checkpoint, [Pair("a.png", flat(100), flat(110))]).as_json()
-    keys = {"artifact", "images", "psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage", "per_image"}
+    keys = {"artifact", "images", "per_image", *FIGURES}
     assert plain.keys() == keys
     assert plain["artifact"] == str(checkpoint.directory)
     assert plain["images"] == 1
@@ -140,6 +146,31 @@ def test_a_photograph_below_the_fixed_size_is_named(use_fake: UseFake, checkpoin
         evaluate(checkpoint, [Pair("a.png", flat(1), flat(1))])
 
 
+def test_memory_does_not_grow_with_the_number_of_pairs(
+    use_fake: UseFake, checkpoint: Artifact, photo: Image8, tmp_path: Path
+) -> None:
+    use_fake(4)
+    photo, peaks = photo[:80, :80], []
+    for count in (2, 8):
+        for kind in ("blur", "sharp"):
+            (tmp_path / str(count) / kind).mkdir(parents=True)
+            for index in range(count):
+                save_rgb(tmp_path / str(count) / kind / f"{index}.png", photo)
+        pairs = PairsOnDisk(tmp_path / str(count))
+        tracemalloc.start()
+        assert len(evaluate(checkpoint, pairs).per_image) == len(pairs) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2 * photo.nbytes
+
+
+def test_each_image_is_told_when_it_is_done(use_fake: UseFake, checkpoint: Artifact) -> None:
+    use_fake(4)
+    done: list[int] = []
+    evaluate(checkpoint, iter([Pair("a.png", flat(1), flat(1))] * 3), on_image=done.append)
+    assert done == [1, 2, 3]
+
+
 def test_no_pairs_is_an_error(checkpoint: Artifact) -> None:
     with pytest.raises(ConfigError, match="no pairs"):
         evaluate(checkpoint, [])
@@ -161,13 +192,14 @@ def test_a_table_and_a_summary_are_written(use_fake: UseFake, checkpoint: Artifa
     assert write_report(report, tmp_path / "new" / "scores.csv") == tmp_path / "new" / "scores.json"
     with (tmp_path / "new" / "scores.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
-    assert list(first) == ["name", "psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage"]
+    assert list(first) == ["name", *FIGURES]
     assert first["name"] == "seq/a.png"
     assert float(first["psnr_db"]) == pytest.approx(psnr(6))
     assert second["psnr_db"] == ""  # infinite
     summary = json.loads((tmp_path / "new" / "scores.json").read_text())
     assert summary["images"] == 2
     assert summary["runtime"] == "fake"
+    assert summary["ssim_matlab_blurred"] == pytest.approx(report.ssim_matlab_blurred)
     assert summary["psnr_blurred_db"] == pytest.approx((psnr(10) + psnr(4)) / 2)
     assert "per_image" not in summary
 

@@ -86,6 +86,25 @@ class Output:
             yield lambda step, steps, loss: progress.update(task, completed=step, total=steps, loss=loss)
 
     @contextmanager
+    def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar for work on so many images; quiet where there is no terminal."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True) as progress:
+            task = progress.add_task(title, total=total, rate="")
+
+            def show(done: int) -> None:
+                elapsed = progress.tasks[task].elapsed
+                progress.update(task, completed=done, rate=f"{done / elapsed:.2f}/s" if elapsed else "")
+
+            yield show
+
+    @contextmanager
     def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
         """A spinner with a changing caption; quiet where there is no terminal."""
         if not self.console.is_terminal:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tomllib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,24 +53,44 @@ class Pair:
     sharp: Image8
 
 
-def load_pairs(folder: Path | None, split: Split = "evaluation") -> list[Pair]:
-    """Read or make blurred/sharp pairs.
+class PairsOnDisk:
+    """Blurred/sharp pairs in the order of their file names, each read or made when its turn comes.
 
     Args:
         folder: One of the three kinds of folder above, or None for the shipped photographs.
         split: Which part of a set: ``test/`` or ``train/`` where it has those; a user's own folder has no parts and is
             taken whole.
 
-    Returns:
-        The pairs, in the order of their file names.
+    Raises:
+        ArtifactError: The folder has no images, or a file has no partner or is not the one that its set describes;
+            while they are read: a file is damaged, or the two of a pair differ in size.
+    """
+
+    def __init__(self, folder: Path | None, split: Split = "evaluation") -> None:
+        pairs = find_pairs(folder, split) if folder is not None else []
+        self._files: Sequence[PairFiles | Path] = pairs or sharp_files(folder, split)
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[Pair]:
+        """One pair after the other; none is kept."""
+        for file in self._files:
+            yield _load_pair(file) if isinstance(file, PairFiles) else _shaken(file)
+
+
+def load_pairs(folder: Path | None, split: Split = "evaluation") -> list[Pair]:
+    """All pairs of a folder at once, for callers that need them more than once.
+
+    Args:
+        folder: As for :class:`PairsOnDisk`.
+        split: Likewise.
 
     Raises:
-        ArtifactError: The folder has no images, or a file is damaged, has no partner, or is not the one that its set
-            describes.
+        ArtifactError: As for :class:`PairsOnDisk`.
     """
-    if folder is not None and (files := find_pairs(folder, split)):
-        return [_load_pair(pair) for pair in files]
-    return [_shaken(path) for path in sharp_files(folder, split)]
+    return list(PairsOnDisk(folder, split))
 
 
 def load_photos(folder: Path | None, split: Split = "calibration") -> list[Image8]:
@@ -88,10 +108,16 @@ def crop_pairs(pairs: Sequence[Pair], resolution: Resolution) -> list[Pair]:
     Raises:
         ArtifactError: A photograph is smaller than that; it is named.
     """
-    return [
-        Pair(pair.name, *(crop_center(image, resolution, pair.name) for image in (pair.blurred, pair.sharp)))
-        for pair in pairs
-    ]
+    return [crop_pair(pair, resolution) for pair in pairs]
+
+
+def crop_pair(pair: Pair, resolution: Resolution) -> Pair:
+    """Cut one pair to a size, from the centre.
+
+    Raises:
+        ArtifactError: The photograph is smaller than that.
+    """
+    return Pair(pair.name, *(crop_center(image, resolution, pair.name) for image in (pair.blurred, pair.sharp)))
 
 
 def crop_center(image: Image8, resolution: Resolution, name: str) -> Image8:

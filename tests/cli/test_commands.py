@@ -161,7 +161,8 @@ def test_verify_fails_where_more_was_asked(run, made):
 def test_eval(run, made):
     outcome = run("eval", made["prune"], "--json").done()
 
-    keys = {"psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage"}
+    keys = {"psnr_db", "psnr_blurred_db"}
+    keys |= {f"ssim_{name}{state}" for name in ("matlab", "skimage") for state in ("", "_blurred")}
     answer = outcome.json
     assert answer.keys() == {"artifact", "images", "per_image"} | keys
     assert (answer["artifact"], answer["images"]) == (str(made["prune"]), 2)

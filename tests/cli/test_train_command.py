@@ -46,10 +46,12 @@ def test_a_new_run_leaves_an_interrupted_one_alone(tmp_path: Path) -> None:
     assert new_directory(None, tmp_path, "train") == tmp_path / "train-002"
 
 
-def test_a_wider_recipe_is_announced(run, made, tmp_path: Path) -> None:
+def test_a_wider_recipe_is_announced(run, checkpoint_file: Path, tmp_path: Path) -> None:
+    narrow = tmp_path / "narrow"
+    run("import", checkpoint_file, "--out", narrow).done()
     (tmp_path / "recipe.toml").write_text("base = 12\n[fit]\nsteps = 0\ncrop = 48\n")
 
-    outcome = run("train", tmp_path / "recipe.toml", "--init", made["import"], "--out", tmp_path / "wide").done()
+    outcome = run("train", tmp_path / "recipe.toml", "--init", narrow, "--out", tmp_path / "wide").done()
 
-    assert f"init      {made['import']}" in outcome.out
+    assert f"init      {narrow}" in outcome.out
     assert "widens    level_channels (8, 16, 32) to (12, 24, 48), block_channels" in outcome.out
