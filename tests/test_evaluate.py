@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(
 ) -> None:
     use_fake(4)
     photo, peaks = photo[:80, :80], []
-    for count in (2, 8):
+    for count in (3, 12):
         for kind in ("blur", "sharp"):
             (tmp_path / str(count) / kind).mkdir(parents=True)
             for index in range(count):
@@ -161,7 +161,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(
         assert len(evaluate(checkpoint, pairs).per_image) == len(pairs) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 2 * photo.nbytes
+    assert peaks[1] < peaks[0] + 5 * photo.nbytes  # all 12 would be 18 more
 
 
 def test_each_image_is_told_when_it_is_done(use_fake: UseFake, checkpoint: Artifact) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,10 @@ import typer
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Runs, Runtime, Source
+from deblur_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deblur_deploy.data.pairs import Image8
     from deblur_deploy.evaluate import EvalReport
 
 
@@ -34,22 +37,77 @@ def command(
     ] = False,
     lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS too (needs the extra `lpips`).")] = False,
     csv: Annotated[Path | None, typer.Option(help="CSV file, one row per image; a summary .json lies beside.")] = None,
+    blurred: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of blurred photographs without sharp ones: colour shift and overshoot are measured instead."
+        ),
+    ] = None,
+    sheets: Annotated[
+        Path | None, typer.Option(help="With --blurred: folder for a picture of each photograph, before and after.")
+    ] = None,
     runtime: Runtime = None,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """PSNR and SSIM on blurred/sharp pairs, with the blurred pictures' own PSNR beside."""
+    """PSNR and SSIM on blurred/sharp pairs, of the blurred pictures and of the restored ones.
+
+    With --blurred, on photographs that nobody has sharp: the shift of colours on flat surfaces and the share of pixels
+    that overshoot, which need no reference.
+    """
+    if sheets is not None and blurred is None:
+        raise ConfigError("--sheets needs --blurred", hint="name the folder of blurred photographs with --blurred")
+    if blurred is not None and (data or align or lpips or csv):
+        reason = "--blurred has no sharp photographs for --data, --align, --lpips and --csv"
+        raise ConfigError(reason, hint="leave those out, or leave --blurred out")
+    output = Output(as_json)
+    artifact = output.source(source, runs, (lambda _: True) if source else is_runnable)
+    if blurred is not None:
+        _evaluate_blurred(output, artifact, blurred, sheets, runtime)
+        return
     from deblur_deploy.data.pairs import PairsOnDisk
     from deblur_deploy.evaluate import EvalConfig, evaluate, write_report
 
-    output = Output(as_json)
-    artifact = output.source(source, runs, (lambda _: True) if source else is_runnable)
     pairs = PairsOnDisk(data, "evaluation")
     with output.counting("evaluating", len(pairs)) as on_image:
         report = evaluate(artifact, pairs, runtime, EvalConfig(align, lpips), on_image)
     _print_report(output, report)
     if csv is not None:
         output.say(f"wrote     {csv} and {write_report(report, csv)}")
+    output.emit(report.as_json())
+
+
+def _evaluate_blurred(
+    output: Output, artifact: Artifact, folder: Path, sheets: Path | None, runtime: str | None
+) -> None:
+    """Measure the side effects on every photograph of a folder, and draw it before and after if that is wanted."""
+    from deblur_deploy.cli.pictures import save_before_after
+    from deblur_deploy.data.pairs import blurred_files
+    from deblur_deploy.evaluate_blurred import evaluate_blurred
+
+    files = blurred_files(folder)
+    with output.counting("restoring", len(files)) as on_image:
+        done = itertools.count(1)
+
+        def show(name: str, blurred: Image8, restored: Image8) -> None:
+            if sheets is not None:
+                save_before_after(sheets, name, blurred, restored)
+            on_image(next(done))
+
+        report = evaluate_blurred(artifact, files, runtime, show)
+    rows = []
+    for name, effects in report.per_image:
+        shifts = [f"{shift:+.2f}" for shift in effects.color_shift] if effects.color_shift else ["-"] * 3
+        rows.append([name, f"{effects.flat_share:.0%}", *shifts, f"{effects.overshoot_share:.2%}"])
+    output.table(["image", "flat", "shift R", "shift G", "shift B", "overshoot"], rows)
+    largest = (
+        "nothing flat to see a colour shift on"
+        if report.color_shift is None
+        else (f"colour shift at most {report.color_shift:.2f} of 255 on what is flat")
+    )
+    output.say(f"{len(files)} on {report.runtime}: {largest}, {report.overshoot_share:.2%} of the pixels overshoot")
+    if sheets is not None:
+        output.say(f"wrote     {sheets}")
     output.emit(report.as_json())
 
 

@@ -1,4 +1,4 @@
-"""The demo's pictures: one sheet for each photograph, before and after side by side."""
+"""Pictures for people: one sheet for each photograph, before and after side by side."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ def save_sheets(pairs: Sequence[Pair], original: Artifact, compressed: Artifact,
         ArtifactError: The folder cannot be written.
         DeblurDeployError: An artifact cannot be run here.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise ArtifactError(f"{folder} cannot be written: {err}", hint="check permissions and free space") from err
+    _make_folder(folder)
     with open_runner(original) as before, open_runner(compressed) as after:
         for pair in pairs:
             batch = to_batch(pair.blurred)
@@ -51,6 +48,30 @@ def save_sheets(pairs: Sequence[Pair], original: Artifact, compressed: Artifact,
             ]
             rows = [np.concatenate(panels[start : start + 2], axis=1) for start in (0, 2)]
             save_rgb(folder / f"{Path(pair.name).stem}.png", np.concatenate(rows, axis=0))
+
+
+def save_before_after(folder: Path, name: str, blurred: NDArray[np.uint8], restored: NDArray[np.uint8]) -> None:
+    """Write a blurred photograph with the restored one to its right, as a PNG.
+
+    Args:
+        folder: Where to write; made if it is not there.
+        name: File name of the photograph, to which ``.png`` is added: two may differ in their suffix alone.
+        blurred: (H, W, 3) uint8.
+        restored: Same shape.
+
+    Raises:
+        ArtifactError: The folder cannot be written.
+    """
+    _make_folder(folder)
+    panels = [_captioned(blurred, f"{name}, blurred"), _captioned(restored, "restored")]
+    save_rgb(folder / f"{name}.png", np.concatenate(panels, axis=1))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ArtifactError(f"{folder} cannot be written: {err}", hint="check permissions and free space") from err
 
 
 def _captioned(image: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:

@@ -156,6 +156,15 @@ def sharp_files(folder: Path | None, split: Split) -> list[Path]:
     return list_images(folder)
 
 
+def blurred_files(folder: Path) -> list[Path]:
+    """Blurred photographs that have no sharp partners: those of a folder, or of its ``set.toml``.
+
+    Raises:
+        ArtifactError: The folder has no images, or one is not the file that its set describes.
+    """
+    return _set_files(folder, "evaluation") if (folder / SET_FILE).is_file() else list_images(folder)
+
+
 def _set_files(folder: Path, split: Split) -> list[Path]:
     """Files of one split of a photo set, each checked against its sha256."""
     entries = [entry for entry in _read_set(folder / SET_FILE) if entry["split"] == split]

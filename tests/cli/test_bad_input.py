@@ -94,6 +94,15 @@ def test_other_values_out_of_range(refuse, made):
     assert "torch runs artifacts of kind checkpoint" in refuse(2, "eval", made["export-onnx"], "--runtime", "torch")
 
 
+def test_photographs_without_sharp_ones_and_what_needs_them(refuse, made, photos, tmp_path):
+    assert "--sheets needs --blurred" in refuse(2, "eval", made["import"], "--sheets", tmp_path / "sheets")
+    for options in (["--data", photos], ["--align"], ["--lpips"], ["--csv", tmp_path / "scores.csv"]):
+        assert "has no sharp photographs for" in refuse(2, "eval", made["import"], "--blurred", photos, *options)
+    (tmp_path / "file").write_text("in the way")
+    message = refuse(1, "eval", made["import"], "--blurred", photos, "--sheets", tmp_path / "file")
+    assert "file cannot be written" in message
+
+
 def test_a_bad_recipe(refuse, tmp_path):
     recipe = tmp_path / "recipe.toml"
     assert "recipe.toml cannot be read as a recipe" in refuse(2, "train", recipe)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import deblur_deploy
@@ -15,7 +16,7 @@ from deblur_deploy.artifact import Step, load_artifact
 from deblur_deploy.cli import COMMANDS
 from deblur_deploy.cli.export_trt_command import gives_engine
 from deblur_deploy.cli.inspect_command import waterfall
-from deblur_deploy.images import Resolution
+from deblur_deploy.images import Resolution, load_rgb, save_rgb
 from deblur_deploy.sources import find_artifacts
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "modelopt", "torch_pruning")
@@ -172,6 +173,21 @@ def test_eval(run, made):
         assert answer[key] == pytest.approx(sum(score[key] for score in answer["per_image"]) / 2)
     assert answer["psnr_db"] == pytest.approx(load_artifact(made["prune"]).figures["psnr_db"], abs=0.01)
     assert f"{answer['psnr_db']:.2f} dB restored" in outcome.err
+
+
+def test_eval_of_photographs_without_sharp_ones(run, made, photo, tmp_path):
+    (tmp_path / "holiday").mkdir()
+    save_rgb(tmp_path / "holiday" / "sea.png", photo)
+
+    outcome = run("eval", made["prune"], "--blurred", tmp_path / "holiday", "--sheets", tmp_path / "sheets", "--json")
+
+    (score,) = outcome.done().json["per_image"]
+    assert score["name"] == "sea.png"
+    assert 0 <= score["overshoot_share"] < 1
+    sheet = load_rgb(tmp_path / "sheets" / "sea.png.png")
+    assert np.array_equal(sheet[:160, :208], photo)
+    assert sheet.shape[1] == 2 * 208
+    assert "overshoot" in outcome.err
 
 
 def test_inspect(run, made):
