@@ -39,6 +39,8 @@ def align(image: Image8, sharp: Image8, name: str) -> tuple[Image8, NDArray[np.b
     Raises:
         VerificationError: The two have nothing in common to register on.
     """
+    if min(sharp.shape[:2]) < 2:
+        raise VerificationError(f"{name} is too small to be registered", hint="leave --align out for such pictures")
     moving, fixed = image.astype(np.float64), sharp.astype(np.float64)
     moving *= (fixed * moving).sum() / max((moving * moving).sum(), 1e-12)
     homography = _find_homography(_smooth(moving @ _LUMA), _smooth(fixed @ _LUMA), name)
@@ -58,6 +60,8 @@ def _find_homography(moving: Plane, fixed: Plane, name: str) -> Plane:
     for _ in range(_ITERATIONS):
         x, y = _positions(homography, fixed.shape)
         inside = (x >= 0) & (x <= fixed.shape[1] - 1) & (y >= 0) & (y <= fixed.shape[0] - 1)
+        if not inside.any():
+            raise _no_match(name)
         x, y = x[inside], y[inside]
         scale = 1 / (homography[2, 0] * grid_x[inside] + homography[2, 1] * grid_y[inside] + 1)
         along_x, along_y = (_sample_linear(g, x, y) * scale for g in gradients)
@@ -94,10 +98,14 @@ def _ecc_step(jacobian: Plane, image: Plane, template: Plane, name: str) -> tupl
     correlation = float(template @ image)
     below = correlation - template_part @ solved
     if below <= 0:
-        raise VerificationError(f"{name} does not match its sharp partner", hint="check that the two belong together")
+        raise _no_match(name)
     gain = (image @ image - image_part @ solved) / below
     step = np.linalg.solve(hessian, jacobian @ (gain * template - image))
     return np.asarray(step, np.float64), correlation / norms
+
+
+def _no_match(name: str) -> VerificationError:
+    return VerificationError(f"{name} does not match its sharp partner", hint="check that the two belong together")
 
 
 def _positions(homography: Plane, shape: tuple[int, ...]) -> tuple[Plane, Plane]:

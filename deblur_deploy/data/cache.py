@@ -88,6 +88,5 @@ def _decode(path: Path, decoded: Path) -> None:
             np.save(file, photo)
         Path(name).chmod(0o644)  # temporary files are private, the cache may be shared
         Path(name).replace(decoded)
-    except OSError:
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise

@@ -12,6 +12,7 @@ Recognised by what is in the folder:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,10 @@ def find_pairs(folder: Path, split: Split) -> list[PairFiles]:
 
 def _check_unmixed(folder: Path, splits: set[str]) -> None:
     """Refuse a folder whose photographs lie beside its splits: nobody can tell which split they belong to."""
-    loose = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    loose = [path for path in folder.iterdir() if _is_image(path)]
     loose += [folder / name for pair in _PARTNER_FOLDERS for name in pair if (folder / name).is_dir()]
+    beside = (path for path in folder.iterdir() if path.is_dir() and path.name not in splits)
+    loose += [path for path in beside if _partner_names(path)]
     if loose:
         raise ArtifactError(
             f"{folder} mixes splits: {min(loose)} lies beside {' and '.join(f'{name}/' for name in sorted(splits))}",
@@ -120,7 +123,7 @@ def _hide(folder: Path, split: str) -> list[PairFiles]:
     """HIDE: the sharp photographs of both splits lie in one folder."""
     pairs = []
     for blurred in sorted((folder / split).rglob("*")):
-        if blurred.suffix.lower() not in IMAGE_SUFFIXES:
+        if not _is_image(blurred):
             continue
         sharp = folder / "GT" / blurred.name
         if not sharp.is_file():
@@ -129,13 +132,19 @@ def _hide(folder: Path, split: str) -> list[PairFiles]:
     return pairs
 
 
+def _is_image(path: Path) -> bool:
+    """Whether a path is an image file, and not one that is hidden, such as those that macOS leaves beside others."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def _listed(folder: Path, split: Split) -> list[PairFiles]:
     """RealBlur: the pairs inside the folder that the lists name, sharp before blurred on each line."""
     pairs = []
+    # Where somebody stands in the folder and names it ".", its parent still has a name.
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a link away from the lists
     for place in (folder, folder.parent):
         for path in sorted(place.glob(f"RealBlur*_{_SPLIT_FOLDERS[split]}_list.txt")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                sharp, blurred = (place / name for name in line.split()[:2])
+            for sharp, blurred in _read_list(path):
                 if folder not in blurred.parents:
                     continue
                 if missing := [str(file) for file in (sharp, blurred) if not file.is_file()]:
@@ -143,3 +152,19 @@ def _listed(folder: Path, split: Split) -> list[PairFiles]:
                 name = f"{blurred.parent.parent.name}/{blurred.name}"
                 pairs.append(PairFiles(name, blurred, sharp))
     return pairs
+
+
+def _read_list(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Sharp and blurred file of each line of a list of RealBlur; empty lines are passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as err:
+        raise ArtifactError(f"{path} cannot be read: {err}", hint="restore the set") from err
+    for number, line in enumerate(lines, start=1):
+        names = line.split()
+        if len(names) == 1:
+            raise ArtifactError(
+                f"line {number} of {path} is {line!r}", hint="each line names a sharp and a blurred file"
+            )
+        if names:
+            yield path.parent / names[0], path.parent / names[1]

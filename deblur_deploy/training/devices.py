@@ -78,7 +78,8 @@ def open_devices(batch: int) -> Devices:
             "training in several processes needs accelerate, which is not installed",
             hint="pip install 'deblur-deploy[train]'",
         ) from err
-    accelerator = Accelerator(cpu=not has_gpu)
+    # The recipe decides the precision, not the settings that `accelerate config` has left on a machine.
+    accelerator = Accelerator(cpu=not has_gpu, mixed_precision="no")
     world = accelerator.num_processes
     if batch % world:
         raise ConfigError(

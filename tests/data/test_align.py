@@ -72,3 +72,17 @@ def test_flat_pictures_cannot_be_registered() -> None:
     flat = np.full((32, 32, 3), 90, np.uint8)
     with pytest.raises(VerificationError, match="night is too flat"):
         align(flat, flat, "night")
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 3), (30, 1, 3)])
+def test_pictures_of_one_row_or_column_cannot_be_registered(shape: tuple[int, ...]) -> None:
+    line = np.arange(90, dtype=np.uint8).reshape(shape)
+    with pytest.raises(VerificationError, match="strip is too small"):
+        align(line, line, "strip")
+
+
+def test_a_search_that_runs_out_of_the_picture_says_so() -> None:
+    rng = np.random.default_rng(31)
+    noise, other = rng.integers(0, 255, (2, 6, 20, 3), dtype=np.uint8)
+    with pytest.raises(VerificationError, match="does not match its sharp partner"):
+        align(noise, other, "strangers")

@@ -53,6 +53,16 @@ def test_a_full_disk_leaves_nothing_half_written(file: Path, tmp_path: Path, mon
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_an_interrupt_leaves_nothing_half_written(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(target: object, array: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache_module.np, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_photos([file], tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no file .*none\.png"):
         open_photos([tmp_path / "none.png"], tmp_path / "cache")

@@ -84,6 +84,32 @@ def test_realblur_is_split_by_its_lists(tmp_path: Path, beside: bool) -> None:
         find_pairs(root, "evaluation")
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_realblur_is_split_in_the_folder_where_one_stands(
+    tmp_path: Path, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path / "set", *(f"scene00{n}/{kind}/{kind}_1.png" for n in (1, 2) for kind in ("blur", "gt")))
+    prefix = "set/" if beside else ""
+    line = f"{prefix}scene002/gt/gt_1.png {prefix}scene002/blur/blur_1.png\n"
+    (tmp_path if beside else root).joinpath("RealBlur_J_test_list.txt").write_text(f"\n{line}\n")
+    monkeypatch.chdir(root)
+    assert [pair.name for pair in find_pairs(Path(), "evaluation")] == ["scene002/blur_1.png"]
+
+
+def test_a_list_with_half_a_line_is_named(tmp_path: Path) -> None:
+    root = tree(tmp_path, "scene001/blur/blur_1.png", "scene001/gt/gt_1.png")
+    (root / "RealBlur_J_test_list.txt").write_text("scene001/gt/gt_1.png\n")
+    with pytest.raises(ArtifactError, match=r"line 1 of .*RealBlur_J_test_list\.txt is 'scene001/gt/gt_1\.png'"):
+        find_pairs(root, "evaluation")
+
+
+def test_what_macos_leaves_beside_files_is_passed_over(tmp_path: Path) -> None:
+    root = tree(tmp_path, "test/1.png", "GT/1.png")
+    for name in ("test/._1.png", "._cover.png"):
+        (root / name).write_bytes(b"\x00\x05\x16\x07")
+    assert found(root, "evaluation") == [("1.png", "test/1.png", "GT/1.png")]
+
+
 def test_hide_keeps_sharp_pictures_of_both_splits_together(tmp_path: Path) -> None:
     blurred = ("train/1.png", "test/test-close-ups/2.png", "test/test-long-shot/3.png")
     root = tree(tmp_path, *blurred, "GT/1.png", "GT/2.png", "GT/3.png")
@@ -111,9 +137,10 @@ def test_sharp_photographs_are_no_pairs(tmp_path: Path) -> None:
     assert find_pairs(tmp_path / "nowhere", "evaluation") == []
 
 
-@pytest.mark.parametrize("loose", ["stray.png", "blur/stray.png", "target/stray.png"])
+@pytest.mark.parametrize("loose", ["stray.png", "blur/stray.png", "target/stray.png", "scene/gt/1.png"])
 def test_a_folder_that_mixes_splits_is_refused(tmp_path: Path, loose: str) -> None:
     root = tree(tmp_path, "train/blur/1.png", "train/sharp/1.png", "test/blur/2.png", "test/sharp/2.png", loose)
+    (root / "scene" / "blur").mkdir(parents=True)
     with pytest.raises(ArtifactError, match=rf"mixes splits: .*{loose.split('/')[0]} lies beside test/ and train/"):
         find_pairs(root, "calibration")
 

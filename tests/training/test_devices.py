@@ -82,7 +82,8 @@ def test_two_processes_follow_the_curve_of_one(recipe: Path, tmp_path: Path, mon
     # `accelerate launch` starts several processes on GPUs only, or through MPI; torchrun sets the same variables.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # What `accelerate config` may have left on a machine must not decide the precision.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
     arguments = [str(tmp_path / "run.py"), str(recipe), str(tmp_path / "two")]
     subprocess.run([*launch, *arguments], check=True, timeout=240, env=environment)
     first, second = (json.loads((tmp_path / f"two.rank{rank}.json").read_text()) for rank in (0, 1))
@@ -98,7 +99,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
     class TwoProcesses:
         num_processes, process_index, device = 2, 0, torch.device("cpu")
 
-        def __init__(self, cpu: bool) -> None:
+        def __init__(self, cpu: bool, mixed_precision: str) -> None:
             pass
 
     monkeypatch.setenv("WORLD_SIZE", "2")
