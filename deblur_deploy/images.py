@@ -66,8 +66,8 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
     """Read a photograph upright as 8-bit RGB.
 
     Args:
-        path: PNG, JPEG, TIFF, WebP or BMP; gray is repeated to RGB, transparency dropped, 16 bits
-            rounded to 8, EXIF orientation applied.
+        path: PNG, JPEG, TIFF, WebP or BMP; gray is repeated to RGB, transparency dropped, 16-bit gray rounded to 8
+            bits (of 16-bit colour Pillow keeps the upper byte), EXIF orientation applied.
 
     Returns:
         (H, W, 3) uint8 sRGB.

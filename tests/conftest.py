@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import numpy as np
@@ -56,6 +58,15 @@ def _drawn_photo() -> NDArray[np.uint8]:
 def photo(_drawn_photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A small photograph made by code: (160, 208, 3) uint8, the same in every run."""
     return _drawn_photo.copy()
+
+
+@pytest.fixture
+def small_files_only() -> Iterator[None]:
+    """No file may grow beyond 10 kB: the operating system refuses to write on, as it does where a disk is full."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 @pytest.fixture

@@ -56,6 +56,14 @@ def test_gray_becomes_three_equal_channels(tmp_path: Path, photo: Photo) -> None
     assert np.array_equal(load_rgb(tmp_path / "a.png"), photo[..., :1].repeat(3, axis=-1))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA"])
+def test_every_mode_becomes_rgb(tmp_path: Path, photo: Photo, mode: str) -> None:
+    Image.fromarray(photo).convert(mode).save(tmp_path / "a.tif" if mode == "PA" else tmp_path / "a.png")
+    image = load_rgb(tmp_path / ("a.tif" if mode == "PA" else "a.png"))
+    assert (image.shape, image.dtype) == (photo.shape, np.uint8)
+    assert abs(image.mean() - photo.mean()) < 4
+
+
 def test_transparency_is_dropped(tmp_path: Path, photo: Photo) -> None:
     alpha = np.full((*photo.shape[:2], 1), 77, np.uint8)
     Image.fromarray(np.concatenate([photo, alpha], axis=-1)).save(tmp_path / "a.png")
@@ -135,6 +143,15 @@ def test_saving_where_one_cannot_is_named(tmp_path: Path, photo: Photo) -> None:
         save_rgb(tmp_path / "file" / "a.png", photo)
     with pytest.raises(ArtifactError, match="names no image format"):
         save_rgb(tmp_path / "a.picture", photo)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_a_picture_that_the_system_does_not_write_is_named(
+    tmp_path: Path, photo: Photo, small_files_only: None, suffix: str
+) -> None:
+    large = np.tile(photo, (4, 4, 1))
+    with pytest.raises(ArtifactError, match=rf"large\{suffix} cannot be written"):
+        save_rgb(tmp_path / f"large{suffix}", large)
 
 
 def test_a_folder_lists_its_images_by_name(tmp_path: Path) -> None:

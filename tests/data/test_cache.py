@@ -53,6 +53,14 @@ def test_a_full_disk_leaves_nothing_half_written(file: Path, tmp_path: Path, mon
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_photograph_that_the_system_does_not_write_is_named(
+    file: Path, tmp_path: Path, small_files_only: None
+) -> None:
+    with pytest.raises(ArtifactError, match=r"the cache of .*a\.png in .*cannot be used"):
+        open_photos([file], tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_an_interrupt_leaves_nothing_half_written(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(target: object, array: object) -> None:
         raise KeyboardInterrupt

@@ -15,9 +15,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.artifact import load_artifact, new_step
 from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.network.checkpoint import build_network, import_checkpoint, load_network, read_state_dict
+from deblur_deploy.network.checkpoint import (
+    build_network,
+    import_checkpoint,
+    load_network,
+    read_state_dict,
+    save_network,
+    spec_of,
+)
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 ODD_WIDTHS = SRNConfig((6, 10, 14), ((5, 7), (9,), (11, 3)), 13, (4, 8, 12), (3, 5, 9))
@@ -310,3 +317,12 @@ def test_a_spec_of_nonsense_is_refused(net, tmp_path):
 
     with pytest.raises(ConfigError, match="level_channels"):
         build_network(dataclasses.replace(spec, config={**spec.config, "level_channels": "wide"}))
+
+
+def test_a_checkpoint_that_the_system_does_not_write_leaves_nothing(
+    tmp_path: Path, tiny_config: SRNConfig, small_files_only: None
+) -> None:
+    net = SRN(tiny_config)
+    with pytest.raises(ArtifactError, match="net cannot be written"):
+        save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+    assert list(tmp_path.iterdir()) == []

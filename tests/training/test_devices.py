@@ -53,6 +53,14 @@ from deblur_deploy.training import train as train_module
 torch.set_num_threads(1)
 train_module.evaluate_network = lambda net, pairs: 0.0
 train_module.load_pairs = lambda folder, split: []
+opened = train_module.open_devices
+
+def open_and_check(batch):
+    devices = opened(batch)
+    assert not devices.accelerator.native_amp
+    return devices
+
+train_module.open_devices = open_and_check
 losses = []
 config = train_module.load_recipe(Path(sys.argv[1]))
 out = Path(sys.argv[2])

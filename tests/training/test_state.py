@@ -139,6 +139,15 @@ def test_a_full_disk_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in keeper.folder.iterdir()] == ["state-00000001"]
 
 
+def test_a_state_that_the_system_does_not_write_keeps_the_older_one(tmp_path: Path, small_files_only: None) -> None:
+    keeper = StateKeeper(tmp_path / "run.training", 0, {})
+    keeper.save(SavedState(1, {"x": torch.ones(3)}, {}))
+    with pytest.raises(ArtifactError, match=r"state-00000002(.|\n)*free some space"):
+        keeper.save(SavedState(2, {"x": torch.zeros(10_000)}, {}))
+    assert keeper.load().step == 1
+    assert [path.name for path in keeper.folder.iterdir()] == ["state-00000001"]
+
+
 def test_what_a_killed_write_leaves_is_passed_over_and_removed(tmp_path: Path) -> None:
     keeper = StateKeeper(tmp_path / "run.training", 0, {})
     keeper.save(SavedState(1, {"x": torch.ones(3)}, {}))
