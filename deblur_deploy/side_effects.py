@@ -85,8 +85,8 @@ def _is_flat(image: Image8) -> NDArray[np.bool_]:
     """(H, W): whether the standard deviation of the window is below the bound in every channel."""
     values = image.astype(np.float64)
     mean, mean_square = (_over_windows(plane, np.add) / WINDOW**2 for plane in (values, values * values))
-    flat: NDArray[np.bool_] = (mean_square - mean**2 < FLAT_BELOW**2).all(axis=-1)
-    return flat
+    is_flat: NDArray[np.bool_] = mean_square - mean**2 < FLAT_BELOW**2
+    return np.asarray(is_flat.all(axis=-1))
 
 
 def _over_windows(image: NDArray[Any], combine: np.ufunc) -> NDArray[Any]:

@@ -28,7 +28,10 @@ FLOORS = (
 )
 """From the top down. A module may import from lower floors, and from its own package."""
 
-OPEN_FLOORS = (("network", "kernels", "data"), ("artifact", "sources", "images", "metrics", "side_effects", "package_data"))
+OPEN_FLOORS = (
+    ("network", "kernels", "data"),
+    ("artifact", "sources", "images", "metrics", "side_effects", "package_data"),
+)
 """Floors whose rooms may import each other; elsewhere only the command line composes neighbours."""
 
 ALLOWED_SIDEWAYS = {("compress", "training")}
