@@ -89,7 +89,6 @@ def test_a_card_says_what_the_generator_comes_from(name: str) -> None:
 def test_a_generator_restores_as_well_as_its_card_says(name: str, pairs: list[Pair]) -> None:
     """The shipped pairs are measured again; photographs that are not shipped can only be looked for in the card."""
     tables = published_figures(read_card(name))
-    assert len(tables) == 2
     for table in tables:
         assert table["restored"][0] > table["blurred input"][0]
     shown = tables[0]

@@ -55,11 +55,7 @@ def command(
     With --blurred, on photographs that nobody has sharp: the shift of colours on flat surfaces and the share of pixels
     that overshoot, which need no reference.
     """
-    if sheets is not None and blurred is None:
-        raise ConfigError("--sheets needs --blurred", hint="name the folder of blurred photographs with --blurred")
-    if blurred is not None and (data or align or lpips or csv):
-        reason = "--blurred has no sharp photographs for --data, --align, --lpips and --csv"
-        raise ConfigError(reason, hint="leave those out, or leave --blurred out")
+    _check_flags(blurred, sheets, needs_sharp=bool(data or align or lpips or csv))
     output = Output(as_json)
     artifact = output.source(source, runs, (lambda _: True) if source else is_runnable)
     if blurred is not None:
@@ -75,6 +71,15 @@ def command(
     if csv is not None:
         output.say(f"wrote     {csv} and {write_report(report, csv)}")
     output.emit(report.as_json())
+
+
+def _check_flags(blurred: Path | None, sheets: Path | None, needs_sharp: bool) -> None:
+    """Refuse flags that do not go together."""
+    if sheets is not None and blurred is None:
+        raise ConfigError("--sheets needs --blurred", hint="name the folder of blurred photographs with --blurred")
+    if blurred is not None and needs_sharp:
+        reason = "--blurred has no sharp photographs for --data, --align, --lpips and --csv"
+        raise ConfigError(reason, hint="leave those out, or leave --blurred out")
 
 
 def _evaluate_blurred(

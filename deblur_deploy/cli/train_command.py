@@ -6,6 +6,8 @@ import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -51,10 +53,7 @@ def command(
 
     Ctrl-C saves the state of the run before it ends, and --resume goes on from there, bit for bit.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if out is None and (resume or several):
-        reason = "--resume" if resume else "training in several processes"
-        raise ConfigError(f"{reason} needs --out", hint="name the run's directory, such as --out runs/train-001")
+    _check_named(out, resume)
     vgg, decoded = (str(path) if path else None for path in (vgg_weights, cache))
     run = RunConfig(resume, save_minutes, vgg, tensorboard, decoded, workers)
     from deblur_deploy.training.train import load_recipe, train
@@ -68,15 +67,18 @@ def command(
     if is_first and source:
         _announce(output, source, config)
     directory = new_directory(out, runs, "train")
-    try:
-        with output.tuning("training") as on_step:
-            artifact = train(source, config, directory, on_step, run)
-    except (KeyboardInterrupt, SystemExit):
-        if is_first:
-            _say_how_to_go_on(output, directory)
-        raise
+    with _explained_interrupt(output, directory, is_first), output.tuning("training") as on_step:
+        artifact = train(source, config, directory, on_step, run)
     if is_first:
         _report(output, artifact)
+
+
+def _check_named(out: Path | None, resume: bool) -> None:
+    """Refuse a run that cannot choose its own directory and was given none."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if out is None and (resume or several):
+        reason = "--resume" if resume else "training in several processes"
+        raise ConfigError(f"{reason} needs --out", hint="name the run's directory, such as --out runs/train-001")
 
 
 def _announce(output: Output, source: Artifact, config: TrainConfig) -> None:
@@ -90,17 +92,22 @@ def _announce(output: Output, source: Artifact, config: TrainConfig) -> None:
         output.say(f"widens    {', '.join(changes)}; it starts out computing the same")
 
 
-def _say_how_to_go_on(output: Output, directory: Path) -> None:
-    """Name the command that takes an interrupted run up again, if there is a state to go on from."""
+@contextmanager
+def _explained_interrupt(output: Output, directory: Path, is_first: bool) -> Iterator[None]:
+    """Where the block is interrupted, name the command that goes on, if there is a state to go on from."""
     from deblur_deploy.training.train import state_folder
 
-    if not any(state_folder(directory).glob("state-*")):
-        return
-    given = [word for word in sys.argv[1:] if word != "--resume"]
-    if not any(word == "--out" or word.startswith("--out=") for word in given):
-        given += ["--out", str(directory)]
-    output.say(f"state     {state_folder(directory)}")
-    output.say(f"go on     {shlex.join(['deblur-deploy', *given, '--resume'])}")
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        folder = state_folder(directory)
+        if is_first and any(folder.glob("state-*")):
+            given = [word for word in sys.argv[1:] if word != "--resume"]
+            if not any(word == "--out" or word.startswith("--out=") for word in given):
+                given += ["--out", str(directory)]
+            output.say(f"state     {folder}")
+            output.say(f"go on     {shlex.join(['deblur-deploy', *given, '--resume'])}")
+        raise
 
 
 def _report(output: Output, artifact: Artifact) -> None:

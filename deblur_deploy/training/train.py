@@ -70,11 +70,7 @@ def train(
     crops, photos = _crops(config, run)
     keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
     trainer = Trainer(net, crops.fit, _objective(config, run), devices)
-    done = 0
-    if run.resume:
-        saved = keeper.load()
-        trainer.restore(saved)
-        done = saved.step
+    done = _restore(trainer, keeper) if run.resume else 0
     workers = run.workers if done < crops.fit.steps else 0
     batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
     tell = _teller(on_step, crops.fit.steps)
@@ -83,8 +79,7 @@ def train(
     net.cpu()
     if devices.is_main:
         figures = {**measure_cost(net), "photos": photos, **_figures(net, report), "processes": devices.world}
-        if (narrow := widened_from(source, config)) is not None:
-            figures["widened_from"] = dataclasses.asdict(narrow)
+        figures |= _widening(source, config)
         step = new_step("train", config, source, figures)
         save_network(out, net, spec_of(net), step, source.history if source else ())
         keeper.clear()
@@ -139,6 +134,19 @@ def widened_from(source: Artifact | None, config: TrainConfig) -> SRNConfig | No
         return None
     have = from_table(SRNConfig, source.network.config, "network.config")
     return None if have == planned_network(source, config) else have
+
+
+def _widening(source: Artifact | None, config: TrainConfig) -> dict[str, Any]:
+    """What the manifest says of a run that widened its source."""
+    narrow = widened_from(source, config)
+    return {} if narrow is None else {"widened_from": dataclasses.asdict(narrow)}
+
+
+def _restore(trainer: Trainer, keeper: StateKeeper) -> int:
+    """Go on from the newest state; returns the steps that are done."""
+    saved = keeper.load()
+    trainer.restore(saved)
+    return saved.step
 
 
 def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dict[str, Any]:
