@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -235,13 +236,73 @@ def evaluate_network(net: nn.Module, pairs: Iterable[Pair]) -> float:
     Raises:
         ConfigError: There are no pairs.
     """
+    with _running(net) as runner:
+        return statistics.fmean(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
+
+
+def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, float]:
+    """Mean quality of a network in memory, as manifests keep it.
+
+    Args:
+        net: As for :func:`evaluate_network`.
+        pairs: At least one pair.
+
+    Returns:
+        ``psnr_db``, ``psnr_blurred_db``, ``ssim_matlab``, ``ssim_skimage``, and ``evaluation_images``, their number.
+
+    Raises:
+        ConfigError: There are no pairs.
+        VerificationError: A photograph is too small for SSIM.
+    """
+    with _running(net) as runner:
+        return _quality(runner, pairs)
+
+
+def artifact_quality(artifact: Artifact, pairs: Iterable[Pair], runtime: str | None = None) -> dict[str, float]:
+    """The same of an artifact.
+
+    Args:
+        artifact: What to evaluate. Where it takes one size only, pairs are cropped to that size from the centre.
+        pairs: At least one pair.
+        runtime: One of ``RUNTIMES``, or None for the preferred one.
+
+    Raises:
+        ArtifactError: A photograph is smaller than the artifact's size.
+        DeblurDeployError: As for :func:`evaluate`.
+    """
+    with open_runner(artifact, runtime) as runner:
+        return _quality(runner, pairs)
+
+
+def _quality(runner: Runner, pairs: Iterable[Pair]) -> dict[str, float]:
+    rows = list(
+        _each(
+            runner,
+            pairs,
+            lambda pair, restored: (
+                psnr_db(restored, pair.sharp),
+                psnr_db(pair.blurred, pair.sharp),
+                ssim_matlab(restored, pair.sharp),
+                ssim_skimage(restored, pair.sharp),
+            ),
+        )
+    )
+    means = (statistics.fmean(column) for column in zip(*rows, strict=True))
+    return dict(zip(("psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage"), means, strict=True)) | {
+        "evaluation_images": len(rows)
+    }
+
+
+@contextmanager
+def _running(net: nn.Module) -> Iterator[Runner]:
+    """A runner for a network in memory, which is put back into the mode it was in."""
     from deblur_deploy.runtime.eager import TorchRunner  # torch is not needed to evaluate an ONNX file
 
     training = net.training
     net.eval()
     try:
         with TorchRunner(net, ImageSpec()) as runner:
-            return statistics.fmean(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
+            yield runner
     finally:
         net.train(training)
 

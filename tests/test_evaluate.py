@@ -23,7 +23,14 @@ from deblur_deploy import evaluate as evaluate_module
 from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.data.pairs import Pair, PairsOnDisk
 from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.evaluate import EvalConfig, evaluate, evaluate_network, write_report
+from deblur_deploy.evaluate import (
+    EvalConfig,
+    artifact_quality,
+    evaluate,
+    evaluate_network,
+    network_quality,
+    write_report,
+)
 from deblur_deploy.images import ImageSpec, save_rgb
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
@@ -184,6 +191,17 @@ def test_a_network_in_memory_scores_as_its_artifact_and_keeps_its_mode(checkpoin
     assert evaluate_network(net, pairs) == pytest.approx(report.psnr_db)
     assert net.training
     assert not load_network(checkpoint).training
+
+
+def test_the_quality_that_manifests_keep_is_that_of_an_evaluation(checkpoint: Artifact, photo: Image8) -> None:
+    pairs = [Pair("a", photo[::-1], photo), Pair("b", photo, photo[::-1, ::-1])]
+    report = evaluate(checkpoint, pairs)
+    wanted = {key: getattr(report, key) for key in ("psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage")}
+    quality = artifact_quality(checkpoint, pairs)
+    assert quality == wanted | {"evaluation_images": 2}
+    net = load_network(checkpoint).train()
+    assert network_quality(net, pairs) == pytest.approx(quality, abs=1e-9)
+    assert net.training
 
 
 def test_a_table_and_a_summary_are_written(use_fake: UseFake, checkpoint: Artifact, tmp_path: Path) -> None:
