@@ -74,12 +74,13 @@ class PruneGraph:
         """Seconds of one pruning, the median."""
         import torch
 
-        from deblur_deploy.compress.prune import prune_network
+        from deblur_deploy.compress.plan import prune_network
         from deblur_deploy.network.srn import SRN, SRNConfig
 
         torch.manual_seed(0)
         net = SRN(SRNConfig.from_base(self.base, self.depths)).eval()
-        samples = [_milliseconds(lambda: prune_network(net, self.keep, self.round_to)) for _ in range(self.repeats)]
+        config = PruneConfig(keep=self.keep, round_to=self.round_to)
+        samples = [_milliseconds(lambda: prune_network(net, config)) for _ in range(self.repeats)]
         params = sum(parameter.numel() for parameter in net.parameters())
         details = {"params": params, "threads": torch.get_num_threads()}
         note = f"{params / 1e6:.2f} M parameters; {_spread(samples)}"

@@ -11,6 +11,17 @@ from deblur_deploy.errors import ConfigError
 
 Range = tuple[float, float]
 
+Budget = Literal["keep", "macs", "params"]
+"""What pruning can limit: channels, multiply-accumulates, or parameters."""
+
+_PRUNING_CHOICES = {
+    "importance": ("l1", "l2", "taylor"),
+    "scope": ("local", "global"),
+    "allocation": ("uniform", "sensitivity"),
+}
+
+_BUDGETS: tuple[Budget, ...] = ("keep", "macs", "params")
+
 
 def _require(condition: bool, message: str, hint: str) -> None:
     if not condition:
@@ -73,6 +84,7 @@ class FitConfig:
         ema_decay: Decay of the moving average of the weights; 0 switches it off.
         coarse_weight: Weight of the loss on the two coarser scales.
         distill_weight: Weight of the distance to a teacher's picture, where there is a teacher.
+        feature_weight: Weight of the distance to its features (see ``training/features.py``).
         precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``auto`` does so on a GPU that
             has it; never on a processor, where the result would then depend on the processor's model.
         seed: Seed of crops, shakes and augmentation.
@@ -91,6 +103,7 @@ class FitConfig:
     ema_decay: float = 0.999
     coarse_weight: float = 0.5
     distill_weight: float = 0.5
+    feature_weight: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
@@ -104,7 +117,7 @@ class FitConfig:
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "give 0 (off) or more")
         _require(self.warmup >= 0, f"warmup is {self.warmup}", "give 0 or more steps")
         _require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}", "give more than 0, such as 1.0")
-        for name in ("coarse_weight", "distill_weight"):
+        for name in ("coarse_weight", "distill_weight", "feature_weight"):
             weight = getattr(self, name)
             _require(0 <= weight < math.inf, f"{name} is {weight}", "give 0 (off) or more, such as 0.5")
         _require(self.seed >= 0, f"seed is {self.seed}", "give 0 or more")
@@ -248,18 +261,52 @@ class PruneConfig:
     """Channel pruning (see ``compress/prune.py``).
 
     Args:
-        keep: Share of the channels of every group to keep, in (0, 1].
-        round_to: Kept channels are rounded down to a multiple of this.
+        keep: Share of the channels to keep, in (0, 1]. At most one of ``keep``, ``macs`` and ``params`` is given; with
+            none, 0.7 of the channels are kept.
+        macs: Share of the multiply-accumulates to keep at most.
+        params: Share of the parameters to keep at most.
+        round_to: Kept channels are rounded down to a multiple of this; no group gets less than one multiple.
+        importance: What makes a channel strong: mean magnitude (l1) or square (l2) of its weights, or the loss that
+            they stand for (taylor).
+        scope: ``local`` keeps the same share of every group; under ``global`` the channels of all groups compete.
+        allocation: ``sensitivity`` takes channels where a scan says that they cost the least dB (see
+            ``compress/sensitivity.py``).
+        rounds: In how many goes channels are removed; the fine-tuning steps are shared out over them.
+        scan_images: Photographs that a scan evaluates on.
+        scan_size: Largest side of the middle of each that it looks at, in pixels.
         tuning: The fine-tuning that follows.
     """
 
-    keep: float = 0.7
+    keep: float | None = None
+    macs: float | None = None
+    params: float | None = None
     round_to: int = 8
+    importance: Literal["l1", "l2", "taylor"] = "l2"
+    scope: Literal["local", "global"] = "local"
+    allocation: Literal["uniform", "sensitivity"] = "uniform"
+    rounds: int = 1
+    scan_images: int = 4
+    scan_size: int = 256
     tuning: TuningConfig = TuningConfig()
 
     def __post_init__(self) -> None:
-        _require(0 < self.keep <= 1, f"keep is {self.keep}", "give a share in (0, 1], such as 0.7 to keep 70 %")
+        budgets = {kind: share for kind in _BUDGETS if (share := getattr(self, kind)) is not None}
+        for kind, share in budgets.items():
+            _require(0 < share <= 1, f"{kind} is {share}", "give a share in (0, 1], such as 0.7 to keep 70 %")
+        _require(len(budgets) <= 1, f"there are {len(budgets)} budgets: {', '.join(budgets)}", "give one of them")
         _require(self.round_to >= 1, f"round_to is {self.round_to}", "give 8 for tensor cores, or 1 for no rounding")
+        for name, known in _PRUNING_CHOICES.items():
+            _require(getattr(self, name) in known, f"{name} is {getattr(self, name)!r}", f"give {' or '.join(known)}")
+        both = self.scope == "global" and self.allocation == "sensitivity"
+        _require(not both, "scope global and allocation sensitivity both share channels out", "give one of them")
+        _require(self.rounds >= 1, f"rounds is {self.rounds}", "give 1 (all at once) or more")
+        _require(self.scan_images >= 1, f"scan_images is {self.scan_images}", "give 1 or more, such as 4")
+        _require(self.scan_size >= 16, f"scan_size is {self.scan_size}", "give 16 or more, such as 256")
+
+    @property
+    def budget(self) -> tuple[Budget, float]:
+        """What is limited, and to which share."""
+        return next(((name, share) for name in _BUDGETS if (share := getattr(self, name)) is not None), ("keep", 0.7))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory
+from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, check_writable, new_directory
 from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import PruneConfig
+from deblur_deploy.tables import from_table
+
+if TYPE_CHECKING:
+    from deblur_deploy.compress.plan import PrunePlan
+    from deblur_deploy.compress.sensitivity import ScanReport
+
+_SCAN_FOLDER = "scan"
 
 
 def is_float_checkpoint(artifact: Artifact) -> bool:
@@ -25,8 +33,27 @@ def is_unpruned(artifact: Artifact) -> bool:
 
 def command(
     source: Source = None,
-    keep: Annotated[float, typer.Option(help="Share of the channels of every group to keep: 0.7 keeps 70 %.")] = 0.7,
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Share of the channels to keep. With no --macs or --params either: 0.7.", show_default=False),
+    ] = None,
+    macs: Annotated[float | None, typer.Option(help="Share of the multiply-accumulates to keep at most.")] = None,
+    params: Annotated[float | None, typer.Option(help="Share of the parameters to keep at most.")] = None,
     round_to: Annotated[int, typer.Option(help="Round kept channels down to a multiple of this.")] = 8,
+    importance: Annotated[str, typer.Option(help="What makes a channel strong: l1, l2 or taylor.")] = "l2",
+    scope: Annotated[
+        str, typer.Option(help="local: the same share of every group. global: the channels of all groups compete.")
+    ] = "local",
+    allocation: Annotated[
+        str, typer.Option(help="uniform, or sensitivity: take channels where a scan says that they cost the least dB.")
+    ] = "uniform",
+    rounds: Annotated[int, typer.Option(help="Prune and fine-tune in so many rounds.")] = 1,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="Only measure what the channels of each group are worth, and write that.")
+    ] = False,
+    scan_images: Annotated[int, typer.Option(help="Photographs that a scan evaluates on.")] = 4,
+    scan_size: Annotated[int, typer.Option(help="Longest side of what a scan takes of each, in pixels.")] = 256,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")] = False,
     data: Photos = None,
     steps: Steps = None,
     runs: Runs = RUNS,
@@ -34,24 +61,102 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Keep the strongest channels of every group, then fine-tune with the unpruned network as teacher."""
-    config = with_tuning(PruneConfig(keep=keep, round_to=round_to), data, steps)
+    options = {
+        **{name: share for name, share in (("keep", keep), ("macs", macs), ("params", params)) if share is not None},
+        **{"round_to": round_to, "importance": importance, "scope": scope, "allocation": allocation},
+        **{"rounds": rounds, "scan_images": scan_images, "scan_size": scan_size},
+    }
+    config = with_tuning(from_table(PruneConfig, options, "prune"), data, steps)
+    output = Output(as_json)
+    if scan:
+        _scan(output, source, config, (runs, out), dry_run)
+    elif dry_run:
+        _plan(output, _source(output, source, runs), config)
+    else:
+        _prune(output, source, config, (runs, out))
+
+
+def _source(output: Output, source: Path | None, runs: Path) -> Artifact:
+    return output.source(source, runs, is_float_checkpoint if source else is_unpruned)
+
+
+def _prune(output: Output, source: Path | None, config: PruneConfig, places: tuple[Path, Path | None]) -> None:
+    """Prune and fine-tune."""
     from deblur_deploy.compress.prune import prune
 
-    output = Output(as_json)
-    artifact = output.source(source, runs, is_float_checkpoint if source else is_unpruned)
-    with output.tuning("fine-tuning") as on_step:
-        pruned = prune(artifact, config, new_directory(out, runs, "prune"), on_step)
-    report_groups(output, pruned)
-    output.say(
-        f"quality   {pruned.figures['psnr_untuned_db']:.2f} dB before, {pruned.figures['psnr_db']:.2f} dB after tuning"
-    )
+    runs, out = places
+    artifact = _source(output, source, runs)
+    directory = new_directory(out, runs, "prune")
+    with output.tuning("pruning") as on_step:
+        pruned = prune(artifact, config, directory, on_step, lambda done, of, drop_db: on_step(done, of, drop_db))
+    figures = pruned.figures
+    report_groups(output, figures["groups"])
+    if config.rounds > 1:
+        _report_rounds(output, figures["rounds"])
+    output.say(f"quality   {figures['psnr_untuned_db']:.2f} dB before, {figures['psnr_db']:.2f} dB after tuning")
     output.wrote(pruned)
 
 
-def report_groups(output: Output, pruned: Artifact) -> None:
-    """Print what was kept of every group."""
+def _plan(output: Output, artifact: Artifact, config: PruneConfig) -> None:
+    """Say what would be done."""
+    from deblur_deploy.compress.prune import plan_pruning
+
+    with output.waiting("scanning") as caption:
+        plan: PrunePlan = plan_pruning(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
+    answer = plan.as_json()
+    report_groups(output, answer["groups"])
+    for name, count in (("params", "{:,}"), ("gmacs", "{:.2f}")):
+        before, after = answer[name]["before"], answer[name]["after"]
+        output.say(f"{name:<9} {count.format(before)} → {count.format(after)} ({after / before:.1%})")
+    output.say("dry run   nothing was written")
+    output.emit({"source": str(artifact.directory), "dry_run": True, **answer})
+
+
+def _scan(
+    output: Output, source: Path | None, config: PruneConfig, places: tuple[Path, Path | None], dry_run: bool
+) -> None:
+    """Measure what channels are worth, and write it unless this is a dry run."""
+    from deblur_deploy.compress.prune import scan
+    from deblur_deploy.compress.scan_files import write_scan
+
+    runs, out = places
+    artifact = _source(output, source, runs)
+    directory = out or runs / _SCAN_FOLDER
+    if not dry_run:
+        check_writable(directory)
+    with output.waiting("scanning") as caption:
+        report: ScanReport = scan(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
+    rows = [
+        [", ".join(row.layers), f"{row.before} → {row.kept}", f"{row.share:.1%}", f"{-row.drop_db:+.3f}"]
+        for row in report.rows
+    ]
+    output.table(["group", "channels", "share", "dB"], rows)
+    output.say(f"whole     {report.psnr_db:.2f} dB, mean of {report.images} pictures up to {report.size} px")
+    files = [] if dry_run else write_scan(report, directory)
+    for path in files:
+        output.say(f"wrote     {path}")
+    output.emit({"source": str(artifact.directory), **report.as_json(), "files": [str(path) for path in files]})
+
+
+def _report_rounds(output: Output, rounds: list[dict[str, Any]]) -> None:
+    """Print what each round did."""
+    rows = [
+        [
+            str(number),
+            f"{done['params']:,}",
+            str(done["steps"]),
+            f"{done['psnr_untuned_db']:.2f}",
+            f"{done['psnr_db']:.2f}",
+        ]
+        for number, done in enumerate(rounds, start=1)
+    ]
+    output.table(["round", "params", "steps", "dB before tuning", "dB after"], rows)
+
+
+def report_groups(output: Output, groups: list[dict[str, Any]]) -> None:
+    """Print what is kept of every group."""
     rows = [
         [", ".join(group["layers"]), str(group["before"]), str(group["after"]), f"{group['share']:.1%}"]
-        for group in pruned.figures["groups"]
+        for group in groups
     ]
     output.table(["group", "before", "kept", "share"], rows)

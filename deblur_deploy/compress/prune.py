@@ -1,57 +1,60 @@
-"""Channel pruning along the dependency graph.
+"""Channel pruning of an artifact: the plan, the scan, and the stage that prunes and fine-tunes.
 
-Removing an output channel of one convolution removes an input channel of its readers, and where values are added,
-multiplied or carried through the recurrence, the same channel of everything they meet. Torch-Pruning traces these
-groups; this module asks it for the groups of one scale (see ``SRN.forward_once``), keeps the strongest channels of
-each, and rebuilds the network from the widths that are left. Nothing here knows a layer by name.
-
-Source: Fang et al., *DepGraph: Towards Any Structural Pruning*, CVPR 2023.
+How it goes: ``groups`` finds the channels that belong together, ``importance`` ranks them, ``allocation`` divides a
+budget up among the groups, by a scan of ``sensitivity`` if asked to, and ``removal`` takes the channels out.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch_pruning as tp
-from torch import Tensor, nn
-
 from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune
+from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
+from deblur_deploy.compress.layers import channel_tensors
+from deblur_deploy.compress.plan import Analysis, PrunedGroup, PrunePlan
+from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network, scan_pairs
 from deblur_deploy.config import PruneConfig
+from deblur_deploy.data.crops import crop_batches
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.network.checkpoint import build_network, load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
-from deblur_deploy.network.deform_conv import DeformConv2dPack
 from deblur_deploy.network.srn import SRN
 
-_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, DeformConv2dPack)
-_EXAMPLE = (1, 3, 64, 64)
+_TAYLOR_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class PrunedGroup:
-    """Channels that live and die together, and how many of them were kept.
+class Round:
+    """One go of removing channels and fine-tuning.
 
     Args:
-        layers: Names of the layers whose outputs they are.
-        before: Channels before pruning.
-        after: Channels kept.
-        share: ``after / before``, which rounding makes differ from what was asked for.
+        share: What the budget was in this round.
+        params: Parameters left.
+        gmacs: Multiply-accumulates left for one frame of 640x360, in 10**9.
+        steps: Fine-tuning steps.
+        psnr_untuned_db: Mean PSNR when the channels had gone.
+        psnr_db: Mean PSNR after the fine-tuning.
+        seconds: Wall time of the fine-tuning.
+        loss: Mean loss of its last tenth, or None where there were no steps.
     """
 
-    layers: tuple[str, ...]
-    before: int
-    after: int
     share: float
+    params: int
+    gmacs: float
+    steps: int
+    psnr_untuned_db: float
+    psnr_db: float
+    seconds: float
+    loss: float | None
 
 
-def prune(source: Artifact, config: PruneConfig, out: Path, on_step: OnStep | None = None) -> Artifact:
+def prune(
+    source: Artifact, config: PruneConfig, out: Path, on_step: OnStep | None = None, on_scan: OnScan | None = None
+) -> Artifact:
     """Prune a float checkpoint and fine-tune it with the unpruned network as teacher.
 
     Args:
@@ -59,136 +62,145 @@ def prune(source: Artifact, config: PruneConfig, out: Path, on_step: OnStep | No
         config: How many channels to keep, and the fine-tuning.
         out: The artifact's directory.
         on_step: Called after each fine-tuning step with the step, their number, and the loss.
+        on_scan: Called after each evaluation of the scan, where the allocation needs one.
 
     Raises:
         ArtifactError: ``source`` is no float checkpoint, or ``out`` cannot be written.
+        ConfigError: The budget cannot be met.
+        DeblurDeployError: The network gives NaN, or the fine-tuning does.
     """
-    if source.network.quantization is not None:
-        raise ArtifactError(f"{source.path} is quantized", hint="prune first, quantize after: `prune`, then `qat`")
-    teacher = load_network(source)
-    assert isinstance(teacher, SRN)
-    pairs = evaluation_pairs(config.tuning)
-    pruned, groups = prune_network(teacher, config.keep, config.round_to)
+    net = teacher = _load_float(source)
+    first = analysis = _analyse(teacher, config)
+    scanned = _scan(teacher, first, config, on_scan) if config.allocation == "sensitivity" else None
+    curves = scanned.curves() if scanned else None
+    first.plan(config, curves)  # a budget that is out of reach is refused before any fine-tuning
+    rounds: list[Round] = []
+    for number in range(config.rounds):
+        part = _of_round(config, number)
+        if number:
+            analysis = _analyse(net, part, first.state.original)
+        net = _rebuilt(analysis.carry_out(net, analysis.plan(part, curves)))
+        rounds.append(_tune(net, teacher, part, _counting_on(on_step, config, number)))
     figures: dict[str, Any] = {
-        **measure_cost(pruned),
-        "groups": [vars(group) for group in groups],
-        "psnr_untuned_db": evaluate_network(pruned, pairs),
+        **measure_cost(net),
+        "groups": [vars(group) for group in _kept(first, net)],
+        **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "psnr_db", "loss")},
+        "seconds": sum(done.seconds for done in rounds),
+        "rounds": [vars(done) for done in rounds],
     }
-    report = finetune(pruned, teacher, config.tuning, on_step)
-    figures |= {"psnr_db": evaluate_network(pruned, pairs), "seconds": report.seconds, "loss": report.loss}
-    step = new_step("prune", config, source, figures)
-    return save_network(out, pruned, spec_of(pruned), step, source.history)
+    if scanned:
+        figures["scan"] = scanned.as_json()
+    return save_network(out, net, spec_of(net), new_step("prune", config, source, figures), source.history)
 
 
-def prune_network(net: SRN, keep: float, round_to: int) -> tuple[SRN, list[PrunedGroup]]:
-    """Keep the strongest channels of every prunable group.
+def plan_pruning(source: Artifact, config: PruneConfig, on_scan: OnScan | None = None) -> PrunePlan:
+    """What :func:`prune` would remove from a float checkpoint in one round; nothing is written.
 
     Args:
-        net: A float generator; it is left as it is.
-        keep: Share of the channels to keep, in (0, 1].
-        round_to: Kept channels are rounded down to a multiple of this (tensor cores want 8), but not below one
-            multiple.
+        source: A float checkpoint.
+        config: How many channels to keep.
+        on_scan: Called after each evaluation of the scan, where the allocation needs one.
 
-    Returns:
-        A new network of the widths that are left, and what happened to each group.
+    Raises:
+        ArtifactError: ``source`` is no float checkpoint.
+        ConfigError: The budget cannot be met.
+        DeblurDeployError: The network gives NaN.
     """
-    shrunk = copy.deepcopy(net)
-    names = {module: name for name, module in shrunk.named_modules()}
-    graph = trace_dependencies(shrunk)
-    # Each group is planned on the unpruned graph, then carried out: groups do not share a channel.
-    plans = [(group, _kept_channels(len(group[0].idxs), keep, round_to)) for group in _prunable_groups(graph)]
-    groups = []
-    for group, kept in plans:
-        root, before = group[0].dep, len(group[0].idxs)
-        weakest = _channel_strength(graph, group).argsort()[: before - kept].tolist()
-        if weakest:
-            graph.get_pruning_group(root.target.module, root.handler, weakest).prune()
-        layers = tuple(names[layer] for layer in _output_layers(graph, group))
-        groups.append(PrunedGroup(layers, before, kept, round(kept / before, 4)))
-    rebuilt = build_network(spec_of(shrunk))
-    rebuilt.load_state_dict(shrunk.state_dict())
-    assert isinstance(rebuilt, SRN)
-    return rebuilt.eval(), groups
+    net = _load_float(source)
+    analysis = _analyse(net, config)
+    scanned = _scan(net, analysis, config, on_scan) if config.allocation == "sensitivity" else None
+    return analysis.plan(config, scanned.curves() if scanned else None)
 
 
-def trace_dependencies(net: SRN) -> tp.DependencyGraph:
-    """Torch-Pruning's dependency graph of one scale of the network."""
-    offset_layers = [module.conv_offset for module in net.modules() if isinstance(module, DeformConv2dPack)]
-    return tp.DependencyGraph().build_dependency(
-        net,
-        torch.rand(_EXAMPLE),
-        forward_fn=lambda module, frame: module.forward_once(frame),
-        # Fresh containers on every call: the library keeps and changes the ones that it is given.
-        customized_pruners={DeformConv2dPack: _DeformConvPruner()},
-        ignored_layers=offset_layers,
-        verbose=False,
+def scan(source: Artifact, config: PruneConfig, on_scan: OnScan | None = None) -> ScanReport:
+    """What the channels of every group of a float checkpoint are worth in dB; nothing is written.
+
+    Args:
+        source: A float checkpoint.
+        config: Importance, rounding, and what to evaluate on.
+        on_scan: Called after each evaluation.
+
+    Raises:
+        ArtifactError: ``source`` is no float checkpoint.
+        DeblurDeployError: The network gives NaN.
+    """
+    net = _load_float(source)
+    return _scan(net, _analyse(net, config), config, on_scan)
+
+
+def _load_float(source: Artifact) -> SRN:
+    if source.network.quantization is not None:
+        raise ArtifactError(f"{source.path} is quantized", hint="prune first, quantize after: `prune`, then `qat`")
+    net = load_network(source)
+    assert isinstance(net, SRN)
+    return net
+
+
+def _analyse(net: SRN, config: PruneConfig, original: Sequence[int] | None = None) -> Analysis:
+    """The network's groups and their strengths, on crops of the tuning set where these are needed."""
+    if config.importance != "taylor":
+        return Analysis.of(net, config, original=original)
+    fit = replace(config.tuning.fit, steps=_TAYLOR_BATCHES)
+    batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.shake, workers=0)
+    return Analysis.of(net, config, batches, original)
+
+
+def _scan(net: SRN, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:
+    pairs = scan_pairs(evaluation_pairs(config.tuning), config.scan_images, config.scan_size)
+    return scan_network(net, analysis.groups, analysis.state, pairs, on_scan)
+
+
+def _rebuilt(shrunk: SRN) -> SRN:
+    """The network as its manifest will describe it: made from the widths that are left."""
+    net = build_network(spec_of(shrunk))
+    net.load_state_dict(shrunk.state_dict())
+    assert isinstance(net, SRN)
+    return net.eval()
+
+
+def _of_round(config: PruneConfig, number: int) -> PruneConfig:
+    """The config of one round: its part of the way to the budget, its part of the steps, and crops of its own."""
+    kind, share = config.budget
+    fit = config.tuning.fit
+    done, after = (fit.steps * n // config.rounds for n in (number, number + 1))
+    fit = replace(fit, steps=after - done, seed=fit.seed + number)
+    part = 1 - (1 - share) * (number + 1) / config.rounds if number + 1 < config.rounds else share
+    keep, macs, params = (part if kind == name else None for name in ("keep", "macs", "params"))
+    return replace(config, keep=keep, macs=macs, params=params, tuning=replace(config.tuning, fit=fit))
+
+
+def _counting_on(on_step: OnStep | None, config: PruneConfig, number: int) -> OnStep | None:
+    """The callback for one round, its steps counted over all rounds."""
+    if on_step is None:
+        return None
+    total = config.tuning.fit.steps
+    before = total * number // config.rounds
+    return lambda step, _, loss: on_step(before + step, total, loss)
+
+
+def _tune(net: SRN, teacher: SRN, config: PruneConfig, on_step: OnStep | None) -> Round:
+    """Fine-tune what a round left, and measure it before and after."""
+    pairs = evaluation_pairs(config.tuning)
+    untuned_db = evaluate_network(net, pairs)
+    report = finetune(net, teacher, config.tuning, on_step)
+    cost = measure_cost(net)
+    return Round(
+        config.budget[1],
+        int(cost["params"]),
+        cost["gmacs"],
+        report.steps,
+        untuned_db,
+        evaluate_network(net, pairs),
+        report.seconds,
+        report.loss,
     )
 
 
-def _prunable_groups(graph: tp.DependencyGraph) -> list[Any]:
-    """All groups but the one that is the picture itself."""
-    groups = graph.get_all_groups(ignored_layers=[], root_module_types=list(_LAYERS))
-    outputs = tp.ops._OutputOp
-    return [group for group in groups if not any(isinstance(dep.target.module, outputs) for dep, _ in group)]
-
-
-def _kept_channels(channels: int, keep: float, round_to: int) -> int:
-    """Channels that stay of so many."""
-    if keep == 1:
-        return channels
-    return min(channels, max(round_to, int(channels * keep + 1e-9) // round_to * round_to))
-
-
-def _channel_strength(graph: tp.DependencyGraph, group: Any) -> Tensor:
-    """Mean square of all weights that a channel touches, each layer scaled to a mean of one.
-
-    This is Torch-Pruning's group magnitude importance, which passes over layers it does not know, such as deformable
-    ones.
-    """
-    strength = torch.zeros(len(group[0].idxs))
-    for item in group:
-        layer = item.dep.target.module
-        if not isinstance(layer, _LAYERS):
-            continue
-        outputs_first = not isinstance(layer, nn.ConvTranspose2d)
-        axis = 0 if graph.is_out_channel_pruning_fn(item.dep.handler) == outputs_first else 1
-        power = layer.weight.detach().square().transpose(0, axis).flatten(1).mean(1)[item.idxs]
-        strength.index_add_(0, torch.tensor(item.root_idxs), power / power.mean().clamp_min(1e-20))
-    return strength
-
-
-def _output_layers(graph: tp.DependencyGraph, group: Any) -> Sequence[nn.Module]:
-    """Layers of a group that lose output channels, in graph order and each once."""
-    layers = [
-        item.dep.target.module
-        for item in group
-        if isinstance(item.dep.target.module, _LAYERS) and graph.is_out_channel_pruning_fn(item.dep.handler)
-    ]
-    return list(dict.fromkeys(layers))
-
-
-class _DeformConvPruner(tp.BasePruningFunc):  # type: ignore[misc]
-    """Tells Torch-Pruning how a deformable convolution loses channels.
-
-    Its inputs are also those of the convolution that predicts its offsets. The offsets themselves stay: they are
-    positions of kernel taps, not features.
-    """
-
-    def prune_out_channels(self, layer: DeformConv2dPack, idxs: Sequence[int]) -> nn.Module:
-        kept = sorted(set(range(layer.out_channels)) - set(idxs))
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, 0)
-        layer.out_channels = len(kept)
-        return layer
-
-    def prune_in_channels(self, layer: DeformConv2dPack, idxs: Sequence[int]) -> nn.Module:
-        kept = sorted(set(range(layer.in_channels)) - set(idxs))
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, 1)
-        layer.in_channels = len(kept)
-        tp.prune_conv_in_channels(layer.conv_offset, idxs)
-        return layer
-
-    def get_out_channels(self, layer: DeformConv2dPack) -> int:
-        return layer.out_channels
-
-    def get_in_channels(self, layer: DeformConv2dPack) -> int:
-        return layer.in_channels
+def _kept(first: Analysis, net: SRN) -> list[PrunedGroup]:
+    """Every group of the unpruned network, and what is left of it after all rounds."""
+    groups = []
+    for group in first.groups:
+        _, weight, axis = channel_tensors(net.get_submodule(group.layers[0]), "out")[0]
+        left = weight.shape[axis]
+        groups.append(PrunedGroup(group.layers, group.channels, left, round(left / group.channels, 4)))
+    return groups

@@ -19,9 +19,6 @@ REFERENCE_RESOLUTION = Resolution(640, 360)
 def measure_cost(net: nn.Module, resolution: Resolution = REFERENCE_RESOLUTION) -> dict[str, float]:
     """Count parameters and multiply-accumulates without computing anything.
 
-    The forward pass runs on torch's meta device under its FLOP counter; a multiply-accumulate is two FLOPs. Only
-    convolutions and matrix products are counted, as is usual.
-
     Args:
         net: A float network that maps (1, 3, H, W) to the same shape.
         resolution: Size of the frame.
@@ -29,14 +26,25 @@ def measure_cost(net: nn.Module, resolution: Resolution = REFERENCE_RESOLUTION) 
     Returns:
         ``params`` and ``gmacs`` (10**9 multiply-accumulates).
     """
+    return {
+        "params": sum(parameter.numel() for parameter in net.parameters()),
+        "gmacs": round(count_macs(net, resolution)[""] / 1e9, 4),
+    }
+
+
+def count_macs(net: nn.Module, resolution: Resolution = REFERENCE_RESOLUTION) -> dict[str, int]:
+    """Multiply-accumulates by module name, each with those of the modules inside it; the network itself is ``""``.
+
+    The forward pass runs on torch's meta device under its FLOP counter; a multiply-accumulate is two FLOPs. Only
+    convolutions and matrix products are counted, as is usual.
+    """
     shadow = copy.deepcopy(net).to("meta")
     frame = torch.empty(1, 3, resolution.height, resolution.width, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(frame)
-    return {
-        "params": sum(parameter.numel() for parameter in net.parameters()),
-        "gmacs": round(counter.get_total_flops() / 2e9, 4),
-    }
+    # The counter calls the network itself by its class.
+    found = {name.partition(".")[2]: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    return {**found, "": counter.get_total_flops() // 2}
 
 
 @register_flop_formula(torch.ops.deblur.deform_conv2d)

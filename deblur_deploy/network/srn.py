@@ -184,6 +184,9 @@ class SRN(nn.Module):
         config: Widths and depths.
     """
 
+    feature_layers = ("levels.0", "levels.1", "levels.2", "recurrent")
+    """Layers that a student follows in its teacher: the encoder's levels and the state."""
+
     def __init__(self, config: SRNConfig) -> None:
         super().__init__()
         self.config = config

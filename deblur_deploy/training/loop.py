@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from deblur_deploy.config import FitConfig
 from deblur_deploy.errors import DeblurDeployError
 from deblur_deploy.training.devices import Devices
+from deblur_deploy.training.features import FeatureMatch
 from deblur_deploy.training.interrupt import deferred_signals
 from deblur_deploy.training.losses import Objective
 from deblur_deploy.training.monitor import Monitor
@@ -49,19 +51,24 @@ def fit(
 ) -> FitReport:
     """Train a generator in place on the device where it is: the short way for fine-tuning.
 
-    L1 on every scale, and to the teacher's picture; for the rest see :class:`Trainer`.
+    L1 on every scale, to the teacher's picture, and the distance to its features; for the rest see :class:`Trainer`.
 
     Args:
         net: Network with ``forward_scales``; left in evaluation mode.
         batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1]; at least ``config.steps`` of them.
         config: Steps and rates.
-        teacher: Network whose picture the student also follows.
+        teacher: Network whose picture, and features where ``config.feature_weight`` is above 0, the student follows.
         on_step: Called with the step (from 1) and its loss.
 
     Raises:
+        ConfigError: Student and teacher do not say where their features are.
         DeblurDeployError: The loss or its gradient is no number any more; the weights are those before the bad step.
     """
-    return Trainer(net, config, Objective(config, teacher=teacher)).run(batches, on_step)
+    objective = Objective(config, teacher=teacher)
+    with ExitStack() as stack:
+        if teacher is not None and config.feature_weight:
+            objective.match = stack.enter_context(FeatureMatch(net, teacher))
+        return Trainer(net, config, objective).run(batches, on_step)
 
 
 class Trainer:

@@ -12,6 +12,7 @@ from deblur_deploy.config import FitConfig, LossConfig
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.network.checkpoint import read_state_dict
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
+from deblur_deploy.training.features import FeatureMatch
 
 _VGG_CONVOLUTIONS = (
     *((0, 3, 64), (2, 64, 64)),
@@ -124,6 +125,8 @@ def multi_scale(estimates: list[Tensor], sharp: Tensor, coarse_weight: float, fr
 class Objective:
     """The weighted sum of losses that a run minimises.
 
+    ``match``, where it is set, makes the student follow the teacher's features too.
+
     Args:
         fit: Weights of the coarser scales and of the teacher.
         loss: Weights of the losses.
@@ -148,6 +151,7 @@ class Objective:
         self.teacher = teacher
         self.features = features if self.loss.perceptual else None
         self.discriminator = discriminator if self.loss.adversarial else None
+        self.match: FeatureMatch | None = None
         if self.loss.perceptual and features is None:
             raise ConfigError("the perceptual loss has no VGG19", hint="give --vgg-weights, or set perceptual = 0")
         if self.loss.adversarial and discriminator is None:
@@ -181,4 +185,6 @@ class Objective:
             with torch.no_grad():
                 wanted = self.teacher(blurred)
             terms["distillation"] = self.fit.distill_weight * F.l1_loss(finest, wanted)
+            if self.match is not None:
+                terms["features"] = self.fit.feature_weight * self.match.loss()
         return terms

@@ -1,0 +1,182 @@
+"""From a network and a budget to the channels that go, and to the network without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from deblur_deploy.compress.allocation import Curve, Widening, choose_widths
+from deblur_deploy.compress.groups import TRACED, ChannelGroup, find_groups
+from deblur_deploy.compress.importance import channel_strength, magnitude_scores, taylor_scores
+from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
+from deblur_deploy.compress.width_cost import WidthCost
+from deblur_deploy.config import PruneConfig
+from deblur_deploy.images import Resolution
+from deblur_deploy.network.cost import REFERENCE_RESOLUTION
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Sizes of frames that a network is run on.
+
+    Args:
+        traced: For following channels, and for the proof that pruning removed nothing else.
+        costed: For counting multiply-accumulates.
+    """
+
+    traced: Resolution = TRACED
+    costed: Resolution = REFERENCE_RESOLUTION
+
+
+@dataclass(frozen=True)
+class PrunedGroup:
+    """Channels that live and die together, and how many of them were kept.
+
+    Args:
+        layers: Names of the layers whose outputs they are.
+        before: Channels before pruning.
+        after: Channels kept.
+        share: ``after / before``, which rounding makes differ from what was asked for.
+    """
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+    share: float
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What pruning is going to do.
+
+    Args:
+        groups: Every group, before and after.
+        removed: For every group, the channels that go.
+        params: Parameters before and after.
+        macs: Multiply-accumulates before and after.
+    """
+
+    groups: tuple[PrunedGroup, ...]
+    removed: tuple[tuple[int, ...], ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        return {
+            "groups": [vars(group) for group in self.groups],
+            "params": {"before": self.params[0], "after": self.params[1]},
+            "gmacs": {name: round(macs / 1e9, 4) for name, macs in zip(("before", "after"), self.macs, strict=True)},
+        }
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What pruning knows of a network.
+
+    Args:
+        groups: Its groups.
+        state: Their strengths, and what they cost.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    state: Widening
+
+    @classmethod
+    def of(
+        cls,
+        net: nn.Module,
+        config: PruneConfig,
+        batches: Iterable[tuple[Tensor, Tensor]] = (),
+        original: Sequence[int] | None = None,
+        frames: Frames | None = None,
+    ) -> Analysis:
+        """Follow the channels of a network and rank them.
+
+        Args:
+            net: A float network from (1, 3, H, W) to one picture or several; it is left as it is.
+            config: Importance and rounding.
+            batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1], for the importance ``taylor``.
+            original: Channels of every group before the first round; None where this is the first.
+            frames: Sizes of frames that the network takes.
+
+        Raises:
+            ConfigError: Channels cannot be followed through a layer or an operation, or there are no batches.
+            DeblurDeployError: The network gives NaN on a batch.
+        """
+        frames = frames or Frames()
+        groups = tuple(find_groups(net, frames.traced))
+        if config.importance == "taylor":
+            scores = taylor_scores(net, batches, config.tuning.fit)
+        else:
+            scores = magnitude_scores(net, 1 if config.importance == "l1" else 2)
+        strengths = [channel_strength(net, group, scores) for group in groups]
+        cost = WidthCost(net, groups, frames.costed)
+        return cls(groups, Widening(cost, strengths, original or cost.channels, config.round_to))
+
+    def plan(self, config: PruneConfig, curves: Mapping[int, Curve] | None = None) -> PrunePlan:
+        """Decide which channels go.
+
+        Args:
+            config: Budget, scope and allocation.
+            curves: What the channels of each group are worth, for the allocation by sensitivity.
+
+        Raises:
+            ConfigError: The budget cannot be met.
+        """
+        widths = choose_widths(self.state, config, curves)
+        groups = tuple(
+            PrunedGroup(group.layers, group.channels, width, round(width / group.channels, 4))
+            for group, width in zip(self.groups, widths, strict=True)
+        )
+        removed = tuple(tuple(weakest(*of_group)) for of_group in zip(self.state.strengths, widths, strict=True))
+        cost, before = self.state.cost, self.state.present
+        return PrunePlan(
+            groups,
+            removed,
+            (cost.measure("params", before), cost.measure("params", widths)),
+            (cost.measure("macs", before), cost.measure("macs", widths)),
+        )
+
+    def carry_out(self, net: N, plan: PrunePlan, frames: Frames | None = None) -> N:
+        """The network of a plan, held against the unpruned one.
+
+        Raises:
+            ConfigError: The pruned network does not run.
+            VerificationError: It gives something else than the unpruned one with zeros for what was removed.
+        """
+        small = remove_channels(net, self.groups, plan.removed)
+        check_removal(net, small, self.groups, plan.removed, (frames or Frames()).traced)
+        return small
+
+
+def prune_network(
+    net: N,
+    config: PruneConfig,
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    frames: Frames | None = None,
+) -> tuple[N, PrunePlan]:
+    """Remove the weakest channels of any network in one go, without a scan and without fine-tuning.
+
+    Args:
+        net: A float network from (1, 3, H, W) to one picture or several; it is left as it is. A network whose layers
+            run several times in one pass offers ``forward_once`` (see ``compress/groups.py``).
+        config: Budget, importance and scope.
+        batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1], for the importance ``taylor``.
+        frames: Sizes of frames that the network takes.
+
+    Returns:
+        A pruned copy, whose layers have fewer channels and are the same otherwise, and what was done.
+
+    Raises:
+        ConfigError: The budget cannot be met, or channels cannot be followed through the network.
+        DeblurDeployError: The network gives NaN on a batch.
+    """
+    analysis = Analysis.of(net, config, batches, frames=frames)
+    plan = analysis.plan(config)
+    return analysis.carry_out(net, plan, frames), plan

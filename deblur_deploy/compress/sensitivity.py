@@ -1,0 +1,157 @@
+"""What the channels of every group are worth: dB on evaluation pairs without some of them, and no fine-tuning."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from deblur_deploy.compress.allocation import Curve, Widening
+from deblur_deploy.compress.groups import ChannelGroup
+from deblur_deploy.compress.removal import remove_channels, weakest
+from deblur_deploy.config import Budget
+from deblur_deploy.data.pairs import Pair, crop_center
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.evaluate import evaluate_network
+from deblur_deploy.images import Resolution
+
+SHARES = (0.75, 0.5, 0.25)
+"""Shares of a group's channels that are tried; the smallest width always is."""
+
+_COSTS: tuple[Budget, Budget] = ("params", "macs")
+
+OnScan = Callable[[int, int, float], None]
+"""Called with the number of measurements done, the number of all, and the last loss of quality in dB."""
+
+
+@dataclass(frozen=True)
+class ScanRow:
+    """One group at one width, all others whole.
+
+    Args:
+        group: Number of the group.
+        layers: Names of the layers whose outputs its channels are.
+        before: Channels of the whole group.
+        kept: Channels that were left.
+        share: ``kept / before``.
+        psnr_db: Mean PSNR on the evaluation pairs.
+        drop_db: How much lower that is than the whole network's.
+        params: Parameters of the network.
+        gmacs: Its multiply-accumulates for one frame of 640x360, in 10**9.
+    """
+
+    group: int
+    layers: tuple[str, ...]
+    before: int
+    kept: int
+    share: float
+    psnr_db: float
+    drop_db: float
+    params: int
+    gmacs: float
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a scan found.
+
+    Args:
+        psnr_db: Mean PSNR of the whole network.
+        images: How many pictures that is the mean of.
+        size: Largest side of each in pixels.
+        rows: By group, and from wide to narrow.
+    """
+
+    psnr_db: float
+    images: int
+    size: int
+    rows: tuple[ScanRow, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        rows = [{**vars(row), "layers": list(row.layers)} for row in self.rows]
+        return {"psnr_db": self.psnr_db, "images": self.images, "size": self.size, "rows": rows}
+
+    def curves(self) -> dict[int, Curve]:
+        """By number of the group, the loss of quality by width: straight lines between measurements, never falling.
+
+        Noise may let a narrower network look better; a curve then stays where it was. Groups that cannot get narrower
+        have none.
+        """
+        groups = itertools.groupby(self.rows, key=lambda row: row.group)
+        return {group: _curve(list(rows)) for group, rows in groups}
+
+
+def scan_network(
+    net: nn.Module,
+    groups: Sequence[ChannelGroup],
+    state: Widening,
+    pairs: Sequence[Pair],
+    on_scan: OnScan | None = None,
+) -> ScanReport:
+    """Evaluate a network without some channels of one group at a time.
+
+    Args:
+        net: The network; it is left as it is.
+        groups: Its groups.
+        state: Strengths and costs of these.
+        pairs: What to evaluate on (see :func:`scan_pairs`).
+        on_scan: Called after each evaluation.
+    """
+    whole = evaluate_network(net, pairs)
+    widths = [(index, width) for index, group in enumerate(groups) for width in _widths(state, index, group.channels)]
+    rows = []
+    for number, (index, width) in enumerate(widths, start=1):
+        group = groups[index]
+        narrow = remove_channels(net, [group], [weakest(state.strengths[index], width)])
+        psnr_db = evaluate_network(narrow, pairs)
+        everywhere = [*state.present[:index], width, *state.present[index + 1 :]]
+        figures = [state.cost.measure(kind, everywhere) for kind in _COSTS]
+        share = round(width / group.channels, 4)
+        drop_db = whole - psnr_db
+        rows.append(
+            ScanRow(index, group.layers, group.channels, width, share, psnr_db, drop_db, figures[0], figures[1] / 1e9)
+        )
+        if on_scan:
+            on_scan(number, len(widths), drop_db)
+    size = max(max(pair.sharp.shape[:2]) for pair in pairs)
+    return ScanReport(whole, len(pairs), size, tuple(rows))
+
+
+def scan_pairs(pairs: Sequence[Pair], images: int, size: int) -> list[Pair]:
+    """The middle of the first few pairs.
+
+    Args:
+        pairs: All evaluation pairs.
+        images: How many to take.
+        size: Longest side of what is taken of each, in pixels; smaller pictures stay whole.
+
+    Raises:
+        ConfigError: There are no pairs.
+    """
+    if not pairs:
+        raise ConfigError("there are no pairs to scan on", hint="give a folder with images")
+    cropped = []
+    for pair in pairs[:images]:
+        height, width = pair.sharp.shape[:2]
+        part = Resolution(min(width, size), min(height, size))
+        cropped.append(Pair(pair.name, *(crop_center(image, part, pair.name) for image in (pair.blurred, pair.sharp))))
+    return cropped
+
+
+def _widths(state: Widening, index: int, channels: int) -> list[int]:
+    """Widths of one group that are tried, from wide to narrow."""
+    tried = {state.smallest[index]}
+    for share in SHARES:
+        tried.add(state.rounded([share * original for original in state.original])[index])
+    return sorted(tried - {channels}, reverse=True)
+
+
+def _curve(rows: Sequence[ScanRow]) -> Curve:
+    kept = [rows[0].before, *(row.kept for row in rows)]
+    lost = np.maximum.accumulate([0.0, *(row.drop_db for row in rows)])
+    return lambda width: float(np.interp(width, kept[::-1], lost[::-1]))
