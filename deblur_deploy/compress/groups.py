@@ -75,12 +75,15 @@ def find_groups(net: nn.Module, traced: Resolution = TRACED) -> list[ChannelGrou
     Raises:
         ConfigError: The network has a layer or an operation through which channels cannot be followed.
     """
-    shadow = copy.deepcopy(net).eval().requires_grad_(True)
-    names = {module: name for name, module in shadow.named_modules()}
-    _check_layers(shadow)
+    _check_layers(net)
+    shadow = copy.deepcopy(net).eval()
+    for name, module in net.named_modules():
+        if isinstance(module, DeformConv2dPack):
+            shadow.set_submodule(name, _undeformed(module))
+    names = {module: name for name, module in shadow.requires_grad_(True).named_modules()}
     with torch.enable_grad():
         graph = _trace(shadow, names, traced)
-    groups = [_plain_group(graph, group, names) for group in _inner_groups(graph)]
+    groups = [_plain_group(net, graph, group, names) for group in _inner_groups(graph)]
     order = list(names.values())
     return sorted(groups, key=lambda group: order.index(group.layers[0]))
 
@@ -106,10 +109,18 @@ def _check_layers(net: nn.Module) -> None:
         )
 
 
+def _undeformed(layer: DeformConv2dPack) -> nn.Conv2d:
+    """What a deformable layer is to its neighbours: channels in, channels out.
+
+    The offsets that it predicts inside are positions of kernel taps, not features, so they are nobody's channels.
+    """
+    kernel, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    return nn.Conv2d(layer.in_channels, layer.out_channels, kernel, stride, padding, dilation)
+
+
 def _trace(net: nn.Module, names: Mapping[nn.Module, str], traced: Resolution) -> tp.DependencyGraph:
     """Torch-Pruning's dependency graph of one pass."""
     layers = [module for module in net.modules() if layout_of(module) is not None]
-    packs = [module for module in layers if isinstance(module, DeformConv2dPack)]
 
     def forward(module: nn.Module, frame: Tensor) -> list[Tensor]:
         outputs, runs = _watched_pass(module, frame, names)
@@ -127,8 +138,8 @@ def _trace(net: nn.Module, names: Mapping[nn.Module, str], traced: Resolution) -
         example_frame(traced),
         forward_fn=forward,
         # Fresh containers on every call: the library keeps and changes the ones that it is given.
-        customized_pruners={kind: _DeformConvPruner() for kind in {type(pack) for pack in packs}},
-        ignored_layers=[pack.conv_offset for pack in packs],
+        customized_pruners={},
+        ignored_layers=[],
         verbose=False,
     )
 
@@ -162,7 +173,9 @@ def _inner_groups(graph: tp.DependencyGraph) -> list[Any]:
     return [group for group in groups if not any(isinstance(dep.target.module, outputs) for dep, _ in group)]
 
 
-def _plain_group(graph: tp.DependencyGraph, group: Any, names: Mapping[nn.Module, str]) -> ChannelGroup:
+def _plain_group(
+    net: nn.Module, graph: tp.DependencyGraph, group: Any, names: Mapping[nn.Module, str]
+) -> ChannelGroup:
     """A group of Torch-Pruning as plain data."""
     channels = len(group[0].idxs)
     members = []
@@ -174,8 +187,9 @@ def _plain_group(graph: tp.DependencyGraph, group: Any, names: Mapping[nn.Module
         places = _places(item.root_idxs, item.idxs, channels)
         _check_places(layer, names[layer], side, places)
         members.append(Member(names[layer], side, places))
-        if isinstance(layer, DeformConv2dPack) and side == "in":  # the offsets are predicted from the same input
-            members.append(Member(names[layer.conv_offset], side, places))
+        if side == "in" and isinstance(net.get_submodule(names[layer]), DeformConv2dPack):
+            # Offsets are predicted from the same input.
+            members.append(Member(f"{names[layer]}.conv_offset", side, places))
     made_by = {member.layer for member in members if member.side == "out"}
     layers = tuple(name for layer, name in names.items() if name in made_by and isinstance(layer, WEIGHTED))
     return ChannelGroup(layers, channels, tuple(members))
@@ -185,7 +199,7 @@ def _places(channels: Sequence[int], places: Sequence[int], count: int) -> tuple
     found: list[list[int]] = [[] for _ in range(count)]
     for channel, place in zip(channels, places, strict=True):
         found[channel].append(place)
-    return tuple(map(tuple, found))
+    return tuple(tuple(sorted(places_of_channel)) for places_of_channel in found)
 
 
 def _check_places(layer: nn.Module, name: str, side: Side, places: tuple[tuple[int, ...], ...]) -> None:
@@ -199,23 +213,3 @@ def _check_places(layer: nn.Module, name: str, side: Side, places: tuple[tuple[i
             "and which belongs to which cannot be followed",
             hint="values that are added or multiplied need equally many channels",
         )
-
-
-class _DeformConvPruner(tp.BasePruningFunc):  # type: ignore[misc]
-    """Makes Torch-Pruning follow channels into and out of a deformable convolution.
-
-    Its inputs are also those of the convolution that predicts its offsets. The offsets themselves stay: they are
-    positions of kernel taps, not features.
-    """
-
-    def prune_out_channels(self, layer: DeformConv2dPack, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("groups are only read off the graph")
-
-    def prune_in_channels(self, layer: DeformConv2dPack, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("groups are only read off the graph")
-
-    def get_out_channels(self, layer: DeformConv2dPack) -> int:
-        return layer.out_channels
-
-    def get_in_channels(self, layer: DeformConv2dPack) -> int:
-        return layer.in_channels

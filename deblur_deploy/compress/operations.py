@@ -12,7 +12,7 @@ from deblur_deploy.errors import ConfigError
 
 _FOLLOWED = frozenset(
     {
-        *("Convolution", "GeneratedBackwardFor_deblur_deform_conv2d_default", "NativeBatchNorm", "PreluKernel"),
+        *("Convolution", "NativeBatchNorm", "PreluKernel"),
         *("Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Abs", "Pow", "Sqrt", "Exp", "Clamp", "Maximum", "Minimum"),
         *("Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Mish", "Softplus"),
         *("Sigmoid", "Tanh", "Hardtanh", "Hardswish", "Hardsigmoid"),

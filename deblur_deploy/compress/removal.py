@@ -20,7 +20,7 @@ N = TypeVar("N", bound=nn.Module)
 Removed = Sequence[Sequence[int]]
 """For every group, which of its channels go."""
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Largest difference to the network with zeros for the channels, as a share of the largest output (at least 1).
 
 Rounding alone gives some 1e-6; a wrong channel far more than this.
