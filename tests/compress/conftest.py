@@ -14,10 +14,6 @@ from deblur_deploy.images import Resolution
 from deblur_deploy.network.deform_conv import DeformConv2dPack, deform_conv2d
 from deblur_deploy.network.srn import SRN, SRNConfig
 
-SMALL = Frames(Resolution(32, 32), Resolution(32, 32))
-"""Frames that all of these networks take."""
-
-
 class UNet(nn.Module):
     """Encoder and decoder joined by concatenation, with batch norm, PReLU and a depthwise layer on the way."""
 
@@ -106,13 +102,19 @@ def new_fpn() -> FPN:
     return net
 
 
-MAKERS: dict[str, Callable[[], nn.Module]] = {"srn": lambda: new_srn(16), "unet": new_unet, "fpn": new_fpn}
+MAKERS: dict[str, Callable[[], nn.Module]] = {"srn": lambda: new_srn(8), "unet": new_unet, "fpn": new_fpn}
 
 
 @pytest.fixture(params=MAKERS)
 def any_net(request) -> nn.Module:
     """One network of each kind in turn."""
     return MAKERS[request.param]()
+
+
+@pytest.fixture
+def frames() -> Frames:
+    """Frames that all of these networks take."""
+    return Frames(Resolution(32, 32), Resolution(32, 32))
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""The scan: what it measures, the curves that it gives, and the files that it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from deblur_deploy.compress.plan import Analysis
+from deblur_deploy.compress.removal import remove_channels, weakest
+from deblur_deploy.compress.scan_files import draw_chart, write_scan
+from deblur_deploy.compress.sensitivity import ScanReport, ScanRow, scan_network, scan_pairs
+from deblur_deploy.config import PruneConfig
+from deblur_deploy.data.pairs import Pair
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.evaluate import evaluate_network
+
+
+@pytest.fixture
+def pairs(photo) -> list[Pair]:
+    return [Pair("one.png", photo[:64, :96], photo[8:72, :96]), Pair("two.png", photo[64:96, :48], photo[60:92, :48])]
+
+
+@pytest.fixture
+def report() -> ScanReport:
+    def row(group: int, before: int, kept: int, drop_db: float) -> ScanRow:
+        return ScanRow(group, (f"a<{group}>", "b"), before, kept, kept / before, 30 - drop_db, drop_db, 1000 * kept, 0.5)
+
+    rows = (row(0, 32, 24, 0.1), row(0, 32, 16, 0.05), row(0, 32, 8, 1.1), row(2, 16, 8, -0.2))
+    return ScanReport(30.0, 2, 64, rows)
+
+
+def test_every_group_is_measured_alone(unet, frames, pairs):
+    config = PruneConfig(round_to=4)
+    analysis = Analysis.of(unet, config, frames=frames)
+    told = []
+
+    report = scan_network(unet, analysis.groups, analysis.state, pairs, lambda *facts: told.append(facts))
+
+    assert report.psnr_db == evaluate_network(unet, pairs)
+    assert [(row.group, row.kept) for row in report.rows] == [
+        *((0, kept) for kept in (12, 8, 4)),
+        *((group, kept) for group in (1, 2) for kept in (24, 16, 8, 4)),
+        *((3, kept) for kept in (16, 12, 4)),
+        *((4, kept) for kept in (12, 8, 4)),
+    ]
+    row = next(row for row in report.rows if (row.group, row.kept) == (3, 12))
+    narrow = remove_channels(unet, [analysis.groups[3]], [weakest(analysis.state.strengths[3], 12)])
+    assert row.psnr_db == evaluate_network(narrow, pairs)
+    assert row.drop_db == report.psnr_db - row.psnr_db
+    assert row.params == sum(parameter.numel() for parameter in narrow.parameters())
+    assert [(done, of) for done, of, _ in told] == [(n, len(report.rows)) for n in range(1, len(report.rows) + 1)]
+
+
+def test_a_scan_gives_the_same_figures_twice(fpn, frames, pairs):
+    analysis = Analysis.of(fpn, PruneConfig(round_to=8), frames=frames)
+    fpn.forward = lambda frame, forward=fpn.forward: forward(frame)[-1]
+
+    first, second = (scan_network(fpn, analysis.groups, analysis.state, pairs) for _ in range(2))
+
+    assert first == second
+
+
+def test_curves_are_straight_between_measurements_and_never_fall(report):
+    curves = report.curves()
+
+    assert curves.keys() == {0, 2}
+    assert [curves[0](width) for width in (32, 28, 24, 16, 12, 8)] == pytest.approx([0, 0.05, 0.1, 0.1, 0.6, 1.1])
+    assert [curves[2](width) for width in (16, 8)] == [0, 0]
+
+
+def test_pairs_are_cut_from_the_middle_and_small_ones_stay_whole(pairs):
+    cut = scan_pairs(pairs, images=5, size=40)
+
+    assert [pair.sharp.shape for pair in cut] == [(40, 40, 3), (32, 40, 3)]
+    assert np.array_equal(cut[0].sharp, pairs[0].sharp[12:52, 28:68])
+    assert [pair.name for pair in scan_pairs(pairs, images=1, size=40)] == ["one.png"]
+    with pytest.raises(ConfigError, match="no pairs to scan on"):
+        scan_pairs([], images=1, size=40)
+
+
+def test_the_files_hold_the_whole_scan(report, tmp_path):
+    paths = write_scan(report, tmp_path / "scan")
+
+    assert [path.name for path in paths] == ["scan.csv", "scan.json", "scan.svg"]
+    assert sorted(path.name for path in (tmp_path / "scan").iterdir()) == sorted(path.name for path in paths)
+    with paths[0].open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["layers"], float(row["drop_db"])) for row in rows[::3]] == [("a<0> b", 0.1), ("a<2> b", -0.2)]
+    assert json.loads(paths[1].read_text()) == json.loads(json.dumps(report.as_json()))
+    assert write_scan(report, tmp_path / "scan") == paths  # an earlier one is replaced
+
+
+def test_the_chart_has_a_line_for_each_group_and_needs_nothing_from_outside(report):
+    chart = draw_chart(report)
+
+    root = ElementTree.fromstring(chart)
+    svg = "{http://www.w3.org/2000/svg}"
+    lines = [line.attrib["points"].split() for line in root.iter(f"{svg}polyline")]
+    assert [len(points) for points in lines] == [4, 2]
+    assert len({tuple(map(float, points[0].split(","))) for points in lines}) == 1  # all start at the whole network
+    height = {points[-1]: float(points[-1].split(",")[1]) for points in lines}
+    assert height[lines[0][-1]] > height[lines[1][-1]]  # the greater loss is further down
+    labels = [text.text for text in root.iter(f"{svg}text")]
+    assert {"a<0>, b", "a<2>, b", "100%", "-1.10 dB", "0.20 dB"} <= set(labels)
+    assert chart.count("http") == 1  # the name space
+
+
+def test_a_folder_that_cannot_be_written_is_refused(report, tmp_path):
+    (tmp_path / "scan").write_text("a file")
+
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        write_scan(report, tmp_path / "scan")
