@@ -14,6 +14,7 @@ from deblur_deploy.images import Resolution
 from deblur_deploy.network.deform_conv import DeformConv2dPack, deform_conv2d
 from deblur_deploy.network.srn import SRN, SRNConfig
 
+
 class UNet(nn.Module):
     """Encoder and decoder joined by concatenation, with batch norm, PReLU and a depthwise layer on the way."""
 

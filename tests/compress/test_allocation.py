@@ -38,16 +38,15 @@ def test_the_arithmetic_counts_every_multiplication(unet, frames):
     assert [group.layers[0] for group in analysis.groups] == ["down1.0", "down2.0", "mix.1", "up", "fuse"]
     assert analysis.state.cost.measure("keep", [8, 16, 16, 8, 4]) == 52
     assert analysis.state.cost.measure("macs", [8, 16, 16, 8, 4]) == (
-        3 * 8 * 9 * plane
-        + (8 * 16 * 9 + 16 * 9 + 16 * 16 + 16 * 8 * 4) * plane // 4
-        + (16 * 4 * 9 + 4 * 3 * 9) * plane
+        3 * 8 * 9 * plane + (8 * 16 * 9 + 16 * 9 + 16 * 16 + 16 * 8 * 4) * plane // 4 + (16 * 4 * 9 + 4 * 3 * 9) * plane
     )
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])
 @pytest.mark.parametrize("kind", ["macs", "params"])
-@pytest.mark.parametrize(("round_to", "share"), [(1, 0.5), (4, 0.4), (4, 0.9)])
-def test_a_budget_is_met_and_no_group_could_be_wider(any_net, frames, scope, kind, round_to, share):
+@pytest.mark.parametrize("rounding", [(1, 0.5), (4, 0.4), (4, 0.9)])
+def test_a_budget_is_met_and_no_group_could_be_wider(any_net, frames, scope, kind, rounding):
+    round_to, share = rounding
     analysis, config = analysis_of(any_net, frames, scope=scope, round_to=round_to, **{kind: share})
     widths = [group.after for group in analysis.plan(config).groups]
 

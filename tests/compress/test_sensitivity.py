@@ -27,7 +27,9 @@ def pairs(photo) -> list[Pair]:
 @pytest.fixture
 def report() -> ScanReport:
     def row(group: int, before: int, kept: int, drop_db: float) -> ScanRow:
-        return ScanRow(group, (f"a<{group}>", "b"), before, kept, kept / before, 30 - drop_db, drop_db, 1000 * kept, 0.5)
+        return ScanRow(
+            group, (f"a<{group}>", "b"), before, kept, kept / before, 30 - drop_db, drop_db, 1000 * kept, 0.5
+        )
 
     rows = (row(0, 32, 24, 0.1), row(0, 32, 16, 0.05), row(0, 32, 8, 1.1), row(2, 16, 8, -0.2))
     return ScanReport(30.0, 2, 64, rows)

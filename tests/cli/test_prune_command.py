@@ -1,0 +1,99 @@
+"""``prune`` on the command line: budgets, the plan that writes nothing, the scan's files, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from deblur_deploy.artifact import load_artifact
+
+
+@pytest.mark.parametrize("options", [("--macs", 0.6), ("--params", 0.6, "--scope", "global", "--importance", "l1")])
+def test_a_dry_run_prints_the_plan_and_writes_nothing(run, made, tmp_path, options):
+    outcome = run("prune", made["import"], *options, "--dry-run", "--runs", tmp_path, "--json").done()
+
+    answer, kind = outcome.json, {"--macs": "gmacs", "--params": "params"}[options[0]]
+    assert answer.keys() == {"source", "dry_run", "groups", "params", "gmacs"}
+    assert answer["params"]["before"] == load_artifact(made["import"]).figures["params"]
+    assert answer[kind]["after"] <= 0.6 * answer[kind]["before"]
+    for group in answer["groups"]:
+        assert f"{', '.join(group['layers'])} " in outcome.err
+    assert f"{answer['params']['before']:,} → {answer['params']['after']:,}" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dry_run_says_is_what_pruning_does(run, made, tmp_path):
+    options = (made["import"], "--macs", 0.6, "--steps", 0, "--runs", tmp_path, "--json")
+
+    planned = run("prune", *options, "--dry-run").done().json
+    figures = run("prune", *options).done().json["figures"]
+
+    assert figures["groups"] == planned["groups"]
+    assert (figures["params"], figures["gmacs"]) == (planned["params"]["after"], planned["gmacs"]["after"])
+
+
+def test_rounds_are_reported(run, made, tmp_path):
+    outcome = run("prune", made["import"], "--rounds", 2, "--steps", 2, "--runs", tmp_path, "--json").done()
+
+    assert [done["steps"] for done in outcome.json["figures"]["rounds"]] == [1, 1]
+    assert "dB before tuning" in outcome.err
+    assert load_artifact(tmp_path / "prune-001").history[-1].config["rounds"] == 2
+
+
+def test_a_scan_writes_a_table_plain_data_and_a_chart(run, made, tmp_path):
+    options = ("--scan", "--scan-images", 1, "--scan-size", 48, "--runs", tmp_path, "--json")
+
+    outcome = run("prune", made["import"], *options).done()
+
+    answer = outcome.json
+    assert answer["files"] == [str(tmp_path / "scan" / f"scan.{end}") for end in ("csv", "json", "svg")]
+    assert (answer["images"], answer["size"]) == (1, 48)
+    with (tmp_path / "scan" / "scan.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["drop_db"]) for row in rows] == [row["drop_db"] for row in answer["rows"]]
+    assert json.loads((tmp_path / "scan" / "scan.json").read_text())["rows"] == answer["rows"]
+    assert "recurrent.candidate, recurrent.gate" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["scan"]
+
+
+def test_a_scan_as_a_dry_run_writes_nothing(run, made, tmp_path):
+    options = ("--scan", "--dry-run", "--scan-images", 1, "--scan-size", 32, "--round-to", 32, "--runs", tmp_path)
+
+    assert run("prune", made["import"], *options, "--json").done().json["files"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_channels_go_where_the_scan_says(run, made, tmp_path):
+    options = ("--allocation", "sensitivity", "--macs", 0.7, "--scan-images", 1, "--scan-size", 48, "--steps", 0)
+
+    figures = run("prune", made["import"], *options, "--runs", tmp_path, "--json").done().json["figures"]
+
+    assert figures["gmacs"] <= 0.7 * load_artifact(made["import"]).figures["gmacs"]
+    assert figures["scan"]["rows"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--keep", 0.7, "--macs", 0.5), "there are 2 budgets: keep, macs"),
+        (("--macs", 1.5), "macs is 1.5"),
+        (("--params", 0), "params is 0"),
+        (("--importance", "random"), "importance is 'random'"),
+        (("--scope", "all"), "scope is 'all'"),
+        (("--allocation", "fair"), "allocation is 'fair'"),
+        (("--rounds", 0), "rounds is 0"),
+        (("--scan", "--scan-images", 0), "scan_images is 0"),
+        (("--macs", 0.01), "macs 0.01 cannot be met: with one multiple of 8 channels in every group"),
+        (("--macs", 0.01, "--dry-run"), "cannot be met"),
+    ],
+)
+def test_what_makes_no_sense_is_bad_usage(refuse, made, options, message):
+    assert message in refuse(2, "prune", made["import"], *options)
+
+
+def test_a_scan_that_cannot_be_written_is_refused_first(refuse, made, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    assert "cannot be written" in refuse(1, "prune", made["import"], "--scan", "--out", tmp_path / "file" / "scan")
