@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,9 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")] = False,
     data: Photos = None,
     steps: Steps = None,
+    feature_weight: Annotated[
+        float, typer.Option(help="Weight of the distance to the teacher's features while fine-tuning, such as 0.1.")
+    ] = 0.0,
     runs: Runs = RUNS,
     out: Out = None,
     as_json: Json = False,
@@ -67,6 +71,8 @@ def command(
         **{"rounds": rounds, "scan_images": scan_images, "scan_size": scan_size},
     }
     config = with_tuning(from_table(PruneConfig, options, "prune"), data, steps)
+    fit = replace(config.tuning.fit, feature_weight=feature_weight)
+    config = replace(config, tuning=replace(config.tuning, fit=fit))
     output = Output(as_json)
     if scan:
         _scan(output, source, config, (runs, out), dry_run)

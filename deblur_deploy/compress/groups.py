@@ -173,9 +173,7 @@ def _inner_groups(graph: tp.DependencyGraph) -> list[Any]:
     return [group for group in groups if not any(isinstance(dep.target.module, outputs) for dep, _ in group)]
 
 
-def _plain_group(
-    net: nn.Module, graph: tp.DependencyGraph, group: Any, names: Mapping[nn.Module, str]
-) -> ChannelGroup:
+def _plain_group(net: nn.Module, graph: tp.DependencyGraph, group: Any, names: Mapping[nn.Module, str]) -> ChannelGroup:
     """A group of Torch-Pruning as plain data."""
     channels = len(group[0].idxs)
     members = []

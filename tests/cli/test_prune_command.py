@@ -35,11 +35,13 @@ def test_what_a_dry_run_says_is_what_pruning_does(run, made, tmp_path):
 
 
 def test_rounds_are_reported(run, made, tmp_path):
-    outcome = run("prune", made["import"], "--rounds", 2, "--steps", 2, "--runs", tmp_path, "--json").done()
+    options = ("--rounds", 2, "--steps", 2, "--feature-weight", 0.1)
+    outcome = run("prune", made["import"], *options, "--runs", tmp_path, "--json").done()
 
     assert [done["steps"] for done in outcome.json["figures"]["rounds"]] == [1, 1]
     assert "dB before tuning" in outcome.err
-    assert load_artifact(tmp_path / "prune-001").history[-1].config["rounds"] == 2
+    config = load_artifact(tmp_path / "prune-001").history[-1].config
+    assert (config["rounds"], config["tuning"]["fit"]["feature_weight"]) == (2, 0.1)
 
 
 def test_a_scan_writes_a_table_plain_data_and_a_chart(run, made, tmp_path):
@@ -84,6 +86,7 @@ def test_channels_go_where_the_scan_says(run, made, tmp_path):
         (("--scope", "all"), "scope is 'all'"),
         (("--allocation", "fair"), "allocation is 'fair'"),
         (("--rounds", 0), "rounds is 0"),
+        (("--feature-weight", -1), "feature_weight is -1"),
         (("--scan", "--scan-images", 0), "scan_images is 0"),
         (("--macs", 0.01), "macs 0.01 cannot be met: with one multiple of 8 channels in every group"),
         (("--macs", 0.01, "--dry-run"), "cannot be met"),
