@@ -28,7 +28,7 @@ _UNITS: dict[Budget, str] = {"keep": "channels", "macs": "multiply-accumulates",
 
 
 @dataclass(frozen=True)
-class Widening:
+class WidthState:
     """What an allocation starts from.
 
     Args:
@@ -67,7 +67,7 @@ class Widening:
         return min(self.present[group], (width // self.round_to + 1) * self.round_to)
 
 
-def choose_widths(state: Widening, config: PruneConfig, curves: Mapping[int, Curve] | None = None) -> Widths:
+def choose_widths(state: WidthState, config: PruneConfig, curves: Mapping[int, Curve] | None = None) -> Widths:
     """Divide a budget up among the groups.
 
     ``keep`` with local scope gives every group the same share of its channels, rounded down. Everything else takes the
@@ -104,7 +104,7 @@ def choose_widths(state: Widening, config: PruneConfig, curves: Mapping[int, Cur
     )
 
 
-def check_reachable(state: Widening, kind: Budget, share: float) -> float:
+def check_reachable(state: WidthState, kind: Budget, share: float) -> float:
     """The budget in channels, multiply-accumulates or parameters.
 
     Raises:
@@ -122,12 +122,12 @@ def check_reachable(state: Widening, kind: Budget, share: float) -> float:
     return limit
 
 
-def _alike(state: Widening, share: float) -> Widths:
+def _alike(state: WidthState, share: float) -> Widths:
     """The same share of every group."""
     return state.rounded([share * channels for channels in state.original])
 
 
-def _competing(state: Widening, share: float) -> Widths:
+def _competing(state: WidthState, share: float) -> Widths:
     """The strongest channels of all groups together."""
     groups = torch.cat([torch.full((len(s),), index) for index, s in enumerate(state.strengths)])
     ranking = torch.cat(list(state.strengths)).argsort(descending=True, stable=True)
@@ -135,7 +135,7 @@ def _competing(state: Widening, share: float) -> Widths:
     return state.rounded(torch.bincount(winners, minlength=len(state.strengths)).tolist())
 
 
-def _spend_least(state: Widening, kind: Budget, limit: float, curves: Mapping[int, Curve]) -> Widths:
+def _spend_least(state: WidthState, kind: Budget, limit: float, curves: Mapping[int, Curve]) -> Widths:
     """Take the step that costs the least dB for what it saves, until the budget is met; then give back what fits."""
     widths = list(state.present)
     while (now := state.cost.measure(kind, widths)) > limit:
@@ -152,7 +152,7 @@ def _spend_least(state: Widening, kind: Budget, limit: float, curves: Mapping[in
 
 
 def _fill(
-    state: Widening, kind: Budget, limit: float, start: tuple[Widths, Callable[[int, int, int], float]]
+    state: WidthState, kind: Budget, limit: float, start: tuple[Widths, Callable[[int, int, int], float]]
 ) -> Widths:
     """Widen group after group, the most valuable step first, until no step fits into the budget.
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from deblur_deploy.compress.allocation import Curve, Widening, choose_widths
+from deblur_deploy.compress.allocation import Curve, WidthState, choose_widths
 from deblur_deploy.compress.groups import TRACED, ChannelGroup, find_groups
 from deblur_deploy.compress.importance import channel_strength, magnitude_scores, taylor_scores
 from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
@@ -85,7 +85,7 @@ class Analysis:
     """
 
     groups: tuple[ChannelGroup, ...]
-    state: Widening
+    state: WidthState
 
     @classmethod
     def of(
@@ -117,7 +117,7 @@ class Analysis:
             scores = magnitude_scores(net, 1 if config.importance == "l1" else 2)
         strengths = [channel_strength(net, group, scores) for group in groups]
         cost = WidthCost(net, groups, frames.costed)
-        return cls(groups, Widening(cost, strengths, original or cost.channels, config.round_to))
+        return cls(groups, WidthState(cost, strengths, original or cost.channels, config.round_to))
 
     def plan(self, config: PruneConfig, curves: Mapping[int, Curve] | None = None) -> PrunePlan:
         """Decide which channels go.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from deblur_deploy.compress.allocation import Curve, Widening
+from deblur_deploy.compress.allocation import Curve, WidthState
 from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.compress.removal import remove_channels, weakest
 from deblur_deploy.config import Budget
@@ -89,7 +89,7 @@ class ScanReport:
 def scan_network(
     net: nn.Module,
     groups: Sequence[ChannelGroup],
-    state: Widening,
+    state: WidthState,
     pairs: Sequence[Pair],
     on_scan: OnScan | None = None,
 ) -> ScanReport:
@@ -143,7 +143,7 @@ def scan_pairs(pairs: Sequence[Pair], images: int, size: int) -> list[Pair]:
     return cropped
 
 
-def _widths(state: Widening, index: int, channels: int) -> list[int]:
+def _widths(state: WidthState, index: int, channels: int) -> list[int]:
     """Widths of one group that are tried, from wide to narrow."""
     tried = {state.smallest[index]}
     for share in SHARES:
