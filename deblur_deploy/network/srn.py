@@ -204,10 +204,28 @@ class SRN(nn.Module):
             (first, second, config.recurrent_channels), config.pyramid_channels, config.smooth_channels
         )
         self.head = conv3x3(config.smooth_channels[0], 3)
+        self._start()
+
+    def _start(self) -> None:
+        """Random weights that keep the size of signals from layer to layer (He et al., ICCV 2015).
+
+        There is no normalisation layer to do that. With PyTorch's own starting weights a signal shrinks at every layer,
+        and training leaves the coarse levels, which are the furthest from the output, all but unused.
+        """
+        offsets = [module.conv_offset for module in self.modules() if isinstance(module, DeformConv2dPack)]
+        for layer in self.modules():
+            if isinstance(layer, nn.ConvTranspose2d):
+                # Each output sees a quarter of the 4x4 kernel, and no ReLU takes half of it.
+                nn.init.normal_(layer.weight, std=(4 * layer.in_channels) ** -0.5)
+            elif isinstance(layer, (nn.Conv2d, DeformConv2dPack)) and layer not in offsets:  # these start at zero
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        for block in (module for module in self.modules() if isinstance(module, ResBlock)):
+            block.conv2.weight.data *= 0.5  # a sum of many blocks should not grow
         # A fresh network should start close to the blurred image, which is already a fair estimate.
         nn.init.normal_(self.head.weight, std=1e-3)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, blurred: Tensor) -> Tensor:
         """Restore a photograph.
