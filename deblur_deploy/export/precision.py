@@ -28,6 +28,7 @@ from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
 from deblur_deploy.export.fold import remove_unused, share_constants
+from deblur_deploy.export.shrink import restore_float_weights
 from deblur_deploy.network.onnx_cost import share_of_macs
 
 FP16_MAX = float(np.finfo(np.float16).max)
@@ -124,6 +125,7 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """
     floats = onnx.ModelProto()
     floats.CopyFrom(model)
+    restore_float_weights(floats)
     graph = floats.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     quantized: dict[str, str] = {}  # an activation's integers -> the floats they were made from

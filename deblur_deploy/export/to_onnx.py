@@ -26,7 +26,8 @@ from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ExportError
 from deblur_deploy.export.deform_function import DOMAIN, OP_TYPE, OPSET, add_deform_conv_functions
-from deblur_deploy.export.fold import drop_idle_casts, fold_weight_quantizers, share_constants
+from deblur_deploy.export.fold import drop_idle_casts, fold_weight_quantizers, share_constants, write_standard_fp8
+from deblur_deploy.export.shrink import halve_float_weights, merge_duplicates, shorten
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.onnx_cost import share_of_macs
@@ -89,12 +90,17 @@ def network_to_onnx(net: nn.Module, resolution: Resolution) -> onnx.ModelProto:
         math.ceil(resolution.height / MULTIPLE_OF) * MULTIPLE_OF,
     )
     model = _trace(_LastScale(net), padded)
+    write_standard_fp8(model)
     share_constants(model)
-    fold_weight_quantizers(model)
+    quantized = fold_weight_quantizers(model)
     _pad_and_crop(model, resolution, padded)
     _strip(model)
-    add_deform_conv_functions(model)
     drop_idle_casts(model)
+    if quantized:
+        halve_float_weights(model)
+    merge_duplicates(model)
+    shorten(model)
+    add_deform_conv_functions(model)
     model.ir_version = min(model.ir_version, 10)
     model.producer_name = "deblur-deploy"
     try:

@@ -47,6 +47,9 @@ class OnnxruntimeRunner:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; warnings are about nodes that were folded
+        if (artifact.network.quantization or {}).get("format") == "fp8":
+            # Its integer kernels would be put in the place of float8 layers, and then refuse the file.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             session = onnxruntime.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
         except _FAILURES as err:
