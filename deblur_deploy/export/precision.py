@@ -138,6 +138,11 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             node.input[slot] = replaced.get(name, name)
         if node.op_type == "QuantizeLinear":
             quantized[node.output[0]] = node.input[0]
+        elif node.op_type == "Concat" and quantized.keys() >= set(node.input):
+            node.input[:] = [quantized[name] for name in node.input]
+            integers, node.output[0] = node.output[0], f"{node.output[0]}.float"
+            quantized[integers] = node.output[0]
+            nodes.append(node)
         elif node.op_type != "DequantizeLinear":
             nodes.append(node)
         else:
@@ -148,9 +153,9 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
                 weights[key] = node.output[0]
             replaced[node.output[0]] = quantized.get(node.input[0]) or weights[key]
     for node in nodes:
-        if integers := quantized.keys() & set(node.input):
+        if misused := quantized.keys() & set(node.input):
             raise ExportError(
-                f"node {node.name!r} ({node.op_type}) uses {min(integers)!r} as integers",
+                f"node {node.name!r} ({node.op_type}) uses {min(misused)!r} as integers",
                 hint="export the float checkpoint instead: `deblur-deploy export-onnx SOURCE`",
             )
     nodes += [helper.make_node("Identity", [replaced[o.name]], [o.name]) for o in graph.output if o.name in replaced]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 import torch
@@ -15,7 +16,13 @@ from deblur_deploy.compress.quantize import quantize_network
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ArtifactError, ExportError
 from deblur_deploy.export.deform_function import add_deform_conv_functions, deform_conv_function
-from deblur_deploy.export.fold import drop_idle_casts, fold_weight_quantizers, remove_unused, share_constants
+from deblur_deploy.export.fold import (
+    drop_idle_casts,
+    fold_weight_quantizers,
+    quantize_before_concat,
+    remove_unused,
+    share_constants,
+)
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
 from deblur_deploy.images import Resolution, to_batch
 from deblur_deploy.network.checkpoint import save_network, spec_of
@@ -278,6 +285,27 @@ def test_a_weight_used_twice_is_folded_once():
     stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     assert stored["w.int8"].dtype == np.int8
     assert stored["w.int8"].flatten().tolist() == [50, -127]
+
+
+def test_values_are_quantized_before_they_are_joined():
+    rng = np.random.default_rng(2)
+    head = '<ir_version: 9, opset_import: ["": 19]> g (float[1,2,4,4] x) => (float[1,4,4,4] y, float[1,4,4,4] c)'
+    body = "r = Relu(x) c = Concat <axis = 1> (x, r) q = QuantizeLinear(c, s, z) y = DequantizeLinear(q, s, z)"
+    model = onnx.parser.parse_model(f"{head} {{ {body} }}")
+    constants = {"s": np.float32(0.02), "z": np.int8(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in constants.items())
+    x = rng.standard_normal((1, 2, 4, 4), dtype=np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    before = InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+
+    quantize_before_concat(model)
+
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds == ["Relu", "Concat", "QuantizeLinear", "QuantizeLinear", "Concat", "DequantizeLinear"]
+    onnx.checker.check_model(model, full_check=True)
+    after = InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_two_geometries_in_one_model_have_a_function_each():
