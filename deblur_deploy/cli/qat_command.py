@@ -16,7 +16,7 @@ from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import QatConfig
 
 
-def command(  # noqa: PLR0913 - the flags of the command
+def command(
     source: Source = None,
     exempt: Annotated[
         list[str] | None, typer.Option(help="A layer to keep in float, beside the first, the last and the offsets.")
@@ -33,7 +33,7 @@ def command(  # noqa: PLR0913 - the flags of the command
     max_drop: Annotated[
         float | None, typer.Option(help="Put sensitive layers back to float until at most so many dB are lost.")
     ] = None,
-    scan: Annotated[bool, typer.Option("--scan", help="Only measure what each layer loses, and write a table.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="Only measure what each layer loses; write a table.")] = False,
     data: Photos = None,
     steps: Steps = None,
     runs: Runs = RUNS,

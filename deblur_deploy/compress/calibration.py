@@ -133,7 +133,8 @@ def least_squares_range(counts: Tensor, edges: Tensor, number_format: str) -> Te
     centers = (edges[1:] + edges[:-1]) / 2
     first = min(len(centers) // 16, len(centers) - 1)
     errors = [
-        float(((_rounded(centers, amax, number_format) - centers).square() * counts).sum()) for amax in edges[first + 1 :]
+        float(((_rounded(centers, amax, number_format) - centers).square() * counts).sum())
+        for amax in edges[first + 1 :]
     ]
     return edges[first + 1 + int(np.argmin(errors))].float()
 

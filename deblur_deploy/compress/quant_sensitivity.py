@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -154,15 +155,13 @@ def write_scan(report: ScanReport, directory: Path) -> tuple[Path, Path]:
         csv_path.write_text(table.getvalue(), encoding="utf-8")
         json_path.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     except OSError as err:
-        raise ArtifactError(
-            f"{directory} cannot be written: {err}", hint="check permissions and free space"
-        ) from err
+        raise ArtifactError(f"{directory} cannot be written: {err}", hint="check permissions and free space") from err
     return csv_path, json_path
 
 
-def _by_layer(net: nn.Module) -> dict[str, list[nn.Module]]:
+def _by_layer(net: nn.Module) -> dict[str, list[Any]]:
     """Quantizers that are on, by the layer that they belong to."""
-    layers: dict[str, list[nn.Module]] = {}
+    layers: dict[str, list[Any]] = {}
     for name, quantizer in enabled_quantizers(net):
         layers.setdefault(name.rpartition(".")[0], []).append(quantizer)
     return layers

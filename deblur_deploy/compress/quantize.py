@@ -22,7 +22,7 @@ from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, 
 from deblur_deploy.compress.quant_sensitivity import BudgetReport, ScanReport, hold_budget, scan_layers
 from deblur_deploy.config import QatConfig, from_table
 from deblur_deploy.data.shake import shake
-from deblur_deploy.errors import ArtifactError, ConfigError, VerificationError
+from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
 from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network
@@ -53,7 +53,7 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
     Raises:
         ArtifactError: ``source`` is no float checkpoint, or ``out`` cannot be written.
         ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
-        VerificationError: The budget is missed with every layer but one in float; the best artifact is kept in ``out``.
+        BudgetError: The budget is missed with every layer but one in float; the best artifact is kept in ``out``.
     """
     teacher, net = _load_float(source), load_network(source)
     scheme = plan_scheme(net, config)
@@ -190,7 +190,7 @@ def _following(follower: RangeFollower, config: QatConfig, on_step: OnStep | Non
 def _require_budget(budget: BudgetReport | None, config: QatConfig, artifact: Artifact) -> None:
     if budget is None or config.max_drop is None or budget.drop_db <= config.max_drop:
         return
-    raise VerificationError(
+    raise BudgetError(
         f"{budget.drop_db:.3f} dB are lost, more than the {config.max_drop:g} dB allowed, with {len(budget.exempted)} "
         f"layers put back to float; the best network is kept in {artifact.directory}",
         hint="give a larger --max-drop, more fine-tuning (--steps), or another --calibrator",

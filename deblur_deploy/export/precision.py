@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +152,19 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
                 graph.initializer.append(_dequantized(node, initializers))
                 weights[key] = node.output[0]
             replaced[node.output[0]] = quantized.get(node.input[0]) or weights[key]
+    _check_no_integers_left(nodes, quantized.keys())
+    nodes += [helper.make_node("Identity", [replaced[o.name]], [o.name]) for o in graph.output if o.name in replaced]
+    _replace_nodes(floats, nodes)
+    return floats, pairs
+
+
+def _check_no_integers_left(nodes: Iterable[onnx.NodeProto], integers: Collection[str]) -> None:
     for node in nodes:
-        if misused := quantized.keys() & set(node.input):
+        if misused := set(integers) & set(node.input):
             raise ExportError(
                 f"node {node.name!r} ({node.op_type}) uses {min(misused)!r} as integers",
                 hint="export the float checkpoint instead: `deblur-deploy export-onnx SOURCE`",
             )
-    nodes += [helper.make_node("Identity", [replaced[o.name]], [o.name]) for o in graph.output if o.name in replaced]
-    _replace_nodes(floats, nodes)
-    return floats, pairs
 
 
 class _Retyper:

@@ -1,8 +1,8 @@
 """What makes an exported file small beside its integer weights, and where its bytes are.
 
-On an unrolled network names and attributes weigh as much as a layer: each layer stands in the graph three times, and the
-exporter spells out its path in every value. Values get names of a letter or two. Nodes with weights keep their path,
-which is what people and engine logs name them by; other nodes are numbered by kind.
+On an unrolled network names and attributes weigh as much as a layer: each layer stands in the graph three times, and
+the exporter spells out its path in every value. Values get names of a letter or two. Nodes with weights keep their
+path, which is what people and engine logs name them by; other nodes are numbered by kind.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def merge_duplicates(model: onnx.ModelProto) -> None:
     """Make equal initialisers one, and equal quantizers of one value one, in place."""
     graph = model.graph
     replaced: dict[str, str] = {}
-    first: dict[bytes, str] = {}
+    first: dict[object, str] = {}
     for item in graph.initializer:
         replaced[item.name] = first.setdefault(_content(item), item.name)
-    nodes, seen = [], dict[tuple[str, ...], str]()
+    nodes = []
     for node in graph.node:
-        inputs = [replaced.get(name, name) for name in node.input]
         if node.op_type in _QUANTIZERS:
+            inputs = (replaced.get(name, name) for name in node.input)
             key = (node.op_type, *inputs, *(attribute.SerializeToString() for attribute in node.attribute))
-            replaced[node.output[0]] = kept = seen.setdefault(tuple(map(str, key)), node.output[0])
-            if kept != node.output[0]:
+            replaced[node.output[0]] = first.setdefault(key, node.output[0])
+            if replaced[node.output[0]] != node.output[0]:
                 continue
         nodes.append(node)
     set_nodes(graph, nodes, replaced)
@@ -56,8 +56,8 @@ def merge_duplicates(model: onnx.ModelProto) -> None:
 def halve_float_weights(model: onnx.ModelProto) -> int:
     """Store the weights that stay in float as float16, with one Cast to float32 behind each, in place.
 
-    Biases stay float32: they are a hundredth of the bytes, and runtimes fuse an integer convolution only with a bias that
-    is a plain constant.
+    Biases stay float32: they are a hundredth of the bytes, and runtimes fuse an integer convolution only with a bias
+    that is a plain constant.
 
     Returns:
         Number of weights. One with a value beyond float16 is left as it is.
@@ -124,7 +124,7 @@ def bytes_by_category(model: onnx.ModelProto) -> dict[str, int]:
     Categories are ``quantized weights``, ``float16``, ``float32`` and ``other`` initialisers (each with its name and
     shape), ``nodes``, ``functions``, and ``frame``: inputs, outputs, versions and metadata.
     """
-    kinds = {kind: "quantized weights" for kind in _CODES}
+    kinds = dict.fromkeys(_CODES, "quantized weights")
     kinds |= {TensorProto.FLOAT16: "float16", TensorProto.FLOAT: "float32"}
     sizes: Counter[str] = Counter()
     for item in model.graph.initializer:
@@ -140,7 +140,7 @@ def _content(item: TensorProto) -> bytes:
     nameless = TensorProto()
     nameless.CopyFrom(item)
     nameless.ClearField("name")
-    return nameless.SerializeToString(deterministic=True)
+    return bytes(nameless.SerializeToString(deterministic=True))
 
 
 def _says_nothing(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:

@@ -15,7 +15,7 @@ from deblur_deploy.compress import quantize
 from deblur_deploy.compress.finetune import evaluation_pairs
 from deblur_deploy.compress.quantize import plan_scheme, qat, quantize_network
 from deblur_deploy.config import FitConfig, QatConfig, ShakeConfig, TuningConfig
-from deblur_deploy.errors import ArtifactError, ConfigError, VerificationError
+from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
 from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.images import save_rgb, to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
@@ -280,7 +280,7 @@ def test_a_missed_budget_keeps_and_names_the_best_artifact(net, config, tmp_path
     few = tuple(name for name in quantizable_layers(net) if not name.startswith(("levels.2", "recurrent")))
     ruinous = dataclasses.replace(config, max_drop=0.0, exempt=few, tuning=tuning)
 
-    with pytest.raises(VerificationError, match="more than the 0 dB allowed") as caught:
+    with pytest.raises(BudgetError, match="more than the 0 dB allowed") as caught:
         qat(source, ruinous, tmp_path / "qat")
 
     kept = load_artifact(tmp_path / "qat")
