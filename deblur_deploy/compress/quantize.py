@@ -20,7 +20,7 @@ from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.compress.calibration import RangeFollower, calibrate
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
 from deblur_deploy.compress.quant_sensitivity import BudgetReport, ScanReport, hold_budget, scan_layers
-from deblur_deploy.config import QatConfig, from_table
+from deblur_deploy.config import QatConfig
 from deblur_deploy.data.shake import shake
 from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
 from deblur_deploy.evaluate import evaluate_network
@@ -34,6 +34,7 @@ from deblur_deploy.network.fake_quant import (
     insert_quantizers,
     quantizable_layers,
 )
+from deblur_deploy.tables import from_table
 
 RANGE_MOMENTUM = 0.05
 """Share of the way that activation ranges move towards the crops of one step."""
