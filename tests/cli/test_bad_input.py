@@ -124,7 +124,7 @@ def test_a_layer_that_does_not_exist(refuse, made):
     ("options", "complaint"),
     [
         (["--include", "levels.9"], "there is no layer 'levels.9' to include"),
-        (["--include", "head", "--exempt", "head"], "exempt and include both name head"),
+        (["--include", "head", "--exempt", "head"], "exempt and include both name {'head'}"),
         (["--format", "int4"], "format is 'int4'"),
         (["--calibrator", "mean"], "calibrator is 'mean'"),
         (["--percentile", "101"], "percentile is 101"),
