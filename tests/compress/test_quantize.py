@@ -77,7 +77,7 @@ def test_default_exemptions_can_be_quantized_by_name(net):
     with pytest.raises(ConfigError, match="no layer 'haed' to include") as caught:
         plan_scheme(net, QatConfig(include=("haed",)))
     assert "'head'" in caught.value.hint
-    with pytest.raises(ConfigError, match="exempt and include both name {'head'}"):
+    with pytest.raises(ConfigError, match="exempt and include both name"):
         QatConfig(exempt=("head",), include=("head",))
 
 
