@@ -315,18 +315,32 @@ class QatConfig:
 
     Args:
         exempt: Further layers that stay in float, beside the first, the last and those that predict offsets.
-        calibration_images: How many photographs the activation ranges are read from.
+        include: Layers of those three kinds to quantize all the same.
+        format: ``int8``, or ``fp8`` (E4M3); ``weights_only`` leaves activations in float.
+        calibrator: How ranges are found on ``calibration_images`` photographs (see ``compress/calibration.py``).
+        max_drop: Most dB that may be lost against the float source; sensitive layers are exempted until it holds.
+        freeze_share: Last share of the fine-tuning steps, in which the ranges no longer follow the network.
         tuning: The fine-tuning that follows.
     """
 
     exempt: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    format: Literal["int8", "fp8"] = "int8"
+    weights_only: bool = False
+    calibrator: Literal["max", "percentile", "entropy", "mse"] = "max"
+    percentile: float = 99.99
     calibration_images: int = 8
-    tuning: TuningConfig = TuningConfig(
-        fit=FitConfig(200, batch=4, crop=128, lr=1e-4, lr_final=1e-6, warmup=20, ema_decay=0.99)
-    )
+    max_drop: float | None = None
+    freeze_share: float = 0.5
+    tuning: TuningConfig = TuningConfig(fit=FitConfig(200, 4, 128, lr=1e-4, lr_final=1e-6, warmup=20, ema_decay=0.99))
 
     def __post_init__(self) -> None:
+        _require(50 < self.percentile <= 100, f"percentile is {self.percentile}", "give percent, such as 99.99")
         _require(self.calibration_images >= 1, f"calibration_images is {self.calibration_images}", "try 8")
+        _require(self.max_drop is None or self.max_drop >= 0, f"max_drop is {self.max_drop}", "give dB, such as 0.2")
+        _require(0 <= self.freeze_share <= 1, f"freeze_share is {self.freeze_share}", "give 0 to 1, such as 0.5")
+        both = set(self.exempt) & set(self.include)
+        _require(not both, f"exempt and include both name {both}", "name a layer in one of them")
 
 
 @dataclass(frozen=True)

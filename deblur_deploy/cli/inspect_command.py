@@ -26,11 +26,15 @@ def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> 
     for name, value in artifact.network.config.items():
         output.say(f"          {name} = {value}")
     if artifact.network.quantization:
-        exempt = ", ".join(artifact.network.quantization["exempt"])
-        output.say(f"quantized INT8; in float: {exempt}, and deformable convolutions")
+        output.say(f"quantized {_describe_scheme(artifact.network.quantization)}")
     if facts["precision"]:
         shares = ", ".join(f"{share:.1%} of MACs in {kind}" for kind, share in facts["precision"].items())
         output.say(f"precision {shares}")
+    if facts["bytes_by_category"]:
+        parts = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in facts["bytes_by_category"].items())
+        output.say(f"bytes     {parts}")
+    for finding in facts["findings"] or ():
+        output.say(f"fusion    {finding['node']}: {finding['text']}")
     output.say("")
     output.table(_HEADINGS, waterfall(artifact.history))
     output.emit(facts)
@@ -72,6 +76,7 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
     """The facts about an artifact as plain data, keys as documented for ``--json``.
 
     ``precision`` is null for a quantized checkpoint: it only simulates INT8, and is measured when it is exported.
+    ``bytes_by_category`` and ``findings`` (places where quantizers break fusion) are null but for ONNX files.
     """
     figures = artifact.figures
     if artifact.kind == "checkpoint":
@@ -86,5 +91,27 @@ def summarize(artifact: Artifact) -> dict[str, Any]:
         "gmacs": figures["gmacs"],
         "multiple_of": artifact.image.multiple_of,
         "precision": precision,
+        **_graph_facts(artifact),
         "history": [dataclasses.asdict(step) for step in artifact.history],
     }
+
+
+def _graph_facts(artifact: Artifact) -> dict[str, Any]:
+    """What is read off the graph of an ONNX artifact."""
+    if artifact.kind != "onnx":
+        return {"bytes_by_category": None, "findings": None}
+    import onnx
+
+    from deblur_deploy.export.lint import lint
+    from deblur_deploy.export.shrink import bytes_by_category
+
+    model = onnx.load(artifact.path)
+    findings = [dataclasses.asdict(finding) for finding in lint(model)]
+    return {"bytes_by_category": bytes_by_category(model), "findings": findings}
+
+
+def _describe_scheme(quantization: dict[str, Any]) -> str:
+    """A quantization in a few words."""
+    what = quantization["format"].upper() + (", weights only" if quantization["weights_only"] else "")
+    exempt = ", ".join(quantization["exempt"])
+    return f"{what}, ranges by {quantization['calibrator']}; in float: {exempt or 'nothing'}"

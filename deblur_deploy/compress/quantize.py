@@ -1,4 +1,9 @@
-"""Quantization-aware training: INT8 fake quantization, calibration, and a short fine-tune."""
+"""Quantization-aware training: fake quantization, calibration, a short fine-tune, and a budget of quality.
+
+Ranges are read from photographs first, then follow the network through the first part of the fine-tuning, and are
+frozen for the rest, so that the weights settle on the grid that the file will have. Where a budget is given and missed,
+the most sensitive layers go back to float, one after the other (see ``compress/quant_sensitivity.py``).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,29 @@ from numpy.typing import NDArray
 from torch import nn
 
 from deblur_deploy.artifact import Artifact, new_step
+from deblur_deploy.compress.calibration import RangeFollower, calibrate
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
+from deblur_deploy.compress.quant_sensitivity import BudgetReport, ScanReport, hold_budget, scan_layers
 from deblur_deploy.config import QatConfig
 from deblur_deploy.data.shake import shake
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
 from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network
-from deblur_deploy.network.fake_quant import calibrating, default_exemptions, insert_quantizers
+from deblur_deploy.network.fake_quant import (
+    QuantScheme,
+    check_layer,
+    default_exemptions,
+    exempt_layers,
+    insert_quantizers,
+    quantizable_layers,
+)
+from deblur_deploy.tables import from_table
+
+RANGE_MOMENTUM = 0.05
+"""Share of the way that activation ranges move towards the crops of one step."""
+
+_FP16_MAX = torch.finfo(torch.float16).max
 
 
 def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None = None) -> Artifact:
@@ -27,45 +47,104 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
 
     Args:
         source: A float checkpoint, pruned or not.
-        config: Bits, exemptions, calibration and fine-tuning.
+        config: Format, exemptions, calibration, fine-tuning and budget.
         out: The artifact's directory.
         on_step: Called after each fine-tuning step with the step, their number, and the loss.
 
     Raises:
         ArtifactError: ``source`` is no float checkpoint, or ``out`` cannot be written.
-        ConfigError: An exempt layer does not exist, or there is nothing to calibrate on.
+        ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
+        BudgetError: The budget is missed with every layer but one in float; the best artifact is kept in ``out``.
     """
-    if source.network.quantization is not None:
-        raise ArtifactError(f"{source.path} is quantized already", hint="start from the float checkpoint before it")
-    teacher, net = load_network(source), load_network(source)
-    exempt = (*default_exemptions(net, torch.rand(1, 3, 64, 64)), *config.exempt)
-    quantization: dict[str, Any] = {"bits": 8, "exempt": list(dict.fromkeys(exempt))}
-    quantize_network(net, quantization, calibration_frames(config))
+    teacher, net = _load_float(source), load_network(source)
+    scheme = plan_scheme(net, config)
+    peaks = quantize_network(net, dataclasses.asdict(scheme), calibration_frames(config))
     pairs = evaluation_pairs(config.tuning)
-    figures: dict[str, Any] = {"psnr_untuned_db": evaluate_network(net, pairs)}
-    report = finetune(net, teacher, config.tuning, on_step)
+    figures: dict[str, Any] = {
+        "psnr_float_db": evaluate_network(teacher, pairs),
+        "psnr_untuned_db": evaluate_network(net, pairs),
+    }
+    follower = RangeFollower(net, peaks, RANGE_MOMENTUM)
+    with follower:
+        report = finetune(net, teacher, config.tuning, _following(follower, config, on_step))
+    round_float_weights(net)
     figures |= {"psnr_db": evaluate_network(net, pairs), "seconds": report.seconds, "loss": report.loss}
-    spec = dataclasses.replace(source.network, quantization=quantization)
-    return save_network(out, net, spec, new_step("qat", config, source, figures), source.history)
+    figures["drop_db"] = figures["psnr_float_db"] - figures["psnr_db"]
+    budget = None
+    if config.max_drop is not None:
+        budget = hold_budget(net, pairs, figures["psnr_float_db"], config.max_drop)
+        round_float_weights(net)
+        figures |= {"psnr_db": figures["psnr_float_db"] - budget.drop_db, **dataclasses.asdict(budget)}
+        scheme = dataclasses.replace(scheme, exempt=exempt_layers(net))
+    spec = dataclasses.replace(source.network, quantization=dataclasses.asdict(scheme))
+    artifact = save_network(out, net, spec, new_step("qat", config, source, figures), source.history)
+    _require_budget(budget, config, artifact)
+    return artifact
 
 
-def quantize_network(net: nn.Module, quantization: dict[str, Any], frames: list[NDArray[np.float32]]) -> None:
-    """Insert quantizers and set their ranges to the largest magnitudes seen, in place.
+def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) -> ScanReport:
+    """Measure for every layer what is lost when it alone is quantized, after calibration and without fine-tuning.
+
+    Args:
+        source: A float checkpoint.
+        config: Format and calibration; exemptions are only marked, for every layer is measured.
+        on_layer: Called after each layer with its number, how many there are, and the dB lost.
+
+    Raises:
+        ArtifactError: ``source`` is no float checkpoint.
+        ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
+    """
+    net = _load_float(source)
+    scheme = plan_scheme(net, config)
+    everything = dataclasses.replace(scheme, exempt=())
+    quantize_network(net, dataclasses.asdict(everything), calibration_frames(config))
+    return scan_layers(net, evaluation_pairs(config.tuning), scheme.exempt, on_layer)
+
+
+def plan_scheme(net: nn.Module, config: QatConfig) -> QuantScheme:
+    """What the settings mean for this network.
 
     Args:
         net: A float network.
-        quantization: ``bits`` and ``exempt``, as the manifest keeps them.
-        frames: Blurred pictures, each (1, 3, H, W) float32 in [0, 1].
+        config: Of which format, calibrator, ``exempt`` and ``include`` count.
 
     Raises:
-        ConfigError: No frames, or an exempt layer that does not exist.
+        ConfigError: A named layer does not exist.
+    """
+    layers = quantizable_layers(net)
+    for name in config.include:
+        check_layer(name, layers, "include")
+    exempt = dict.fromkeys((*default_exemptions(net, torch.rand(1, 3, 64, 64)), *config.exempt))
+    return QuantScheme(
+        config.format,
+        weights_only=config.weights_only,
+        calibrator=config.calibrator,
+        percentile=config.percentile if config.calibrator == "percentile" else None,
+        exempt=tuple(name for name in exempt if name not in config.include),
+    )
+
+
+def quantize_network(
+    net: nn.Module, quantization: dict[str, Any], frames: list[NDArray[np.float32]]
+) -> dict[str, float]:
+    """Insert quantizers and set their ranges, in place.
+
+    Args:
+        net: A float network.
+        quantization: Fields of :class:`QuantScheme`, as the manifest keeps them.
+        frames: Blurred pictures, each (1, 3, H, W) float32 in [0, 1].
+
+    Returns:
+        The largest magnitude that entered each layer with a quantized input.
+
+    Raises:
+        ConfigError: The pictures are no good to calibrate on, or an exempt layer does not exist.
+        ArtifactError: NaN or infinite values enter a layer.
     """
     if not frames:
         raise ConfigError("there are no pictures to calibrate on", hint="give a folder of photographs to --data")
     insert_quantizers(net, quantization)
-    with torch.no_grad(), calibrating(net):
-        for frame in frames:
-            net(torch.from_numpy(frame))
+    return calibrate(net, frames, from_table(QuantScheme, quantization, "quantization"))
 
 
 def calibration_frames(config: QatConfig) -> list[NDArray[np.float32]]:
@@ -76,3 +155,44 @@ def calibration_frames(config: QatConfig) -> list[NDArray[np.float32]]:
         for index, photo in enumerate(photos)
     )
     return [to_batch(pair.blurred) for pair in shaken]
+
+
+def round_float_weights(net: nn.Module) -> None:
+    """Round the weights of exempt layers to float16, in which the ONNX file stores them, in place.
+
+    A weight beyond float16 stays as it is, and is stored as it is.
+    """
+    parameters = dict(net.named_parameters())
+    for name in exempt_layers(net):
+        weight = parameters[f"{name}.weight"].data
+        if float(weight.abs().max()) <= _FP16_MAX:
+            weight.copy_(weight.half().float())
+
+
+def _load_float(source: Artifact) -> nn.Module:
+    if source.network.quantization is not None:
+        raise ArtifactError(f"{source.path} is quantized already", hint="start from the float checkpoint before it")
+    return load_network(source)
+
+
+def _following(follower: RangeFollower, config: QatConfig, on_step: OnStep | None) -> OnStep:
+    """The caller's ``on_step``, after the ranges have followed the step if they are not frozen yet."""
+    learning = config.tuning.fit.steps * (1 - config.freeze_share)
+
+    def after_step(step: int, steps: int, loss: float) -> None:
+        if step <= learning:
+            follower.step()
+        if on_step:
+            on_step(step, steps, loss)
+
+    return after_step
+
+
+def _require_budget(budget: BudgetReport | None, config: QatConfig, artifact: Artifact) -> None:
+    if budget is None or config.max_drop is None or budget.drop_db <= config.max_drop:
+        return
+    raise BudgetError(
+        f"{budget.drop_db:.3f} dB are lost, more than the {config.max_drop:g} dB allowed, with {len(budget.exempted)} "
+        f"layers put back to float; the best network is kept in {artifact.directory}",
+        hint="give a larger --max-drop, more fine-tuning (--steps), or another --calibrator",
+    )

@@ -1,8 +1,8 @@
-"""Store quantized weights as int8.
+"""Store quantized weights as int8 or float8.
 
 The exporter writes a fake-quantized weight as float initialiser, QuantizeLinear, DequantizeLinear, once per use. The
 float copy is what the file was meant to lose: here the quantization is carried out, and the uses of one weight share
-one int8 initialiser and one DequantizeLinear.
+one initialiser of 8-bit codes and one DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -11,13 +11,35 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 _INT8_MIN, _INT8_MAX = -128, 127
+_FP8_MAX = float(torch.finfo(torch.float8_e4m3fn).max)
+_FP8_DOMAIN = "trt"
+_FP8_ZERO = "float8_zero"
+
+
+def write_standard_fp8(model: onnx.ModelProto) -> None:
+    """Turn ModelOpt's private FP8 quantizers into ONNX QuantizeLinear and DequantizeLinear (opset 19), in place.
+
+    A zero point of type FLOAT8E4M3FN is what says that the codes are float8.
+    """
+    nodes = [node for node in model.graph.node if node.domain == _FP8_DOMAIN]
+    for node in nodes:
+        node.domain, node.op_type = "", node.op_type.removeprefix("TRT_FP8")
+        node.input.append(_FP8_ZERO)
+    if nodes:
+        model.graph.initializer.append(helper.make_tensor(_FP8_ZERO, TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True))
+    kept = [entry for entry in model.opset_import if entry.domain != _FP8_DOMAIN]
+    opsets = [helper.make_opsetid(entry.domain, entry.version) for entry in kept]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
 
 
 def fold_weight_quantizers(model: onnx.ModelProto) -> int:
-    """Replace every QuantizeLinear of a weight by the int8 initialiser it computes, in place.
+    """Replace every QuantizeLinear of a weight by the initialiser of codes it computes, in place.
 
     Args:
         model: A model straight from the exporter, Constant nodes gathered by :func:`share_constants`.
@@ -39,11 +61,37 @@ def fold_weight_quantizers(model: onnx.ModelProto) -> int:
             replaced[node.output[0]] = folded[weight]
         else:
             folded[weight] = node.output[0]
-            _store_int8(graph, node, weight, constants)
+            _store_codes(graph, node, weight, constants)
             kept.append(node)
-    _set_nodes(graph, kept, replaced)
+    set_nodes(graph, kept, replaced)
     remove_unused(model)
     return len(folded)
+
+
+def quantize_before_concat(model: onnx.ModelProto) -> None:
+    """Let int8 values be joined instead of quantizing what was joined, in place.
+
+    Both are the same, number by number, and the joined copy is a quarter of the bytes. OpenVINO 2026.4 needs it so: a
+    convolution behind a quantizer behind a Concat of floats comes out wrong there, by as much as its largest value.
+    """
+    graph = model.graph
+    makers = {node.output[0]: node for node in graph.node}
+    int8 = {item.name for item in graph.initializer if item.data_type == TensorProto.INT8}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        joint = makers.get(node.input[0]) if node.op_type == "QuantizeLinear" and node.input[2] in int8 else None
+        if joint is None or joint.op_type != "Concat":
+            kept.append(node)
+            continue
+        parts = [f"{node.output[0]}.{index}" for index in range(len(joint.input))]
+        for source, part in zip(joint.input, parts, strict=True):
+            kept.append(helper.make_node("QuantizeLinear", [source, *node.input[1:]], [part], name=part))
+        joined = onnx.NodeProto.FromString(joint.SerializeToString())
+        joined.input[:] = parts
+        joined.output[:] = node.output
+        kept.append(joined)
+    set_nodes(graph, kept, {})
+    remove_unused(model)
 
 
 def drop_idle_casts(model: onnx.ModelProto) -> None:
@@ -58,7 +106,7 @@ def drop_idle_casts(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT and node.input[0] in floats:
             idle[node.output[0]] = idle.get(node.input[0], node.input[0])
-    _set_nodes(model.graph, [node for node in model.graph.node if node.output[0] not in idle], idle)
+    set_nodes(model.graph, [node for node in model.graph.node if node.output[0] not in idle], idle)
 
 
 def share_constants(model: onnx.ModelProto) -> None:
@@ -83,7 +131,7 @@ def share_constants(model: onnx.ModelProto) -> None:
             replaced[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    _set_nodes(graph, kept, replaced)
+    set_nodes(graph, kept, replaced)
 
 
 def remove_unused(model: onnx.ModelProto) -> None:
@@ -95,13 +143,13 @@ def remove_unused(model: onnx.ModelProto) -> None:
         if needed.intersection(node.output):
             needed.update(node.input)
             kept.append(node)
-    _set_nodes(graph, kept[::-1], {})
+    set_nodes(graph, kept[::-1], {})
     initializers = [onnx.TensorProto.FromString(i.SerializeToString()) for i in graph.initializer if i.name in needed]
     del graph.initializer[:]
     graph.initializer.extend(initializers)
 
 
-def _set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], renamed: dict[str, str]) -> None:
+def set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], renamed: dict[str, str]) -> None:
     """Make these the graph's nodes, with some of their inputs renamed."""
     # Clearing the list frees its nodes, so what stays is copied first.
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -112,20 +160,31 @@ def _set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], renamed: dic
     graph.node.extend(copies)
 
 
-def _store_int8(
+def _store_codes(
     graph: onnx.GraphProto, dequantize: onnx.NodeProto, weight: str, constants: Mapping[str, onnx.TensorProto]
 ) -> None:
-    """Point a DequantizeLinear at new int8, scale and zero-point initialisers that carry the weight's name."""
+    """Point a DequantizeLinear at new initialisers of codes, scale and zero point that carry the weight's name."""
     scale = numpy_helper.to_array(constants[dequantize.input[1]]).astype(np.float32)
+    zero = constants.get(dequantize.input[2])
     axis = next((attribute.i for attribute in dequantize.attribute if attribute.name == "axis"), 1)
     values = numpy_helper.to_array(constants[weight]).astype(np.float32)
     shape = [1] * values.ndim
     if scale.ndim:
         shape[axis] = scale.size
-    codes = np.clip(np.rint(values / scale.reshape(shape)), _INT8_MIN, _INT8_MAX).astype(np.int8)
-    for index, (suffix, array) in enumerate(
-        [("int8", codes), ("scale", scale), ("zero", np.zeros(scale.shape, np.int8))]
-    ):
-        name = f"{weight}.{suffix}"
-        graph.initializer.append(numpy_helper.from_array(array, name))
-        dequantize.input[index] = name
+    scaled = values / scale.reshape(shape)
+    if zero is not None and zero.data_type == TensorProto.FLOAT8E4M3FN:
+        stored = [_float8(f"{weight}.fp8", scaled), numpy_helper.from_array(scale, f"{weight}.scale"), zero]
+    else:
+        codes = np.clip(np.rint(scaled), _INT8_MIN, _INT8_MAX).astype(np.int8)
+        arrays = {"int8": codes, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
+        stored = [numpy_helper.from_array(array, f"{weight}.{kind}") for kind, array in arrays.items()]
+    for index, tensor in enumerate(stored):
+        if tensor is not zero:
+            graph.initializer.append(tensor)
+        dequantize.input[index] = tensor.name
+
+
+def _float8(name: str, values: NDArray[np.float32]) -> TensorProto:
+    """Values as E4M3, rounded to nearest and cut off at the largest."""
+    codes = torch.from_numpy(np.clip(values, -_FP8_MAX, _FP8_MAX)).to(torch.float8_e4m3fn).view(torch.uint8)
+    return helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, values.shape, codes.numpy().tobytes(), raw=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
 from deblur_deploy.export.fold import remove_unused, share_constants
+from deblur_deploy.export.shrink import restore_float_weights
 from deblur_deploy.network.onnx_cost import share_of_macs
 
 FP16_MAX = float(np.finfo(np.float16).max)
@@ -124,6 +125,7 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """
     floats = onnx.ModelProto()
     floats.CopyFrom(model)
+    restore_float_weights(floats)
     graph = floats.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     quantized: dict[str, str] = {}  # an activation's integers -> the floats they were made from
@@ -136,6 +138,11 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             node.input[slot] = replaced.get(name, name)
         if node.op_type == "QuantizeLinear":
             quantized[node.output[0]] = node.input[0]
+        elif node.op_type == "Concat" and quantized.keys() >= set(node.input):
+            node.input[:] = [quantized[name] for name in node.input]
+            integers, node.output[0] = node.output[0], f"{node.output[0]}.float"
+            quantized[integers] = node.output[0]
+            nodes.append(node)
         elif node.op_type != "DequantizeLinear":
             nodes.append(node)
         else:
@@ -145,15 +152,19 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
                 graph.initializer.append(_dequantized(node, initializers))
                 weights[key] = node.output[0]
             replaced[node.output[0]] = quantized.get(node.input[0]) or weights[key]
-    for node in nodes:
-        if integers := quantized.keys() & set(node.input):
-            raise ExportError(
-                f"node {node.name!r} ({node.op_type}) uses {min(integers)!r} as integers",
-                hint="export the float checkpoint instead: `deblur-deploy export-onnx SOURCE`",
-            )
+    _check_no_integers_left(nodes, quantized.keys())
     nodes += [helper.make_node("Identity", [replaced[o.name]], [o.name]) for o in graph.output if o.name in replaced]
     _replace_nodes(floats, nodes)
     return floats, pairs
+
+
+def _check_no_integers_left(nodes: Iterable[onnx.NodeProto], integers: Collection[str]) -> None:
+    for node in nodes:
+        if misused := set(integers) & set(node.input):
+            raise ExportError(
+                f"node {node.name!r} ({node.op_type}) uses {min(misused)!r} as integers",
+                hint="export the float checkpoint instead: `deblur-deploy export-onnx SOURCE`",
+            )
 
 
 class _Retyper:

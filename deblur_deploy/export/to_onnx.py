@@ -3,7 +3,7 @@
 The network is traced at a fixed size that its pyramid divides; padding and cropping are put around it, so the file
 takes and gives exactly the size that was asked for. The deformable convolution is a ``deblur::DeformConv2d`` node with
 a local function (see ``deform_function.py``). A quantized network comes out with QuantizeLinear/DequantizeLinear pairs
-on activations and with weights stored as int8.
+on activations and with weights stored as int8 or float8; what stays in float is stored as float16.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ExportError
 from deblur_deploy.export.deform_function import DOMAIN, OP_TYPE, OPSET, add_deform_conv_functions
-from deblur_deploy.export.fold import drop_idle_casts, fold_weight_quantizers, share_constants
+from deblur_deploy.export.fold import (
+    drop_idle_casts,
+    fold_weight_quantizers,
+    quantize_before_concat,
+    share_constants,
+    write_standard_fp8,
+)
+from deblur_deploy.export.shrink import halve_float_weights, merge_duplicates, shorten
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.onnx_cost import share_of_macs
@@ -89,12 +96,18 @@ def network_to_onnx(net: nn.Module, resolution: Resolution) -> onnx.ModelProto:
         math.ceil(resolution.height / MULTIPLE_OF) * MULTIPLE_OF,
     )
     model = _trace(_LastScale(net), padded)
+    write_standard_fp8(model)
     share_constants(model)
-    fold_weight_quantizers(model)
+    quantized = fold_weight_quantizers(model)
     _pad_and_crop(model, resolution, padded)
     _strip(model)
-    add_deform_conv_functions(model)
     drop_idle_casts(model)
+    if quantized:
+        quantize_before_concat(model)
+        halve_float_weights(model)
+    merge_duplicates(model)
+    shorten(model)
+    add_deform_conv_functions(model)
     model.ir_version = min(model.ir_version, 10)
     model.producer_name = "deblur-deploy"
     try:

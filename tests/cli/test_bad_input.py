@@ -120,6 +120,29 @@ def test_a_layer_that_does_not_exist(refuse, made):
     assert "there is no layer 'levels.9'" in refuse(2, "qat", made["import"], "--exempt", "levels.9", "--steps", 1)
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--include", "levels.9"], "there is no layer 'levels.9' to include"),
+        (["--include", "head", "--exempt", "head"], "exempt and include both name {'head'}"),
+        (["--format", "int4"], "format is 'int4'"),
+        (["--calibrator", "mean"], "calibrator is 'mean'"),
+        (["--percentile", "101"], "percentile is 101"),
+        (["--max-drop", "-1"], "max_drop is -1"),
+        (["--format", "fp8", "--calibrator", "entropy"], "FP8 has none"),
+    ],
+)
+def test_bad_settings_of_quantization(refuse, made, options, complaint):
+    assert complaint in refuse(2, "qat", made["import"], *options, "--steps", 1)
+
+
+def test_flat_photographs_to_calibrate_on(refuse, made, tmp_path):
+    (tmp_path / "flat").mkdir()
+    save_rgb(tmp_path / "flat" / "grey.png", np.full((160, 208, 3), 128, np.uint8))
+    message = refuse(2, "qat", made["import"], "--data", tmp_path / "flat", "--steps", 1)
+    assert "all are flat" in message
+
+
 @pytest.mark.rtx
 def test_an_unknown_card_or_flavour(refuse, made):
     assert "'RTX 9999'" in refuse(2, "export-trt", made["import"], "--target", "RTX 9999")

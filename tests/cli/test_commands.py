@@ -193,7 +193,10 @@ def test_eval_of_photographs_without_sharp_ones(run, made, photo, tmp_path):
 def test_inspect(run, made):
     answer = run("inspect", made["export-onnx"], "--json").done().json
 
-    assert answer.keys() == {"kind", "stage", "bytes", "params", "gmacs", "multiple_of", "precision", "history"}
+    keys = {"kind", "stage", "bytes", "params", "gmacs", "multiple_of", "precision", "history"}
+    assert answer.keys() == keys | {"bytes_by_category", "findings"}
+    assert sum(answer["bytes_by_category"].values()) == answer["bytes"]
+    assert {finding["rule"] for finding in answer["findings"]} == {"residual", "island"}
     assert (answer["kind"], answer["stage"]) == ("onnx", "export-onnx")
     assert answer["bytes"] == load_artifact(made["export-onnx"]).path.stat().st_size
     assert [step["stage"] for step in answer["history"]] == ROAD
@@ -204,6 +207,10 @@ def test_inspect(run, made):
     assert run("inspect", made["qat"], "--json").done().json["precision"] is None  # it only simulates INT8
     text = run("inspect", made["qat"]).done().out
     assert "a quantized checkpoint from qat" in text
+    assert "quantized INT8, ranges by max; in float: levels.0.enter, deform.deform.conv_offset, head" in text
+    graph = run("inspect", made["export-onnx"]).done().out
+    assert "fusion    /deform/deform/DeformConv2d: this DeformConv2d runs in float between integer layers" in graph
+    assert "bytes     quantized weights" in graph
     assert "level_channels = [8, 8, 16]" in text
 
 
@@ -226,6 +233,32 @@ def test_the_waterfall_is_read_from_the_history():
         ["export-onnx", when, size, "500", "1.0", "–", "–", "–"],
         ["to-fp16", when, size, "500", "1.0", "29.90", "0.00", "–"],
     ]
+
+
+def test_qat_scans_layers(run, made, tmp_path):
+    answer = run("qat", made["prune"], "--scan", "--out", tmp_path / "scan", "--json").done().json
+
+    drops = [layer["drop_db"] for layer in answer["layers"]]
+    assert drops == sorted(drops, reverse=True)
+    assert {layer["layer"] for layer in answer["layers"]} > {"head", "deform.deform", "pyramid.up.0"}
+    assert [Path(path).name for path in answer["files"]] == ["sensitivity.csv", "sensitivity.json"]
+    assert all(Path(path).is_file() for path in answer["files"])
+
+
+def test_qat_takes_every_setting(run, made, tmp_path):
+    options = ("--format", "fp8", "--weights-only", "--include", "head", "--exempt", "recurrent.gate", "--steps", 0)
+    ranges = ("--calibrator", "percentile", "--percentile", 99.5, "--max-drop", 50)
+    run("qat", made["prune"], *options, *ranges, "--out", tmp_path / "qat").done()
+
+    assert load_artifact(tmp_path / "qat").network.quantization == {
+        "format": "fp8",
+        "bits": 8,
+        "weights_only": True,
+        "calibrator": "percentile",
+        "percentile": 99.5,
+        "exempt": ["levels.0.enter", "deform.deform.conv_offset", "recurrent.gate"],
+    }
+    assert "quantized FP8, weights only, ranges by percentile" in run("inspect", tmp_path / "qat").done().out
 
 
 @pytest.mark.rtx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 import torch
 
 from deblur_deploy.artifact import MANIFEST, load_artifact, new_step
-from deblur_deploy.compress.quantize import qat, quantize_network
+from deblur_deploy.compress import quantize
+from deblur_deploy.compress.finetune import evaluation_pairs
+from deblur_deploy.compress.quantize import plan_scheme, qat, quantize_network
 from deblur_deploy.config import FitConfig, QatConfig, ShakeConfig, TuningConfig
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
+from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.images import save_rgb, to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
-from deblur_deploy.network.fake_quant import default_exemptions, read_ranges
+from deblur_deploy.network.fake_quant import default_exemptions, quantizable_layers, read_ranges
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 EXEMPT = ("levels.0.enter", "deform.deform.conv_offset", "head")
@@ -47,6 +51,56 @@ def test_weights_are_rounded_per_output_channel_and_activations_per_tensor(net, 
     assert not any(name.startswith(EXEMPT) for name in ranges)
 
 
+def test_of_a_deformable_convolution_only_the_weights_are_quantized(net, photo):
+    original = net.deform.deform.weight.detach().clone()
+    quantize_network(net, {"bits": 8, "exempt": list(EXEMPT)}, [to_batch(photo)])
+
+    ranges = {name for name in read_ranges(net) if name.startswith("deform")}
+    assert ranges == {"deform.deform.weight_quantizer._amax"}
+    step = original.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert torch.allclose(net.deform.deform.weight, (original / step).round() * step, atol=1e-6)
+    assert torch.equal(net.state_dict()["deform.deform.weight"], original)  # what is stored is not rounded
+
+
+def test_a_deformable_convolution_can_be_exempt_while_its_offsets_are_not(net, photo):
+    scheme = plan_scheme(net, QatConfig(exempt=("deform.deform",), include=("deform.deform.conv_offset",)))
+    quantize_network(net, dataclasses.asdict(scheme), [to_batch(photo)])
+
+    ranges = {name.rsplit(".", 1)[0] for name in read_ranges(net) if name.startswith("deform")}
+    assert ranges == {f"deform.deform.conv_offset.{part}_quantizer" for part in ("weight", "input")}
+
+
+def test_default_exemptions_can_be_quantized_by_name(net):
+    scheme = plan_scheme(net, QatConfig(exempt=("recurrent.gate",), include=("head",)))
+
+    assert scheme.exempt == ("levels.0.enter", "deform.deform.conv_offset", "recurrent.gate")
+    with pytest.raises(ConfigError, match="no layer 'haed' to include") as caught:
+        plan_scheme(net, QatConfig(include=("haed",)))
+    assert "'head'" in caught.value.hint
+    with pytest.raises(ConfigError, match="exempt and include both name"):
+        QatConfig(exempt=("head",), include=("head",))
+
+
+@pytest.mark.parametrize("number_format", ["int8", "fp8"])
+def test_weights_only_leaves_activations_in_float(net, photo, number_format):
+    scheme = plan_scheme(net, QatConfig(format=number_format, weights_only=True))
+    quantize_network(net, dataclasses.asdict(scheme), [to_batch(photo)])
+
+    names = {name.split(".")[-2] for name in read_ranges(net)}
+    assert names == {"weight_quantizer"}
+
+
+def test_fp8_weights_are_e4m3_with_one_scale_per_layer(net, photo):
+    weight = net.pyramid.up[0].weight.detach().clone()
+    quantize_network(net, dataclasses.asdict(plan_scheme(net, QatConfig(format="fp8"))), [to_batch(photo)])
+
+    scale = weight.abs().max() / 448
+    expected = (weight / scale).to(torch.float8_e4m3fn).float() * scale
+    assert read_ranges(net)["pyramid.up.0.weight_quantizer._amax"].numel() == 1
+    with net.pyramid.up[0].quantize_weight():
+        assert torch.allclose(net.pyramid.up[0].weight, expected, rtol=1e-5)
+
+
 def test_quantization_changes_the_picture_a_little(net, photo):
     frame = torch.from_numpy(to_batch(photo))
     with torch.no_grad():
@@ -58,18 +112,16 @@ def test_quantization_changes_the_picture_a_little(net, photo):
 
 
 def test_exempting_all_but_one_quantizes_that_one(net, photo):
-    layers = [n for n, m in net.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))]
+    others = [name for name in quantizable_layers(net) if name != "recurrent.gate"]
 
-    quantize_network(net, {"bits": 8, "exempt": [n for n in layers if n != "recurrent.gate"]}, [to_batch(photo)])
+    quantize_network(net, {"bits": 8, "exempt": others}, [to_batch(photo)])
 
     assert {name.rsplit(".", 2)[0] for name in read_ranges(net)} == {"recurrent.gate"}
 
 
 def test_exempting_everything_is_refused(net, photo):
-    layers = [n for n, m in net.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))]
-
     with pytest.raises(ConfigError, match="nothing is left to quantize"):
-        quantize_network(net, {"bits": 8, "exempt": layers}, [to_batch(photo)])
+        quantize_network(net, {"bits": 8, "exempt": list(quantizable_layers(net))}, [to_batch(photo)])
 
 
 def test_an_exempt_layer_that_does_not_exist_is_refused(net, photo):
@@ -85,7 +137,7 @@ def test_any_unknown_name_gets_the_nearest_layer(net, photo):
         assert caught.value.hint.startswith("the nearest convolution is '")
 
 
-@pytest.mark.parametrize("name", ["levels", "deform", "deform.deform", "recurrent", "pyramid", "pyramid.up"])
+@pytest.mark.parametrize("name", ["levels", "deform", "recurrent", "pyramid", "pyramid.up"])
 def test_a_part_that_holds_convolutions_is_no_exemption(net, photo, name):
     with pytest.raises(ConfigError, match=f"'{name}' is no convolution") as caught:
         quantize_network(net, {"bits": 8, "exempt": [name, "head"]}, [to_batch(photo)])
@@ -115,7 +167,14 @@ def test_a_quantized_artifact_is_plain_data_and_rebuilds_bit_for_bit(net, config
     quantized = qat(source, config, tmp_path / "qat")
 
     manifest = json.loads((tmp_path / "qat" / MANIFEST).read_text())
-    assert manifest["network"]["quantization"] == {"bits": 8, "exempt": list(EXEMPT)}
+    assert manifest["network"]["quantization"] == {
+        "format": "int8",
+        "bits": 8,
+        "weights_only": False,
+        "calibrator": "max",
+        "percentile": None,
+        "exempt": list(EXEMPT),
+    }
     frame = torch.from_numpy(np.random.default_rng(0).random((1, 3, 40, 52), dtype=np.float32))
     first, second = (load_network(load_artifact(tmp_path / "qat")) for _ in range(2))
     with torch.no_grad():
@@ -133,3 +192,102 @@ def test_quantizing_twice_is_refused(net, config, tmp_path):
     with pytest.raises(ArtifactError, match="quantized already"):
         qat(quantized, config, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def watch_quantize_network(monkeypatch):
+    """A list that gets the network that ``qat`` works on."""
+    seen, real = [], quantize.quantize_network
+
+    def quantize_and_note(network, *rest):
+        seen.append(network)
+        return real(network, *rest)
+
+    monkeypatch.setattr(quantize, "quantize_network", quantize_and_note)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"format": "fp8"}, {"weights_only": True}, {"calibrator": "percentile", "percentile": 99.9, "include": ("head",)}],
+    ids=["fp8", "weights only", "percentile"],
+)
+def test_every_scheme_rebuilds_bit_for_bit(net, config, tmp_path, settings, monkeypatch):
+    source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+    seen = watch_quantize_network(monkeypatch)
+
+    qat(source, dataclasses.replace(config, **settings), tmp_path / "qat")
+
+    frame = torch.from_numpy(np.random.default_rng(0).random((1, 3, 32, 48), dtype=np.float32))
+    tuned = seen[0].to(memory_format=torch.contiguous_format)  # sums are rounded by the order in memory
+    with torch.no_grad():
+        assert torch.equal(load_network(load_artifact(tmp_path / "qat"))(frame), tuned(frame))
+
+
+def test_weights_that_stay_in_float_are_exact_in_float16(net, config, tmp_path):
+    source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+
+    tuned = load_network(qat(source, config, tmp_path / "qat"))
+
+    for name in EXEMPT:
+        weight = tuned.get_submodule(name).weight
+        assert torch.equal(weight, weight.half().float())
+
+
+def ranges_during(net, config, tmp_path, monkeypatch, freeze_share):
+    """Ranges after each of four fine-tuning steps."""
+    source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+    tuning = dataclasses.replace(config.tuning, fit=dataclasses.replace(config.tuning.fit, steps=4, lr=1e-2))
+    config = dataclasses.replace(config, freeze_share=freeze_share, tuning=tuning, calibrator="percentile")
+    seen = watch_quantize_network(monkeypatch)
+    history = []
+
+    def note(*_):
+        history.append({name: amax.clone() for name, amax in read_ranges(seen[0]).items()})
+
+    qat(source, config, tmp_path / "qat", note)
+    return history
+
+
+def test_ranges_follow_the_network_and_freeze_for_the_last_share(net, config, tmp_path, monkeypatch):
+    history = ranges_during(net, config, tmp_path, monkeypatch, freeze_share=0.5)
+
+    for kind in ("input_quantizer", "weight_quantizer"):
+        name = f"recurrent.gate.{kind}._amax"
+        assert not torch.equal(history[0][name], history[1][name])
+        assert torch.equal(history[1][name], history[2][name])
+        assert torch.equal(history[2][name], history[3][name])
+
+
+def test_ranges_frozen_from_the_start_are_those_of_calibration(net, config, tmp_path, monkeypatch):
+    history = ranges_during(net, config, tmp_path, monkeypatch, freeze_share=1.0)
+
+    assert all(torch.equal(history[0][name], history[3][name]) for name in history[0])
+
+
+def test_a_budget_that_holds_exempts_nothing(net, config, tmp_path):
+    source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+
+    figures = qat(source, dataclasses.replace(config, max_drop=20.0), tmp_path / "qat").figures
+
+    assert figures["exempted"] == []
+    assert figures["drop_db"] == pytest.approx(figures["psnr_float_db"] - figures["psnr_db"])
+
+
+def test_a_missed_budget_keeps_and_names_the_best_artifact(net, config, tmp_path):
+    source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+    fit = dataclasses.replace(config.tuning.fit, lr=1e-2)  # ruins the weights, which no exemption mends
+    tuning = dataclasses.replace(config.tuning, fit=fit)
+    few = tuple(name for name in quantizable_layers(net) if not name.startswith(("levels.2", "recurrent")))
+    ruinous = dataclasses.replace(config, max_drop=0.0, exempt=few, tuning=tuning)
+
+    with pytest.raises(BudgetError, match="more than the 0 dB allowed") as caught:
+        qat(source, ruinous, tmp_path / "qat")
+
+    kept = load_artifact(tmp_path / "qat")
+    assert str(kept.directory) in caught.value.message
+    assert kept.figures["drop_db"] == min(kept.figures["drops_db"]) > 0
+    assert set(kept.figures["exempted"]) | set(few) == set(kept.network.quantization["exempt"])
+    assert len(kept.figures["drops_db"]) == len(kept.figures["sensitivity"])  # all but one were tried
+    pairs = evaluation_pairs(config.tuning)
+    measured = kept.figures["psnr_float_db"] - evaluate_network(load_network(kept), pairs)
+    assert measured == pytest.approx(kept.figures["drop_db"], abs=0.02)

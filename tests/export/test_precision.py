@@ -181,6 +181,16 @@ def test_dropping_from_a_float_network_changes_nothing(network: onnx.ModelProto)
     assert [n.name for n in floats.graph.node] == [n.name for n in network.graph.node]
 
 
+def test_joined_integers_become_joined_floats() -> None:
+    body = """
+        q = QuantizeLinear(x, s, z)   r = Relu(x)   p = QuantizeLinear(r, s, z)
+        j = Concat <axis = 1> (q, p)   y = DequantizeLinear(j, s, z)"""
+    floats, pairs = drop_quantization(conv_graph(body, s=np.float32(0.05), z=np.int8(0)))
+    assert pairs == 1
+    assert [node.op_type for node in floats.graph.node] == ["Relu", "Concat", "Identity"]
+    assert list(floats.graph.node[1].input) == ["x", "r"]
+
+
 def test_quantized_output_becomes_float() -> None:
     floats, _ = drop_quantization(conv_graph("q = QuantizeLinear(x, s) y = DequantizeLinear(q, s)", s=np.float32(0.1)))
     batch = np.random.default_rng(1).random((1, 2, 4, 4), np.float32)

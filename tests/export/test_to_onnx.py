@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 import torch
@@ -15,7 +16,13 @@ from deblur_deploy.compress.quantize import quantize_network
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ArtifactError, ExportError
 from deblur_deploy.export.deform_function import add_deform_conv_functions, deform_conv_function
-from deblur_deploy.export.fold import drop_idle_casts, fold_weight_quantizers, remove_unused, share_constants
+from deblur_deploy.export.fold import (
+    drop_idle_casts,
+    fold_weight_quantizers,
+    quantize_before_concat,
+    remove_unused,
+    share_constants,
+)
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
 from deblur_deploy.images import Resolution, to_batch
 from deblur_deploy.network.checkpoint import save_network, spec_of
@@ -89,20 +96,30 @@ def _quantized(net: SRN, photo: np.ndarray) -> SRN:
     return net
 
 
+def weight_behind(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """For every layer on every scale, the initialiser that its weight is stored in."""
+    makers = {node.output[0]: node for node in model.graph.node}
+    stored = {item.name: item for item in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "DeformConv2d"):
+            name = node.input[1]
+            found[node.name] = stored[makers[name].input[0] if name in makers else name]
+    return found
+
+
 def test_a_quantized_network_has_int8_weights_and_no_float_copies(net, photo):
-    layers = {n for n, m in net.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))}
     model = network_to_onnx(_quantized(net, photo), Resolution(48, 32))
 
-    by_type: dict[int, set[str]] = {}
-    for item in model.graph.initializer:
-        by_type.setdefault(item.data_type, set()).add(item.name)
-    int8 = {n.removeprefix("net.").removesuffix(".weight.int8") for n in by_type[TensorProto.INT8] if "int8" in n}
-    assert int8 == layers - set(EXEMPT)
-    float_weights = {n.removeprefix("net.") for n in by_type[TensorProto.FLOAT] if n.endswith(".weight")}
-    assert float_weights == {f"{name}.weight" for name in EXEMPT} | {"deform.deform.weight"}
-    biases = {n for n in by_type[TensorProto.FLOAT] if n.endswith(".bias")}
-    assert len(biases) == len(layers)  # TensorRT-RTX refuses biases that are not float
-    assert not any(node.op_type == "Cast" for node in model.graph.node)
+    weights = weight_behind(model)
+    assert {item.data_type for item in weights.values()} == {TensorProto.INT8, TensorProto.FLOAT16}
+    halves = {name: item.name for name, item in weights.items() if item.data_type == TensorProto.FLOAT16}
+    assert len(set(halves.values())) == len(EXEMPT)
+    assert all(any(part in name for part in ("levels.0/enter", "conv_offset", "head")) for name in halves)
+    left = [item for item in model.graph.initializer if item.data_type == TensorProto.FLOAT]
+    assert all(len(item.dims) <= 1 for item in left)  # scales, and biases: TensorRT-RTX refuses any that are not float
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    assert len(casts) == len(EXEMPT)  # one for each weight, not for each use
 
 
 def test_a_quantized_file_computes_what_fake_quantization_computes(net, photo):
@@ -268,6 +285,27 @@ def test_a_weight_used_twice_is_folded_once():
     stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     assert stored["w.int8"].dtype == np.int8
     assert stored["w.int8"].flatten().tolist() == [50, -127]
+
+
+def test_values_are_quantized_before_they_are_joined():
+    rng = np.random.default_rng(2)
+    head = '<ir_version: 9, opset_import: ["": 19]> g (float[1,2,4,4] x) => (float[1,4,4,4] y, float[1,4,4,4] c)'
+    body = "r = Relu(x) c = Concat <axis = 1> (x, r) q = QuantizeLinear(c, s, z) y = DequantizeLinear(q, s, z)"
+    model = onnx.parser.parse_model(f"{head} {{ {body} }}")
+    constants = {"s": np.float32(0.02), "z": np.int8(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in constants.items())
+    x = rng.standard_normal((1, 2, 4, 4), dtype=np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    before = InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+
+    quantize_before_concat(model)
+
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds == ["Relu", "Concat", "QuantizeLinear", "QuantizeLinear", "Concat", "DequantizeLinear"]
+    onnx.checker.check_model(model, full_check=True)
+    after = InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_two_geometries_in_one_model_have_a_function_each():
