@@ -79,7 +79,7 @@ class Compression:
         """Everything that is known about one keep ratio; what an earlier scenario made and measured is taken over."""
         from deblur_deploy.cli.budgets import fastest
         from deblur_deploy.cli.console import Output
-        from deblur_deploy.cli.findings import latency_ms, measure_latency, measure_quality
+        from deblur_deploy.cli.findings import latency_ms, measure_latency, read_quality
         from deblur_deploy.cli.journey import travel
         from deblur_deploy.cli.recipe import Recipe
         from deblur_deploy.cli.tuning import with_tuning
@@ -93,7 +93,7 @@ class Compression:
         )
         directory, output = RUNS / f"{self.model}-{keep:g}", Output(as_json=True)
         journey = travel(original, recipe, directory, output)
-        psnr_db = measure_quality(journey, recipe, directory, output)["psnr_db"]
+        psnr_db = read_quality(journey)["psnr_db"]
         bench = measure_latency(journey, self.bench, directory, output)
         eager_ms, (runtime, int8_ms) = latency_ms(journey, "original", bench, "torch"), fastest(journey, "int8", bench)
         sizes = {row: graph.path.stat().st_size for row, graph in journey.onnx.items()}

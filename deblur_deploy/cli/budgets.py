@@ -17,7 +17,7 @@ def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], ben
     Args:
         budget: What must hold.
         journey: What the run made; all of it is kept, whatever comes out here.
-        quality: As ``measure_quality`` gives it.
+        quality: As ``read_quality`` gives it.
         bench: As ``measure_latency`` gives it, or None where nothing was timed.
 
     Raises:

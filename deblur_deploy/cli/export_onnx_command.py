@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Res, Runs, Source, new_directory
@@ -15,14 +20,34 @@ def is_checkpoint(artifact: Artifact) -> bool:
 
 
 def command(
-    source: Source = None, res: Res = "640x360", runs: Runs = RUNS, out: Out = None, as_json: Json = False
+    source: Source = None,
+    res: Res = "640x360",
+    evaluation: Annotated[
+        Path | None, typer.Option("--data", help="Folder to measure quality on. Left out: the shipped pairs.")
+    ] = None,
+    evaluate: Annotated[bool, typer.Option("--eval/--no-eval", help="Measure the quality of the file.")] = True,
+    runs: Runs = RUNS,
+    out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Write one ONNX file: deblur::DeformConv2d with its meaning inside, int8 weights for a quantized source."""
     resolution = parse_resolution(res)
-    config = ExportConfig(resolution.width, resolution.height)
+    config = ExportConfig(resolution.width, resolution.height, evaluate, str(evaluation) if evaluation else None)
     from deblur_deploy.export.to_onnx import export_onnx
 
     output = Output(as_json)
     artifact = output.source(source, runs, is_checkpoint)
     output.say(f"input     1x3x{resolution.height}x{resolution.width} (NCHW)")
-    output.wrote(export_onnx(artifact, config, new_directory(out, runs, "onnx")))
+    exported = export_onnx(artifact, config, new_directory(out, runs, "onnx"))
+    report_quality(output, exported)
+    output.wrote(exported)
+
+
+def report_quality(output: Output, exported: Artifact) -> None:
+    """Print what the file restores, where that was measured."""
+    figures = exported.history[-1].figures
+    if "psnr_db" in figures:
+        pairs, runtime = figures["evaluation_images"], "onnxruntime"
+        output.say(f"quality   {figures['psnr_db']:.2f} dB in {runtime}, mean of {pairs} photographs")
+    elif reason := figures.get("quality_skipped"):
+        output.say(f"note      quality was not measured: {reason}")

@@ -10,12 +10,11 @@ from typing import Any
 
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
-from deblur_deploy.cli.journey import ENGINE_ROW, FP16_ROW, Journey
+from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.pictures import save_sheets
 from deblur_deploy.cli.recipe import Recipe
 from deblur_deploy.data.pairs import crop_pairs, load_pairs
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.evaluate import evaluate
+from deblur_deploy.errors import ArtifactError, VerificationError
 
 RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt-rtx")
 """Runtimes that have a column in the table."""
@@ -26,30 +25,42 @@ HEADINGS = (
 )
 
 
-def measure_quality(journey: Journey, recipe: Recipe, directory: Path, output: Output) -> dict[str, Any]:
-    """PSNR of every ONNX file on the evaluation pairs, and before/after pictures of the first and the last float32 one.
+def read_quality(journey: Journey) -> dict[str, Any]:
+    """What the manifests of a run's ONNX files say about their quality.
 
     Returns:
         ``images``, ``blurred_db``, and ``psnr_db`` by row of the table. An engine's row is the typed FP16 graph that it
-        was built from; FP16 graphs run in onnxruntime.
-    """
+        was built from.
 
-    def measure_now() -> dict[str, Any]:
-        output.say("measuring quality …")
+    Raises:
+        VerificationError: A file could not be evaluated when it was written.
+    """
+    steps = {name: artifact.history[-1].figures for name, artifact in journey.onnx.items()}
+    for name, figures in steps.items():
+        if reason := figures.get("quality_skipped"):
+            raise VerificationError(
+                f"the quality of {name} could not be measured: {reason}",
+                hint="give photographs of at least the size of the graphs, and pip install 'deblur-deploy[cpu]'",
+            )
+    first = steps["original"]
+    return {
+        "images": first["evaluation_images"],
+        "blurred_db": first["psnr_blurred_db"],
+        "psnr_db": {name: figures["psnr_db"] for name, figures in steps.items()},
+    }
+
+
+def show_pictures(journey: Journey, recipe: Recipe, directory: Path, output: Output) -> None:
+    """Write before/after pictures of the original and of the smallest network before FP16, unless they are there."""
+
+    def show_now() -> dict[str, Any]:
+        output.say("writing pictures …")
         pairs = crop_pairs(load_pairs(recipe.pairs_folder, "evaluation"), recipe.resolution)
-        reports = {
-            name: evaluate(artifact, pairs, "onnxruntime" if name in (FP16_ROW, ENGINE_ROW) else None)
-            for name, artifact in journey.onnx.items()
-        }
         compressed = journey.onnx[list(journey.checkpoints)[-1]]
         save_sheets(pairs, journey.onnx["original"], compressed, directory / "pictures")
-        return {
-            "images": len(pairs),
-            "blurred_db": reports["original"].psnr_blurred_db,
-            "psnr_db": {name: report.psnr_db for name, report in reports.items()},
-        }
+        return {"pictures": [pair.name for pair in pairs]}
 
-    return _kept(directory / "quality.json", _key(journey, recipe.pairs_folder), measure_now)
+    _kept(directory / "pictures.json", _key(journey, recipe.pairs_folder), show_now)
 
 
 def measure_latency(journey: Journey, config: BenchConfig, directory: Path, output: Output) -> dict[str, Any]:

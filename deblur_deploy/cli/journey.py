@@ -62,15 +62,19 @@ def travel(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> Jour
     checkpoints = _compress(source, recipe, runs, output)
     from deblur_deploy.export.to_onnx import export_onnx
 
+    pairs = str(recipe.pairs_folder) if recipe.pairs_folder else None
+    exporting = dataclasses.replace(recipe.export, evaluate=True, evaluation=pairs)
+
     def export(name: str, checkpoint: Artifact) -> Artifact:
-        return _once(runs / f"onnx-{name}", checkpoint, recipe.export, output, export_onnx)
+        return _once(runs / f"onnx-{name}", checkpoint, exporting, output, export_onnx)
 
     graphs = {name: export(name, checkpoint) for name, checkpoint in checkpoints.items()}
     engine, last = None, list(graphs.values())[-1]
     if recipe.fp16:
         from deblur_deploy.export.precision import lower_precision
 
-        last = _once(runs / "onnx-fp16", last, recipe.fp16, output, lower_precision)
+        lowering = dataclasses.replace(recipe.fp16, evaluate=True, evaluation=pairs)
+        last = _once(runs / "onnx-fp16", last, lowering, output, lower_precision)
         graphs[ENGINE_ROW if recipe.engine else FP16_ROW] = last
     if recipe.engine:
         from deblur_deploy.engine.build import build_engine
@@ -106,9 +110,9 @@ def _check_before_work(recipe: Recipe, runs: Path) -> None:
         from deblur_deploy.engine.build import check_engine_config
 
         check_engine_config(recipe.engine)
-    if folder := recipe.pairs_folder:
-        for number, photo in enumerate(load_photos(folder, "evaluation"), start=1):
-            crop_center(photo, recipe.resolution, f"photograph {number} in {folder}")
+    folder = recipe.pairs_folder
+    for number, photo in enumerate(load_photos(folder, "evaluation"), start=1):
+        crop_center(photo, recipe.resolution, f"photograph {number} in {folder or 'the shipped set'}")
 
 
 def _once(

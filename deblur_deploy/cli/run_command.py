@@ -58,7 +58,8 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
     started = time.perf_counter()
     output.say(f"source    {start.directory}")
     journey = travel(start, recipe, directory, output)
-    quality = findings.measure_quality(journey, recipe, directory, output)
+    quality = findings.read_quality(journey)
+    findings.show_pictures(journey, recipe, directory, output)
     timing = dataclasses.replace(recipe.bench, resolution=recipe.resolution) if recipe.bench else None
     bench = findings.measure_latency(journey, timing, directory, output) if timing else None
     rows = findings.summary_rows(journey, quality, bench)

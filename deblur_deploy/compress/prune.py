@@ -19,7 +19,7 @@ from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network,
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.data.crops import crop_batches
 from deblur_deploy.errors import ArtifactError
-from deblur_deploy.evaluate import evaluate_network
+from deblur_deploy.evaluate import evaluate_network, network_quality
 from deblur_deploy.network.checkpoint import build_network, load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN
@@ -84,7 +84,8 @@ def prune(
     figures: dict[str, Any] = {
         **measure_cost(net),
         "groups": [vars(group) for group in _kept(first, net)],
-        **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "psnr_db", "loss")},
+        **network_quality(net, evaluation_pairs(config.tuning)),
+        **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "loss")},
         "seconds": sum(done.seconds for done in rounds),
         "rounds": [vars(done) for done in rounds],
     }

@@ -23,7 +23,7 @@ from deblur_deploy.compress.quant_sensitivity import BudgetReport, ScanReport, h
 from deblur_deploy.config import QatConfig
 from deblur_deploy.data.shake import shake
 from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
-from deblur_deploy.evaluate import evaluate_network
+from deblur_deploy.evaluate import evaluate_network, network_quality
 from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network
 from deblur_deploy.network.fake_quant import (
@@ -68,13 +68,13 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
     with follower:
         report = finetune(net, teacher, config.tuning, _following(follower, config, on_step))
     round_float_weights(net)
-    figures |= {"psnr_db": evaluate_network(net, pairs), "seconds": report.seconds, "loss": report.loss}
+    figures |= {**network_quality(net, pairs), "seconds": report.seconds, "loss": report.loss}
     figures["drop_db"] = figures["psnr_float_db"] - figures["psnr_db"]
     budget = None
     if config.max_drop is not None:
         budget = hold_budget(net, pairs, figures["psnr_float_db"], config.max_drop)
         round_float_weights(net)
-        figures |= {"psnr_db": figures["psnr_float_db"] - budget.drop_db, **dataclasses.asdict(budget)}
+        figures |= {**network_quality(net, pairs), **dataclasses.asdict(budget)}
         scheme = dataclasses.replace(scheme, exempt=exempt_layers(net))
     spec = dataclasses.replace(source.network, quantization=dataclasses.asdict(scheme))
     artifact = save_network(out, net, spec, new_step("qat", config, source, figures), source.history)

@@ -28,6 +28,7 @@ from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
 from deblur_deploy.export.fold import remove_unused, share_constants
+from deblur_deploy.export.quality import measuring
 from deblur_deploy.export.shrink import restore_float_weights
 from deblur_deploy.network.onnx_cost import share_of_macs
 
@@ -70,6 +71,7 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
         image=source.image,
         step=new_step("to-fp16", config, source, figures),
         earlier=source.history,
+        measure=measuring(config),
     )
     return write_artifact(out, draft)
 

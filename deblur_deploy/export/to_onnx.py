@@ -33,6 +33,7 @@ from deblur_deploy.export.fold import (
     share_constants,
     write_standard_fp8,
 )
+from deblur_deploy.export.quality import measuring
 from deblur_deploy.export.shrink import halve_float_weights, merge_duplicates, shorten
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import load_network
@@ -66,16 +67,9 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     def write(path: Path) -> None:
         path.write_bytes(model.SerializeToString(deterministic=True))
 
-    draft = Draft(
-        "onnx",
-        "model.onnx",
-        write,
-        source.network,
-        image,
-        step,
-        source.history,
+    return write_artifact(
+        out, Draft("onnx", "model.onnx", write, source.network, image, step, source.history, measuring(config))
     )
-    return write_artifact(out, draft)
 
 
 def network_to_onnx(net: nn.Module, resolution: Resolution) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ from deblur_deploy.data.crops import Crops, PairedCrops, ShakenCrops, Share, bat
 from deblur_deploy.data.layouts import find_pairs
 from deblur_deploy.data.pairs import load_pairs, sharp_files
 from deblur_deploy.errors import ArtifactError
-from deblur_deploy.evaluate import evaluate_network
+from deblur_deploy.evaluate import network_quality
 from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
@@ -210,7 +210,7 @@ def _monitor(run: RunConfig, keeper: StateKeeper, devices: Devices, done: int) -
 
 def _figures(net: SRN, report: FitReport) -> dict[str, Any]:
     return {
-        "psnr_db": evaluate_network(net, load_pairs(None, "evaluation")),
+        **network_quality(net, load_pairs(None, "evaluation")),
         "seconds": round(report.seconds, 1),
         "data_seconds": round(report.data_seconds, 1),
         "loss": report.loss,

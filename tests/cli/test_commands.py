@@ -145,7 +145,7 @@ def test_verify(run, made):
 
 
 def test_verify_follows_the_difference_of_two_checkpoints_through_the_recurrence(run, made):
-    outcome = run("verify", made["prune"], made["qat"], "--json").done()
+    outcome = run("verify", made["prune"], made["qat"], "--psnr-db", 20, "--json").done()
 
     assert outcome.json["drift"].keys() == {"scales", "applications", "growth"}
     assert (len(outcome.json["drift"]["scales"]), len(outcome.json["drift"]["applications"])) == (3, 30)

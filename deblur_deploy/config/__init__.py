@@ -1,0 +1,30 @@
+"""Settings of every stage: frozen dataclasses that check themselves."""
+
+from deblur_deploy.config.compression import Budget, PruneConfig, QatConfig, TuningConfig
+from deblur_deploy.config.deployment import EngineConfig, ExportConfig, PrecisionConfig
+from deblur_deploy.config.training import (
+    NO_AUGMENTATION,
+    AugmentConfig,
+    FitConfig,
+    LossConfig,
+    RunConfig,
+    ShakeConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "NO_AUGMENTATION",
+    "AugmentConfig",
+    "Budget",
+    "EngineConfig",
+    "ExportConfig",
+    "FitConfig",
+    "LossConfig",
+    "PrecisionConfig",
+    "PruneConfig",
+    "QatConfig",
+    "RunConfig",
+    "ShakeConfig",
+    "TrainConfig",
+    "TuningConfig",
+]
