@@ -218,7 +218,7 @@ class DeblurGANv2MobileNet(DeblurGANv2):
     smallest_side = 64
     channels = 64
     pyramid = MobileNetPyramid
-    backbone = mobilenet_v2
+    backbone: ClassVar[ModuleType] = mobilenet_v2
     norms = re.compile(r"(fpn\.features\.\d+\.(?:conv\.)?[147])\.\w+")
 
 
@@ -229,7 +229,7 @@ class DeblurGANv2Inception(DeblurGANv2):
     smallest_side = 128
     channels = 128
     pyramid = InceptionPyramid
-    backbone = inception_resnet_v2
+    backbone: ClassVar[ModuleType] = inception_resnet_v2
     norms = re.compile(r"(fpn\.inception\..+\.bn)\.\w+")
 
 
