@@ -1,4 +1,4 @@
-"""The published SRN: parameter counts, TensorFlow's names, layout and rounding of sizes, and TensorFlow's own result."""
+"""The published SRN: parameter counts, TensorFlow's names, layout and padding, and TensorFlow's own result."""
 
 from __future__ import annotations
 
