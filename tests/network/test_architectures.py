@@ -103,7 +103,7 @@ def test_half_a_checkpoint_says_what_is_missing(tmp_path):
 
 @pytest.mark.parametrize("option", [{"variant": "gray"}, {"norm": "folded"}, {"multiple_of": 4}])
 def test_options_of_other_networks_are_refused(option, tmp_path):
-    with pytest.raises(ConfigError, match="--arch srn takes no --(variant|norm|multiple-of)"):
+    with pytest.raises(ConfigError, match=r"--arch srn takes no --(variant|norm|multiple-of)"):
         import_checkpoint(tmp_path / "net.pth", "srn", tmp_path / "artifact", ImportOptions(**option))
 
 
