@@ -158,7 +158,9 @@ class SRNCVPR18(Generator):
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
         """Estimates at 1/4, 1/2 and full size, for H and W that are multiples of 16."""
-        planes = blurred.flatten(0, 1).unsqueeze(1) if self.config.image_channels == 1 else blurred
+        batch, height, width = int(blurred.shape[0]), int(blurred.shape[2]), int(blurred.shape[3])
+        channels = self.config.image_channels
+        planes = blurred.reshape(3 * batch // channels, channels, height, width)
         estimates: list[Tensor] = []
         state = None
         for step in STEPS:
@@ -169,7 +171,7 @@ class SRNCVPR18(Generator):
                 state = double_size(state[0]), double_size(state[1])
             estimate, state = self.forward_one_scale(image, previous, state)
             estimates.append(estimate)
-        return [estimate.reshape(-1, 3, *estimate.shape[-2:]) for estimate in estimates]
+        return [e.reshape(batch, 3, height // step, width // step) for e, step in zip(estimates, STEPS, strict=True)]
 
     def forward_one_scale(
         self, image: Tensor, previous: Tensor, state: tuple[Tensor, Tensor] | None
@@ -237,10 +239,11 @@ def double_size(x: Tensor) -> Tensor:
     Even rows and columns are those of ``x``, odd ones the mean of their neighbours, and the last repeats its only one.
     With the border repeated once, that is sampling with aligned corners.
     """
-    height, width = x.shape[-2:]
-    bordered = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    height, width = (int(side) for side in x.shape[-2:])
+    x = torch.cat([x, x[..., -1:]], dim=-1)
+    x = torch.cat([x, x[..., -1:, :]], dim=-2)
     size = (2 * height + 1, 2 * width + 1)
-    return F.interpolate(bordered, size, mode="bilinear", align_corners=True)[..., :-1, :-1]
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)[..., :-1, :-1]
 
 
 _VARIABLE = re.compile(r"g_net/(?P<layer>.+)/(?P<kind>weights|biases)")
