@@ -50,9 +50,14 @@ class Generator(nn.Module, ABC):
     def forward_once(self, image: Tensor) -> Tensor:
         """A pass in which every layer runs exactly once, for tools that trace which channels depend on which.
 
-        Networks that run a layer several times in ``forward_scales`` bring their own.
+        Estimates of coarser scales are enlarged and added, so that no layer is without a part in the result. Networks
+        that run a layer several times in ``forward_scales`` bring their own.
         """
-        return self.forward_scales(image)[-1]
+        *coarser, restored = self.forward_scales(image)
+        size = [int(side) for side in restored.shape[-2:]]
+        for estimate in coarser:
+            restored = restored + F.interpolate(estimate, size, mode="nearest")
+        return restored
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that the network works at for a picture of this size."""
