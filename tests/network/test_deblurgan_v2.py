@@ -93,7 +93,7 @@ def restored_by(network, state, options, folder, image) -> Tensor:
         return load_network(artifact)(image)[0]
 
 
-@pytest.mark.parametrize(("norm", "golden"), [(None, MOBILE_IMAGE), ("image", MOBILE_IMAGE), ("folded", MOBILE_FOLDED)])
+@pytest.mark.parametrize(("norm", "golden"), [(None, MOBILE_IMAGE), ("folded", MOBILE_FOLDED)])
 def test_the_published_mobilenet_code_gives_the_same_picture(norm, golden, fill, picture, tmp_path):
     state = published(DeblurGANv2MobileNet, fill)
     restored = restored_by(DeblurGANv2MobileNet, state, ImportOptions(norm=norm), tmp_path, picture[..., :64, :64])
@@ -103,9 +103,17 @@ def test_the_published_mobilenet_code_gives_the_same_picture(norm, golden, fill,
 @pytest.mark.parametrize(
     ("norm", "golden"), [("image", INCEPTION_IMAGE), pytest.param("folded", INCEPTION_FOLDED, marks=pytest.mark.slow)]
 )
-def test_the_published_inception_code_gives_the_same_picture(norm, golden, fill, picture, tmp_path):
-    state = {name: tensor for name, tensor in published(DeblurGANv2Inception, fill).items() if ".enc" not in name}
-    restored = restored_by(DeblurGANv2Inception, state, ImportOptions(norm=norm), tmp_path, picture)
+def test_the_published_inception_code_gives_the_same_picture(norm, golden, fill, picture):
+    state = {
+        name.removeprefix("module."): tensor
+        for name, tensor in published(DeblurGANv2Inception, fill).items()
+        if ".enc" not in name
+    }
+    with torch.device("meta"):
+        net = DeblurGANv2Inception(DeblurGANv2Config(norm)).eval()
+    net.load_state_dict(DeblurGANv2Inception.from_published(state, norm), assign=True)
+    with torch.inference_mode():
+        restored = net(picture)[0]
     assert {place: restored[place].item() for place in golden} == pytest.approx(golden, abs=1e-4)
 
 
