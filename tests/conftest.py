@@ -31,6 +31,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs the full TensorRT: pip install 'deblur-deploy[trt]'")
     if item.get_closest_marker("rtx") and find_spec("tensorrt_rtx") is None:
         pytest.skip("needs TensorRT-RTX: pip install tensorrt-rtx-cu13")
+    if item.get_closest_marker("tf") and find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow: pip install 'deblur-deploy[tf]'")
 
 
 @pytest.fixture(scope="session")

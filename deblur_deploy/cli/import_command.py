@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
 
+_ARCH = (
+    "Network that the checkpoint belongs to: srn, srn-cvpr18, mimo-unet, mimo-unet-plus, deblurgan-v2-mobilenet, "
+    "deblurgan-v2-inception, or package.module:factory for your own."
+)
+_NORM = (
+    "DeblurGAN-v2's normalisation: by each picture's own statistics, as the published code runs it (image, the "
+    "default), or by those gathered in training, folded into the convolutions (folded)."
+)
+_UNSAFE = "Read a file that holds more than weights. Runs whatever code the file names: only in an isolated place."
+
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(help="state_dict as .pth or .pt, or a .safetensors file.")],
-    arch: Annotated[str, typer.Option(help="Network that the checkpoint belongs to.")] = "srn",
+    checkpoint: Annotated[
+        Path, typer.Argument(help="state_dict saved by torch, a .safetensors file, or TensorFlow's checkpoint prefix.")
+    ],
+    arch: Annotated[str, typer.Option(help=_ARCH)] = "srn",
+    variant: Annotated[
+        Literal["color", "gray", "lstm"] | None, typer.Option(help="Variant that srn-cvpr18 must be.")
+    ] = None,
+    norm: Annotated[Literal["image", "folded"] | None, typer.Option(help=_NORM)] = None,
+    multiple_of: Annotated[
+        int | None, typer.Option(min=1, help="Divisor of height and width that your own network needs.")
+    ] = None,
+    unsafe_pickle: Annotated[bool, typer.Option("--unsafe-pickle", help=_UNSAFE)] = False,
     runs: Runs = RUNS,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Turn a trained checkpoint into an artifact. Widths are read off the weights, so pruned networks load too."""
+    from deblur_deploy.network.architectures import ImportOptions
     from deblur_deploy.network.checkpoint import import_checkpoint
 
     output = Output(as_json)
-    artifact = import_checkpoint(checkpoint, arch, new_directory(out, runs, "import"))
+    options = ImportOptions(variant, norm, multiple_of, unsafe_pickle)
+    artifact = import_checkpoint(checkpoint, arch, new_directory(out, runs, "import"), options)
+    if average := artifact.history[-1].config["average"]:
+        output.say(f"weights   the moving average ({average}), not the raw weights beside it")
     output.say(f"network   {arch}, {artifact.figures['params']:,} parameters, {artifact.figures['gmacs']:.1f} GMACs")
     output.wrote(artifact)

@@ -1,92 +1,98 @@
-"""Trained weights: reading foreign checkpoints safely, and checkpoints of our own."""
+"""Checkpoints: trained weights from elsewhere into artifacts, and networks into artifacts and back."""
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
-import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, Step, new_step, write_artifact
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.network.architectures import (
+    Architecture,
+    ImportOptions,
+    example_names,
+    find_architecture,
+    read_config,
+    recognise,
+    recognise_unsupported,
+)
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, read_ranges
-from deblur_deploy.network.srn import MULTIPLE_OF, SRN, SRNConfig
+from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.srn_cvpr18 import from_tensorflow
+from deblur_deploy.network.tensorflow_checkpoint import read_tensorflow_checkpoint
+from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_state_dict, read_weights, some
 from deblur_deploy.tables import from_table
 
-ARCHITECTURES = ("srn",)
+__all__ = ["build_network", "import_checkpoint", "load_network", "read_state_dict", "save_network", "spec_of"]
 
 WEIGHTS_FILE = "weights.safetensors"
 
-_WRAPPERS = ("state_dict", "params_ema", "params", "model", "generator")
-"""Keys under which training frameworks keep the weights, the moving average before the raw ones."""
-
-_DEEPEST_WRAPPING = 8
-"""Wrappers within wrappers that are looked into; a dictionary may hold itself."""
+_TORCH_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".pkl", ".h5", ".ckpt", ".bin"})
+"""Files that are PyTorch's also for an architecture whose published checkpoint is TensorFlow's."""
 
 _BLOCK_KEY = re.compile(r"levels\.[012]\.blocks\.\d+\.conv[12]\.(weight|bias)")
 """Names of residual blocks, of which a network may have any number."""
 
-_DAMAGED = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-)
-"""What torch.load raises on files that are cut off or changed; the older format is hardly checked while it is read."""
 
-
-def import_checkpoint(path: Path, arch: str, out: Path) -> Artifact:
+def import_checkpoint(path: Path, arch: str, out: Path, options: ImportOptions | None = None) -> Artifact:
     """Turn a trained checkpoint from elsewhere into an artifact.
 
     Args:
-        path: ``.safetensors``, or a ``.pt``/``.pth`` state_dict, bare or wrapped, with or without ``module.`` prefixes.
-        arch: One of :data:`ARCHITECTURES`.
+        path: ``.safetensors``, or a file of ``torch.save`` with a state_dict, bare or wrapped, with or without
+            ``module.`` prefixes; for ``srn-cvpr18`` also the prefix of TensorFlow's files.
+        arch: A name in the table of architectures, or ``package.module:factory``.
         out: The artifact's directory.
+        options: What else to be told.
 
     Raises:
-        ConfigError: No such architecture.
+        ConfigError: No such architecture, or an option that it does not take.
         ArtifactError: The file is no checkpoint, or one of another network.
+        MissingDependencyError: The checkpoint is TensorFlow's, and TensorFlow is not installed.
     """
-    if arch not in ARCHITECTURES:
-        raise ConfigError(f"architecture {arch!r} is unknown", hint=f"--arch takes {', '.join(ARCHITECTURES)}")
-    weights = read_state_dict(path)
-    spec = NetworkSpec(arch, dataclasses.asdict(_config_from(weights, path)))
+    options = options or ImportOptions()
+    architecture = find_architecture(arch, options.multiple_of)
+    _check_options(options, arch, architecture)
+    found = _read(path, architecture, options)
+    _check_kind(found.tensors, arch, path)
+    try:
+        weights = architecture.from_published(found.tensors, options)
+        config = architecture.read_config({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    except (KeyError, IndexError) as err:
+        raise _misfit(err, found.tensors, architecture, path) from err
+    if options.variant not in (None, getattr(config, "variant", None)):
+        raise ArtifactError(
+            f"{path} is the variant {config.variant!r}, not {options.variant!r}",
+            hint=f"--variant {config.variant}, or leave the option out",
+        )
+    spec = NetworkSpec(arch, dataclasses.asdict(config))
     net = build_network(spec)
     _load_strictly(net, weights, path)
-    step = new_step("import", {"file": path.name, "arch": arch}, None, measure_cost(net))
+    told = {name: value for name, value in dataclasses.asdict(options).items() if value}
+    facts = {"file": path.name, "arch": arch, **told, "average": found.taken}
+    step = new_step("import", facts, None, _cost(net, path))
     return save_network(out, net, spec, step)
 
 
-def build_network(spec: NetworkSpec) -> nn.Module:
+def build_network(spec: NetworkSpec) -> Generator:
     """An untrained float network of the widths that a manifest gives.
 
     Raises:
         ConfigError: The architecture is unknown or its widths make no sense.
     """
-    if spec.arch != "srn":
-        raise ConfigError(f"architecture {spec.arch!r} is unknown", hint=f"known: {', '.join(ARCHITECTURES)}")
-    return SRN(from_table(SRNConfig, spec.config, "network.config"))
+    architecture = find_architecture(spec.arch)
+    return architecture.build(from_table(architecture.config, spec.config, "network.config"))
 
 
-def load_network(artifact: Artifact) -> nn.Module:
+def load_network(artifact: Artifact) -> Generator:
     """Rebuild an artifact's network with its weights, ready to run.
 
     Args:
@@ -104,7 +110,7 @@ def load_network(artifact: Artifact) -> nn.Module:
             hint="give the checkpoint that it was made from; `deblur-deploy inspect` shows the chain",
         )
     net = build_network(artifact.network)
-    tensors = _read_safetensors(artifact.path)
+    tensors = read_safetensors(artifact.path)
     ranges = {name: tensors.pop(name) for name in list(tensors) if name.endswith("._amax")}
     _load_strictly(net, tensors, artifact.path)
     if artifact.network.quantization is not None:
@@ -126,9 +132,12 @@ def save_network(out: Path, net: nn.Module, spec: NetworkSpec, step: Step, earli
     Raises:
         ArtifactError: ``out`` cannot be written.
     """
-    names = build_network(spec).state_dict().keys()
+    with torch.device("meta"):
+        described = build_network(spec)
     state = net.state_dict()
-    tensors = {name: state[name].detach().float().contiguous() for name in names} | read_ranges(net)
+    weights = {name: state[name].detach().contiguous() for name in described.state_dict()}
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    tensors |= read_ranges(net)
 
     def write(path: Path) -> None:
         try:
@@ -136,123 +145,72 @@ def save_network(out: Path, net: nn.Module, spec: NetworkSpec, step: Step, earli
         except SafetensorError as err:  # safetensors wraps the operating system's error
             raise OSError(str(err)) from err
 
-    return write_artifact(
-        out, Draft("checkpoint", WEIGHTS_FILE, write, spec, ImageSpec(multiple_of=MULTIPLE_OF), step, earlier)
+    image = ImageSpec(multiple_of=described.multiple_of)
+    return write_artifact(out, Draft("checkpoint", WEIGHTS_FILE, write, spec, image, step, earlier))
+
+
+def spec_of(net: Generator) -> NetworkSpec:
+    """The spec of a float network as it stands, widths read off its weights."""
+    return NetworkSpec(net.arch, dataclasses.asdict(read_config(net)))
+
+
+def _check_options(options: ImportOptions, arch: str, architecture: Architecture) -> None:
+    """Refuse options that would do nothing."""
+    for name in ("variant", "norm", "multiple_of"):
+        if getattr(options, name) is not None and name not in architecture.options:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--arch {arch} takes no --{flag}", hint=f"leave --{flag} out")
+
+
+def _read(path: Path, architecture: Architecture, options: ImportOptions) -> FoundWeights:
+    """The weights in a file of either framework."""
+    if architecture.tensorflow and path.suffix not in _TORCH_SUFFIXES:
+        return FoundWeights(from_tensorflow(read_tensorflow_checkpoint(path)), None)
+    return read_weights(path, options.unsafe_pickle)
+
+
+def _check_kind(weights: Mapping[str, Tensor], arch: str, path: Path) -> None:
+    """Refuse a checkpoint that can be recognised as another architecture's."""
+    if ":" in arch or (found := recognise(weights.keys())) == arch:
+        return
+    if found is not None:
+        raise ArtifactError(f"{path} is not {arch}: by its names it is {found}", hint=f"--arch {found}")
+    if (known := recognise_unsupported(weights.keys())) is not None:
+        raise ArtifactError(
+            f"{path} is not {arch}: by its names it is {known}, which is not here",
+            hint="give its own code as --arch package.module:factory",
+        )
+
+
+def _misfit(
+    err: KeyError | IndexError, weights: Mapping[str, Tensor], architecture: Architecture, path: Path
+) -> ArtifactError:
+    """What to say of weights off which no config can be read."""
+    title, hint = architecture.title, "--arch must name the network that the checkpoint was trained as"
+    if isinstance(err, IndexError):
+        flat = sorted(name for name, tensor in weights.items() if tensor.ndim == 0)
+        return ArtifactError(
+            f"{path} is not {title} checkpoint: {some(flat)} should be an array, and is a single number", hint=hint
+        )
+    first = str(err.args[0])
+    known = example_names(architecture)
+    missing, unexpected = (
+        sorted(name for name in names if not _BLOCK_KEY.fullmatch(name))
+        for names in (known - weights.keys() - {first}, weights.keys() - known)
+    )
+    return ArtifactError(
+        f"{path} is not {title} checkpoint: it lacks {some([first, *missing])}; it has {some(unexpected)}", hint=hint
     )
 
 
-def spec_of(net: SRN) -> NetworkSpec:
-    """The spec of a float network as it stands, widths read off its weights."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    return NetworkSpec("srn", dataclasses.asdict(SRNConfig.from_shapes(shapes)))
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint file without running any code in it.
-
-    Args:
-        path: ``.safetensors``, ``.pt`` or ``.pth``.
-
-    Returns:
-        Parameter names, without ``module.``, to float32 tensors.
-
-    Raises:
-        ArtifactError: The file is missing, damaged, needs unpickling of objects, holds no state_dict, or has weights
-            that are NaN, empty, or no plain array of numbers.
-    """
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = _unwrapped(loaded)
-    if not state:
-        raise ArtifactError(
-            f"{path} holds {type(loaded).__name__!r}, not a state_dict",
-            hint="save it with torch.save(net.state_dict(), path)",
-        )
-    for name, tensor in state.items():
-        if reason := _reason_unusable(tensor):
-            raise ArtifactError(f"{path}: the weight {name} {reason}", hint="save the dense weights, on the processor")
-    weights = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
-    bad = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise ArtifactError(
-            f"{path} has NaN or infinite weights in {_some(bad)}", hint="take an earlier checkpoint of the training run"
-        )
-    return weights
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _cost(net: Generator, path: Path) -> dict[str, float]:
+    """Parameters and operations; the network runs once for them, which shows whether its arrays fit each other."""
     try:
-        return load_file(path)
-    except FileNotFoundError as err:
-        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
-    except (SafetensorError, OSError) as err:
-        raise ArtifactError(f"{path} is not a safetensors file: {err}", hint="it is cut off or damaged") from err
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: what the reader cannot read raises below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as err:
-        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
-    except pickle.UnpicklingError as err:
+        return measure_cost(net)
+    except RuntimeError as err:
         raise ArtifactError(
-            f"{path} holds more than weights, and unpickling it could run code",
-            hint="where it was trained, save it again with torch.save(net.state_dict(), path)",
-        ) from err
-    except _DAMAGED as err:
-        raise ArtifactError(
-            f"{path} is not a PyTorch checkpoint: {str(err).splitlines()[0] if str(err) else type(err).__name__}",
-            hint="give a .pth, .pt or .safetensors file; it may be cut off",
-        ) from err
-
-
-def _unwrapped(loaded: Any) -> dict[str, Tensor]:
-    """The state_dict inside the usual wrappers, or nothing."""
-    for _ in range(_DEEPEST_WRAPPING):
-        if not isinstance(loaded, Mapping):
-            break
-        inner = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
-        if inner is None:
-            tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-            return tensors if len(tensors) == len(loaded) else {}
-        loaded = inner
-    return {}
-
-
-def _reason_unusable(tensor: Tensor) -> str | None:
-    """Why a tensor cannot be a weight, or None."""
-    if tensor.is_meta:
-        return "was saved without its values (on the meta device)"
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return f"is no plain array but {tensor.layout}"
-    if tensor.is_quantized or tensor.is_complex():
-        return f"holds {tensor.dtype}, not real numbers"
-    if tensor.numel() == 0:
-        return f"is empty: its shape is {tuple(tensor.shape)}"
-    return None
-
-
-def _config_from(weights: Mapping[str, Tensor], path: Path) -> SRNConfig:
-    """Widths of the SRN whose weights these are."""
-    hint = "--arch must name the network that the checkpoint was trained as"
-    try:
-        return SRNConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()})
-    except KeyError as err:
-        first = str(err.args[0])
-        known = SRN(SRNConfig.from_base(8)).state_dict().keys()
-        missing, unexpected = (
-            sorted(name for name in names if not _BLOCK_KEY.fullmatch(name))
-            for names in (known - weights.keys() - {first}, weights.keys() - known)
-        )
-        raise ArtifactError(
-            f"{path} is not an SRN checkpoint: it lacks {_some([first, *missing])}; it has {_some(unexpected)}",
-            hint=hint,
-        ) from err
-    except IndexError as err:
-        flat = sorted(name for name, tensor in weights.items() if tensor.ndim == 0)
-        raise ArtifactError(
-            f"{path} is not an SRN checkpoint: {_some(flat)} should be an array, and is a single number", hint=hint
+            f"the weights in {path} do not fit each other: {str(err).splitlines()[0]}",
+            hint="the checkpoint belongs to another network or is incomplete",
         ) from err
 
 
@@ -261,27 +219,19 @@ def _load_strictly(net: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     wanted = net.state_dict()
     complaints = []
     if missing := sorted(wanted.keys() - weights.keys()):
-        complaints.append(f"missing: {_some(missing)}")
+        complaints.append(f"missing: {some(missing)}")
     if unexpected := sorted(weights.keys() - wanted.keys()):
-        complaints.append(f"unexpected: {_some(unexpected)}")
+        complaints.append(f"unexpected: {some(unexpected)}")
     misshapen = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in sorted(wanted.keys() & weights.keys())
         if weights[name].shape != wanted[name].shape
     ]
     if misshapen:
-        complaints.append(f"misshapen: {_some(misshapen)}")
+        complaints.append(f"misshapen: {some(misshapen)}")
     if complaints:
         raise ArtifactError(
             f"the weights in {path} do not fit the network; {'; '.join(complaints)}",
             hint="the checkpoint belongs to another network or is incomplete",
         )
     net.load_state_dict(dict(weights))
-
-
-def _some(names: list[str], at_most: int = 4) -> str:
-    """A few names and how many there are in all."""
-    if not names:
-        return "nothing else"
-    shown = ", ".join(names[:at_most])
-    return shown if len(names) <= at_most else f"{shown} … ({len(names)} in all)"

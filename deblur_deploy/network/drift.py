@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deblur_deploy.network.srn import MULTIPLE_OF, SRN, pad_to_multiple
+from deblur_deploy.network.generator import pad_to_multiple
+from deblur_deploy.network.srn import MULTIPLE_OF, SRN
 
 APPLICATIONS = 30
 """Applications of one scale that drift is followed over: a second of video at 30 frames per second."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deblur_deploy.network.deform_conv import DeformConv2dPack
+from deblur_deploy.network.generator import Generator
 
 SCALES = 3
 """Sizes of the image pyramid: 1/4, 1/2 and 1."""
@@ -177,13 +178,15 @@ class FeaturePyramid(nn.Module):
         return x
 
 
-class SRN(nn.Module):
+class SRN(Generator):
     """The generator: blurred RGB in [0, 1] to restored RGB, any size from 1x1.
 
     Args:
         config: Widths and depths.
     """
 
+    arch = "srn"
+    multiple_of = MULTIPLE_OF
     feature_layers = ("levels.0", "levels.1", "levels.2", "recurrent")
     """Layers that a student follows in its teacher: the encoder's levels and the state."""
 
@@ -226,19 +229,6 @@ class SRN(nn.Module):
             block.conv2.weight.data *= 0.5  # a sum of many blocks should not grow
         # A fresh network should start close to the blurred image, which is already a fair estimate.
         nn.init.normal_(self.head.weight, std=1e-3)
-
-    def forward(self, blurred: Tensor) -> Tensor:
-        """Restore a photograph.
-
-        Args:
-            blurred: (N, 3, H, W), floating point, RGB in [0, 1], any H and W from 1.
-
-        Returns:
-            (N, 3, H, W), RGB, close to [0, 1] but not clamped.
-        """
-        height, width = blurred.shape[-2:]
-        estimates = self.forward_scales(pad_to_multiple(blurred, MULTIPLE_OF))
-        return estimates[-1][..., :height, :width]
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
         """The estimates of all scales, coarse to fine, for H and W that are multiples of 16."""
@@ -295,13 +285,6 @@ class SRN(nn.Module):
         features = self.encode(image, image)
         candidate = self.recurrent.propose(features[-1])
         return self.decode(image, features, self.recurrent.blend(candidate, candidate))
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until height and width divide by ``multiple``."""
-    height, width = image.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 
 
 def double_size(x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deblur_deploy.network.srn import SRN, GatedUnit, ResBlock, SRNConfig, double_size, pad_to_multiple
+from deblur_deploy.network.generator import pad_to_multiple
+from deblur_deploy.network.srn import SRN, GatedUnit, ResBlock, SRNConfig, double_size
 
 ODD = SRNConfig((5, 11, 14), ((3, 7), (9,), (13, 2, 6)), 10, (4, 12, 15), (7, 6, 9))
 """A network after an uneven pruning: no two widths need be alike."""

@@ -1,0 +1,92 @@
+"""Convolutions of classification backbones and what becomes of their batch normalisation in a generator.
+
+A generator restores one picture at a time, and DeblurGAN-v2 is published to run with its normalisation in training
+mode: every channel is normalised by its own mean and variance over that picture. That is ``image``. With the statistics
+that training has gathered instead, a normalisation is a fixed scale and shift, and goes into the convolution before it:
+``folded``. The two give different pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Norm = Literal["image", "folded"]
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class ConvForm:
+    """Shape of a convolution's work.
+
+    Args:
+        kernel: Height and width.
+        stride: Distance of the outputs.
+        padding: Zeros above and beside.
+        depthwise: Whether every channel has its own filter.
+    """
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: tuple[int, int] = (0, 0)
+    depthwise: bool = False
+
+
+def conv_norm(
+    in_channels: int, out_channels: int, form: ConvForm, norm: Norm, eps: float
+) -> tuple[nn.Module, nn.Module]:
+    """A convolution and its normalisation; where that is folded, nothing follows and the convolution has a bias.
+
+    Args:
+        in_channels: Channels that are read.
+        out_channels: Channels that are made.
+        form: Kernel, stride, padding.
+        norm: ``image`` or ``folded``.
+        eps: What is added to the variance.
+    """
+    convolution = nn.Conv2d(
+        in_channels,
+        out_channels,
+        form.kernel,
+        form.stride,
+        form.padding,
+        groups=in_channels if form.depthwise else 1,
+        bias=norm == "folded",
+    )
+    return convolution, nn.Identity() if norm == "folded" else nn.InstanceNorm2d(out_channels, eps, affine=True)
+
+
+def drop_statistics(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without gathered means and variances."""
+    return {name: tensor for name, tensor in weights.items() if name.rpartition(".")[2] not in _STATISTICS}
+
+
+def fold_norms(weights: Mapping[str, Tensor], convolutions: Mapping[str, str], eps: float) -> dict[str, Tensor]:
+    """Put batch normalisations with their gathered statistics into the convolutions before them.
+
+    ``y = g (w x - mean) / sqrt(var + eps) + b`` is ``(s w) x + (b - s mean)`` with ``s = g / sqrt(var + eps)`` (Ioffe
+    and Szegedy, ICML 2015, section 3.1).
+
+    Args:
+        weights: A state_dict.
+        convolutions: Names of normalisations to those of the convolutions before them, which have no bias.
+        eps: What is added to the variance.
+
+    Returns:
+        The state_dict without normalisations.
+
+    Raises:
+        KeyError: Something of a normalisation is missing; the exception names it.
+    """
+    folded = dict(weights)
+    for norm, convolution in convolutions.items():
+        mean, variance = folded.pop(f"{norm}.running_mean"), folded.pop(f"{norm}.running_var")
+        scale = folded.pop(f"{norm}.weight") * torch.rsqrt(variance + eps)
+        folded[f"{convolution}.weight"] = folded[f"{convolution}.weight"] * scale[:, None, None, None]
+        folded[f"{convolution}.bias"] = folded.pop(f"{norm}.bias") - scale * mean
+    return folded

@@ -1,0 +1,80 @@
+"""What every generator offers to the stages that work on it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Generator(nn.Module, ABC):
+    """A restoration network: blurred RGB in [0, 1] to restored RGB, any size from 1x1.
+
+    Attributes:
+        arch: Its name in the table of architectures.
+        config: A frozen dataclass of plain data from which it can be built again.
+        multiple_of: Divisor of height and width inside the network.
+        smallest_side: Least height and width inside the network.
+    """
+
+    arch: str
+    config: Any
+    multiple_of: int = 1
+    smallest_side: int = 1
+
+    def forward(self, blurred: Tensor) -> Tensor:
+        """Restore a photograph.
+
+        Args:
+            blurred: (N, 3, H, W), floating point, RGB in [0, 1], any H and W from 1.
+
+        Returns:
+            (N, 3, H, W), RGB, close to [0, 1] but not necessarily clamped.
+        """
+        height, width = blurred.shape[-2:]
+        estimates = self.forward_scales(pad_to_multiple(blurred, self.multiple_of, self.smallest_side))
+        return estimates[-1][..., :height, :width]
+
+    @abstractmethod
+    def forward_scales(self, blurred: Tensor) -> list[Tensor]:
+        """The estimates of all scales, coarse to fine, the last (N, 3, H, W); nothing is padded.
+
+        A network that works at one scale gives one estimate.
+
+        Args:
+            blurred: (N, 3, H, W) with H and W from :attr:`smallest_side` and divisible by :attr:`multiple_of`.
+        """
+
+    def forward_once(self, image: Tensor) -> Tensor:
+        """A pass in which every layer runs exactly once, for tools that trace which channels depend on which.
+
+        Estimates of coarser scales are enlarged and added, so that no layer is without a part in the result. Networks
+        that run a layer several times in ``forward_scales`` bring their own.
+        """
+        *coarser, restored = self.forward_scales(image)
+        size = [int(side) for side in restored.shape[-2:]]
+        for estimate in coarser:
+            restored = restored + F.interpolate(estimate, size, mode="nearest")
+        return restored
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that the network works at for a picture of this size."""
+        return padded_side(height, self.multiple_of, self.smallest_side), padded_side(
+            width, self.multiple_of, self.smallest_side
+        )
+
+
+def padded_side(side: int, multiple: int, smallest: int = 1) -> int:
+    """The least length from ``side`` and ``smallest`` up that divides by ``multiple``."""
+    side = max(side, smallest)
+    return side + -side % multiple
+
+
+def pad_to_multiple(image: Tensor, multiple: int, smallest: int = 1) -> Tensor:
+    """Repeat the last row and column until height and width divide by ``multiple`` and are at least ``smallest``."""
+    height, width = image.shape[-2:]
+    bottom = padded_side(height, multiple, smallest) - height
+    right = padded_side(width, multiple, smallest) - width
+    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image

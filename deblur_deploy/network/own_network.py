@@ -1,0 +1,110 @@
+"""A network that the user brings: a function or class that makes an ``nn.Module``, named ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
+
+PREFIX = "net."
+"""What stands before the names of the user's own arrays."""
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """What is known of a user's network besides its code.
+
+    Args:
+        multiple_of: Divisor of height and width that it needs; pictures are padded to it.
+        widths: Shapes of arrays that pruning has changed.
+    """
+
+    multiple_of: int = 1
+    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.multiple_of < 1:
+            raise ConfigError(f"multiple_of is {self.multiple_of}", hint="give 1 or more, such as --multiple-of 8")
+
+
+class OwnNetwork(Generator):
+    """The user's module as a generator.
+
+    The module takes (N, 3, H, W) RGB in [0, 1] and gives the same, or a list or tuple of estimates of which the last is
+    at full size.
+
+    Args:
+        factory: ``package.module:factory``.
+        config: What it needs.
+    """
+
+    def __init__(self, factory: str, config: OwnConfig) -> None:
+        super().__init__()
+        self.arch = factory
+        self.config: OwnConfig = config
+        self.multiple_of = config.multiple_of
+        self.net = _find(factory)()
+        if not isinstance(self.net, nn.Module):
+            raise ConfigError(
+                f"{factory} gives {type(self.net).__name__!r}, not a network", hint="it must give a torch.nn.Module"
+            )
+        apply_widths(self, config.widths)
+
+    def forward_scales(self, blurred: Tensor) -> list[Tensor]:
+        """What the module gives, as a list.
+
+        Raises:
+            ConfigError: That is no picture of the same size.
+        """
+        given = self.net(blurred)
+        estimates = list(given) if isinstance(given, Sequence) else [given]
+        last = estimates[-1] if estimates else None
+        if not isinstance(last, Tensor) or last.shape != blurred.shape:
+            found = tuple(last.shape) if isinstance(last, Tensor) else f"{type(given).__name__!r}"
+            raise ConfigError(
+                f"{self.arch} gives {found} for a picture of {tuple(blurred.shape)}",
+                hint="it must give RGB of the size that it was given; --multiple-of N pads pictures to a multiple of N",
+            )
+        return estimates
+
+
+def read_own_config(factory: str, multiple_of: int, shapes: Shapes) -> OwnConfig:
+    """Widths of the user's network whose arrays have these shapes.
+
+    Raises:
+        ConfigError: The factory cannot be found or used.
+        KeyError: An array of the network is missing; the exception names it.
+    """
+    with torch.device("meta"):
+        own = OwnNetwork(factory, OwnConfig(multiple_of))
+    return OwnConfig(multiple_of, changed_widths(own, shapes))
+
+
+def _find(factory: str) -> Callable[[], nn.Module]:
+    """The function or class of this name.
+
+    Only functions written in Python and ``nn.Module`` classes are called: the name may come from an artifact's
+    manifest, and should not be able to call whatever the standard library holds.
+    """
+    module_name, _, name = factory.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except (ImportError, ValueError) as err:
+        raise ConfigError(
+            f"the module of {factory} cannot be imported: {err}",
+            hint="install it, or put its folder on the path: PYTHONPATH=. deblur-deploy …",
+        ) from err
+    if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):
+        raise ConfigError(
+            f"{factory} is no function and no class of networks",
+            hint="write package.module:name, where name() gives a torch.nn.Module",
+        )
+    return found

@@ -1,0 +1,60 @@
+"""Reading TensorFlow's checkpoints (format V2: an index file and data files that share a prefix)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deblur_deploy.errors import ArtifactError, MissingDependencyError
+
+_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+"""Ends of the files that belong to one checkpoint."""
+
+
+def read_tensorflow_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
+    """All variables of a checkpoint.
+
+    Args:
+        path: The checkpoint's prefix, such as ``deblur.model-523000``, or any file of it.
+
+    Returns:
+        Names to arrays as they were saved, the optimizer's slots among them.
+
+    Raises:
+        ArtifactError: A file of the checkpoint is missing or damaged.
+        MissingDependencyError: TensorFlow is not installed.
+    """
+    prefix = path.with_name(_PART.sub("", path.name))
+    if not any(prefix.parent.glob(f"{prefix.name}.*")):
+        raise ArtifactError(
+            f"there is no TensorFlow checkpoint {prefix}", hint="give its prefix, such as deblur.model-523000"
+        )
+    for part, kind in (("index", "index"), ("data-00000-of-*", "data")):
+        if not any(prefix.parent.glob(f"{prefix.name}.{part}")):
+            raise ArtifactError(
+                f"the TensorFlow checkpoint {prefix} lacks its {kind} file",
+                hint=f"put {prefix.name}.index and {prefix.name}.data-00000-of-00001 into one folder",
+            )
+    tensorflow = _tensorflow()
+    try:
+        reader = tensorflow.train.load_checkpoint(str(prefix))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tensorflow.errors.OpError, ValueError, RuntimeError) as err:
+        raise ArtifactError(
+            f"the TensorFlow checkpoint {prefix} cannot be read: {str(err).splitlines()[0]}",
+            hint="one of its files is cut off or damaged; copy it again",
+        ) from err
+
+
+def _tensorflow() -> ModuleType:
+    try:
+        import tensorflow
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"reading a TensorFlow checkpoint needs TensorFlow: {err}", hint="pip install 'deblur-deploy[tf]'"
+        ) from err
+    return tensorflow  # type: ignore[no-any-return]

@@ -1,0 +1,178 @@
+"""Weights files from elsewhere: what is read of them, safely, and which of several sets of weights is taken."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from deblur_deploy.errors import ArtifactError
+
+_AVERAGES = ("params_ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema")
+_WRAPPERS = ("state_dict", "params", "model", "generator")
+"""Keys under which training frameworks keep the moving average of the weights, and the weights."""
+
+_AVERAGE_PREFIXES = ("generator_ema.", "model_ema.", "ema.")
+_PREFIXES = ("module.", "generator.", "net_g.", "_orig_mod.")
+"""What stands before the names of both in one flat dictionary."""
+
+_DEEPEST_WRAPPING = 8
+"""Wrappers within wrappers that are looked into; a dictionary may hold itself."""
+
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
+"""What torch.load raises on files that are cut off or changed; the older format is hardly checked while it is read."""
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """Weights out of a file.
+
+    Args:
+        tensors: Names, without prefixes that wrap them all, to float32 tensors.
+        taken: Key or prefix of the moving average that was taken, or None where the file has but one set of weights.
+    """
+
+    tensors: dict[str, Tensor]
+    taken: str | None
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The weights of :func:`read_weights`, by themselves."""
+    return read_weights(path).tensors
+
+
+def read_weights(path: Path, unsafe_pickle: bool = False) -> FoundWeights:
+    """Read the weights of a checkpoint file, and unless told otherwise without running any code in it.
+
+    Of weights and their moving average the average is taken: it is what was evaluated and published.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save`` of any name.
+        unsafe_pickle: Read a file that holds more than weights too. Whatever code the file names is run.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, needs unpickling of objects, holds no state_dict, or has weights
+            that are NaN, empty, or no plain array of numbers.
+    """
+    loaded = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, unsafe_pickle)
+    state, taken = _unwrapped(loaded)
+    if not state:
+        raise ArtifactError(
+            f"{path} holds {type(loaded).__name__!r}, not a state_dict",
+            hint="save it with torch.save(net.state_dict(), path)",
+        )
+    for name, tensor in state.items():
+        if reason := _reason_unusable(tensor):
+            raise ArtifactError(f"{path}: the weight {name} {reason}", hint="save the dense weights, on the processor")
+    state, prefix = _without_prefixes(state)
+    weights = {name: tensor.float() for name, tensor in state.items()}
+    bad = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise ArtifactError(
+            f"{path} has NaN or infinite weights in {some(bad)}", hint="take an earlier checkpoint of the training run"
+        )
+    return FoundWeights(weights, prefix or taken)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        ArtifactError: It is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as err:
+        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
+    except (SafetensorError, OSError) as err:
+        raise ArtifactError(f"{path} is not a safetensors file: {err}", hint="it is cut off or damaged") from err
+
+
+def some(names: list[str], at_most: int = 4) -> str:
+    """A few names and how many there are in all."""
+    if not names:
+        return "nothing else"
+    shown = ", ".join(names[:at_most])
+    return shown if len(names) <= at_most else f"{shown} … ({len(names)} in all)"
+
+
+def _read_pickle(path: Path, unsafe: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what the reader cannot read raises below
+            return torch.load(path, map_location="cpu", weights_only=not unsafe)
+    except FileNotFoundError as err:
+        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
+    except (*_DAMAGED, ImportError, pickle.UnpicklingError) as err:
+        if isinstance(err, pickle.UnpicklingError) and not unsafe:
+            raise ArtifactError(
+                f"{path} holds more than weights, and unpickling it could run code",
+                hint="where it was trained, save it again with torch.save(net.state_dict(), path); or, in a container "
+                "without network and without your files, add --unsafe-pickle, which runs whatever code it names",
+            ) from err
+        raise ArtifactError(
+            f"{path} is not a PyTorch checkpoint: {str(err).splitlines()[0] if str(err) else type(err).__name__}",
+            hint="give a .pth, .pt or .safetensors file; it may be cut off",
+        ) from err
+
+
+def _unwrapped(loaded: Any) -> tuple[dict[str, Tensor], str | None]:
+    """The state_dict inside the usual wrappers, or nothing; and the key of the moving average, if that was taken."""
+    taken = None
+    for _ in range(_DEEPEST_WRAPPING):
+        if isinstance(loaded, nn.Module):  # only unsafe unpickling makes one
+            loaded = loaded.state_dict()
+        if not isinstance(loaded, Mapping):
+            break
+        key = next((key for key in (*_AVERAGES, *_WRAPPERS) if isinstance(loaded.get(key), (Mapping, nn.Module))), None)
+        if key is None:
+            tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+            return (tensors, taken) if len(tensors) == len(loaded) else ({}, None)
+        taken = key if key in _AVERAGES else taken
+        loaded = loaded[key]
+    return {}, None
+
+
+def _without_prefixes(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    """Names without prefixes that wrap them all, and the prefix of the moving average, if there is one to take."""
+    average = next((prefix for prefix in _AVERAGE_PREFIXES if any(name.startswith(prefix) for name in state)), None)
+    if average is not None:
+        state = {name: tensor for name, tensor in state.items() if name.startswith(average)}
+    prefixes = (*_PREFIXES, *_AVERAGE_PREFIXES)
+    while prefix := next((p for p in prefixes if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state), average
+
+
+def _reason_unusable(tensor: Tensor) -> str | None:
+    """Why a tensor cannot be a weight, or None."""
+    if tensor.is_meta:
+        return "was saved without its values (on the meta device)"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return f"is no plain array but {tensor.layout}"
+    if tensor.is_quantized or tensor.is_complex():
+        return f"holds {tensor.dtype}, not real numbers"
+    if tensor.numel() == 0:
+        return f"is empty: its shape is {tuple(tensor.shape)}"
+    return None

@@ -1,0 +1,88 @@
+"""Widths that differ from the published network's, as plain data: what pruning leaves of a network with constants.
+
+A pruned network is the published one with smaller arrays. Which arrays, and their shapes, are all that is stored; the
+network is rebuilt by making the published one and giving these arrays their shapes. So a network needs no field for
+every width, and neither does one that a user brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from deblur_deploy.errors import ConfigError
+
+Shapes = Mapping[str, Sequence[int]]
+"""Names of parameters and buffers to their shapes."""
+
+_CHANNEL_AXES = 2
+"""Axes of a weight that count channels; what follows is the kernel."""
+
+
+def shapes_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of everything in a network's state_dict."""
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+def changed_widths(published: nn.Module, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Arrays whose channels differ from the published network's.
+
+    Arrays that differ in their kernel or their number of axes are left out: they belong to another network.
+
+    Raises:
+        KeyError: An array that the published network has is missing; the exception names it.
+    """
+    widths = {}
+    for name, tensor in published.state_dict().items():
+        ours, theirs = tuple(tensor.shape), tuple(shapes[name])
+        alike = len(ours) == len(theirs) and ours[_CHANNEL_AXES:] == theirs[_CHANNEL_AXES:]
+        if alike and ours != theirs:
+            widths[name] = theirs
+    return widths
+
+
+def apply_widths(net: nn.Module, widths: Shapes) -> None:
+    """Give a network's arrays these shapes, in place and with fresh values.
+
+    Raises:
+        ConfigError: There is no such array.
+    """
+    owners: dict[str, nn.Module] = {}
+    for name, shape in widths.items():
+        owner_name, _, leaf = name.rpartition(".")
+        try:
+            owner = net.get_submodule(owner_name)
+            tensor = getattr(owner, leaf)
+        except AttributeError as err:
+            raise ConfigError(
+                f"the network has no array {name!r} of another width",
+                hint="weights and manifest belong to different networks; make the artifact again",
+            ) from err
+        fresh = torch.zeros(tuple(shape), dtype=tensor.dtype, device=tensor.device)
+        setattr(owner, leaf, nn.Parameter(fresh) if isinstance(tensor, nn.Parameter) else fresh)
+        owners[owner_name] = owner
+    for owner in owners.values():
+        _settle(owner)
+        if callable(reset := getattr(owner, "reset_parameters", None)):
+            reset()
+
+
+def _settle(layer: nn.Module) -> None:
+    """Make a layer's own numbers say what its arrays say."""
+    if isinstance(layer, nn.Conv2d):
+        depthwise = layer.groups == layer.in_channels == layer.out_channels
+        layer.out_channels = layer.weight.shape[0]
+        layer.groups = layer.out_channels if depthwise else layer.groups
+        layer.in_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.ConvTranspose2d):
+        layer.in_channels, layer.out_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)):
+        layer.num_features = layer.weight.shape[0]
+    elif isinstance(layer, nn.GroupNorm):
+        layer.num_channels = layer.weight.shape[0]
+    elif isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = tuple(layer.weight.shape)

@@ -1,0 +1,46 @@
+"""``import`` of networks other than the default: what it prints, what it refuses, and what comes after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deblur_deploy.network.mimo_unet import MIMOUNet, MIMOUNetConfig
+
+
+@pytest.fixture
+def mimo_file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    net = MIMOUNet(MIMOUNetConfig(blocks=1))
+    average = {name: tensor * 0.5 for name, tensor in net.state_dict().items()}
+    torch.save({"params": net.state_dict(), "params_ema": average}, tmp_path / "mimo.pkl")
+    return tmp_path / "mimo.pkl"
+
+
+def test_another_network_goes_from_its_checkpoint_to_onnx(run, mimo_file, tmp_path):
+    imported = run("import", mimo_file, "--arch", "mimo-unet", "--out", tmp_path / "mimo").done()
+    assert "the moving average (params_ema)" in imported.out + imported.err
+    facts = run("inspect", tmp_path / "mimo", "--json").done().json
+    assert facts["multiple_of"] == 4
+
+    exported = run("export-onnx", tmp_path / "mimo", "--res", "48x32", "--out", tmp_path / "onnx", "--json").done()
+    assert Path(exported.json["artifact"]) == tmp_path / "onnx"
+
+
+def test_wrong_options_and_networks_are_one_line_and_a_hint(run, mimo_file, tmp_path):
+    out = ("--out", tmp_path / "out")
+    assert "by its names it is mimo-unet" in run("import", mimo_file, *out).refusal(1)
+    assert "takes no --norm" in run("import", mimo_file, "--arch", "mimo-unet", "--norm", "folded", *out).refusal(2)
+    assert "cannot be imported" in run("import", mimo_file, "--arch", "no_such:Net", *out).refusal(2)
+    assert "there is no TensorFlow checkpoint" in run(
+        "import", tmp_path / "deblur.model-1", "--arch", "srn-cvpr18", *out
+    ).refusal(1)
+
+
+def test_pickled_networks_need_to_be_asked_for_by_name(run, tmp_path):
+    torch.save(MIMOUNet(MIMOUNetConfig(blocks=1)), tmp_path / "whole.pth")
+    arguments = ("import", tmp_path / "whole.pth", "--arch", "mimo-unet", "--out", tmp_path / "out")
+    assert "--unsafe-pickle" in run(*arguments).refusal(1)
+    run(*arguments, "--unsafe-pickle").done()

@@ -1,0 +1,133 @@
+"""A user's own network: found by name, imported, padded, rebuilt; and what is no network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.network.architectures import ImportOptions
+from deblur_deploy.network.checkpoint import build_network, import_checkpoint, load_network, spec_of
+
+MODULE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.down = nn.Conv2d(3, width, 4, stride=4)
+        self.norm = nn.GroupNorm(1, width)
+        self.up = nn.ConvTranspose2d(width, 3, 4, stride=4)
+
+    def forward(self, x):
+        return x + self.up(torch.relu(self.norm(self.down(x))))
+
+def wide():
+    return Net(12)
+
+class Scales(Net):
+    def forward(self, x):
+        y = super().forward(x)
+        return [y[..., ::2, ::2], y]
+
+class Smaller(Net):
+    def forward(self, x):
+        return self.down(x)
+
+def nothing():
+    return 3
+
+number = 4
+"""
+
+
+@pytest.fixture
+def users_code(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "users_networks.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("users_networks", None)
+
+
+def saved(factory: str, folder: Path) -> tuple[nn.Module, Path]:
+    import users_networks
+
+    torch.manual_seed(0)
+    net = getattr(users_networks, factory)()
+    torch.save(net.state_dict(), folder / "own.pth")
+    return net, folder / "own.pth"
+
+
+@pytest.mark.parametrize("factory", ["Net", "wide"])
+def test_a_class_or_a_function_makes_the_network(factory, users_code):
+    own, path = saved(factory, users_code)
+    arch = f"users_networks:{factory}"
+
+    artifact = import_checkpoint(path, arch, users_code / "artifact", ImportOptions(multiple_of=4))
+
+    assert artifact.network.arch == arch
+    assert artifact.image.multiple_of == 4
+    net = load_network(artifact)
+    image = torch.rand(1, 3, 16, 24)
+    with torch.inference_mode():
+        assert torch.equal(net(image), own(image))
+        assert net(image[..., :13, :9]).shape == (1, 3, 13, 9)
+    assert spec_of(net).config == {"multiple_of": 4, "widths": {}}
+
+
+def test_the_last_of_several_estimates_is_the_picture(users_code):
+    own, path = saved("Scales", users_code)
+    net = load_network(
+        import_checkpoint(path, "users_networks:Scales", users_code / "artifact", ImportOptions(multiple_of=8))
+    )
+    image = torch.rand(1, 3, 8, 8)
+    with torch.inference_mode():
+        assert len(net.forward_scales(image)) == 2
+        assert torch.equal(net(image), own(image)[-1])
+
+
+def test_pruned_widths_are_read_off_the_weights(users_code):
+    _, path = saved("wide", users_code)
+
+    artifact = import_checkpoint(path, "users_networks:Net", users_code / "artifact", ImportOptions(multiple_of=4))
+
+    assert artifact.network.config["widths"]["net.up.weight"] == [12, 3, 4, 4]
+    net = load_network(artifact)
+    assert net.net.norm.num_channels == 12
+    again = build_network(spec_of(net)).eval()
+    again.load_state_dict(net.state_dict())
+    image = torch.rand(1, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(net(image), again(image))
+
+
+@pytest.mark.parametrize(
+    ("arch", "said"),
+    [
+        ("no_such_module:Net", "cannot be imported"),
+        (":Net", "cannot be imported"),
+        ("users_networks:Missing", "is no function and no class of networks"),
+        ("users_networks:number", "is no function and no class of networks"),
+        ("os:abort", "is no function and no class of networks"),
+        ("users_networks:nothing", "gives 'int', not a network"),
+        ("users_networks:Smaller", r"gives \(1, 8, 90, 160\) for a picture of \(1, 3, 360, 640\)"),
+    ],
+)
+def test_what_is_no_network_is_said_to_be_none(arch, said, users_code):
+    _, path = saved("Net", users_code)
+
+    with pytest.raises(ConfigError, match=said):
+        import_checkpoint(path, arch, users_code / "artifact")
+    assert not (users_code / "artifact").exists()
+
+
+def test_weights_of_another_network_are_named(users_code):
+    torch.save({"head.weight": torch.zeros(3, 3)}, users_code / "other.pth")
+
+    with pytest.raises(ArtifactError, match=r"not a users_networks:Net checkpoint: it lacks net\.down\.weight"):
+        import_checkpoint(users_code / "other.pth", "users_networks:Net", users_code / "artifact")
