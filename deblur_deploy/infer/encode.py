@@ -81,8 +81,8 @@ def _save(path: Path, image: Image.Image, metadata: Metadata, config: EncodeConf
     options: dict[str, Any] = {"exif": metadata.exif, "icc_profile": metadata.icc_profile, "dpi": metadata.dpi}
     if config.format in ("JPEG", "WEBP", "AVIF"):
         options |= {"quality": config.quality, "xmp": metadata.xmp}
-    if config.format == "JPEG":
-        options["subsampling"] = 0  # 4:4:4: halving the colours would blur what was just sharpened
+    if config.format in ("JPEG", "AVIF"):
+        options["subsampling"] = "4:4:4"  # halving the colours would blur what was just sharpened
     if config.format in _NO_EXIF:
         exif = Image.Exif()
         exif.load(metadata.exif or b"")

@@ -149,7 +149,9 @@ def _is_deep_color(image: Image.Image) -> bool:
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]  # BitsPerSample
         return len(bits) > 1 and max(bits) > 8
-    return image.format == "PNG" and any(str(tile.args).endswith(";16B") for tile in image.tile) and image.mode != "I;16"
+    return (
+        image.format == "PNG" and any(str(tile.args).endswith(";16B") for tile in image.tile) and image.mode != "I;16"
+    )
 
 
 def _samples(image: Image.Image, path: Path) -> NDArray[Any]:

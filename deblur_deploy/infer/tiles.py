@@ -117,9 +117,7 @@ class TilePlan:
         starts = [*range(0, last, step), last] if last else [0]
         stops = [start + tile if self.fixed else min(start + tile, length) for start in starts]
         ramps = [(start + stop - FEATHER) // 2 for start, stop in zip(starts[1:], stops[:-1], strict=True)]
-        return [
-            Span(*place) for place in zip(starts, stops, [None, *ramps], [*ramps, None], strict=True)
-        ]
+        return [Span(*place) for place in zip(starts, stops, [None, *ramps], [*ramps, None], strict=True)]
 
 
 def smallest_tile(margin: int, multiple: int) -> int:

@@ -1,0 +1,183 @@
+"""``deblur-deploy infer``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from deblur_deploy.artifact import Artifact, load_artifact
+from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.options import Json, Runtime, check_writable
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.images import parse_resolution
+
+if TYPE_CHECKING:
+    from deblur_deploy.infer.jobs import Job
+    from deblur_deploy.infer.run import FileResult, FileRunner, InferReport
+    from deblur_deploy.infer.settings import InferConfig
+    from deblur_deploy.runtime.runner import Runner
+
+STANDARD_STREAM = Path("-")
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="Artifact of the network, of any kind that this machine can run.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Pictures, videos and folders of them (with what is below); - for raw frames on stdin."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; with raw frames - for stdout.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Of folders, only files whose name or path matches.")] = None,
+    format: Annotated[str | None, typer.Option(help="Format of pictures. Left out: that of each input.")] = None,
+    quality: Annotated[int, typer.Option(help="Quality of JPEG, WebP and AVIF, 1 to 100.")] = 95,
+    codec: Annotated[str | None, typer.Option(help="Video encoder. Left out: that of the input's codec.")] = None,
+    crf: Annotated[int, typer.Option(help="Constant rate factor of videos; lower is better and larger.")] = 18,
+    max_memory: Annotated[str, typer.Option(help="What the program may take; larger pictures go in tiles.")] = "2GB",
+    tile: Annotated[str | None, typer.Option(help="Size of tiles as WIDTHxHEIGHT, instead of what fits.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip files that were done in the same way.")] = False,
+    watch: Annotated[Path | None, typer.Option(help="Folder to watch for files, until Ctrl-C.")] = None,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks into the watched folder.")] = 1.0,
+    raw: Annotated[str | None, typer.Option(help="Size of raw rgb24 frames on stdin and stdout.")] = None,
+    runtime: Runtime = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads. Left out: what the runtime chooses.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Deblur pictures, folders and videos with a network."""
+    from deblur_deploy.infer.encode import EncodeConfig
+    from deblur_deploy.infer.jobs import find_jobs, parse_format
+    from deblur_deploy.infer.memory import parse_memory
+    from deblur_deploy.infer.restore import RestoreConfig
+    from deblur_deploy.infer.settings import InferConfig, VideoConfig
+
+    kind, suffix = parse_format(format) if format else (None, None)
+    restore = RestoreConfig(parse_memory(max_memory), parse_resolution(tile) if tile else None)
+    config = InferConfig(restore, EncodeConfig(kind, quality), VideoConfig(codec, crf), resume)
+    given = inputs or []
+    if out is None:
+        raise ConfigError("it is not said where results go", hint="name a folder with --out")
+    if raw is not None or STANDARD_STREAM in given:
+        return _stream(load_artifact(source), (given, out, raw, as_json), (runtime, threads), config)
+    if bool(given) == (watch is not None):
+        raise ConfigError("give either files and folders or --watch", hint="`deblur-deploy infer --help` has examples")
+    check_writable(out)
+    jobs = find_jobs(given, out, pattern, suffix)
+    artifact = load_artifact(source)
+    output = Output(as_json)
+    output.say(f"source    {artifact.directory} (named on the command line)")
+    with _opened(artifact, runtime, threads) as runner:
+        from deblur_deploy.infer.run import FileRunner
+
+        files = FileRunner(artifact, runner, out, config)
+        if watch is None:
+            _restore_jobs(output, files, jobs)
+        else:
+            _serve(output, files, (watch, out), (pattern, suffix, poll))
+    _conclude(output, files.report, out)
+
+
+@contextmanager
+def _opened(artifact: Artifact, runtime: str | None, threads: int | None) -> Iterator[Runner]:
+    from deblur_deploy.runtime.runner import open_runner
+
+    with open_runner(artifact, runtime, threads) as runner:
+        yield runner
+
+
+def _stream(
+    artifact: Artifact,
+    streams: tuple[list[Path], Path, str | None, bool],
+    machine: tuple[str | None, int | None],
+    config: InferConfig,
+) -> None:
+    """Raw frames from stdin to stdout; everything for people goes to stderr."""
+    from deblur_deploy.infer.raw import restore_raw
+    from deblur_deploy.infer.restore import Restorer
+
+    given, out, raw, as_json = streams
+    if raw is None or given != [STANDARD_STREAM] or out != STANDARD_STREAM:
+        raise ConfigError(
+            "raw frames need a size, and go from stdin to stdout", hint="write `infer SOURCE - --out - --raw 1280x720`"
+        )
+    if as_json:
+        raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
+    size = parse_resolution(raw)
+    output = Output(as_json=True)  # stdout is for the frames
+    with _opened(artifact, *machine) as runner:
+        frames = restore_raw(
+            sys.stdin.buffer, sys.stdout.buffer, size, Restorer(runner, config.restore), lambda count: None
+        )
+    output.say(f"restored  {frames} frames of {size}")
+
+
+def _serve(
+    output: Output, files: FileRunner, folders: tuple[Path, Path], choice: tuple[str | None, str | None, float]
+) -> None:
+    from deblur_deploy.infer.watch import arriving_jobs, serve
+
+    (watch, out), (pattern, suffix, poll) = folders, choice
+    batches = arriving_jobs(watch, out, pattern=pattern, suffix=suffix, poll_seconds=poll)
+    output.say(f"watching  {watch}; Ctrl-C ends it")
+    serve(batches, lambda jobs: _restore_jobs(output, files, jobs))
+
+
+def _restore_jobs(output: Output, files: FileRunner, jobs: list[Job]) -> None:
+    with _progress(output, len(jobs)) as notify:
+        files.run(jobs, notify)
+
+
+class _RateColumn(ProgressColumn):
+    """Frames per second since the start."""
+
+    def render(self, task: Task) -> Text:
+        frames = task.fields["frames"]
+        return Text(f"{frames / task.elapsed:.2f} frames/s" if task.elapsed else "")
+
+
+@contextmanager
+def _progress(output: Output, total: int) -> Iterator[Callable[[Job, int, FileResult | None], None]]:
+    """A bar over the files with the rate and the time left, where there is a terminal; failures are said at once."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.console, disable=not output.console.is_terminal) as progress:
+        task = progress.add_task("restoring", total=total, frames=0)
+        finished = 0
+
+        def notify(job: Job, frames: int, result: FileResult | None) -> None:
+            nonlocal finished
+            progress.update(task, frames=finished + frames, description=job.name)
+            if result is not None:
+                finished += frames
+                progress.advance(task)
+
+        yield notify
+
+
+def _conclude(output: Output, report: InferReport, out: Path) -> None:
+    """Print what became of the files; raises where one failed."""
+    output.emit(report.as_json())
+    done, skipped, failures = report.count("done"), report.count("skipped"), report.failures
+    rate = f", {report.frames / report.seconds:.2f} frames/s" if report.frames and report.seconds else ""
+    output.say(f"wrote     {done} files to {out} ({report.frames} frames in {report.seconds:.1f} s{rate})")
+    if skipped:
+        output.say(f"skipped   {skipped} files that were done before")
+    for failure in failures:
+        output.say(f"failed    {failure.error}")
+    if failures:
+        names = ", ".join(Path(failure.input).name for failure in failures[:10])
+        more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
+        raise ArtifactError(
+            f"{len(failures)} of {len(report.files)} files failed: {names}{more}",
+            hint="the lines above say why; mend them and run again with --resume",
+        )
