@@ -63,9 +63,10 @@ def command(
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
     if raw is not None or STANDARD_STREAM in given:
-        return _stream(load_artifact(source), (given, out, raw, as_json), (runtime, threads), config)
+        _stream(load_artifact(source), (given, out, raw, as_json), (runtime, threads), config)
+        return
     if bool(given) == (watch is not None):
-        raise ConfigError("give either files and folders or --watch", hint="`deblur-deploy infer --help` has examples")
+        raise ConfigError("give either files and folders or --watch", hint="write `infer SOURCE photos/ --out results`")
     check_writable(out)
     jobs = find_jobs(given, out, pattern, suffix)
     artifact = load_artifact(source)

@@ -1,4 +1,4 @@
-"""How much memory this process takes, what a network costs per pixel, and a gate that keeps pictures within a budget."""
+"""How much memory this process takes, and a gate that keeps the pictures on their way within a budget."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_memory(text: str) -> int:
     Raises:
         ConfigError: The text has another form, or is zero.
     """
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([KMG]?I?B|)", text.strip().upper())
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([KMG]?I?B|)", text.strip().upper())
     if match is None or match[2] == "IB" or not float(match[1]):
         raise ConfigError(f"{text!r} is no amount of memory", hint="write a number with a unit, such as 2GB or 800MB")
     return int(float(match[1]) * _UNITS[match[2] if match[2] != "B" else ""])

@@ -32,7 +32,7 @@ FORMATS = {
 """Formats by suffix."""
 
 MAX_PIXELS = 178_956_970
-"""Larger pictures are taken for decompression bombs: Pillow's own bound, a quarter of a gigabyte per channel times 2/3."""
+"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
 
 _DESCRIPTIVE_TAGS = (270, 271, 272, 274, 305, 306, 315, 316, 33432, 34665, 34853)
 """What a TIFF says about the picture (TIFF 6.0, Exif 2.32): description, camera, orientation, software, date, artist,
@@ -149,9 +149,8 @@ def _is_deep_color(image: Image.Image) -> bool:
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]  # BitsPerSample
         return len(bits) > 1 and max(bits) > 8
-    return (
-        image.format == "PNG" and any(str(tile.args).endswith(";16B") for tile in image.tile) and image.mode != "I;16"
-    )
+    layouts = [str(tile.args) for tile in getattr(image, "tile", [])]
+    return image.format == "PNG" and image.mode != "I;16" and any(layout.endswith(";16B") for layout in layouts)
 
 
 def _samples(image: Image.Image, path: Path) -> NDArray[Any]:

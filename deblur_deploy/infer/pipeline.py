@@ -46,7 +46,7 @@ def overlap(
     consume: Callable[[B], None],
     stop: threading.Event | None = None,
 ) -> None:
-    """Read, transform and write a stream of items in order, each in a thread of its own; the caller's thread transforms.
+    """Read, transform and write a stream of items in order, three at a time; the caller's thread transforms.
 
     Args:
         items: Iterated in a thread that reads ahead.

@@ -1,8 +1,8 @@
 """How far a network looks: which pixels of a tile are wrong because the picture was cut there.
 
-The receptive field of a scale-recurrent network spans hundreds of pixels on paper, and nearly all of it hardly counts. So
-the reach is measured, on whatever runtime is used: a part of a picture is replaced, and what changes beside it is looked
-at. The picture is drawn so that it has strong edges, fine grain and faint shapes, which carry furthest.
+The receptive field of a scale-recurrent network spans hundreds of pixels on paper, and nearly all of it hardly counts.
+So the reach is measured, on whatever runtime is used: a part of a picture is replaced, and what changes beside it is
+looked at. The picture is drawn so that it has strong edges, fine grain and faint shapes, which carry furthest.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def measure_margin(runner: Runner) -> int:
         runner: The network; of one that takes a single size, tiles of that size are used.
 
     Returns:
-        A multiple of 16 with one more 16 as reserve; 0 where nothing is off. Never more than half of what was looked at, or
-        than leaves room for something to be used of a tile.
+        A multiple of 16 with one more 16 as reserve; 0 where nothing is off. Never more than half of what was looked
+        at, nor so much that nothing of a tile of fixed size would be used.
     """
     size, multiple = fixed_size(runner.image), runner.image.multiple_of
     if size is None:

@@ -137,7 +137,7 @@ class Restorer:
         colors = np.broadcast_to(tile, (*tile.shape[:2], 3))
         batch = np.array(colors.transpose(2, 0, 1)[None], order="C")  # a copy: torch takes no read-only array
         restored = self._runner.infer(batch)[0].transpose(1, 2, 0)
-        return restored.mean(axis=2, keepdims=True) if gray else restored
+        return cast(Float, restored.mean(axis=2, keepdims=True)) if gray else restored
 
     def _measured(self, name: str, measure: Callable[[Runner], int]) -> int:
         if name not in self.known:

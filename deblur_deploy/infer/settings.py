@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.infer.encode import EncodeConfig
@@ -37,7 +37,7 @@ class InferConfig:
         resume: Skip files that are done.
     """
 
-    restore: RestoreConfig = RestoreConfig()
-    encode: EncodeConfig = EncodeConfig()
+    restore: RestoreConfig = field(default_factory=RestoreConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
     video: VideoConfig = VideoConfig()
     resume: bool = False

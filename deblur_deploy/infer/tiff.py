@@ -1,4 +1,4 @@
-"""Writing TIFF at any depth with every tag: Pillow writes 16-bit colour in no way, and camera data only uncompressed."""
+"""Writing TIFF at any depth with every tag: Pillow writes no 16-bit colour, and camera data only uncompressed."""
 
 from __future__ import annotations
 

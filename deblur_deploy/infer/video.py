@@ -20,7 +20,6 @@ from deblur_deploy.infer.settings import VideoConfig
 
 try:
     import av
-    from av.codec.context import CodecContext
     from av.sidedata.sidedata import Type as SideDataType
 except ModuleNotFoundError as err:
     raise MissingDependencyError("videos need PyAV", hint="pip install 'deblur-deploy[video]'") from err
@@ -203,7 +202,7 @@ class _Transcoder:
                 f"{name!r} is no encoder that {self._writer.format.name} files take",
                 hint="leave out --codec for that of the input, or give libx264",
             ) from err
-        context: CodecContext = out.codec_context
+        context = out.codec_context
         out.width, out.height = facts.width, facts.height
         out.pix_fmt = facts.pix_fmt if facts.pix_fmt in formats else _nearest_format(formats, facts.deep)
         context.time_base = self._video.time_base

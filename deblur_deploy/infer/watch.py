@@ -15,8 +15,8 @@ def arriving_jobs(
 ) -> Iterator[list[Job]]:
     """Look into a folder again and again.
 
-    A file is taken when its size and time of change are the same as at the look before: it is not being copied any more.
-    One that is changed later is taken again.
+    A file is taken when its size and time of change are the same as at the look before, and so nobody copies to it any
+    more. One that is changed later is taken again.
 
     Args:
         folder: The drop folder, with everything below it.

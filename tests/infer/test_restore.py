@@ -125,5 +125,5 @@ def test_memory_per_pixel_is_measured(runner):
 
 
 def test_memory_that_the_program_itself_takes_is_refused(runner):
-    with pytest.raises(ConfigError, match="the network alone takes .* MB, and 50 MB are allowed"):
+    with pytest.raises(ConfigError, match=r"the network alone takes .* MB, and 50 MB are allowed"):
         Restorer(runner, RestoreConfig(max_memory=50_000_000))
