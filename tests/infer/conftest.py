@@ -23,7 +23,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A fresh network whose head and offsets are large enough to show in the picture."""
     torch.manual_seed(3)
     net = SRN(SRNConfig.from_base(8, (1, 1, 1))).eval()
-    torch.nn.init.normal_(net.head.weight, std=0.02)
+    torch.nn.init.normal_(net.head.weight, std=0.05)
     torch.nn.init.normal_(net.deform.deform.conv_offset.weight, std=0.05)
     out = tmp_path_factory.mktemp("infer") / "checkpoint"
     return save_network(out, net, spec_of(net), new_step("import", {}, None, {}))
