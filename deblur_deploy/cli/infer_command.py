@@ -60,6 +60,8 @@ def command(
     restore = RestoreConfig(parse_memory(max_memory), parse_resolution(tile) if tile else None)
     config = InferConfig(restore, EncodeConfig(kind, quality), VideoConfig(codec, crf), resume)
     given = inputs or []
+    if poll <= 0:
+        raise ConfigError(f"poll is {poll:g}", hint="give seconds above 0, such as 1")
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
     if raw is not None or STANDARD_STREAM in given:

@@ -42,7 +42,7 @@ def test_bad_files_are_named_and_the_others_go_on(artifact, runner, photos, out)
     status, report = restore(artifact, runner, photos, out)
 
     good = {"a.png", "sub/b.tif", "z.webp"}
-    assert status == {name: "done" for name in good} | {"broken.png": "failed", "m.jpg": "failed"}
+    assert status == dict.fromkeys(good, "done") | {"broken.png": "failed", "m.jpg": "failed"}
     assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == good | {JOURNAL}
     original = read_picture(photos / "a.png").samples
     assert np.array_equal(read_picture(out / "a.png").samples, deblur(runner, original))
@@ -64,7 +64,7 @@ def test_resume_skips_what_was_done_in_the_same_way(artifact, runner, photos, ou
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != JOURNAL}
 
     status, report = restore(artifact, runner, photos, out, RESUME)
-    assert status == {name: "skipped" for name in ("a.png", "sub/b.tif", "z.webp")} | {
+    assert status == dict.fromkeys(("a.png", "sub/b.tif", "z.webp"), "skipped") | {
         "broken.png": "failed",
         "m.jpg": "failed",
     }
@@ -88,9 +88,7 @@ def test_resume_does_again_what_has_changed(artifact, runner, photos, out, photo
     status, _ = restore(artifact, runner, photos, out, config)
     assert status["a.png"] == "done"
     assert status["z.webp"] == ("done" if change == "quality" else "skipped")
-    assert np.array_equal(
-        read_picture(out / "a.png").samples, deblur(runner, read_picture(photos / "a.png").samples)
-    )
+    assert np.array_equal(read_picture(out / "a.png").samples, deblur(runner, read_picture(photos / "a.png").samples))
 
 
 def test_without_resume_everything_is_done_again(artifact, runner, photos, out):
