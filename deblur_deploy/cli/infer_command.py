@@ -20,7 +20,8 @@ from deblur_deploy.images import parse_resolution
 
 if TYPE_CHECKING:
     from deblur_deploy.infer.jobs import Job
-    from deblur_deploy.infer.run import FileResult, FileRunner, InferReport
+    from deblur_deploy.infer.run import FileRunner, InferReport
+    from deblur_deploy.infer.run import Progress as Reached
     from deblur_deploy.infer.settings import InferConfig
     from deblur_deploy.runtime.runner import Runner
 
@@ -82,6 +83,10 @@ def command(
             _restore_jobs(output, files, jobs)
         else:
             _serve(output, files, (watch, out), (pattern, suffix, poll))
+    if files.shows_seams:
+        output.say(
+            "warning   seams may show: the graph's size is less than the network reaches; export it with more --res"
+        )
     _conclude(output, files.report, out)
 
 
@@ -144,7 +149,7 @@ class _RateColumn(ProgressColumn):
 
 
 @contextmanager
-def _progress(output: Output, total: int) -> Iterator[Callable[[Job, int, FileResult | None], None]]:
+def _progress(output: Output, total: int) -> Iterator[Callable[[Reached], None]]:
     """A bar over the files with the rate and the time left, where there is a terminal; failures are said at once."""
     columns = (
         TextColumn("{task.description}"),
@@ -155,14 +160,15 @@ def _progress(output: Output, total: int) -> Iterator[Callable[[Job, int, FileRe
     )
     with Progress(*columns, console=output.console, disable=not output.console.is_terminal) as progress:
         task = progress.add_task("restoring", total=total, frames=0)
-        finished = 0
+        files = frames = 0
 
-        def notify(job: Job, frames: int, result: FileResult | None) -> None:
-            nonlocal finished
-            progress.update(task, frames=finished + frames, description=job.name)
-            if result is not None:
-                finished += frames
-                progress.advance(task)
+        def notify(reached: Reached) -> None:
+            nonlocal files, frames
+            share = reached.frames / reached.of if reached.of and reached.result is None else 0
+            if reached.result is not None:
+                files, frames = files + 1, frames + reached.frames
+            running = reached.frames if reached.result is None else 0
+            progress.update(task, completed=files + share, frames=frames + running, description=reached.job.name)
 
         yield notify
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.infer.memory import PICTURE_BYTES_PER_PIXEL
 
 FORMATS = {
     ".png": "PNG",
@@ -73,14 +74,15 @@ class Picture:
     metadata: Metadata = Metadata()
 
 
-def picture_pixels(path: Path) -> int:
-    """Width times height, from the header alone.
+def decoding_bytes(path: Path) -> int:
+    """Peak memory of decoding a picture, from its header alone.
 
     Raises:
         ArtifactError: As :func:`read_picture`.
     """
     with _opened(path) as image:
-        return image.width * image.height
+        deep = _is_deep_color(image) or image.mode.startswith("I;16")
+        return image.width * image.height * PICTURE_BYTES_PER_PIXEL * (2 if deep else 1)
 
 
 def read_picture(path: Path) -> Picture:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.infer.memory import peak_during
-from deblur_deploy.infer.tiles import largest_margin
 from deblur_deploy.runtime.runner import Runner, fixed_size
 
 Float = NDArray[np.float32]
@@ -35,20 +34,15 @@ def measure_margin(runner: Runner) -> int:
         runner: The network; of one that takes a single size, tiles of that size are used.
 
     Returns:
-        A multiple of 16 with one more 16 as reserve; 0 where nothing is off. Never more than half of what was looked
-        at, nor so much that nothing of a tile of fixed size would be used.
+        A multiple of 16 with one more 16 as reserve; 0 where nothing is off. It reaches to half of what was looked at,
+        at most.
     """
-    size, multiple = fixed_size(runner.image), runner.image.multiple_of
-    if size is None:
-        shapes = [(PROBE_WIDTH, PROBE_LENGTH), (PROBE_LENGTH, PROBE_WIDTH)]
-        limit = PROBE_LENGTH // 2
-    else:
-        shapes = [(size.height, size.width)]
-        limit = largest_margin(min(size.height, size.width), multiple)
+    size = fixed_size(runner.image)
+    shapes = [(size.height, size.width)] if size else [(PROBE_WIDTH, PROBE_LENGTH), (PROBE_LENGTH, PROBE_WIDTH)]
     reach = max(_reach_along(runner, shape, axis) for shape in shapes for axis in (0, 1) if shape[axis] >= max(shape))
     if reach == 0:
         return 0
-    return min(limit, -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN)
+    return -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN
 
 
 def measure_bytes_per_pixel(runner: Runner) -> int:

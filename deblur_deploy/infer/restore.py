@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution
 from deblur_deploy.infer.memory import PICTURE_BYTES_PER_PIXEL, resident_bytes
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
-from deblur_deploy.infer.tiles import TileNeeds, TilePlan, plan_tiles, restore_rows
+from deblur_deploy.infer.tiles import TileNeeds, TilePlan, largest_margin, plan_tiles, restore_rows
 from deblur_deploy.runtime.runner import Runner, fixed_size
 
 Float = NDArray[np.float32]
@@ -35,16 +36,22 @@ class RestoreConfig:
     """How pictures go through a network.
 
     Args:
-        max_memory: What the whole process may take, in bytes.
+        max_memory: What the process may take, in bytes.
         tile: Size of tiles, instead of what the memory allows.
+        count_process: Whether the memory is that of the whole process, or what comes on top of its present size.
     """
 
     max_memory: int = DEFAULT_MAX_MEMORY
     tile: Resolution | None = None
+    count_process: bool = True
 
     def __post_init__(self) -> None:
         if self.max_memory <= 0:
             raise ConfigError(f"max_memory is {self.max_memory}", hint="give bytes, such as 2000000000")
+
+
+_MEASURED: WeakKeyDictionary[Runner, dict[str, int]] = WeakKeyDictionary()
+"""What :func:`deblur` has measured, for as long as the network is open."""
 
 
 class Restorer:
@@ -62,7 +69,10 @@ class Restorer:
         self._runner = runner
         self._config = config
         self.known: dict[str, int] = {} if known is None else known
-        base = -(-(resident_bytes() or _UNKNOWN_BASE_BYTES) // _ROUND_BASE) * _ROUND_BASE
+        self._plans: dict[tuple[int, int, int], TilePlan] = {}
+        base = 0
+        if config.count_process:
+            base = -(-(resident_bytes() or _UNKNOWN_BASE_BYTES) // _ROUND_BASE) * _ROUND_BASE
         self._available = config.max_memory - base
         if self._available <= 0:
             raise ConfigError(
@@ -75,25 +85,47 @@ class Restorer:
         """What pictures that wait to be restored or written may take together."""
         return self._available // _IN_FLIGHT_SHARE
 
-    def plan(self, width: int, height: int) -> TilePlan:
+    @property
+    def shows_seams(self) -> bool:
+        """Whether pictures went through tiles of a fixed size that is too small for the network's reach."""
+        size = fixed_size(self._runner.image)
+        return size is not None and self.known.get("margin", 0) > self._margin_that_fits(size)
+
+    def plan(self, width: int, height: int, sample_bytes: int = 1) -> TilePlan:
         """The tiles for a picture.
+
+        Args:
+            width: Width of the picture in pixels.
+            height: Height of the picture.
+            sample_bytes: Bytes of one sample, such as 2 for 16 bits.
 
         Raises:
             ConfigError: The memory does not suffice, or the tiles that were asked for are too small.
         """
+        key = width, height, sample_bytes
+        if key not in self._plans:
+            self._plans[key] = self._new_plan(*key)
+        return self._plans[key]
+
+    def _new_plan(self, width: int, height: int, sample_bytes: int) -> TilePlan:
         multiple, size = self._runner.image.multiple_of, fixed_size(self._runner.image)
         tile = size or self._config.tile
         if tile is not None:
             fits = width <= tile.width and height <= tile.height
             margin = 0 if fits else self._measured("margin", measure_margin)
+            if size is not None:
+                margin = min(margin, self._margin_that_fits(size))
             return TilePlan(width, height, tile.width, tile.height, margin, multiple, fixed=size is not None)
         pixels = width * height
         per_pixel = self._measured("bytes_per_pixel", measure_bytes_per_pixel)
-        budget = self._available - max(self.in_flight_bytes, pixels * PICTURE_BYTES_PER_PIXEL)
+        budget = self._available - max(self.in_flight_bytes, pixels * PICTURE_BYTES_PER_PIXEL * sample_bytes)
         if pixels * per_pixel <= budget:
             return TilePlan(width, height, width, height, 0, multiple)
         needs = TileNeeds(self._measured("margin", measure_margin), multiple, per_pixel)
         return plan_tiles(width, height, needs, budget)
+
+    def _margin_that_fits(self, size: Resolution) -> int:
+        return largest_margin(min(size.width, size.height), self._runner.image.multiple_of)
 
     def restore(self, samples: Samples) -> Samples:
         """Restore a picture.
@@ -116,7 +148,7 @@ class Restorer:
         """As :meth:`restore`, written over the picture; returns the number of tiles."""
         _check(samples)
         height, width = samples.shape[:2]
-        plan = self.plan(width, height)
+        plan = self.plan(width, height, samples.itemsize)
         for top, rows in self._finished_rows(samples, plan):
             colors = slice(0, rows.shape[2])
             samples[top : top + len(rows), :, colors] = _quantize(rows, samples.dtype)
@@ -151,7 +183,8 @@ def deblur(runner: Runner, image: Samples, max_memory: int = DEFAULT_MAX_MEMORY)
     Args:
         runner: An open network (see :func:`deblur_deploy.open_runner`).
         image: (H, W) or (H, W, C), C from 1 to 4; uint8, uint16, or float32 in [0, 1]; sRGB. Any size.
-        max_memory: What the process may take, in bytes; larger pictures go through the network in tiles.
+        max_memory: What this may take on top of the process's present size, in bytes; larger pictures go through the
+            network in tiles.
 
     Returns:
         A picture of the same shape and dtype. A fourth or second channel, which is alpha, is what it was.
@@ -161,7 +194,8 @@ def deblur(runner: Runner, image: Samples, max_memory: int = DEFAULT_MAX_MEMORY)
         DeblurDeployError: The network gave up.
     """
     deep = image[:, :, None] if image.ndim == 2 else image
-    restored = Restorer(runner, RestoreConfig(max_memory)).restore(deep)
+    known = _MEASURED.setdefault(runner, {})
+    restored = Restorer(runner, RestoreConfig(max_memory, count_process=False), known).restore(deep)
     return cast(Samples, restored.reshape(image.shape))
 
 

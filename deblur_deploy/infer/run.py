@@ -15,8 +15,8 @@ from deblur_deploy.errors import DeblurDeployError
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
-from deblur_deploy.infer.memory import PICTURE_BYTES_PER_PIXEL, MemoryGate
-from deblur_deploy.infer.picture import Picture, picture_pixels, read_picture
+from deblur_deploy.infer.memory import MemoryGate
+from deblur_deploy.infer.picture import Picture, decoding_bytes, read_picture
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.settings import InferConfig
@@ -91,8 +91,24 @@ class InferReport:
         }
 
 
-Notify = Callable[[Job, int, FileResult | None], None]
-"""Told of a job, how many of its frames are restored so far, and the result when it is finished."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        job: The file that is worked on.
+        frames: How many of its frames are restored.
+        of: How many it has, as far as that is known.
+        result: What became of it, when it is finished.
+    """
+
+    job: Job
+    frames: int
+    of: int | None = None
+    result: FileResult | None = None
+
+
+Notify = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,11 @@ class FileRunner:
         self._gate = MemoryGate(self._restorer.in_flight_bytes)
         self.report = InferReport(str(artifact.directory), runner.name)
 
+    @property
+    def shows_seams(self) -> bool:
+        """Whether tiles were too small for the network's reach (see :class:`Restorer`)."""
+        return self._restorer.shows_seams
+
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
         """Restore files; what fails is in the report and the others go on.
 
@@ -155,7 +176,7 @@ class FileRunner:
                 if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
                     yield _Decoded(job, skipped=True)
                     continue
-                needed = picture_pixels(job.source) * PICTURE_BYTES_PER_PIXEL
+                needed = decoding_bytes(job.source)
                 if not self._gate.enter(needed, stop.is_set):
                     return
                 cost = needed
@@ -201,7 +222,11 @@ class FileRunner:
                 from deblur_deploy.infer.video import restore_video
 
                 frames = restore_video(
-                    job.source, job.target, self._restorer, self._config.video, lambda count: notify(job, count, None)
+                    job.source,
+                    job.target,
+                    self._restorer,
+                    self._config.video,
+                    lambda count, of: notify(Progress(job, count, of)),
                 )
             else:
                 from deblur_deploy.infer.dicom import restore_dicom
@@ -215,7 +240,7 @@ class FileRunner:
 
     def _note(self, job: Job, result: FileResult, notify: Notify) -> None:
         self.report.files.append(result)
-        notify(job, result.frames, result)
+        notify(Progress(job, result.frames, result.frames, result))
 
 
 def _failure(job: Job, error: DeblurDeployError) -> FileResult:

@@ -37,6 +37,8 @@ _ENCODERS = {
 """Encoders by codec; another codec becomes H.264, in WebM VP9."""
 
 _WITH_CRF = {"libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1", "libaom-av1"}
+Tick = Callable[[int, int | None], None]
+
 _COPIED = ("audio", "subtitle")
 
 
@@ -61,9 +63,7 @@ class _Facts:
     colors: dict[str, int]
 
 
-def restore_video(
-    source: Path, target: Path, restorer: Restorer, config: VideoConfig, tick: Callable[[int], None]
-) -> int:
+def restore_video(source: Path, target: Path, restorer: Restorer, config: VideoConfig, tick: Tick) -> int:
     """Restore the first video stream of a file and copy its sound and subtitles.
 
     Args:
@@ -71,7 +71,7 @@ def restore_video(
         target: The result; its suffix names the container. It appears whole or not at all.
         restorer: The network.
         config: Codec and quality.
-        tick: Told after every frame how many are restored.
+        tick: Told after every frame how many are restored, and of how many where the file says so.
 
     Returns:
         Number of frames.
@@ -129,7 +129,7 @@ class _Transcoder:
         writer.metadata.update(reader.metadata)
         self._last_pts: int | None = None
 
-    def run(self, restorer: Restorer, tick: Callable[[int], None]) -> int:
+    def run(self, restorer: Restorer, tick: Tick) -> int:
         """Restore every frame; returns how many there were."""
         count = 0
 
@@ -139,7 +139,7 @@ class _Transcoder:
                 return item
             count += 1
             restored = self._restore_frame(item, restorer)
-            tick(count)
+            tick(count, self._video.frames or None)
             return restored
 
         overlap(self._demux(), restore, self._write)

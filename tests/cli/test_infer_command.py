@@ -58,10 +58,10 @@ def test_a_folder_is_restored_into_another(run, network, photos, tmp_path):
 
 def test_a_fixed_size_graph_restores_what_is_larger_in_tiles(run, made, photos, tmp_path):
     save_rgb(photos / "large.png", np.tile(load_rgb(photos / "a.png"), (3, 3, 1)))
-    answer = (
-        run("infer", made["export-onnx"], photos, "--out", tmp_path / "out", "--pattern", "l*", "--json").done().json
-    )
-    assert answer["files"][0]["tiles"] > 1
+    outcome = run("infer", made["export-onnx"], photos, "--out", tmp_path / "out", "--pattern", "l*", "--json").done()
+
+    assert outcome.json["files"][0]["tiles"] > 1
+    assert "seams may show" in outcome.err  # the graph takes 64x48, which is less than the network reaches
     assert load_rgb(tmp_path / "out" / "large.png").shape == (144, 192, 3)
 
 

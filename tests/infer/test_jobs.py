@@ -73,7 +73,7 @@ def test_two_results_of_one_name_are_refused(folder, tmp_path, out):
 
 
 def test_a_missing_input_and_an_empty_folder(tmp_path, out):
-    with pytest.raises(ArtifactError, match="there is no .*missing"):
+    with pytest.raises(ArtifactError, match=r"there is no .*missing"):
         find_jobs([tmp_path / "missing"], out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match="holds no pictures or videos"):

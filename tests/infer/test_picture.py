@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import load_rgb
 from deblur_deploy.infer.encode import EncodeConfig, whole_file, write_picture
-from deblur_deploy.infer.picture import FORMATS, Metadata, Picture, picture_pixels, read_picture
+from deblur_deploy.infer.picture import FORMATS, Metadata, Picture, decoding_bytes, read_picture
 
 LOSSLESS = [".png", ".tif", ".bmp"]
 WITH_METADATA = [".png", ".jpg", ".tif", ".webp", ".avif"]
@@ -236,6 +236,6 @@ def test_a_missing_and_an_unreadable_file(tmp_path: Path):
         read_picture(tmp_path / "b.png")
 
 
-def test_the_size_is_known_from_the_header(tmp_path):
+def test_the_memory_that_it_takes_is_known_from_the_header(tmp_path):
     (tmp_path / "a.png").write_bytes(png_header(12_000, 10_000))
-    assert picture_pixels(tmp_path / "a.png") == 120_000_000
+    assert decoding_bytes(tmp_path / "a.png") == 1_200_000_000

@@ -107,6 +107,25 @@ def test_a_fixed_size_graph_takes_pictures_of_any_size(artifact, tmp_path, wide_
             assert inner.max(initial=0) <= SEAM
 
 
+def test_a_graph_that_is_too_small_for_its_reach_says_so(artifact, tmp_path, wide_photo, runner):
+    tiny = export_onnx(artifact, ExportConfig(width=48, height=48), tmp_path / "onnx")
+    with open_runner(tiny, "onnxruntime") as graph:
+        restorer = Restorer(graph)
+        restorer.restore(wide_photo[:40, :40])
+        assert not restorer.shows_seams
+        restorer.restore(wide_photo[:80, :80])
+        assert restorer.shows_seams
+    whole = Restorer(runner)
+    whole.restore(wide_photo)
+    assert not whole.shows_seams
+
+
+def test_a_network_is_measured_once_for_many_pictures(runner, photo, monkeypatch):
+    first = deblur(runner, photo)
+    monkeypatch.setattr("deblur_deploy.infer.restore.measure_bytes_per_pixel", None)
+    assert np.array_equal(deblur(runner, photo), first)
+
+
 def test_a_larger_picture_takes_tiles_instead_of_more_memory(runner):
     base = resident_bytes()
     assert base is not None

@@ -15,7 +15,7 @@ from deblur_deploy.infer.restore import deblur
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
 
-RESUME = InferConfig(resume=True)
+ANEW, RESUME = InferConfig(), InferConfig(resume=True)
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def photos(tmp_path, photo):
     return folder
 
 
-def restore(artifact, runner, photos, out, config=InferConfig()):
+def restore(artifact, runner, photos, out, config=ANEW):
     """Run over a folder; returns status by name, and the report."""
     files = FileRunner(artifact, runner, out, config)
     told = []
-    files.run(find_jobs([photos], out), lambda job, frames, result: told.append((job.name, result)))
+    files.run(find_jobs([photos], out), lambda progress: told.append((progress.job.name, progress.result)))
     assert sorted(name for name, result in told if result) == sorted({name for name, _ in told})
     return {name: result.status for name, result in told if result}, files.report
 
@@ -73,11 +73,11 @@ def test_resume_skips_what_was_done_in_the_same_way(artifact, runner, photos, ou
 
 
 @pytest.mark.parametrize("change", ["input", "output", "gone", "quality"])
-def test_resume_does_again_what_has_changed(artifact, runner, photos, out, photo, change):
+def test_resume_does_again_what_has_changed(artifact, runner, photos, out, change):
     restore(artifact, runner, photos, out)
     config = RESUME
     if change == "input":
-        write_picture(photos / "a.png", Picture(photo[:50, :50], "PNG"))
+        write_picture(photos / "a.png", Picture(read_picture(photos / "a.png").samples[:50, :50], "PNG"))
     elif change == "output":
         (out / "a.png").write_bytes(b"something else")
     elif change == "gone":

@@ -23,8 +23,9 @@ TICKS = [0, 1, 2, 5, 6, 10, 11, 12]
 BT709 = 1
 
 
-def make_video(path: Path, photo, *, codec="libx264", pix_fmt="yuv420p", sound=True, turn=0) -> None:
-    """Eight frames of a moving photograph, with half a second of a tone."""
+def make_video(path: Path, photo, codec="libx264", pix_fmt="yuv420p", **extras) -> None:
+    """Eight frames of a moving photograph, with half a second of a tone; extras are ``turn`` and ``sound``."""
+    turn, sound = extras.get("turn"), extras.get("sound", True)
     with av.open(str(path), "w") as writer:
         video = writer.add_stream(codec, rate=30, options={"crf": "4"} if codec.startswith("libx") else {})
         video.width, video.height, video.pix_fmt = 96, 64, pix_fmt
@@ -69,7 +70,7 @@ def restore_video(*arguments):
     from deblur_deploy.infer.video import restore_video as run
 
     counts: list[int] = []
-    frames = run(*arguments, counts.append)
+    frames = run(*arguments, lambda count, of: counts.append(count))
     assert counts == list(range(1, frames + 1))
     return frames
 
