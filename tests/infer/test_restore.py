@@ -9,8 +9,8 @@ from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.images import Resolution, from_batch, to_batch
-from deblur_deploy.infer.memory import resident_bytes
+from deblur_deploy.images import ImageSpec, Resolution, from_batch, to_batch
+from deblur_deploy.infer.memory import peak_during, resident_bytes
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.package_data import shipped
@@ -135,6 +135,30 @@ def test_a_larger_picture_takes_tiles_instead_of_more_memory(runner):
     assert small.tiles == 1
     assert large.tiles > 1
     assert large.tile_width * large.tile_height * restorer.known["bytes_per_pixel"] < 600_000_000
+
+
+class Smoother:
+    """A network in miniature: averages three rows, and holds 60 float32 per pixel meanwhile."""
+
+    name, image = "smoother", ImageSpec()
+
+    def infer(self, batch):
+        features = np.repeat(batch, 20, axis=1)
+        padded = np.pad(features[:, ::20], ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
+        return (padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]) / 3
+
+
+def test_peak_memory_does_not_grow_with_the_picture():
+    """Measured on the process: a picture ten times as large stays within the same budget, its own bytes included."""
+    budget, peaks, tiles = 160_000_000, [], []
+    for width, height in ((1100, 1000), (3700, 3000)):
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        restorer = Restorer(Smoother(), RestoreConfig(budget, count_process=False))
+        tiles.append(restorer.plan(width, height).tiles)
+        peaks.append(peak_during(lambda: restorer.restore_in_place(picture)))  # noqa: B023 - called at once
+
+    assert tiles[1] > tiles[0]
+    assert max(peaks) < budget
 
 
 def test_memory_per_pixel_is_measured(runner):
