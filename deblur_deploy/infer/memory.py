@@ -16,8 +16,10 @@ _RESET_PEAK = "5"
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 PICTURE_BYTES_PER_PIXEL = 10
-"""Peak of decoding or encoding 8-bit colour: Pillow's four bytes, the array's three, and a copy between the two. 16 bits
-take twice as much."""
+"""Peak of decoding or encoding 8-bit colour: four bytes in Pillow, three in the array, and a copy between the two.
+
+Sixteen bits take twice as much.
+"""
 
 
 def parse_memory(text: str) -> int:

@@ -62,16 +62,6 @@ def overlap(
     written: _Channel[B] = _Channel(stop)
     failures: list[BaseException] = []
 
-    def guarded(work: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as err:  # handed on to the caller's thread
-                failures.append(err)
-                stop.set()
-
-        return run
-
     def read_all() -> None:
         for item in items:
             read.put((item,))
@@ -83,17 +73,30 @@ def overlap(
         while (item := written.get()) is not None:
             consume(item[0])
 
-    threads = [threading.Thread(target=guarded(work), daemon=True) for work in (read_all, write_all)]
-    for thread in threads:
-        thread.start()
+    reader, writer = (_start(work, stop, failures) for work in (read_all, write_all))
     try:
         while (item := read.get()) is not None:
             written.put((transform(item[0]),))
         written.put(None)
-        threads[1].join()
+        writer.join()
     finally:
         stop.set()
-        for thread in threads:
-            thread.join()
+        reader.join()
+        writer.join()
     if failures:
         raise failures[0]
+
+
+def _start(work: Callable[[], None], stop: threading.Event, failures: list[BaseException]) -> threading.Thread:
+    """Run something in a thread; what it raises is kept for the caller's thread, and everything stops."""
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as err:
+            failures.append(err)
+            stop.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
