@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _NO_EXIF = {"BMP"}
 _ORIENTATION = 274
 
 PARTIAL = ".partial"
-"""End of the names of files that are being written; those of killed runs may be removed."""
+"""Stands in the names of files that are being written. What a killed run left goes when the file is written again."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{escape(path.stem[:80])}.????????{PARTIAL}{escape(path.suffix)}"):
+            stale.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=f"{PARTIAL}{path.suffix}", dir=path.parent)
         os.close(handle)
         partial = Path(name)

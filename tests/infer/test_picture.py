@@ -180,6 +180,13 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
+def test_what_a_killed_run_left_goes_when_the_file_is_written_again(tmp_path, photo):
+    for name in (".a [1].abcd_123.partial.png", ".b.abcd_123.partial.png"):
+        (tmp_path / name).write_bytes(b"half")
+    write_picture(tmp_path / "a [1].png", Picture(photo, "PNG"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.abcd_123.partial.png", "a [1].png"]
+
+
 def png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))

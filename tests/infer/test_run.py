@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -116,6 +118,18 @@ def test_what_was_measured_is_kept_for_the_next_run(artifact, runner, photos, ou
     assert [line["measured"].keys() for line in measured] == [{"bytes_per_pixel"}]
     restore(artifact, runner, photos, out)
     assert sum("measured" in line for line in (out / JOURNAL).read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "module"), [("a.mp4", "av"), ("a.dcm", "pydicom")])
+def test_a_missing_extra_is_named_for_the_file_that_needs_it(artifact, runner, photos, name, module):
+    (photos / name).write_bytes(b"anything")
+    room, extra = {"av": ("video", "video"), "pydicom": ("dicom", "medical")}[module]
+    with mock.patch.dict(sys.modules, {module: None}):
+        sys.modules.pop(f"deblur_deploy.infer.{room}", None)
+        status, report = restore(artifact, runner, photos, photos.parent / "out")
+    assert (status[name], status["a.png"]) == ("failed", "done")
+    (error,) = [failure.error for failure in report.failures if failure.input.endswith(name)]
+    assert f"pip install 'deblur-deploy[{extra}]'" in error
 
 
 def test_an_output_that_cannot_be_written_is_named(artifact, runner, photos, out):
