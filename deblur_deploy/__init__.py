@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deblur_deploy.artifact import load_artifact as load_artifact
+    from deblur_deploy.infer.restore import deblur as deblur
     from deblur_deploy.runtime.runner import open_runner as open_runner
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load_artifact", "open_runner"]
+__all__ = ["__version__", "deblur", "load_artifact", "open_runner"]
 
-_HOMES = {"load_artifact": "deblur_deploy.artifact", "open_runner": "deblur_deploy.runtime.runner"}
+_HOMES = {
+    "deblur": "deblur_deploy.infer.restore",
+    "load_artifact": "deblur_deploy.artifact",
+    "open_runner": "deblur_deploy.runtime.runner",
+}
 
 
 def __getattr__(name: str) -> Any:

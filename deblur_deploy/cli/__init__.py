@@ -19,6 +19,7 @@ COMMANDS = {
     "export-trt": "build a TensorRT engine for a named card",
     "eval": "PSNR and SSIM of an artifact on blurred/sharp pairs",
     "verify": "compare two artifacts on the same images",
+    "infer": "deblur pictures, folders and videos",
     "bench": "time artifacts on every runtime that this machine has",
     "inspect": "say what an artifact is: widths, sizes, history",
 }

@@ -104,7 +104,7 @@ def refuse(run: Run, tmp_path: Path) -> Refuse:
 
     def run_refused(code: int, *arguments: object) -> str:
         before = everything_under(tmp_path)
-        takes_runs = arguments[0] != "verify" and "--runs" not in arguments
+        takes_runs = arguments[0] not in ("verify", "infer") and "--runs" not in arguments
         outcome = run(*arguments, *(("--runs", tmp_path / "runs") if takes_runs else ()), "--json")
         assert everything_under(tmp_path) == before
         assert outcome.out == ""

@@ -1,0 +1,224 @@
+"""``deblur-deploy infer``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from deblur_deploy.artifact import Artifact, load_artifact
+from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.options import Json, Runtime, check_writable
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.images import parse_resolution
+
+if TYPE_CHECKING:
+    from deblur_deploy.infer.jobs import Job
+    from deblur_deploy.infer.run import FileRunner, InferReport
+    from deblur_deploy.infer.run import Progress as Reached
+    from deblur_deploy.infer.settings import InferConfig
+    from deblur_deploy.runtime.runner import Runner
+
+STANDARD_STREAM = Path("-")
+
+
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Pictures, videos and folders of them (with what is below); - for raw frames on stdin."),
+]
+Format = Annotated[str | None, typer.Option(help="Format of pictures. Left out: that of each input.")]
+Quality = Annotated[int, typer.Option(help="Quality of JPEG, WebP and AVIF, 1 to 100.")]
+Codec = Annotated[str | None, typer.Option(help="Video encoder. Left out: that of the input's codec.")]
+Crf = Annotated[int, typer.Option(help="Constant rate factor of videos; lower is better and larger.")]
+MaxMemory = Annotated[str, typer.Option(help="What the program may take; larger pictures go through in tiles.")]
+Tile = Annotated[str | None, typer.Option(help="Size of tiles as WIDTHxHEIGHT, instead of what fits.")]
+Raw = Annotated[str | None, typer.Option(help="Size of raw rgb24 frames on stdin and stdout.")]
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="Artifact of the network, of any kind that this machine can run.")],
+    inputs: Inputs = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; with raw frames - for stdout.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Of folders, only files whose name or path matches.")] = None,
+    format: Format = None,
+    quality: Quality = 95,
+    codec: Codec = None,
+    crf: Crf = 18,
+    max_memory: MaxMemory = "2GB",
+    tile: Tile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip files that were done in the same way.")] = False,
+    watch: Annotated[Path | None, typer.Option(help="Folder to watch for files, until Ctrl-C.")] = None,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks into the watched folder.")] = 1.0,
+    raw: Raw = None,
+    runtime: Runtime = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads. Left out: what the runtime chooses.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Deblur pictures, folders and videos with a network."""
+    from deblur_deploy.infer.encode import EncodeConfig
+    from deblur_deploy.infer.jobs import parse_format
+    from deblur_deploy.infer.memory import parse_memory
+    from deblur_deploy.infer.restore import RestoreConfig
+    from deblur_deploy.infer.settings import InferConfig, VideoConfig
+
+    kind, suffix = parse_format(format) if format else (None, None)
+    restore = RestoreConfig(parse_memory(max_memory), parse_resolution(tile) if tile else None)
+    config = InferConfig(restore, EncodeConfig(kind, quality), VideoConfig(codec, crf), resume)
+    given = inputs or []
+    if out is None:
+        raise ConfigError("it is not said where results go", hint="name a folder with --out")
+    machine = _Machine(source, runtime, threads)
+    if raw is not None or STANDARD_STREAM in given:
+        _stream(machine, (given, out, raw, as_json), config)
+        return
+    if bool(given) == (watch is not None):
+        raise ConfigError("give either files and folders or --watch", hint="write `infer SOURCE photos/ --out results`")
+    _restore_files(Output(as_json), machine, _Choice(tuple(given), out, pattern, suffix, watch, poll), config)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What runs: the artifact's path, the runtime and the number of threads."""
+
+    source: Path
+    runtime: str | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which files are restored: those that are given, or those that arrive in the watched folder."""
+
+    given: tuple[Path, ...]
+    out: Path
+    pattern: str | None
+    suffix: str | None
+    watch: Path | None
+    poll: float
+
+    def __post_init__(self) -> None:
+        if self.poll <= 0:
+            raise ConfigError(f"poll is {self.poll:g}", hint="give seconds above 0, such as 1")
+
+
+def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: InferConfig) -> None:
+    from deblur_deploy.infer.jobs import find_jobs
+
+    check_writable(choice.out)
+    jobs = find_jobs(choice.given, choice.out, choice.pattern, choice.suffix)
+    artifact = load_artifact(machine.source)
+    output.say(f"source    {artifact.directory} (named on the command line)")
+    with _opened(artifact, machine) as runner:
+        from deblur_deploy.infer.run import FileRunner
+
+        files = FileRunner(artifact, runner, choice.out, config)
+        if choice.watch is None:
+            _restore_jobs(output, files, jobs)
+        else:
+            _serve(output, files, choice.watch, choice)
+    if files.shows_seams:
+        output.say(
+            "warning   seams may show: the graph's size is less than the network reaches; export it with more --res"
+        )
+    _conclude(output, files.report, choice.out)
+
+
+@contextmanager
+def _opened(artifact: Artifact, machine: _Machine) -> Iterator[Runner]:
+    from deblur_deploy.runtime.runner import open_runner
+
+    with open_runner(artifact, machine.runtime, machine.threads) as runner:
+        yield runner
+
+
+def _stream(machine: _Machine, streams: tuple[list[Path], Path, str | None, bool], config: InferConfig) -> None:
+    """Raw frames from stdin to stdout; everything for people goes to stderr."""
+    from deblur_deploy.infer.raw import restore_raw
+    from deblur_deploy.infer.restore import Restorer
+
+    given, out, raw, as_json = streams
+    if raw is None or given != [STANDARD_STREAM] or out != STANDARD_STREAM:
+        raise ConfigError(
+            "raw frames need a size, and go from stdin to stdout", hint="write `infer SOURCE - --out - --raw 1280x720`"
+        )
+    if as_json:
+        raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
+    size = parse_resolution(raw)
+    output = Output(as_json=True)  # stdout is for the frames
+    with _opened(load_artifact(machine.source), machine) as runner:
+        frames = restore_raw(
+            sys.stdin.buffer, sys.stdout.buffer, size, Restorer(runner, config.restore), lambda count: None
+        )
+    output.say(f"restored  {frames} frames of {size}")
+
+
+def _serve(output: Output, files: FileRunner, watch: Path, choice: _Choice) -> None:
+    from deblur_deploy.infer.watch import arriving_jobs, serve
+
+    batches = arriving_jobs(watch, choice.out, pattern=choice.pattern, suffix=choice.suffix, poll_seconds=choice.poll)
+    output.say(f"watching  {watch}; Ctrl-C ends it")
+    serve(batches, lambda jobs: _restore_jobs(output, files, jobs))
+
+
+def _restore_jobs(output: Output, files: FileRunner, jobs: list[Job]) -> None:
+    with _progress(output, len(jobs)) as notify:
+        files.run(jobs, notify)
+
+
+class _RateColumn(ProgressColumn):
+    """Frames per second since the start."""
+
+    def render(self, task: Task) -> Text:
+        frames = task.fields["frames"]
+        return Text(f"{frames / task.elapsed:.2f} frames/s" if task.elapsed else "")
+
+
+@contextmanager
+def _progress(output: Output, total: int) -> Iterator[Callable[[Reached], None]]:
+    """A bar over the files with the rate and the time left, where there is a terminal; failures are said at once."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.console, disable=not output.console.is_terminal) as progress:
+        task = progress.add_task("restoring", total=total, frames=0)
+        files = frames = 0
+
+        def notify(reached: Reached) -> None:
+            nonlocal files, frames
+            share = reached.frames / reached.of if reached.of and reached.result is None else 0
+            if reached.result is not None:
+                files, frames = files + 1, frames + reached.frames
+            running = reached.frames if reached.result is None else 0
+            progress.update(task, completed=files + share, frames=frames + running, description=reached.job.name)
+
+        yield notify
+
+
+def _conclude(output: Output, report: InferReport, out: Path) -> None:
+    """Print what became of the files; raises where one failed."""
+    output.emit(report.as_json())
+    done, skipped, failures = report.count("done"), report.count("skipped"), report.failures
+    rate = f", {report.frames / report.seconds:.2f} frames/s" if report.frames and report.seconds else ""
+    output.say(f"wrote     {done} files to {out} ({report.frames} frames in {report.seconds:.1f} s{rate})")
+    if skipped:
+        output.say(f"skipped   {skipped} files that were done before")
+    for failure in failures:
+        output.say(f"failed    {failure.error}")
+    if failures:
+        names = ", ".join(Path(failure.input).name for failure in failures[:10])
+        more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
+        raise ArtifactError(
+            f"{len(failures)} of {len(report.files)} files failed: {names}{more}",
+            hint="the lines above say why; mend them and run again with --resume",
+        )

@@ -1,0 +1,72 @@
+"""DICOM: gray pictures of 16 bits, in which nothing but the pixel data changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.infer.encode import whole_file
+from deblur_deploy.infer.picture import MAX_PIXELS
+from deblur_deploy.infer.restore import Restorer
+
+try:
+    import pydicom
+    import pydicom.errors
+except ModuleNotFoundError as err:
+    raise MissingDependencyError("DICOM files need pydicom", hint="pip install 'deblur-deploy[medical]'") from err
+
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+
+
+def restore_dicom(source: Path, target: Path, restorer: Restorer) -> int:
+    """Restore the pictures of a DICOM file.
+
+    The stored values from the lowest to the highest are what the network sees as black to white, so that nothing is
+    clipped; rescale slope and intercept, window and every other element are written as they were read.
+
+    Args:
+        source: Uncompressed, gray, one or more frames of 16 bits, signed or not (DICOM PS3.3, section C.7.6.3).
+        target: The result; it appears whole or not at all.
+        restorer: The network.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        ArtifactError: It is no such file, or is damaged.
+    """
+    try:
+        dataset = pydicom.dcmread(source)
+        frames = _stored_values(dataset, source)
+    except (pydicom.errors.InvalidDicomError, AttributeError, ValueError, OSError, EOFError, RuntimeError) as err:
+        raise ArtifactError(f"{source} cannot be read as DICOM: {err}", hint="check the file") from err
+    low, high = int(frames.min()), int(frames.max())
+    for frame in frames:
+        if high > low:
+            unit = ((frame.astype(np.float32) - low) / np.float32(high - low))[:, :, None]
+            restorer.restore_in_place(unit)
+            frame[...] = np.rint(unit[:, :, 0] * np.float64(high - low) + low).astype(frames.dtype)
+    dataset.PixelData = frames.astype(frames.dtype.newbyteorder("<" if dataset.original_encoding[1] else ">")).tobytes()
+    with whole_file(target) as partial:
+        pydicom.dcmwrite(partial, dataset)
+    return len(frames)
+
+
+def _stored_values(dataset: Any, source: Path) -> NDArray[Any]:
+    """The pixels as they are stored, before slope and intercept: (frames, H, W) int16 or uint16."""
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        raise ArtifactError(f"{source} is compressed", hint="decompress it first, for instance with gdcmconv --raw")
+    if dataset.PhotometricInterpretation not in _GRAY or dataset.BitsAllocated != 16:
+        raise ArtifactError(
+            f"{source} is {dataset.PhotometricInterpretation} with {dataset.BitsAllocated} bits",
+            hint="only gray pictures of 16 bits are supported",
+        )
+    if dataset.Rows * dataset.Columns > MAX_PIXELS:
+        size = f"{dataset.Columns}x{dataset.Rows}"
+        raise ArtifactError(f"{source} has absurd dimensions: {size}", hint="cut it into parts")
+    pixels = np.array(dataset.pixel_array)
+    return pixels[None] if pixels.ndim == 2 else pixels

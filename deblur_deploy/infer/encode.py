@@ -1,0 +1,131 @@
+"""Writing photographs: with everything that was beside the pixels, and whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.infer.picture import Metadata, Picture
+from deblur_deploy.infer.tiff import write_tiff
+
+_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
+_NO_EXIF = {"BMP"}
+_ORIENTATION = 274
+
+PARTIAL = ".partial"
+"""Stands in the names of files that are being written. What a killed run left goes when the file is written again."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """How results are written.
+
+    Args:
+        format: Pillow's name of a format for all pictures, or None for that of each input.
+        quality: Quality of JPEG, WebP and AVIF, 1 to 100.
+    """
+
+    format: str | None = None
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ConfigError(f"quality is {self.quality}", hint="give 1 to 100, such as 95")
+
+
+def write_picture(path: Path, picture: Picture, config: EncodeConfig = EncodeConfig()) -> None:
+    """Encode a photograph; the file appears whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        picture: What to write. 16 bits are rounded to 8 where the format holds no more.
+        config: Format and quality.
+
+    Raises:
+        ArtifactError: The format cannot hold the picture's transparency, or the file cannot be written.
+        MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
+    """
+    kind = config.format or picture.format
+    samples = picture.samples
+    if samples.shape[2] in (2, 4) and kind not in _ALPHA:
+        raise ArtifactError(f"{path}: {kind} cannot hold transparency", hint="choose --format png, tiff, webp or avif")
+    with whole_file(path) as partial:
+        if kind == "TIFF":
+            write_tiff(partial, picture)
+        elif kind == "PNG" and samples.dtype == np.uint16 and samples.shape[2] > 1:
+            from deblur_deploy.infer.deep import write_deep_png
+
+            write_deep_png(partial, picture)
+        else:
+            if samples.dtype == np.uint16 and kind != "PNG":
+                samples = np.rint(samples / np.float32(257)).astype(np.uint8)
+            _save(partial, _as_image(samples), picture.metadata, EncodeConfig(kind, config.quality))
+
+
+def _as_image(samples: NDArray[Any]) -> Image.Image:
+    return Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
+
+
+def _save(path: Path, image: Image.Image, metadata: Metadata, config: EncodeConfig) -> None:
+    options: dict[str, Any] = {"exif": metadata.exif, "icc_profile": metadata.icc_profile, "dpi": metadata.dpi}
+    if config.format in ("JPEG", "WEBP", "AVIF"):
+        options |= {"quality": config.quality, "xmp": metadata.xmp}
+    if config.format in ("JPEG", "AVIF"):
+        options["subsampling"] = "4:4:4"  # halving the colours would blur what was just sharpened
+    if config.format in _NO_EXIF:
+        exif = Image.Exif()
+        exif.load(metadata.exif or b"")
+        image.getexif()[_ORIENTATION] = exif.get(_ORIENTATION, 1)
+        image = ImageOps.exif_transpose(image)
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        image.save(path, config.format, **given)
+    except (ValueError, RuntimeError, SyntaxError) as err:
+        width, height = image.size
+        raise ArtifactError(
+            f"{path.name} cannot be written as {config.format} of {width}x{height}: {err}",
+            hint="choose another --format, such as png",
+        ) from err
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden file beside ``path`` to write to, renamed to it in the end and removed after an error.
+
+    The hidden file ends like ``path``, for libraries that go by the suffix.
+
+    Raises:
+        ArtifactError: The folder or file cannot be written.
+    """
+    partial: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{escape(path.stem[:80])}.????????{PARTIAL}{escape(path.suffix)}"):
+            stale.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=f"{PARTIAL}{path.suffix}", dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+        partial = None
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)

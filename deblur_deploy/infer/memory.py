@@ -1,0 +1,100 @@
+"""How much memory this process takes, and a gate that keeps the pictures on their way within a budget."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from deblur_deploy.errors import ConfigError
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+"""What to write into ``clear_refs`` to set the peak back to the present size (Linux, proc_pid_clear_refs(5))."""
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+PICTURE_BYTES_PER_PIXEL = 10
+"""Peak of decoding or encoding 8-bit colour: four bytes in Pillow, three in the array, and a copy between the two.
+
+Sixteen bits take twice as much.
+"""
+
+
+def parse_memory(text: str) -> int:
+    """Read an amount of memory, such as ``2GB``, ``800 MB`` or ``1.5GiB``, in bytes.
+
+    Raises:
+        ConfigError: The text has another form, or is zero.
+    """
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([KMG]?I?B|)", text.strip().upper())
+    if match is None or match[2] == "IB" or not float(match[1]):
+        raise ConfigError(f"{text!r} is no amount of memory", hint="write a number with a unit, such as 2GB or 800MB")
+    return int(float(match[1]) * _UNITS[match[2] if match[2] != "B" else ""])
+
+
+def resident_bytes() -> int | None:
+    """Memory that this process holds now, in bytes, or None where the system does not say."""
+    return _status_bytes("VmRSS")
+
+
+def peak_during(action: Callable[[], object]) -> int | None:
+    """How far above its size before an action the process grew during it, in bytes.
+
+    Returns:
+        The growth, or None where the system cannot tell; the action has run all the same.
+    """
+    before = resident_bytes()
+    try:
+        _CLEAR.write_text(_RESET_PEAK)
+    except OSError:
+        before = None
+    action()
+    peak = _status_bytes("VmHWM")
+    return None if before is None or peak is None else max(0, peak - before)
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        match = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
+
+
+class MemoryGate:
+    """Lets pictures in as long as those that are inside fit together; one that fits with no other goes in alone.
+
+    Args:
+        capacity_bytes: What the pictures inside may take together.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity = capacity_bytes
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def enter(self, count: int, give_up: Callable[[], bool]) -> bool:
+        """Wait until ``count`` bytes fit.
+
+        Args:
+            count: Size of the picture in bytes.
+            give_up: Asked now and then while waiting.
+
+        Returns:
+            Whether the picture was let in; False after ``give_up`` said so.
+        """
+        with self._changed:
+            while self._used and self._used + count > self._capacity:
+                if give_up():
+                    return False
+                self._changed.wait(0.1)
+            self._used += count
+            return True
+
+    def leave(self, count: int) -> None:
+        """Give back what :meth:`enter` took."""
+        with self._changed:
+            self._used -= count
+            self._changed.notify_all()

@@ -1,0 +1,206 @@
+"""Photographs as files hold them: samples at their own depth, alpha, and what the file says about the picture.
+
+Pixels stay as they are stored and an EXIF orientation stays with them, so that nothing is turned twice. Only TIFF files
+are turned upright, by Pillow while it reads them, and then they have no orientation any more.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.infer.memory import PICTURE_BYTES_PER_PIXEL
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".avif": "AVIF",
+    ".bmp": "BMP",
+}
+"""Formats by suffix."""
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
+
+_DESCRIPTIVE_TAGS = (270, 271, 272, 274, 305, 306, 315, 316, 33432, 34665, 34853)
+"""What a TIFF says about the picture (TIFF 6.0, Exif 2.32): description, camera, orientation, software, date, artist,
+computer, copyright, and the Exif and GPS directories. The other tags say how the file is built."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says about its picture.
+
+    Args:
+        exif: EXIF block, with the orientation.
+        icc_profile: Colour profile.
+        dpi: Resolution in pixels per inch, horizontal and vertical.
+        xmp: XMP packet.
+        compressed: Whether a TIFF was compressed.
+    """
+
+    exif: bytes | None = None
+    icc_profile: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    compressed: bool = True
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded photograph.
+
+    Args:
+        samples: (H, W, C) uint8 or uint16; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA). Writable.
+        format: Pillow's name of the file format.
+        metadata: What the file says about it.
+    """
+
+    samples: NDArray[Any]
+    format: str
+    metadata: Metadata = Metadata()
+
+
+def decoding_bytes(path: Path) -> int:
+    """Peak memory of decoding a picture, from its header alone.
+
+    Raises:
+        ArtifactError: As :func:`read_picture`.
+    """
+    with _opened(path) as image:
+        deep = _is_deep_color(image) or image.mode.startswith("I;16")
+        return image.width * image.height * PICTURE_BYTES_PER_PIXEL * (2 if deep else 1)
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode a photograph at its own depth.
+
+    Args:
+        path: PNG, JPEG, TIFF, WebP, AVIF or BMP with 8 or 16 bits per sample.
+
+    Raises:
+        ArtifactError: The file is missing, no image, damaged, larger than :data:`MAX_PIXELS`, animated or of several
+            pages, or of a kind whose colours or range are unknown (CMYK, Lab, 32 bits).
+        MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
+    """
+    with _opened(path) as image:
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # cameras append previews to a JPEG
+        deep = _is_deep_color(image)
+        if not deep:
+            samples = _samples(image, path)
+        metadata = _metadata(image)
+    if deep:
+        from deblur_deploy.infer.deep import read_deep
+
+        samples = read_deep(path, kind)
+    return Picture(samples, kind, metadata)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file with its header read and checked; Pillow's errors come out as ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what it warns of is within MAX_PIXELS
+            image = Image.open(path)
+        with image:
+            _check_header(image, path)
+            yield image
+    except FileNotFoundError as err:
+        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
+    except UnidentifiedImageError as err:
+        raise ArtifactError(f"{path} is not an image", hint="give PNG, JPEG, TIFF, WebP, AVIF or BMP files") from err
+    except Image.DecompressionBombError as err:
+        raise ArtifactError(f"{path} has absurd dimensions: {err}", hint=_TOO_LARGE) from err
+    except PermissionError as err:
+        raise ArtifactError(f"{path} cannot be read: {err.strerror}", hint="check its permissions") from err
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as err:
+        raise ArtifactError(
+            f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
+        ) from err
+
+
+_TOO_LARGE = f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts"
+
+
+def _check_header(image: Image.Image, path: Path) -> None:
+    if image.format not in {*FORMATS.values(), "MPO"}:
+        raise ArtifactError(f"{path} is {image.format}, which is not supported", hint="convert it to PNG or TIFF")
+    if image.width * image.height > MAX_PIXELS:
+        raise ArtifactError(f"{path} has absurd dimensions: {image.width}x{image.height}", hint=_TOO_LARGE)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ArtifactError(f"{path} holds {frames} pictures", hint="give each one a file of its own")
+
+
+def _is_deep_color(image: Image.Image) -> bool:
+    """Whether there are 16 bits and more than one channel, which Pillow would cut down to 8."""
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]  # BitsPerSample
+        return len(bits) > 1 and max(bits) > 8
+    layouts = [str(tile.args) for tile in getattr(image, "tile", [])]
+    return image.format == "PNG" and image.mode != "I;16" and any(layout.endswith(";16B") for layout in layouts)
+
+
+def _samples(image: Image.Image, path: Path) -> NDArray[Any]:
+    """(H, W, C) uint8, or uint16 for 16-bit gray."""
+    if image.mode.startswith("I;16"):
+        return np.array(image, dtype=np.uint16)[:, :, None]
+    transparent = image.mode in {"LA", "PA", "La", "RGBA", "RGBa"} or "transparency" in image.info
+    if image.mode in {"1", "L", "LA", "La"}:
+        mode = "LA" if transparent else "L"
+    elif image.mode in {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"}:
+        mode = "RGBA" if transparent else "RGB"
+    else:
+        raise ArtifactError(
+            f"{path} is of kind {image.mode}, whose colours or range are not known",
+            hint="save it as sRGB or gray with 8 or 16 bits",
+        )
+    if "transparency" in image.info and image.mode in {"1", "L"}:
+        image = image.convert("RGBA")  # Pillow has no direct way from a transparent gray level to an alpha channel
+    samples = np.array(image if image.mode == mode else image.convert(mode))
+    return samples[:, :, None] if samples.ndim == 2 else samples
+
+
+def _metadata(image: Image.Image) -> Metadata:
+    exif = image.info.get("exif")
+    if image.format == "TIFF":
+        exif = _descriptive_exif(image)
+    elif exif is None and image.format == "PNG":
+        exif = image.getexif().tobytes() if image.getexif() else None  # the chunk may follow the pixels
+    xmp, dpi = image.info.get("xmp"), image.info.get("dpi")
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    return Metadata(
+        exif=exif or None,
+        icc_profile=image.info.get("icc_profile") or None,
+        dpi=(float(dpi[0]), float(dpi[1])) if dpi else None,
+        xmp=xmp or None,
+        compressed=image.info.get("compression") != "raw",
+    )
+
+
+def _descriptive_exif(image: Image.Image) -> bytes | None:
+    """The tags of a TIFF that describe the picture, as an EXIF block."""
+    source, kept = image.getexif(), Image.Exif()
+    for tag in _DESCRIPTIVE_TAGS:
+        if tag in (34665, 34853):
+            if directory := source.get_ifd(tag):
+                kept.get_ifd(tag).update(directory)
+                kept[tag] = kept.get_ifd(tag)
+        elif tag in source:
+            kept[tag] = source[tag]
+    return kept.tobytes() if len(kept) else None

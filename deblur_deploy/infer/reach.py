@@ -1,0 +1,88 @@
+"""How far a network looks: which pixels of a tile are wrong because the picture was cut there.
+
+The receptive field of a scale-recurrent network spans hundreds of pixels on paper, and nearly all of it hardly counts.
+So the reach is measured, on whatever runtime is used: a part of a picture is replaced, and what changes beside it is
+looked at. The picture is drawn so that it has strong edges, fine grain and faint shapes, which carry furthest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deblur_deploy.infer.memory import peak_during
+from deblur_deploy.runtime.runner import Runner, fixed_size
+
+Float = NDArray[np.float32]
+
+TOLERANCE = 0.1 / 255
+"""Change that counts as none. Seams stay below 0.5/255 with room for pictures that carry further than the drawn one."""
+
+PROBE_LENGTH, PROBE_WIDTH, MEMORY_PROBE = 384, 96, 256
+
+UNKNOWN_BYTES_PER_PIXEL = 4096
+"""Assumed where the system does not tell how much memory a process takes; networks of this kind take about 900."""
+
+_ROUND_MARGIN, _ROUND_BYTES = 16, 128
+"""Measurements are rounded up to these, so that small differences between two runs do not change the tiles."""
+
+
+def measure_margin(runner: Runner) -> int:
+    """Pixels along a cut edge of a tile in which the result is off.
+
+    Args:
+        runner: The network; of one that takes a single size, tiles of that size are used.
+
+    Returns:
+        A multiple of 16 with one more 16 as reserve; 0 where nothing is off. It reaches to half of what was looked at,
+        at most.
+    """
+    size = fixed_size(runner.image)
+    shapes = [(size.height, size.width)] if size else [(PROBE_WIDTH, PROBE_LENGTH), (PROBE_LENGTH, PROBE_WIDTH)]
+    reach = max(_reach_along(runner, shape, axis) for shape in shapes for axis in (0, 1) if shape[axis] >= max(shape))
+    if reach == 0:
+        return 0
+    return -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN
+
+
+def measure_bytes_per_pixel(runner: Runner) -> int:
+    """Peak memory of the network per pixel of its input, in bytes, rounded up; for networks that take any size."""
+    picture = draw_probe(MEMORY_PROBE, MEMORY_PROBE)
+    runner.infer(_batch(picture[:64, :64]))  # what is allocated once
+    growth = peak_during(lambda: runner.infer(_batch(picture)))
+    if growth is None:
+        return UNKNOWN_BYTES_PER_PIXEL
+    return max(1, -(-growth // MEMORY_PROBE**2 // _ROUND_BYTES)) * _ROUND_BYTES
+
+
+def _reach_along(runner: Runner, shape: tuple[int, int], axis: int) -> int:
+    """The furthest pixel from a cut across one axis that feels it, on either side of the cut."""
+    picture = draw_probe(*shape)
+    cut = shape[axis] // 2
+    before = runner.infer(_batch(picture))[0]
+    furthest = 0
+    for changed, flipped in ((slice(cut, None), True), (slice(None, cut), False)):
+        for content in (1 - picture, np.zeros_like(picture)):
+            other = picture.copy()
+            index = (changed, slice(None)) if axis == 0 else (slice(None), changed)
+            other[index] = content[index]
+            difference = np.abs(runner.infer(_batch(other))[0] - before).max(axis=(0, 2 - axis))
+            beside = difference[:cut][::-1] if flipped else difference[cut:]
+            furthest = max(furthest, int(np.max(np.nonzero(beside > TOLERANCE)[0], initial=-1)) + 1)
+    return furthest
+
+
+def draw_probe(height: int, width: int) -> Float:
+    """The picture that networks are measured on: (height, width, 3) float32 in [0, 1], the same in every run."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    picture = np.stack([0.3 + 0.4 * x / width, 0.4 + 0.2 * y / height, 0.5 - 0.2 * x / width], axis=-1)
+    for side, strength in ((64, 0.15), (16, 0.25), (4, 0.1), (1, 0.02)):
+        coarse = rng.uniform(-1, 1, (height // side + 1, width // side + 1, 3))
+        picture += strength * coarse.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
+    probe: Float = np.clip(picture, 0, 1).astype(np.float32)
+    return probe
+
+
+def _batch(picture: Float) -> Float:
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)[None])

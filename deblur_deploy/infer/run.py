@@ -1,0 +1,255 @@
+"""Restoring files: pictures, videos and DICOM, one after the other, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from deblur_deploy import __version__
+from deblur_deploy.artifact import Artifact, hash_file
+from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.infer.encode import write_picture
+from deblur_deploy.infer.jobs import Job
+from deblur_deploy.infer.journal import Journal, Recipe
+from deblur_deploy.infer.memory import MemoryGate
+from deblur_deploy.infer.picture import Picture, decoding_bytes, read_picture
+from deblur_deploy.infer.pipeline import overlap
+from deblur_deploy.infer.restore import Restorer
+from deblur_deploy.infer.settings import InferConfig
+from deblur_deploy.runtime.runner import Runner
+
+Status = Literal["done", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one file.
+
+    Args:
+        input: The file.
+        output: Its result, or where it would be.
+        status: Whether it was restored, was restored before, or failed.
+        frames: Pictures restored: 1, or a video's frames.
+        tiles: Tiles that the network worked through for one picture.
+        error: What failed, in one sentence.
+    """
+
+    input: str
+    output: str
+    status: Status
+    frames: int = 0
+    tiles: int = 0
+    error: str | None = None
+
+
+@dataclass
+class InferReport:
+    """What became of all files.
+
+    Args:
+        artifact: Directory of the network.
+        runtime: What it ran on.
+        seconds: Time from the first file to the last.
+        files: One entry for each file, in the order in which they were finished.
+    """
+
+    artifact: str
+    runtime: str
+    seconds: float = 0.0
+    files: list[FileResult] = field(default_factory=list)
+
+    def count(self, status: Status) -> int:
+        """How many files ended so."""
+        return sum(result.status == status for result in self.files)
+
+    @property
+    def frames(self) -> int:
+        """Pictures restored in this run."""
+        return sum(result.frames for result in self.files)
+
+    @property
+    def failures(self) -> list[FileResult]:
+        """The files that failed."""
+        return [result for result in self.files if result.status == "failed"]
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``infer --json`` prints."""
+        return {
+            "artifact": self.artifact,
+            "runtime": self.runtime,
+            "done": self.count("done"),
+            "skipped": self.count("skipped"),
+            "failed": self.count("failed"),
+            "frames": self.frames,
+            "seconds": self.seconds,
+            "fps": self.frames / self.seconds if self.seconds else None,
+            "files": [asdict(result) for result in self.files],
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        job: The file that is worked on.
+        frames: How many of its frames are restored.
+        of: How many it has, as far as that is known.
+        result: What became of it, when it is finished.
+    """
+
+    job: Job
+    frames: int
+    of: int | None = None
+    result: FileResult | None = None
+
+
+Notify = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture on its way through the threads, with the memory that it holds; or what went wrong."""
+
+    job: Job
+    gate_bytes: int = 0
+    input_hash: str = ""
+    picture: Picture | None = None
+    tiles: int = 0
+    error: DeblurDeployError | None = None
+    skipped: bool = False
+
+
+class FileRunner:
+    """Restores files into one folder.
+
+    Args:
+        artifact: The network.
+        runner: The same, opened.
+        out: Folder for results and for the journal.
+        config: How.
+
+    Raises:
+        ConfigError: The memory does not suffice for the network alone.
+        ArtifactError: The journal cannot be read.
+    """
+
+    def __init__(self, artifact: Artifact, runner: Runner, out: Path, config: InferConfig) -> None:
+        recipe = Recipe(artifact.sha256, runner.name, __version__, _settings(config))
+        self._config = config
+        self._journal = Journal(out, recipe)
+        self._restorer = Restorer(runner, config.restore, dict(self._journal.measured))
+        self._gate = MemoryGate(self._restorer.in_flight_bytes)
+        self.report = InferReport(str(artifact.directory), runner.name)
+
+    @property
+    def shows_seams(self) -> bool:
+        """Whether tiles were too small for the network's reach (see :class:`Restorer`)."""
+        return self._restorer.shows_seams
+
+    def run(self, jobs: Sequence[Job], notify: Notify) -> None:
+        """Restore files; what fails is in the report and the others go on.
+
+        Raises:
+            ArtifactError: The journal cannot be written.
+        """
+        started = time.perf_counter()
+        try:
+            pictures = [job for job in jobs if job.kind == "picture"]
+            stop = threading.Event()
+            overlap(self._decode_all(pictures, stop), self._restore, lambda item: self._finish(item, notify), stop)
+            for job in jobs:
+                if job.kind != "picture":
+                    self._run_stream(job, notify)
+        finally:
+            self.report.seconds += time.perf_counter() - started
+
+    def _decode_all(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[_Decoded]:
+        """In the reading thread."""
+        for job in jobs:
+            cost = 0
+            try:
+                if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
+                    yield _Decoded(job, skipped=True)
+                    continue
+                needed = decoding_bytes(job.source)
+                if not self._gate.enter(needed, stop.is_set):
+                    return
+                cost = needed
+                yield _Decoded(job, cost, hash_file(job.source), read_picture(job.source))
+            except DeblurDeployError as err:
+                yield _Decoded(job, cost, error=err)
+
+    def _restore(self, item: _Decoded) -> _Decoded:
+        """In the caller's thread."""
+        if item.picture is None:
+            return item
+        try:
+            tiles = self._restorer.restore_in_place(item.picture.samples)
+        except DeblurDeployError as err:
+            return _Decoded(item.job, item.gate_bytes, error=err)
+        return _Decoded(item.job, item.gate_bytes, item.input_hash, item.picture, tiles)
+
+    def _finish(self, item: _Decoded, notify: Notify) -> None:
+        """In the writing thread."""
+        job, error = item.job, item.error
+        if item.picture is not None:
+            try:
+                write_picture(job.target, item.picture, self._config.encode)
+            except DeblurDeployError as err:
+                error = err
+        self._gate.leave(item.gate_bytes)
+        if item.skipped:
+            return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
+        if error is not None:
+            return self._note(job, _failure(job, error), notify)
+        self._journal.add(job.name, item.input_hash, job.target)
+        self._journal.remember(self._restorer.known)
+        done = FileResult(str(job.source), str(job.target), "done", 1, item.tiles)
+        return self._note(job, done, notify)
+
+    def _run_stream(self, job: Job, notify: Notify) -> None:
+        """A video or a DICOM file, which overlaps its own frames."""
+        try:
+            if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
+                return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
+            input_hash = hash_file(job.source)
+            if job.kind == "video":
+                from deblur_deploy.infer.video import restore_video
+
+                frames = restore_video(
+                    job.source,
+                    job.target,
+                    self._restorer,
+                    self._config.video,
+                    lambda count, of: notify(Progress(job, count, of)),
+                )
+            else:
+                from deblur_deploy.infer.dicom import restore_dicom
+
+                frames = restore_dicom(job.source, job.target, self._restorer)
+        except DeblurDeployError as err:
+            return self._note(job, _failure(job, err), notify)
+        self._journal.add(job.name, input_hash, job.target)
+        self._journal.remember(self._restorer.known)
+        return self._note(job, FileResult(str(job.source), str(job.target), "done", frames), notify)
+
+    def _note(self, job: Job, result: FileResult, notify: Notify) -> None:
+        self.report.files.append(result)
+        notify(Progress(job, result.frames, result.frames, result))
+
+
+def _failure(job: Job, error: DeblurDeployError) -> FileResult:
+    named = error.message if job.source.name in error.message else f"{job.source}: {error.message}"
+    return FileResult(str(job.source), str(job.target), "failed", error=f"{named}; {error.hint}")
+
+
+def _settings(config: InferConfig) -> dict[str, Any]:
+    """What of the settings decides how results look, as the journal holds it."""
+    settings = asdict(config)
+    del settings["resume"]
+    return settings

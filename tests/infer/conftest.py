@@ -1,0 +1,57 @@
+"""One tiny network, as a checkpoint and as an ONNX file of a fixed size, and a picture larger than its tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from deblur_deploy.artifact import Artifact, new_step
+from deblur_deploy.images import load_rgb
+from deblur_deploy.network.checkpoint import save_network, spec_of
+from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.package_data import shipped
+from deblur_deploy.runtime.runner import Runner, open_runner
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A fresh network whose head and offsets are large enough to show in the picture."""
+    torch.manual_seed(3)
+    net = SRN(SRNConfig.from_base(8, (1, 1, 1))).eval()
+    torch.nn.init.normal_(net.head.weight, std=0.05)
+    torch.nn.init.normal_(net.deform.deform.conv_offset.weight, std=0.05)
+    out = tmp_path_factory.mktemp("infer") / "checkpoint"
+    return save_network(out, net, spec_of(net), new_step("import", {}, None, {}))
+
+
+@pytest.fixture
+def runner(artifact: Artifact) -> Iterator[Runner]:
+    with open_runner(artifact, "torch") as opened:
+        yield opened
+
+
+@pytest.fixture
+def wide_photo(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(320, 416, 3) uint8, mirrored so that it has no border in the middle."""
+    top = np.concatenate([photo, photo[:, ::-1]], axis=1)
+    return np.concatenate([top, top[::-1]], axis=0)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A directory that is not there yet."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def moving_photo() -> NDArray[np.float32]:
+    """A shipped photograph with motion blur: (240, 336, 3) float32 in [0, 1]."""
+    path = sorted((shipped("calibration") / "photos" / "images").iterdir())[0]
+    sharp = load_rgb(path)[:240, :336].astype(np.float32) / 255
+    blurred: NDArray[np.float32] = np.mean([np.roll(sharp, s, axis=1) for s in range(-3, 4)], axis=0, dtype=np.float32)
+    return blurred

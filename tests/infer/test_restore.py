@@ -1,0 +1,172 @@
+"""Pictures of every kind and size come out as the network alone would give them, whole or in tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deblur_deploy.artifact import load_artifact
+from deblur_deploy.config import ExportConfig
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.export.to_onnx import export_onnx
+from deblur_deploy.images import ImageSpec, Resolution, from_batch, to_batch
+from deblur_deploy.infer.memory import peak_during, resident_bytes
+from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
+from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
+from deblur_deploy.package_data import shipped
+from deblur_deploy.runtime.runner import open_runner
+
+SEAM = 0.5 / 255
+
+
+def test_a_photograph_is_what_the_network_gives(runner, photo):
+    assert np.array_equal(deblur(runner, photo), from_batch(runner.infer(to_batch(photo))))
+    assert not np.array_equal(deblur(runner, photo), photo)
+
+
+def test_16_bits_are_not_squeezed_through_8(runner, photo):
+    fine = photo.astype(np.uint16) * 257 + np.arange(256, dtype=np.uint16)[: photo.shape[0], None, None] % 256
+    expected = runner.infer((fine.astype(np.float32) / 65535).transpose(2, 0, 1)[None].copy())[0]
+
+    restored = deblur(runner, fine)
+
+    assert restored.dtype == np.uint16
+    assert np.array_equal(restored, np.rint(np.clip(expected, 0, 1).transpose(1, 2, 0) * 65535).astype(np.uint16))
+    assert len(np.unique(restored)) > 5000
+
+
+def test_float_stays_float(runner, photo):
+    unit = (photo / 255).astype(np.float32)
+    restored = deblur(runner, unit)
+    assert restored.dtype == np.float32
+    assert np.abs(restored * 255 - deblur(runner, photo)).max() <= 0.501
+
+
+def test_gray_stays_gray_and_is_the_mean_of_the_channels(runner, photo):
+    gray = photo[..., 0]
+    colors = runner.infer(to_batch(np.repeat(gray[:, :, None], 3, axis=2)))[0].mean(axis=0)
+    restored = deblur(runner, gray)
+    assert restored.shape == gray.shape
+    assert np.array_equal(restored, np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_kept_and_changes_nothing(runner, photo, channels):
+    alpha = np.random.default_rng(0).integers(0, 256, (*photo.shape[:2], 1), np.uint8)
+    colors = photo[..., : channels - 1]
+    restored = deblur(runner, np.concatenate([colors, alpha], axis=2))
+    assert np.array_equal(restored[..., -1:], alpha)
+    assert np.array_equal(restored[..., :-1], deblur(runner, colors))
+
+
+@pytest.mark.parametrize("bad", [(4,), (4, 4, 5), (0, 4, 3), (1, 3, 4, 4)])
+def test_what_is_no_picture_is_refused(runner, bad):
+    with pytest.raises(ConfigError, match="is no picture"):
+        deblur(runner, np.zeros(bad, np.uint8))
+    with pytest.raises(ConfigError, match="float64 is no picture"):
+        deblur(runner, np.zeros((4, 4, 3)))
+
+
+def test_tiles_leave_no_seam_on_a_tiny_network(runner, wide_photo):
+    picture = (wide_photo / 255).astype(np.float32)
+    whole = deblur(runner, picture)
+    margin = measure_margin(runner)
+    tiles = Restorer(runner, RestoreConfig(tile=Resolution(2 * margin + 48, 2 * margin + 64)))
+
+    assert tiles.plan(416, 320).tiles > 4
+    assert np.abs(tiles.restore(picture) - whole).max() <= SEAM
+
+
+def test_tiles_without_their_margin_do_leave_a_seam(runner, wide_photo):
+    """The measured margin is what keeps seams away, so taking it off must show."""
+    picture = (wide_photo / 255).astype(np.float32)
+    tiles = Restorer(runner, RestoreConfig(tile=Resolution(128, 128)), {"margin": 0})
+    assert np.abs(tiles.restore(picture) - deblur(runner, picture)).max() > SEAM
+
+
+def test_tiles_leave_no_seam_on_the_trained_network(moving_photo):
+    """On a real photograph, whose smooth parts carry further than drawn ones."""
+    with open_runner(load_artifact(shipped("models") / "srn-demo"), "torch") as runner:
+        margin = measure_margin(runner)
+        side = 2 * margin + 32
+        tiles = Restorer(runner, RestoreConfig(tile=Resolution(side, side)), {"margin": margin})
+
+        assert tiles.plan(336, 240).tiles > 1
+        assert np.abs(tiles.restore(moving_photo) - deblur(runner, moving_photo)).max() <= SEAM
+
+
+def test_a_fixed_size_graph_takes_pictures_of_any_size(artifact, tmp_path, wide_photo):
+    """Small pictures are padded to its size, and large ones tiled; away from the borders it gives what torch gives."""
+    fixed = export_onnx(artifact, ExportConfig(width=208, height=190), tmp_path / "onnx")
+    with open_runner(artifact, "torch") as free, open_runner(fixed, "onnxruntime") as graph:
+        for picture in (wide_photo, wide_photo[:50, :400], wide_photo[:1, :1], wide_photo[:190, :208]):
+            unit = (picture / 255).astype(np.float32)
+            difference = np.abs(deblur(graph, unit) - deblur(free, unit))
+            inner = difference[:-64, :-64] if min(picture.shape[:2]) > 64 else difference[:0]
+            assert difference.shape == picture.shape
+            assert inner.max(initial=0) <= SEAM
+
+
+def test_a_graph_that_is_too_small_for_its_reach_says_so(artifact, tmp_path, wide_photo, runner):
+    tiny = export_onnx(artifact, ExportConfig(width=48, height=48), tmp_path / "onnx")
+    with open_runner(tiny, "onnxruntime") as graph:
+        restorer = Restorer(graph)
+        restorer.restore(wide_photo[:40, :40])
+        assert not restorer.shows_seams
+        restorer.restore(wide_photo[:80, :80])
+        assert restorer.shows_seams
+    whole = Restorer(runner)
+    whole.restore(wide_photo)
+    assert not whole.shows_seams
+
+
+def test_a_network_is_measured_once_for_many_pictures(runner, photo, monkeypatch):
+    first = deblur(runner, photo)
+    monkeypatch.setattr("deblur_deploy.infer.restore.measure_bytes_per_pixel", None)
+    assert np.array_equal(deblur(runner, photo), first)
+
+
+def test_a_larger_picture_takes_tiles_instead_of_more_memory(runner):
+    base = resident_bytes()
+    assert base is not None
+    restorer = Restorer(runner, RestoreConfig(max_memory=base + 600_000_000))
+    small, large = restorer.plan(320, 200), restorer.plan(6000, 4000)
+
+    assert small.tiles == 1
+    assert large.tiles > 1
+    assert large.tile_width * large.tile_height * restorer.known["bytes_per_pixel"] < 600_000_000
+
+
+class Smoother:
+    """A network in miniature: averages three rows, and holds 60 float32 per pixel meanwhile."""
+
+    name, image = "smoother", ImageSpec()
+
+    def infer(self, batch):
+        features = np.repeat(batch, 20, axis=1)
+        padded = np.pad(features[:, ::20], ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
+        return (padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]) / 3
+
+
+def test_peak_memory_does_not_grow_with_the_picture():
+    """Measured on the process: a picture ten times as large stays within the same budget, its own bytes included."""
+    budget, peaks, tiles = 80_000_000, [], []
+    for width, height in ((700, 500), (2100, 1600)):
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        restorer = Restorer(Smoother(), RestoreConfig(budget, count_process=False))
+        tiles.append(restorer.plan(width, height).tiles)
+        peaks.append(peak_during(lambda: restorer.restore_in_place(picture)))  # noqa: B023 - called at once
+
+    assert tiles[1] > tiles[0]
+    assert max(peaks) < budget
+
+
+def test_memory_per_pixel_is_measured(runner):
+    measured = measure_bytes_per_pixel(runner)
+    assert 100 < measured < 2000  # 24 channels of float32 at the finest scale and their inputs
+    assert measured % 128 == 0
+
+
+def test_memory_that_the_program_itself_takes_is_refused(runner):
+    with pytest.raises(ConfigError, match=r"the network alone takes .* MB, and 50 MB are allowed"):
+        Restorer(runner, RestoreConfig(max_memory=50_000_000))

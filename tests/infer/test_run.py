@@ -1,0 +1,141 @@
+"""Folders of files: what fails is named and the others go on, and a second run goes on after the last."""
+
+from __future__ import annotations
+
+import json
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from deblur_deploy.infer.encode import EncodeConfig, write_picture
+from deblur_deploy.infer.jobs import find_jobs
+from deblur_deploy.infer.journal import JOURNAL
+from deblur_deploy.infer.picture import Picture, read_picture
+from deblur_deploy.infer.restore import deblur
+from deblur_deploy.infer.run import FileRunner
+from deblur_deploy.infer.settings import InferConfig
+
+ANEW, RESUME = InferConfig(), InferConfig(resume=True)
+
+
+@pytest.fixture
+def photos(tmp_path, photo):
+    """Three good pictures and two bad ones."""
+    folder = tmp_path / "photos"
+    for index, (name, kind) in enumerate({"a.png": "PNG", "sub/b.tif": "TIFF", "z.webp": "WEBP"}.items()):
+        write_picture(folder / name, Picture(np.roll(photo, index, 1)[:64, :80], kind))
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:900])
+    (folder / "m.jpg").write_text("no picture")
+    return folder
+
+
+def restore(artifact, runner, photos, out, config=ANEW):
+    """Run over a folder; returns status by name, and the report."""
+    files = FileRunner(artifact, runner, out, config)
+    told = []
+    files.run(find_jobs([photos], out), lambda progress: told.append((progress.job.name, progress.result)))
+    assert sorted(name for name, result in told if result) == sorted({name for name, _ in told})
+    return {name: result.status for name, result in told if result}, files.report
+
+
+def test_bad_files_are_named_and_the_others_go_on(artifact, runner, photos, out):
+    status, report = restore(artifact, runner, photos, out)
+
+    good = {"a.png", "sub/b.tif", "z.webp"}
+    assert status == dict.fromkeys(good, "done") | {"broken.png": "failed", "m.jpg": "failed"}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == good | {JOURNAL}
+    original = read_picture(photos / "a.png").samples
+    assert np.array_equal(read_picture(out / "a.png").samples, deblur(runner, original))
+    assert [failure.error for failure in report.failures] == [
+        f"{photos / 'broken.png'} cannot be read: {_reason(report, 0)}",
+        f"{photos / 'm.jpg'} is not an image; give PNG, JPEG, TIFF, WebP, AVIF or BMP files",
+    ]
+    assert report.as_json()["failed"] == 2
+    assert report.frames == 3
+    json.dumps(report.as_json())
+
+
+def _reason(report, index):
+    return report.failures[index].error.split("cannot be read: ")[1]
+
+
+def test_resume_skips_what_was_done_in_the_same_way(artifact, runner, photos, out):
+    restore(artifact, runner, photos, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != JOURNAL}
+
+    status, report = restore(artifact, runner, photos, out, RESUME)
+    assert status == dict.fromkeys(("a.png", "sub/b.tif", "z.webp"), "skipped") | {
+        "broken.png": "failed",
+        "m.jpg": "failed",
+    }
+    assert report.frames == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("change", ["input", "output", "gone", "quality"])
+def test_resume_does_again_what_has_changed(artifact, runner, photos, out, change):
+    restore(artifact, runner, photos, out)
+    config = RESUME
+    if change == "input":
+        write_picture(photos / "a.png", Picture(read_picture(photos / "a.png").samples[:50, :50], "PNG"))
+    elif change == "output":
+        (out / "a.png").write_bytes(b"something else")
+    elif change == "gone":
+        (out / "a.png").unlink()
+    else:
+        config = InferConfig(encode=EncodeConfig(quality=90), resume=True)
+
+    status, _ = restore(artifact, runner, photos, out, config)
+    assert status["a.png"] == "done"
+    assert status["z.webp"] == ("done" if change == "quality" else "skipped")
+    assert np.array_equal(read_picture(out / "a.png").samples, deblur(runner, read_picture(photos / "a.png").samples))
+
+
+def test_without_resume_everything_is_done_again(artifact, runner, photos, out):
+    restore(artifact, runner, photos, out)
+    status, _ = restore(artifact, runner, photos, out)
+    assert status["a.png"] == "done"
+
+
+def test_a_journal_that_was_cut_off_loses_one_file_only(artifact, runner, photos, out):
+    restore(artifact, runner, photos, out)
+    journal = out / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    done = [index for index, line in enumerate(lines) if b'"done"' in line]
+    journal.write_bytes(b"".join(lines[: done[-1]]) + lines[done[-1]][:40])
+
+    status, _ = restore(artifact, runner, photos, out, RESUME)
+    assert sorted(status.values()) == ["done", "failed", "failed", "skipped", "skipped"]
+    status, _ = restore(artifact, runner, photos, out, RESUME)
+    assert sorted(status.values()) == ["failed", "failed", "skipped", "skipped", "skipped"]
+
+
+def test_what_was_measured_is_kept_for_the_next_run(artifact, runner, photos, out):
+    restore(artifact, runner, photos, out)
+    measured = [json.loads(line) for line in (out / JOURNAL).read_text().splitlines() if "measured" in line]
+    assert [line["measured"].keys() for line in measured] == [{"bytes_per_pixel"}]
+    restore(artifact, runner, photos, out)
+    assert sum("measured" in line for line in (out / JOURNAL).read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "module"), [("a.mp4", "av"), ("a.dcm", "pydicom")])
+def test_a_missing_extra_is_named_for_the_file_that_needs_it(artifact, runner, photos, name, module):
+    (photos / name).write_bytes(b"anything")
+    room, extra = {"av": ("video", "video"), "pydicom": ("dicom", "medical")}[module]
+    with mock.patch.dict(sys.modules, {module: None}):
+        sys.modules.pop(f"deblur_deploy.infer.{room}", None)
+        status, report = restore(artifact, runner, photos, photos.parent / "out")
+    assert (status[name], status["a.png"]) == ("failed", "done")
+    (error,) = [failure.error for failure in report.failures if failure.input.endswith(name)]
+    assert f"pip install 'deblur-deploy[{extra}]'" in error
+
+
+def test_an_output_that_cannot_be_written_is_named(artifact, runner, photos, out):
+    (out / "a.png").mkdir(parents=True)
+    status, report = restore(artifact, runner, photos, out)
+    assert status["a.png"] == "failed"
+    assert status["z.webp"] == "done"
+    assert any("a.png cannot be written" in failure.error for failure in report.failures)
+    assert not [path for path in out.rglob(".*") if path.name != JOURNAL]
