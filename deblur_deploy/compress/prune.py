@@ -22,7 +22,7 @@ from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate_network, network_quality
 from deblur_deploy.network.checkpoint import build_network, load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
-from deblur_deploy.network.srn import SRN
+from deblur_deploy.network.generator import Generator
 
 _TAYLOR_BATCHES = 8
 
@@ -129,15 +129,13 @@ def scan(source: Artifact, config: PruneConfig, on_scan: OnScan | None = None) -
     return _scan(net, _analyse(net, config), config, on_scan)
 
 
-def _load_float(source: Artifact) -> SRN:
+def _load_float(source: Artifact) -> Generator:
     if source.network.quantization is not None:
         raise ArtifactError(f"{source.path} is quantized", hint="prune first, quantize after: `prune`, then `qat`")
-    net = load_network(source)
-    assert isinstance(net, SRN)
-    return net
+    return load_network(source)
 
 
-def _analyse(net: SRN, config: PruneConfig, original: Sequence[int] | None = None) -> Analysis:
+def _analyse(net: Generator, config: PruneConfig, original: Sequence[int] | None = None) -> Analysis:
     """The network's groups and their strengths, on crops of the tuning set where these are needed."""
     if config.importance != "taylor":
         return Analysis.of(net, config, original=original)
@@ -146,16 +144,15 @@ def _analyse(net: SRN, config: PruneConfig, original: Sequence[int] | None = Non
     return Analysis.of(net, config, batches, original)
 
 
-def _scan(net: SRN, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:
+def _scan(net: Generator, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:
     pairs = scan_pairs(evaluation_pairs(config.tuning), config.scan_images, config.scan_size)
     return scan_network(net, analysis.groups, analysis.state, pairs, on_scan)
 
 
-def _rebuilt(shrunk: SRN) -> SRN:
+def _rebuilt(shrunk: Generator) -> Generator:
     """The network as its manifest will describe it: made from the widths that are left."""
     net = build_network(spec_of(shrunk))
     net.load_state_dict(shrunk.state_dict())
-    assert isinstance(net, SRN)
     return net.eval()
 
 
@@ -179,7 +176,7 @@ def _counting_on(on_step: OnStep | None, config: PruneConfig, number: int) -> On
     return lambda step, _, loss: on_step(before + step, total, loss)
 
 
-def _tune(net: SRN, teacher: SRN, config: PruneConfig, on_step: OnStep | None) -> Round:
+def _tune(net: Generator, teacher: Generator, config: PruneConfig, on_step: OnStep | None) -> Round:
     """Fine-tune what a round left, and measure it before and after."""
     pairs = evaluation_pairs(config.tuning)
     untuned_db = evaluate_network(net, pairs)
@@ -197,7 +194,7 @@ def _tune(net: SRN, teacher: SRN, config: PruneConfig, on_step: OnStep | None) -
     )
 
 
-def _kept(first: Analysis, net: SRN) -> list[PrunedGroup]:
+def _kept(first: Analysis, net: Generator) -> list[PrunedGroup]:
     """Every group of the unpruned network, and what is left of it after all rounds."""
     groups = []
     for group in first.groups:

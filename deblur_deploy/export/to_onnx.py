@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +36,8 @@ from deblur_deploy.export.quality import measuring
 from deblur_deploy.export.shrink import halve_float_weights, merge_duplicates, shorten
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.onnx_cost import share_of_macs
-from deblur_deploy.network.srn import MULTIPLE_OF
 
 INPUT, OUTPUT = "blurred", "restored"
 _PADDED, _UNCROPPED = "padded", "uncropped"
@@ -72,11 +71,11 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     )
 
 
-def network_to_onnx(net: nn.Module, resolution: Resolution) -> onnx.ModelProto:
+def network_to_onnx(net: Generator, resolution: Resolution) -> onnx.ModelProto:
     """Trace a generator into a self-contained ONNX model.
 
     Args:
-        net: Network with ``forward_scales``, in evaluation mode, float or fake-quantized.
+        net: In evaluation mode, float or fake-quantized.
         resolution: Size of the input and of the output.
 
     Returns:
@@ -85,10 +84,8 @@ def network_to_onnx(net: nn.Module, resolution: Resolution) -> onnx.ModelProto:
     Raises:
         ExportError: The size takes more memory than there is, or the result does not pass onnx's checker.
     """
-    padded = Resolution(
-        math.ceil(resolution.width / MULTIPLE_OF) * MULTIPLE_OF,
-        math.ceil(resolution.height / MULTIPLE_OF) * MULTIPLE_OF,
-    )
+    height, width = net.padded_size(resolution.height, resolution.width)
+    padded = Resolution(width, height)
     model = _trace(_LastScale(net), padded)
     write_standard_fp8(model)
     share_constants(model)

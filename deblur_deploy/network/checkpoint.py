@@ -29,10 +29,10 @@ from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, rea
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
 from deblur_deploy.network.tensorflow_checkpoint import read_tensorflow_checkpoint
-from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_state_dict, read_weights, some
+from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, some
 from deblur_deploy.tables import from_table
 
-__all__ = ["build_network", "import_checkpoint", "load_network", "read_state_dict", "save_network", "spec_of"]
+__all__ = ["build_network", "import_checkpoint", "load_network", "save_network", "spec_of"]
 
 WEIGHTS_FILE = "weights.safetensors"
 

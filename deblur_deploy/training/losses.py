@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from deblur_deploy.config import FitConfig, LossConfig
 from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.network.checkpoint import read_state_dict
+from deblur_deploy.network.weights_file import read_state_dict
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
 from deblur_deploy.training.features import FeatureMatch
 

@@ -113,11 +113,12 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
             further blocks are as wide as their level. Depths that are left out are the source's.
 
     Raises:
+        ArtifactError: The source is no SRN.
         ConfigError: The source's widths make no sense.
     """
     if source is None:
         return SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS)
-    have = from_table(SRNConfig, source.network.config, "network.config")
+    have = _config_of(source)
     depths = config.depths or tuple(len(blocks) for blocks in have.block_channels)
     if config.base is not None:
         return SRNConfig.from_base(config.base, depths)
@@ -128,11 +129,20 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
     return dataclasses.replace(have, block_channels=(one, two, three))
 
 
+def _config_of(source: Artifact) -> SRNConfig:
+    if source.network.arch != "srn":
+        raise ArtifactError(
+            f"{source.path} is a network of {source.network.arch}, and recipes are for srn",
+            hint="`prune` and `qat` fine-tune every network; train this one where it comes from",
+        )
+    return from_table(SRNConfig, source.network.config, "network.config")
+
+
 def widened_from(source: Artifact | None, config: TrainConfig) -> SRNConfig | None:
     """Widths and depths of the source of a run that widens it; None where nothing grows."""
     if source is None:
         return None
-    have = from_table(SRNConfig, source.network.config, "network.config")
+    have = _config_of(source)
     return None if have == planned_network(source, config) else have
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -11,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from deblur_deploy.artifact import load_artifact, new_step
+from deblur_deploy.artifact import NetworkSpec, load_artifact, new_step
 from deblur_deploy.compress.quantize import quantize_network
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ArtifactError, ExportError
@@ -25,8 +27,9 @@ from deblur_deploy.export.fold import (
 )
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
 from deblur_deploy.images import Resolution, to_batch
-from deblur_deploy.network.checkpoint import save_network, spec_of
+from deblur_deploy.network.checkpoint import build_network, save_network, spec_of
 from deblur_deploy.network.deform_conv import deform_conv2d
+from deblur_deploy.network.mimo_unet import MIMOUNetConfig
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 EXEMPT = ("levels.0.enter", "deform.deform.conv_offset", "head")
@@ -38,6 +41,9 @@ def net(tiny_config: SRNConfig) -> SRN:
     net = SRN(tiny_config).eval()
     torch.nn.init.normal_(net.head.weight, std=0.05)
     torch.nn.init.normal_(net.deform.deform.conv_offset.weight, std=0.05)
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):  # they start at zero, and equal ones would be stored once
+            torch.nn.init.normal_(parameter.data, std=0.01)
     return net
 
 
@@ -56,6 +62,15 @@ def test_any_size_is_exact_in_onnxruntime(net, size):
         expected = net(torch.from_numpy(frame)).numpy()
     assert restored.shape == frame.shape
     assert np.abs(restored - expected).max() <= 1e-4
+
+
+def test_a_network_of_another_multiple_is_padded_as_it_pads_itself():
+    torch.manual_seed(2)
+    mimo = build_network(NetworkSpec("mimo-unet", dataclasses.asdict(MIMOUNetConfig()))).eval()
+    frame = np.random.default_rng(1).random((1, 3, 10, 22), dtype=np.float32)  # 12x24 inside, where SRN has 16x32
+    restored = _run(network_to_onnx(mimo, Resolution(22, 10)), frame)
+    with torch.no_grad():
+        assert np.abs(restored - mimo(torch.from_numpy(frame)).numpy()).max() <= 1e-4
 
 
 def test_the_file_carries_the_plugin_node_its_meaning_and_nothing_idle(net):

@@ -21,11 +21,11 @@ from deblur_deploy.network.checkpoint import (
     build_network,
     import_checkpoint,
     load_network,
-    read_state_dict,
     save_network,
     spec_of,
 )
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.network.weights_file import read_state_dict
 
 ODD_WIDTHS = SRNConfig((6, 10, 14), ((5, 7), (9,), (11, 3)), 13, (4, 8, 12), (3, 5, 9))
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.artifact import Artifact, NetworkSpec, load_artifact
 from deblur_deploy.config import LossConfig, RunConfig, TrainConfig
 from deblur_deploy.data.pairs import Pair, load_pairs
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import save_rgb
+from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.images import ImageSpec, save_rgb
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.srn import SRNConfig
 from deblur_deploy.training import train as train_module
@@ -185,3 +185,10 @@ def test_a_perceptual_loss_trains_with_a_file_of_weights(config, tmp_path):
     trained = train(None, perceptual, tmp_path / "out", None, RunConfig(vgg_weights=str(tmp_path / "vgg.safetensors")))
 
     assert trained.figures["loss"] > 0
+
+
+def test_a_network_of_another_kind_is_not_trained(config, tmp_path):
+    spec = NetworkSpec("mimo-unet", {})
+    other = Artifact("checkpoint", tmp_path / "weights.safetensors", "0", spec, ImageSpec(), ())
+    with pytest.raises(ArtifactError, match="is a network of mimo-unet, and recipes are for srn"):
+        train(other, config, tmp_path / "out")
