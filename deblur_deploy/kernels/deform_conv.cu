@@ -8,107 +8,11 @@
 // float32, computed once per pixel, tap and offset group, two steps ahead; the fraction is taken from the offset alone,
 // so that it does not lose bits to the coordinate of a far pixel. Nothing but the result is written to memory.
 //
-// The file includes nothing, so that NVRTC compiles it without the toolkit's headers. What it needs of the hardware is
-// in the first section; the tests define the same few functions for an ordinary processor and run the rest there.
-//
-// Compiled with -DDEFORM_CONV_FLAT, the entry points take plain integers instead of a struct, in the order in which
-// TensorRT passes the arguments of an ahead-of-time plugin: inputs, integers, output.
+// Pointers are aligned to 16 bytes. Compiled with -DDEFORM_CONV_FLAT, the entry points take plain integers instead of a
+// struct, in the order in which TensorRT passes the arguments of an ahead-of-time plugin: inputs, integers, output.
+// With -DDEFORM_CONV_ENTRY=name,tile,channels_last there is that one only, which compiles several times faster.
 
-// ---------------------------------------------------------------------------------------------------- hardware
-
-#ifdef __CUDACC__
-
-#define SHARED_MEMORY(name, bytes) __shared__ __align__(32) unsigned char name[bytes]
-
-typedef unsigned short Half;  // bits of an IEEE half; pairs travel in an unsigned int, the first in the low bits
-
-struct FragmentA {
-    unsigned words[8];
-};
-struct FragmentB {
-    unsigned words[8];
-};
-struct FragmentC {
-    float values[8];
-};
-
-static __device__ __forceinline__ float half_to_float(Half value) {
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
-    return result;
-}
-
-static __device__ __forceinline__ Half float_to_half(float value) {
-    Half result;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result) : "f"(value));
-    return result;
-}
-
-static __device__ __forceinline__ unsigned half2_multiply(unsigned a, unsigned b) {
-    unsigned result;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-    return result;
-}
-
-static __device__ __forceinline__ unsigned half2_multiply_add(unsigned a, unsigned b, unsigned c) {
-    unsigned result;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
-    return result;
-}
-
-static __device__ __forceinline__ unsigned shared_address(const void* pointer) {
-    unsigned long long address;
-    asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(pointer));
-    return (unsigned)address;
-}
-
-// The four warp-wide operations on 16x16 tiles: row-major operands in shared memory, strides in elements.
-#define WORDS(f) "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]), "=r"(f[4]), "=r"(f[5]), "=r"(f[6]), "=r"(f[7])
-#define READ(f) "r"(f[0]), "r"(f[1]), "r"(f[2]), "r"(f[3]), "r"(f[4]), "r"(f[5]), "r"(f[6]), "r"(f[7])
-#define READ_FLOATS(f) "f"(f[0]), "f"(f[1]), "f"(f[2]), "f"(f[3]), "f"(f[4]), "f"(f[5]), "f"(f[6]), "f"(f[7])
-#define CHANGE(f) "+f"(f[0]), "+f"(f[1]), "+f"(f[2]), "+f"(f[3]), "+f"(f[4]), "+f"(f[5]), "+f"(f[6]), "+f"(f[7])
-
-static __device__ __forceinline__ void load_a(FragmentA& fragment, const Half* tile, int stride) {
-    asm volatile("wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%0,%1,%2,%3,%4,%5,%6,%7}, [%8], %9;"
-                 : WORDS(fragment.words)
-                 : "r"(shared_address(tile)), "r"(stride)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void load_b(FragmentB& fragment, const Half* tile, int stride) {
-    asm volatile("wmma.load.b.sync.aligned.row.m16n16k16.shared.f16 {%0,%1,%2,%3,%4,%5,%6,%7}, [%8], %9;"
-                 : WORDS(fragment.words)
-                 : "r"(shared_address(tile)), "r"(stride)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void multiply_add(FragmentC& sum, const FragmentA& a, const FragmentB& b) {
-    asm volatile(
-        "wmma.mma.sync.aligned.row.row.m16n16k16.f32.f32 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11,%12,%13,%14,%15}, "
-        "{%16,%17,%18,%19,%20,%21,%22,%23}, {%0,%1,%2,%3,%4,%5,%6,%7};"
-        : CHANGE(sum.values)
-        : READ(a.words), READ(b.words));
-}
-
-static __device__ __forceinline__ void store_c(float* tile, const FragmentC& fragment, int stride) {
-    asm volatile("wmma.store.d.sync.aligned.row.m16n16k16.shared.f32 [%8], {%0,%1,%2,%3,%4,%5,%6,%7}, %9;"
-                 :
-                 : READ_FLOATS(fragment.values), "r"(shared_address(tile)), "r"(stride)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void clear(FragmentC& fragment) {
-    for (int i = 0; i < 8; ++i) fragment.values[i] = 0.0f;
-}
-
-#undef WORDS
-#undef READ
-#undef READ_FLOATS
-#undef CHANGE
-
-#endif  // __CUDACC__
-
-// ------------------------------------------------------------------------------------------------------ problem
+#include "tiles.cuh"
 
 // Sizes and steps of one convolution; mirrored by Geometry in geometry.py, field by field.
 struct DeformConvGeometry {
@@ -138,7 +42,6 @@ struct __attribute__((aligned(8))) Sample {
     unsigned inside;      // bit k: corner k lies in the image
 };
 
-constexpr int kThreads = 256;
 constexpr int kSlots = 4;  // vectors of 16 bytes that a depth step holds per pixel
 
 // One step of the depth: at most kSlots vectors of channels of one tap, all of one offset group.
@@ -178,165 +81,6 @@ struct Depth {
         return next;
     }
 };
-
-// ------------------------------------------------------------------------------------------------------- types
-
-union Vector {
-    uint4 words;
-    unsigned word[4];
-};
-
-template <typename T>
-struct Arithmetic;
-
-template <>
-struct Arithmetic<Half> {
-    static __device__ __forceinline__ unsigned encode(float weight) { return float_to_half(weight) * 0x10001u; }
-    static __device__ __forceinline__ unsigned multiply(unsigned a, unsigned b) { return half2_multiply(a, b); }
-    static __device__ __forceinline__ unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
-        return half2_multiply_add(a, b, c);
-    }
-    static __device__ __forceinline__ float widen(Half value) { return half_to_float(value); }
-    static __device__ __forceinline__ Half narrow(float value) { return float_to_half(value); }
-};
-
-template <>
-struct Arithmetic<float> {
-    static __device__ __forceinline__ unsigned encode(float weight) { return __float_as_uint(weight); }
-    static __device__ __forceinline__ unsigned multiply(unsigned a, unsigned b) {
-        return __float_as_uint(__uint_as_float(a) * __uint_as_float(b));
-    }
-    static __device__ __forceinline__ unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
-        return __float_as_uint(fmaf(__uint_as_float(a), __uint_as_float(b), __uint_as_float(c)));
-    }
-    static __device__ __forceinline__ float widen(float value) { return value; }
-    static __device__ __forceinline__ float narrow(float value) { return value; }
-};
-
-static __device__ __forceinline__ void set_element(Vector& vector, int index, Half value) {
-    vector.word[index >> 1] |= (unsigned)value << (16 * (index & 1));
-}
-static __device__ __forceinline__ void set_element(Vector& vector, int index, float value) {
-    vector.word[index] = __float_as_uint(value);
-}
-
-// A vector from `count` elements that lie `stride` apart; the rest is zero. `aligned`: one 16-byte load is allowed.
-template <typename T>
-static __device__ __forceinline__ Vector load_vector(const T* source, int count, int stride, bool aligned) {
-    constexpr int kVector = 16 / sizeof(T);
-    Vector vector;
-    if (aligned && count >= kVector) {
-        vector.words = *(const uint4*)source;
-        return vector;
-    }
-    vector.words = uint4{0, 0, 0, 0};
-#pragma unroll
-    for (int i = 0; i < kVector; ++i)
-        if (i < count) set_element(vector, i, source[(long long)i * stride]);
-    return vector;
-}
-
-// --------------------------------------------------------------------------------------------- tiles and products
-
-// float16 on tensor cores: eight warps, each with 32 pixels by 32 output channels.
-template <int kPixels, int kOutputs>
-struct TensorCoreTile {
-    using Type = Half;
-    static constexpr int BM = kPixels, BN = kOutputs, BK = 32;
-    static constexpr int kStrideA = BK + 8, kStrideB = BN + 8, kStrideC = 20;
-    static constexpr int kScratchBytes = kThreads / 32 * 16 * kStrideC * (int)sizeof(float);
-    static_assert(BM / 32 * (BN / 32) == kThreads / 32, "one 32x32 tile for each warp");
-
-    FragmentC sums[2][2];
-
-    __device__ __forceinline__ void start() {
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int j = 0; j < 2; ++j) clear(sums[i][j]);
-    }
-
-    __device__ __forceinline__ void accumulate(const Half* a, const Half* b) {
-        const int warp = threadIdx.x / 32, row = warp / (BN / 32) * 32, column = warp % (BN / 32) * 32;
-#pragma unroll
-        for (int k = 0; k < BK; k += 16) {
-            FragmentA left[2];
-            FragmentB right[2];
-            for (int i = 0; i < 2; ++i) load_a(left[i], a + (row + 16 * i) * kStrideA + k, kStrideA);
-            for (int j = 0; j < 2; ++j) load_b(right[j], b + k * kStrideB + column + 16 * j, kStrideB);
-            for (int i = 0; i < 2; ++i)
-                for (int j = 0; j < 2; ++j) multiply_add(sums[i][j], left[i], right[j]);
-        }
-    }
-
-    // Calls write(pixel, output, values) for runs along the pixels or along the channels; both relative to the tile.
-    template <bool kChannelsLast, typename Write>
-    __device__ __forceinline__ void finish(unsigned char* memory, Write write) {
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        const int row = warp / (BN / 32) * 32, column = warp % (BN / 32) * 32;
-        float* scratch = (float*)memory + warp * 16 * kStrideC;
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-                __syncwarp();
-                store_c(scratch, sums[i][j], kStrideC);
-                __syncwarp();
-                float values[8];
-                const int pixel = kChannelsLast ? lane / 2 : lane % 16, output = kChannelsLast ? lane % 2 * 8 : lane / 16;
-                const int step = kChannelsLast ? 1 : 2;
-                for (int v = 0; v < 8; ++v) values[v] = scratch[pixel * kStrideC + output + v * step];
-                write(row + 16 * i + pixel, column + 16 * j + output, step, values);
-            }
-    }
-};
-
-// float32 on ordinary cores: each thread has 4 pixels by 4 output channels.
-struct FloatTile {
-    using Type = float;
-    static constexpr int BM = 64, BN = 64, BK = 16;
-    static constexpr int kStrideA = BK + 4, kStrideB = BN + 4;
-    static constexpr int kScratchBytes = 0;
-
-    float sums[4][4];
-
-    __device__ __forceinline__ void start() {
-        for (int i = 0; i < 4; ++i)
-            for (int j = 0; j < 4; ++j) sums[i][j] = 0.0f;
-    }
-
-    __device__ __forceinline__ int row() const { return threadIdx.x / 16 * 4; }
-    __device__ __forceinline__ int column() const { return threadIdx.x % 16 * 4; }
-
-    __device__ __forceinline__ void accumulate(const float* a, const float* b) {
-#pragma unroll
-        for (int k = 0; k < BK; k += 4) {
-            float4 left[4], right[4];
-            for (int i = 0; i < 4; ++i) left[i] = *(const float4*)(a + (row() + i) * kStrideA + k);
-            for (int i = 0; i < 4; ++i) right[i] = *(const float4*)(b + (k + i) * kStrideB + column());
-            for (int i = 0; i < 4; ++i) {
-                add(sums[i], left[i].x, right[0]);
-                add(sums[i], left[i].y, right[1]);
-                add(sums[i], left[i].z, right[2]);
-                add(sums[i], left[i].w, right[3]);
-            }
-        }
-    }
-
-    static __device__ __forceinline__ void add(float (&sum)[4], float factor, const float4& row) {
-        sum[0] = fmaf(factor, row.x, sum[0]);
-        sum[1] = fmaf(factor, row.y, sum[1]);
-        sum[2] = fmaf(factor, row.z, sum[2]);
-        sum[3] = fmaf(factor, row.w, sum[3]);
-    }
-
-    template <bool kChannelsLast, typename Write>
-    __device__ __forceinline__ void finish(unsigned char*, Write write) {
-        for (int i = 0; i < 4; ++i) write(row() + i, column(), 1, sums[i]);
-    }
-};
-
-// ------------------------------------------------------------------------------------------------------- kernel
 
 template <typename T>
 static __device__ __forceinline__ Sample locate(
@@ -485,21 +229,33 @@ struct DeformConv {
         }
     }
 
-    __device__ __forceinline__ void write(int pixel, int output, int step, const float* values, int count) {
+    // Finish `kCount` sums of one pixel, for output channels `step` apart, and store those that exist.
+    template <int kCount>
+    __device__ __forceinline__ void write(int pixel, int output, int step, const float (&sums)[kCount]) {
         const int out_pixels = g.out_height * g.out_width;
         pixel += first_pixel;
         output += first_output;
         if (pixel >= out_pixels) return;
-        for (int v = 0; v < count; ++v, output += step) {
-            if (output >= outputs) return;
-            const int channel = group * outputs + output;
-            float value = values[v] + (operands.bias ? Arithmetic<T>::widen(operands.bias[channel]) : 0.0f);
-            if (g.relu) value = fmaxf(value, 0.0f);
-            const long long at = kChannelsLast
-                ? ((long long)image * out_pixels + pixel) * g.y_pitch + channel
-                : ((long long)image * g.out_channels + channel) * out_pixels + pixel;
-            operands.y[at] = Arithmetic<T>::narrow(value);
+        const int channel = group * outputs + output;
+        const long long at = kChannelsLast ? ((long long)image * out_pixels + pixel) * g.y_pitch + channel
+                                           : ((long long)image * g.out_channels + channel) * out_pixels + pixel;
+        const long long stride = kChannelsLast ? step : (long long)step * out_pixels;
+        Vector vector;
+        vector.words = uint4{0, 0, 0, 0};
+        const bool whole = kChannelsLast && kCount == kVector && output + kCount <= outputs &&
+            g.y_pitch % kVector == 0 && channel % kVector == 0;
+#pragma unroll
+        for (int v = 0; v < kCount; ++v) {
+            if (output + v * step >= outputs) break;
+            float value = sums[v] + (operands.bias ? Arithmetic<T>::widen(operands.bias[channel + v * step]) : 0.0f);
+            if (g.relu && value < 0.0f) value = 0.0f;
+            const T result = Arithmetic<T>::narrow(value);
+            if (whole)
+                set_element(vector, v % kVector, result);
+            else
+                operands.y[at + v * stride] = result;
         }
+        if (whole) *(uint4*)(operands.y + at) = vector.words;
     }
 
     // Loads of step s + 1 are under way while step s is multiplied, and the positions of step s + 2 are computed.
@@ -525,9 +281,8 @@ struct DeformConv {
             current = next;
             next = later;
         }
-        tile.template finish<kChannelsLast>(memory, [this](int pixel, int output, int step, auto& values) {
-            write(pixel, output, step, values, (int)(sizeof(values) / sizeof(float)));
-        });
+        tile.template finish<kChannelsLast>(
+            memory, [this](int pixel, int output, int step, const auto& sums) { write(pixel, output, step, sums); });
     }
 };
 
@@ -549,8 +304,6 @@ static __device__ __forceinline__ void deform_conv(
     kernel.outputs = outputs;
     kernel.run();
 }
-
-// -------------------------------------------------------------------------------------------------- entry points
 
 #ifdef DEFORM_CONV_FLAT
 #define ENTRY(name, Tile, kChannelsLast)                                                                              \
@@ -594,9 +347,14 @@ extern "C" __global__ void deform_conv2d_pack_f32(const DeformConvGeometry g, co
 using WideTile = TensorCoreTile<64, 128>;
 using NarrowTile = TensorCoreTile<128, 64>;
 
+#ifdef DEFORM_CONV_ENTRY
+#define ENTRY_OF(...) ENTRY(__VA_ARGS__)
+ENTRY_OF(DEFORM_CONV_ENTRY)
+#else
 ENTRY(deform_conv2d_f16_nhwc_narrow, NarrowTile, true)
 ENTRY(deform_conv2d_f16_nhwc_wide, WideTile, true)
 ENTRY(deform_conv2d_f16_nchw_narrow, NarrowTile, false)
 ENTRY(deform_conv2d_f16_nchw_wide, WideTile, false)
 ENTRY(deform_conv2d_f32_nhwc, FloatTile, true)
 ENTRY(deform_conv2d_f32_nchw, FloatTile, false)
+#endif

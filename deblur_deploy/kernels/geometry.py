@@ -12,7 +12,6 @@ from typing import Literal
 
 Element = Literal["f16", "f32"]
 Layout = Literal["nhwc", "nchw"]
-Width = Literal["narrow", "wide"]
 
 THREADS = 256
 """Threads of a block, in every entry point."""
@@ -20,12 +19,23 @@ THREADS = 256
 MAX_GRID_Y = MAX_GRID_Z = 65_535
 _MAX_ELEMENTS = 2**31 - 1
 
-_TILES: dict[tuple[Element, Width], tuple[int, int]] = {
-    ("f16", "narrow"): (128, 64),
-    ("f16", "wide"): (64, 128),
-    ("f32", "narrow"): (64, 64),
-}
-"""Output pixels and output channels that a block makes."""
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block makes.
+
+    Args:
+        name: The tile's name in ``deform_conv.cu``.
+        pixels: Output pixels.
+        outputs: Output channels of one group.
+    """
+
+    name: str
+    pixels: int
+    outputs: int
+
+
+_NARROW, _WIDE, _FLOAT = Tile("NarrowTile", 128, 64), Tile("WideTile", 64, 128), Tile("FloatTile", 64, 64)
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,8 @@ class Geometry:
         x_pitch: Elements from one input pixel to the next where channels come last.
         y_pitch: Elements from one output pixel to the next where channels come last.
         half_offset: 1 where offsets are float16, 0 where they are float32.
-        packed_weight: 1 for weights as ``pack`` lays them out: (groups, taps, channels / groups, out_channels / groups);
-            0 for (out_channels, channels / groups, kernel_h, kernel_w).
+        packed_weight: 1 for weights laid out as (groups, taps, channels / groups, out_channels / groups), 0 for
+            (out_channels, channels / groups, kernel_h, kernel_w).
         relu: 1 to clamp the result at zero.
     """
 
@@ -92,47 +102,60 @@ class Geometry:
         weights = self.out_channels * self.channels // self.groups * self.kernel_h * self.kernel_w
         return (
             self.batch <= MAX_GRID_Z
-            and self.groups * -(-self.out_channels // self.groups // 64) <= MAX_GRID_Y
+            and -(-(self.out_channels // self.groups) // _NARROW.outputs) * self.groups <= MAX_GRID_Y
             and max(pixels, weights) <= _MAX_ELEMENTS
         )
 
 
 @dataclass(frozen=True)
-class Launch:
-    """One launch of the kernel.
+class Entry:
+    """An entry point of ``deform_conv.cu``.
 
     Args:
-        entry: Name of the entry point.
-        grid: Blocks: tiles of pixels, tiles of output channels times groups, images.
+        name: Its symbol.
+        tile: What each of its blocks makes.
+        layout: Of input and output.
     """
 
-    entry: str
-    grid: tuple[int, int, int]
+    name: str
+    tile: Tile
+    layout: Layout
+
+    @property
+    def definition(self) -> str:
+        """The compiler's option that leaves out all other entry points."""
+        return f"-DDEFORM_CONV_ENTRY={self.name},{self.tile.name},{str(self.layout == 'nhwc').lower()}"
+
+    def grid(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Blocks: tiles of pixels, tiles of output channels times groups, images."""
+        pixels, outputs = geometry.out_height * geometry.out_width, geometry.out_channels // geometry.groups
+        return (
+            -(-pixels // self.tile.pixels),
+            -(-outputs // self.tile.outputs) * geometry.groups,
+            geometry.batch,
+        )
 
 
-def choose_width(element: Element, outputs_per_group: int) -> Width:
-    """The tile that serves a number of output channels: wide tiles sample each pixel half as often."""
-    return "wide" if element == "f16" and outputs_per_group > _TILES["f16", "narrow"][1] else "narrow"
+def choose_entry(element: Element, layout: Layout, outputs_per_group: int) -> Entry:
+    """The entry point for an element type, a layout and a number of output channels.
+
+    Wide tiles sample each pixel half as often, narrow ones waste less where there are few outputs.
+    """
+    if element == "f32":
+        return Entry(f"deform_conv2d_f32_{layout}", _FLOAT, layout)
+    tile, width = (_WIDE, "wide") if outputs_per_group > _NARROW.outputs else (_NARROW, "narrow")
+    return Entry(f"deform_conv2d_f16_{layout}_{width}", tile, layout)
 
 
-def entry_point(element: Element, layout: Layout, width: Width) -> str:
-    """Name of an entry point of ``deform_conv.cu``."""
-    return f"deform_conv2d_{element}_{layout}" + (f"_{width}" if element == "f16" else "")
-
-
-def tile(element: Element, width: Width) -> tuple[int, int]:
-    """Output pixels and output channels that a block makes."""
-    return _TILES[element, width]
-
-
-def plan_launch(geometry: Geometry, element: Element, layout: Layout) -> Launch:
-    """The entry point and grid for a problem."""
-    outputs = geometry.out_channels // geometry.groups
-    width = choose_width(element, outputs)
-    pixels, channels = tile(element, width)
-    grid = (
-        -(-geometry.out_height * geometry.out_width // pixels),
-        -(-outputs // channels) * geometry.groups,
-        geometry.batch,
+ENTRIES = tuple(
+    choose_entry(element, layout, outputs)
+    for element, layout, outputs in (
+        ("f16", "nhwc", 64),
+        ("f16", "nhwc", 128),
+        ("f16", "nchw", 64),
+        ("f16", "nchw", 128),
+        ("f32", "nhwc", 64),
+        ("f32", "nchw", 64),
     )
-    return Launch(entry_point(element, layout, width), grid)
+)
+"""Every entry point."""

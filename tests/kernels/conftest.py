@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from deblur_deploy.kernels.geometry import Element, Geometry, Layout, plan_launch
+from deblur_deploy.kernels.geometry import Element, Entry, Geometry, Layout, choose_entry
+from deblur_deploy.kernels.torch_kernel import pack_weight
 from deblur_deploy.network.deform_conv import deform_conv2d
 
 HERE = Path(__file__).parent
-SOURCE = resources.files("deblur_deploy.kernels") / "deform_conv.cu"
 
 TOLERANCE = {"f32": 1e-5, "f16": 2e-3}
 """Largest error over the largest magnitude of the exact result, and norm of the error over its norm."""
@@ -49,7 +49,7 @@ class Problem:
         return (y.clamp(min=0) if g.relu else y).numpy()
 
 
-def draw_problem(seed: int, element: Element) -> Problem:
+def _draw_problem(seed: int, element: Element) -> Problem:
     """A small problem: unequal axes, odd sizes, groups of both kinds, offsets from none to far outside the image."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -78,7 +78,8 @@ def draw_problem(seed: int, element: Element) -> Problem:
     with_bias = rng.random() < 0.5
     geometry = Geometry(
         batch, channels, *size, out_channels, *output, *kernel, *stride, *padding, *dilation, groups, offset_groups,
-        x_pitch=channels, y_pitch=out_channels, half_offset=int(half_offset), packed_weight=0, relu=int(rng.random() < 0.5),
+        x_pitch=channels, y_pitch=out_channels,
+        half_offset=int(half_offset), packed_weight=0, relu=int(rng.random() < 0.5),
     )  # fmt: skip
     fan_in = channels // groups * kernel[0] * kernel[1]
     return Problem(
@@ -91,11 +92,24 @@ def draw_problem(seed: int, element: Element) -> Problem:
     )
 
 
-def pack_weight(weight: Tensor, groups: int) -> Tensor:
-    """Weights in the order that the kernel calls packed."""
-    out_channels, channels, *kernel = weight.shape
-    split = weight.reshape(groups, out_channels // groups, channels, kernel[0] * kernel[1])
-    return split.permute(0, 3, 2, 1).contiguous()
+def _make_problem(
+    element: Element, channels: int, size: tuple[int, int], out_channels: int, kernel: int = 3
+) -> Problem:
+    """One image, stride 1, output of the input's size, offsets of a pixel or so."""
+    torch.manual_seed(0)
+    dtype, pad = DTYPE[element], kernel // 2
+    geometry = Geometry(
+        1, channels, *size, out_channels, *size, kernel, kernel, 1, 1, pad, pad, 1, 1, 1, 1,
+        x_pitch=channels, y_pitch=out_channels, half_offset=0, packed_weight=0, relu=0,
+    )  # fmt: skip
+    return Problem(
+        torch.randn(1, channels, *size).to(dtype),
+        torch.randn(1, 2 * kernel**2, *size),
+        (torch.randn(out_channels, channels, kernel, kernel) / (channels * kernel**2) ** 0.5).to(dtype),
+        None,
+        geometry,
+        element,
+    )
 
 
 class Emulator:
@@ -104,55 +118,84 @@ class Emulator:
     def __init__(self, program: Path) -> None:
         self.program = program
 
-    def start(self, entry: str, grid: tuple[int, int, int], case: bytes, *, reverse: bool = False) -> bytes:
-        """Run an entry point; any access outside an array ends it with the address sanitizer's report."""
-        command = [str(self.program), entry, *map(str, grid), str(int(reverse))]
+    def launch(
+        self, entry: Entry, geometry: Geometry, operands: Sequence[Tensor | None], *, reverse: bool = False
+    ) -> np.ndarray:
+        """Run an entry point on x, weight, offset, bias and y as they lie in memory; returns y's elements, flat."""
+        blobs = [b"" if tensor is None else flat(tensor).numpy().tobytes() for tensor in operands]
+        case = geometry.packed() + b"".join(struct.pack("<Q", len(blob)) + blob for blob in blobs)
+        command = [str(self.program), entry.name, *map(str, entry.grid(geometry)), str(int(reverse))]
         ended = subprocess.run(command, input=case, capture_output=True, timeout=120, check=False)
         assert ended.returncode == 0, ended.stderr.decode()[:4000]
-        return ended.stdout
+        return np.frombuffer(ended.stdout, flat(operands[-1]).numpy().dtype)
 
     def run(
         self, problem: Problem, layout: Layout, *, packed: bool = False, pad: int = 0, reverse: bool = False
     ) -> np.ndarray:
-        """Result in NCHW float64; ``pad`` is how many more channels a pixel has room for (NHWC)."""
-        g = problem.geometry
+        """Result in NCHW float64; ``pad`` is how many more channels a pixel has room for, where channels come last."""
+        g, pad = problem.geometry, pad if layout == "nhwc" else 0
         g = replace(g, packed_weight=int(packed), x_pitch=g.channels + pad, y_pitch=g.out_channels + pad)
         dtype = DTYPE[problem.element]
-        poison = torch.full((g.batch, g.out_height, g.out_width, g.y_pitch), torch.nan, dtype=dtype)
-        x, y = problem.x, poison.permute(0, 3, 1, 2)[:, : g.out_channels].contiguous()
+        y = torch.full((g.batch, g.out_height, g.out_width, g.y_pitch), torch.nan, dtype=dtype)
         if layout == "nhwc":
-            padded = torch.full((g.batch, g.height, g.width, g.x_pitch), torch.nan, dtype=dtype)
-            padded[..., : g.channels] = x.permute(0, 2, 3, 1)
-            x, y = padded, poison
+            x = torch.full((g.batch, g.height, g.width, g.x_pitch), torch.nan, dtype=dtype)
+            x[..., : g.channels] = problem.x.permute(0, 2, 3, 1)
+        else:
+            x, y = problem.x, y.permute(0, 3, 1, 2).contiguous()
         weight = pack_weight(problem.weight, g.groups) if packed else problem.weight
-        launch = plan_launch(g, problem.element, layout)
-        arrays = [x, weight, problem.offset, problem.bias, y]
-        blobs = [b"" if array is None else array.contiguous().numpy().tobytes() for array in arrays]
-        case = g.packed() + b"".join(struct.pack("<Q", len(blob)) + blob for blob in blobs)
-        raw = self.start(launch.entry, launch.grid, case, reverse=reverse)
-        result = np.frombuffer(raw, np.float16 if problem.element == "f16" else np.float32).reshape(tuple(y.shape))
-        if layout == "nhwc":
-            assert np.isnan(result[..., g.out_channels :]).all()
-            result = result[..., : g.out_channels].transpose(0, 3, 1, 2)
-        return result.astype(np.float64)
+        entry = choose_entry(problem.element, layout, g.out_channels // g.groups)
+        operands = (x, weight, problem.offset, problem.bias, y)
+        result = self.launch(entry, g, operands, reverse=reverse).reshape(tuple(y.shape)).astype(np.float64)
+        if layout == "nchw":
+            return result
+        assert np.isnan(result[..., g.out_channels :]).all()
+        return result[..., : g.out_channels].transpose(0, 3, 1, 2)
 
 
-@pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
-    """deform_conv.cu compiled for the processor, with the address and undefined-behaviour sanitizers."""
+def flat(tensor: Tensor) -> Tensor:
+    """The elements of a dense tensor in the order in which they lie in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _build_emulator(folder: Path, *options: str) -> Emulator:
+    """Compile deform_conv.cu for the processor."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++ to run the kernel on the processor")
-    program = tmp_path_factory.mktemp("emulator") / "emulator"
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    options = ["-std=c++17", "-O2", "-Wall", "-Wno-unknown-pragmas", *sanitizers]
-    with resources.as_file(SOURCE) as source:
-        includes = [f"-I{HERE}", f"-I{source.parent}"]
-        command = [compiler, *options, *includes, str(HERE / "emulator.cpp"), "-o", str(program)]
+    program = folder / "emulator"
+    with resources.as_file(resources.files("deblur_deploy.kernels")) as kernels:
+        includes = [f"-I{HERE}", f"-I{kernels}"]
+        sources = [str(HERE / "emulator.cpp"), "-o", str(program)]
+        command = [compiler, "-std=c++17", "-Wall", "-Wno-unknown-pragmas", *options, *includes, *sources]
         built = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert built.returncode == 0, built.stderr
     assert not built.stderr, built.stderr
     return Emulator(program)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    """The kernel on the processor, optimized."""
+    return _build_emulator(tmp_path_factory.mktemp("emulator"), "-O2")
+
+
+@pytest.fixture(scope="session")
+def sanitized_emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    """The same with the address and undefined-behaviour sanitizers: what they find ends the run."""
+    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+    return _build_emulator(tmp_path_factory.mktemp("sanitized"), "-O1", *sanitizers)
+
+
+@pytest.fixture(scope="session")
+def draw_problem() -> Callable[[int, Element], Problem]:
+    """Makes a random problem from a seed and an element type."""
+    return _draw_problem
+
+
+@pytest.fixture(scope="session")
+def make_problem() -> Callable[..., Problem]:
+    """Makes a plain problem of a given size."""
+    return _make_problem
 
 
 @pytest.fixture

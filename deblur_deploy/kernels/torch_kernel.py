@@ -1,0 +1,179 @@
+"""The CUDA implementation of ``deblur::deform_conv2d``: the fused kernel on PyTorch's tensors and streams.
+
+Operands are taken as they lie: channels-last input gives channels-last output, anything else NCHW. The kernel is
+compiled for the card at first use and kept (see ``compiler.py``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.kernels.compiler import compile_cached
+from deblur_deploy.kernels.geometry import THREADS, Element, Entry, Geometry, Layout, choose_entry
+
+ELEMENTS: dict[torch.dtype, Element] = {torch.float16: "f16", torch.float32: "f32"}
+"""Types of input and weight that the kernel takes."""
+
+_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class ConvSteps:
+    """How a convolution walks over its input.
+
+    Args:
+        stride: Rows and columns between output pixels.
+        padding: Zeros above and to the left, and as many opposite.
+        dilation: Rows and columns between taps.
+        groups: Groups of the convolution.
+        offset_groups: Channel groups that have offsets of their own.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    offset_groups: int = 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """A launch with its operands.
+
+    Args:
+        entry: The entry point.
+        geometry: What the kernel is told.
+        operands: x, weight, offset, bias and y, in the kernel's order, laid out as the kernel reads them.
+    """
+
+    entry: Entry
+    geometry: Geometry
+    operands: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]
+
+    @property
+    def result(self) -> Tensor:
+        """The tensor that the kernel writes: (N, C_out, H_out, W_out)."""
+        return self.operands[-1]
+
+
+def run_deform_conv(
+    tensors: tuple[Tensor, Tensor, Tensor], steps: ConvSteps, bias: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """Deformable convolution on the GPU, with bias and ReLU in the same pass where they are wanted.
+
+    Args:
+        tensors: Input (N, C, H, W), offset (N, 2 * kh * kw * offset_groups, H_out, W_out) and weight
+            (C_out, C / groups, kh, kw) on one CUDA device, shapes checked. Input float16 or float32.
+        steps: Stride, padding, dilation and groups.
+        bias: (C_out), or none.
+        relu: Clamp the result at zero.
+
+    Returns:
+        (N, C_out, H_out, W_out) in the dtype and memory format of the input.
+
+    Raises:
+        MissingDependencyError: NVRTC or the CUDA bindings are not installed.
+        ConfigError: The problem is larger than the kernel's indices.
+    """
+    call = prepare_call(tensors, steps, bias, relu)
+    if call.result.numel():
+        _launch(call)
+    return call.result
+
+
+def prepare_call(
+    tensors: tuple[Tensor, Tensor, Tensor], steps: ConvSteps, bias: Tensor | None = None, relu: bool = False
+) -> Call:
+    """Choose the entry point and lay the operands out; arguments as for :func:`run_deform_conv`, on any device."""
+    x, offset, weight = tensors
+    element = ELEMENTS[x.dtype]
+    layout: Layout = "nhwc" if _has_channels_last(x) else "nchw"
+    batch, channels, height, width = x.shape
+    out_channels, _, *kernel = weight.shape
+    out_size = offset.shape[2:]
+    y = empty_result(x, out_channels, (out_size[0], out_size[1]))
+    offset = offset if offset.dtype in ELEMENTS else offset.float()
+    geometry = Geometry(
+        batch, channels, height, width, out_channels, *out_size, *kernel,
+        *steps.stride, *steps.padding, *steps.dilation, steps.groups, steps.offset_groups,
+        x_pitch=channels, y_pitch=out_channels,
+        half_offset=int(offset.dtype == torch.float16), packed_weight=1, relu=int(relu),
+    )  # fmt: skip
+    if not geometry.fits():
+        raise ConfigError(
+            f"a deformable convolution of {tuple(x.shape)} by {tuple(weight.shape)} is too large for one launch",
+            hint="split the batch or the picture",
+        )
+    operands = (
+        _aligned(x if layout == "nhwc" else x.contiguous()),
+        _aligned(pack_weight(weight.to(x.dtype), steps.groups)),
+        _aligned(offset.contiguous()),
+        None if bias is None else _aligned(bias.to(x.dtype).contiguous()),
+        y,
+    )
+    return Call(choose_entry(element, layout, out_channels // steps.groups), geometry, operands)
+
+
+def empty_result(x: Tensor, out_channels: int, size: tuple[int, int]) -> Tensor:
+    """Room for the result, (N, C_out, H_out, W_out), in the dtype and memory format of the input."""
+    memory_format = torch.channels_last if _has_channels_last(x) else torch.contiguous_format
+    shape = (x.shape[0], out_channels, *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def pack_weight(weight: Tensor, groups: int) -> Tensor:
+    """Weights (C_out, C / groups, kh, kw) as the kernel reads them: (groups, taps, C / groups, C_out / groups)."""
+    out_channels, channels, *kernel = weight.shape
+    split = weight.reshape(groups, out_channels // groups, channels, kernel[0] * kernel[1])
+    return split.permute(0, 3, 2, 1).contiguous()
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, copied where it starts between two 16-byte boundaries, as a slice may."""
+    return tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
+
+
+def _launch(call: Call) -> None:
+    """Put the kernel on the current stream of the operands' device."""
+    from cuda.bindings import driver
+
+    device = call.result.device
+    with torch.cuda.device(device):
+        function = _load_function(device.index, call.entry)
+        geometry = ctypes.create_string_buffer(call.geometry.packed())
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in call.operands]
+        operands = (ctypes.c_void_p * len(pointers))(*pointers)
+        arguments = (ctypes.c_void_p * 2)(ctypes.addressof(geometry), ctypes.addressof(operands))
+        stream = torch.cuda.current_stream(device).cuda_stream
+        blocks = (*call.entry.grid(call.geometry), THREADS, 1, 1)
+        _checked(driver.cuLaunchKernel(function, *blocks, 0, stream, ctypes.addressof(arguments), 0))
+
+
+@functools.cache
+def _load_function(device_index: int, entry: Entry) -> Any:
+    """An entry point on a device, compiled for it."""
+    from cuda.bindings import driver
+
+    major, minor = torch.cuda.get_device_capability(device_index)
+    cubin = compile_cached(f"sm_{major}{minor}", entry.definition)
+    module = _checked(driver.cuModuleLoadData(cubin))
+    return _checked(driver.cuModuleGetFunction(module, entry.name.encode()))
+
+
+def _checked(answer: tuple[Any, ...]) -> Any:
+    """The value of a driver call's answer."""
+    status, *values = answer
+    if int(status) != 0:
+        raise RuntimeError(f"CUDA driver: {status.name}")
+    return values[0] if values else None
