@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -46,47 +47,41 @@ def cache_directory() -> Path:
     return Path(base) / "deblur-deploy" / "kernels"
 
 
-def compile_cached(arch: str, *options: str) -> bytes:
-    """Compile the kernels, or take them from the cache.
-
-    Args:
-        arch: As NVRTC names it: ``sm_75`` for a cubin, ``compute_75`` for PTX.
-        options: Further options, such as an entry point's definition.
+def compile_cached(arch: str, *options: str, sources: Mapping[str, str] | None = None) -> bytes:
+    """Compile the kernels, or take them from the cache; arguments and errors as for :func:`compile_source`.
 
     Returns:
         The cubin or the PTX.
-
-    Raises:
-        MissingDependencyError: NVRTC is not installed.
-        BuildError: The source does not compile for ``arch``.
     """
     nvrtc = _load_nvrtc()
-    key = hashlib.sha256(repr((kernel_sources(), arch, options, _OPTIONS, nvrtc_version(nvrtc))).encode()).hexdigest()
+    sources = sources or kernel_sources()
+    facts = (sorted(sources.items()), arch, options, _OPTIONS, nvrtc_version(nvrtc))
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()
     kept = cache_directory() / f"{key}.{'cubin' if arch.startswith('sm') else 'ptx'}"
     try:
         return kept.read_bytes()
     except OSError:
-        code = compile_source(arch, *options).code
+        code = compile_source(arch, *options, sources=sources).code
     _write_atomically(kept, code)
     return code
 
 
-def compile_source(arch: str, *options: str) -> Compiled:
+def compile_source(arch: str, *options: str, sources: Mapping[str, str] | None = None) -> Compiled:
     """Compile the kernels.
 
     Args:
         arch: As NVRTC names it: ``sm_75`` for a cubin, ``compute_75`` for PTX.
         options: Further options, such as an entry point's definition.
+        sources: The file to compile, then its headers, by name. None: the deformable convolution.
 
     Raises:
         MissingDependencyError: NVRTC is not installed.
         BuildError: The source does not compile for ``arch``.
     """
     nvrtc = _load_nvrtc()
-    sources = {name: text.encode() for name, text in kernel_sources().items()}
-    headers = [sources[name] for name in HEADERS]
-    names = [name.encode() for name in HEADERS]
-    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(sources[SOURCE], SOURCE.encode(), len(headers), headers, names))
+    (main, text), *headers = (sources or kernel_sources()).items()
+    names, texts = [name.encode() for name, _ in headers], [header.encode() for _, header in headers]
+    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(text.encode(), main.encode(), len(headers), texts, names))
     try:
         arguments = [option.encode() for option in (f"--gpu-architecture={arch}", *_OPTIONS, *options)]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
@@ -94,7 +89,7 @@ def compile_source(arch: str, *options: str) -> Compiled:
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             reason = next((line for line in log.splitlines() if "error" in line), status.name)
             raise BuildError(
-                f"{SOURCE} does not compile for {arch}: {reason}",
+                f"{main} does not compile for {arch}: {reason}",
                 hint="a newer card needs a newer compiler: pip install -U nvidia-cuda-nvrtc",
             )
         return Compiled(_read(nvrtc, program, "CUBIN" if arch.startswith("sm") else "PTX"), log)

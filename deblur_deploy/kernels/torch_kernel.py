@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,29 +148,54 @@ def _aligned(tensor: Tensor) -> Tensor:
 
 def _launch(call: Call) -> None:
     """Put the kernel on the current stream of the operands' device."""
-    from cuda.bindings import driver
-
     device = call.result.device
-    with torch.cuda.device(device):
-        function = _load_function(device.index, call.entry)
-        geometry = ctypes.create_string_buffer(call.geometry.packed())
-        pointers = [None if tensor is None else tensor.data_ptr() for tensor in call.operands]
-        operands = (ctypes.c_void_p * len(pointers))(*pointers)
-        arguments = (ctypes.c_void_p * 2)(ctypes.addressof(geometry), ctypes.addressof(operands))
-        stream = torch.cuda.current_stream(device).cuda_stream
-        blocks = (*call.entry.grid(call.geometry), THREADS, 1, 1)
-        _checked(driver.cuLaunchKernel(function, *blocks, 0, stream, ctypes.addressof(arguments), 0))
+    function = load_function(device.index, call.entry.name, compile_entry(device.index, call.entry))
+    pointers = [0 if tensor is None else tensor.data_ptr() for tensor in call.operands]
+    operands = struct.pack(f"<{len(pointers)}Q", *pointers)
+    launch_function(function, device, call.entry.grid(call.geometry), (call.geometry.packed(), operands))
 
 
 @functools.cache
-def _load_function(device_index: int, entry: Entry) -> Any:
-    """An entry point on a device, compiled for it."""
+def compile_entry(device_index: int, entry: Entry) -> bytes:
+    """The cubin of an entry point for a device."""
+    return compile_cached(device_arch(device_index), entry.definition)
+
+
+def device_arch(device_index: int) -> str:
+    """Architecture of a CUDA device, such as ``sm_75``."""
+    major, minor = torch.cuda.get_device_capability(device_index)
+    return f"sm_{major}{minor}"
+
+
+@functools.cache
+def load_function(device_index: int, name: str, cubin: bytes) -> Any:
+    """A kernel on a device, ready to be launched."""
     from cuda.bindings import driver
 
-    major, minor = torch.cuda.get_device_capability(device_index)
-    cubin = compile_cached(f"sm_{major}{minor}", entry.definition)
-    module = _checked(driver.cuModuleLoadData(cubin))
-    return _checked(driver.cuModuleGetFunction(module, entry.name.encode()))
+    with torch.cuda.device(device_index):
+        module = _checked(driver.cuModuleLoadData(cubin))
+        return _checked(driver.cuModuleGetFunction(module, name.encode()))
+
+
+def launch_function(
+    function: Any, device: torch.device, grid: tuple[int, int, int], parameters: Sequence[bytes]
+) -> None:
+    """Launch a kernel on the current stream of a device, in blocks of :data:`THREADS`.
+
+    Args:
+        function: From :func:`load_function`.
+        device: A CUDA device.
+        grid: Number of blocks.
+        parameters: Each parameter of the kernel as it lies in memory.
+    """
+    from cuda.bindings import driver
+
+    buffers = [ctypes.create_string_buffer(parameter, len(parameter)) for parameter in parameters]
+    addresses = (ctypes.c_void_p * len(buffers))(*map(ctypes.addressof, buffers))
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream(device).cuda_stream
+        blocks = (*grid, THREADS, 1, 1)
+        _checked(driver.cuLaunchKernel(function, *blocks, 0, stream, ctypes.addressof(addresses), 0))
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:

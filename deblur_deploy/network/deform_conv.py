@@ -101,7 +101,7 @@ def _columns(input: Tensor, grid: Tensor, weight: Tensor, groups: int) -> Tensor
     return samples.reshape(input.shape[0], groups, weight.shape[1] * taps, out_pixels)
 
 
-def _sample_and_multiply(  # noqa: PLR0913 - the signature is ONNX DeformConv's
+def sample_and_multiply(  # noqa: PLR0913 - the signature is ONNX DeformConv's
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
@@ -121,7 +121,7 @@ def _sample_and_multiply(  # noqa: PLR0913 - the signature is ONNX DeformConv's
 
 
 _deform_conv2d_op = torch.library.custom_op(
-    "deblur::deform_conv2d", _sample_and_multiply, mutates_args=(), schema=_SCHEMA
+    "deblur::deform_conv2d", sample_and_multiply, mutates_args=(), schema=_SCHEMA
 )
 
 
@@ -140,7 +140,7 @@ def _deform_conv2d_cuda(  # noqa: PLR0913 - the signature is the operator's
     from deblur_deploy.kernels.torch_kernel import ConvSteps, run_deform_conv
 
     if input.dtype not in _FUSED_DTYPES:
-        return _sample_and_multiply(input, offset, weight, stride, padding, dilation, groups, offset_groups)
+        return sample_and_multiply(input, offset, weight, stride, padding, dilation, groups, offset_groups)
     size = _output_size(input, weight, stride, padding, dilation)
     _check_shapes(input, offset, weight, size, groups, offset_groups)
     steps = ConvSteps(_pair(stride), _pair(padding), _pair(dilation), groups, offset_groups)

@@ -95,7 +95,7 @@ def test_the_operator_is_imported_without_the_kernels():
 def test_without_the_compiler_the_operator_says_what_to_install(make_problem, monkeypatch):
     problem = make_problem("f16", channels=8, size=(5, 5), out_channels=8)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    torch_kernel._load_function.cache_clear()
+    torch_kernel.compile_entry.cache_clear()
 
     with pytest.raises(MissingDependencyError, match=r"deblur-deploy\[cuda\]"):
         deform_conv2d(problem.x.cuda(), problem.offset.cuda(), problem.weight.cuda(), padding=1)
