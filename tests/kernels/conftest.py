@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.kernels.geometry import Element, Entry, Geometry, Layout, choose_entry
+from deblur_deploy.kernels.plugin_library import find_tensorrt_include, tensorrt_version
 from deblur_deploy.kernels.torch_kernel import pack_weight
 from deblur_deploy.network.deform_conv import deform_conv2d
 
@@ -210,3 +215,28 @@ def assert_close() -> Callable[[np.ndarray, np.ndarray, Element], None]:
         assert np.linalg.norm(found - exact) <= TOLERANCE[element] * np.linalg.norm(exact)
 
     return check
+
+
+def _header_directories() -> list[Path]:
+    """TensorRT's headers on this machine: those that were named, those that a package carries, those installed."""
+    named = [Path(path) for path in os.environ.get("TENSORRT_INCLUDE_DIRS", "").split(os.pathsep) if path]
+    carrier = find_spec("kernel_lens")
+    if carrier is not None and carrier.submodule_search_locations:
+        named.append(Path(carrier.submodule_search_locations[0]) / "include" / "tensorrt")
+    with contextlib.suppress(MissingDependencyError):
+        named.append(find_tensorrt_include())
+    return named
+
+
+def _header_version(path: Path | None) -> str:
+    return tensorrt_version(path) if path else "none"
+
+
+@pytest.fixture(scope="session", params=_header_directories() or [None], ids=_header_version)
+def tensorrt_include(request: pytest.FixtureRequest) -> Path:
+    """A directory of TensorRT's headers; nvcc is there too."""
+    if request.param is None:
+        pytest.skip("needs TensorRT's headers: set TENSORRT_INCLUDE_DIRS, or pip install --no-deps kernel-lens")
+    if shutil.which("nvcc") is None:
+        pytest.skip("needs nvcc, which comes with the CUDA toolkit")
+    return Path(request.param)

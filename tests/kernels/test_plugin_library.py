@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import subprocess
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,37 +24,15 @@ from deblur_deploy.kernels.plugin_library import (
 HERE = Path(__file__).parent
 
 
-def header_directories() -> list[Path]:
-    """TensorRT's headers on this machine: those that were named, those that a package carries, those installed."""
-    named = [Path(path) for path in os.environ.get("TENSORRT_INCLUDE_DIRS", "").split(os.pathsep) if path]
-    carrier = find_spec("kernel_lens")
-    if carrier is not None and carrier.submodule_search_locations:
-        named.append(Path(carrier.submodule_search_locations[0]) / "include" / "tensorrt")
-    with contextlib.suppress(MissingDependencyError):
-        named.append(find_tensorrt_include())
-    return named
-
-
-@pytest.fixture(
-    scope="module", params=header_directories() or [None], ids=lambda path: tensorrt_version(path) if path else "none"
-)
-def include(request) -> Path:
-    if request.param is None:
-        pytest.skip("needs TensorRT's headers: set TENSORRT_INCLUDE_DIRS, or pip install --no-deps kernel-lens")
-    if shutil.which("nvcc") is None:
-        pytest.skip("needs nvcc, which comes with the CUDA toolkit")
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def library(include, tmp_path_factory):
+def library(tensorrt_include, tmp_path_factory):
     """The plugin library for one card."""
     out = tmp_path_factory.mktemp("plugin") / "libdeblur_plugin.so"
-    return build_plugin(PluginBuildConfig(include, ("75",)), out)
+    return build_plugin(PluginBuildConfig(tensorrt_include, ("75",)), out)
 
 
 @pytest.fixture(scope="module")
-def facts(library, include, tmp_path_factory) -> dict[str, list[str]]:
+def facts(library, tensorrt_include, tmp_path_factory) -> dict[str, list[str]]:
     """What a C++ program that loads the library finds."""
     cuda = find_nvcc().resolve().parent
     toolkit = [
@@ -67,7 +42,7 @@ def facts(library, include, tmp_path_factory) -> dict[str, list[str]]:
     if not toolkit or compiler is None:
         pytest.skip("needs g++ and the CUDA toolkit's headers")
     program = tmp_path_factory.mktemp("probe") / "probe"
-    places = ["-isystem", str(include), "-isystem", str(toolkit[0] / "include")]
+    places = ["-isystem", str(tensorrt_include), "-isystem", str(toolkit[0] / "include")]
     command = [compiler, "-std=c++17", *places, str(HERE / "plugin_probe.cpp"), "-ldl", "-o", str(program)]
     subprocess.run(command, check=True, timeout=120)
     ended = subprocess.run([str(program), str(library.path)], capture_output=True, text=True, timeout=60, check=False)
@@ -79,8 +54,8 @@ def facts(library, include, tmp_path_factory) -> dict[str, list[str]]:
     return found
 
 
-def test_the_library_says_what_it_was_built_with(library, include):
-    assert library.tensorrt_version == tensorrt_version(include)
+def test_the_library_says_what_it_was_built_with(library, tensorrt_include):
+    assert library.tensorrt_version == tensorrt_version(tensorrt_include)
     assert library.cuda_version[0].isdigit()
     assert library.creators == 2
 
