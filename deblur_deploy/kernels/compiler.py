@@ -140,7 +140,7 @@ def _checked(nvrtc: Any, answer: tuple[Any, ...]) -> Any:
 
 def _read(nvrtc: Any, program: Any, what: str) -> bytes:
     """A buffer of the program: its log, cubin or PTX."""
-    size = _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{what}Size")(program))
+    size: int = _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{what}Size")(program))
     buffer = b" " * size
     _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{what}")(program, buffer))
     return buffer

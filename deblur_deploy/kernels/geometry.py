@@ -147,15 +147,11 @@ def choose_entry(element: Element, layout: Layout, outputs_per_group: int) -> En
     return Entry(f"deform_conv2d_f16_{layout}_{width}", tile, layout)
 
 
-ENTRIES = tuple(
-    choose_entry(element, layout, outputs)
-    for element, layout, outputs in (
-        ("f16", "nhwc", 64),
-        ("f16", "nhwc", 128),
-        ("f16", "nchw", 64),
-        ("f16", "nchw", 128),
-        ("f32", "nhwc", 64),
-        ("f32", "nchw", 64),
-    )
+_LAYOUTS: tuple[Layout, ...] = ("nhwc", "nchw")
+_FEW, _MANY = 1, 2 * _NARROW.outputs
+
+ENTRIES = (
+    *(choose_entry("f16", layout, outputs) for layout in _LAYOUTS for outputs in (_FEW, _MANY)),
+    *(choose_entry("f32", layout, _FEW) for layout in _LAYOUTS),
 )
 """Every entry point."""

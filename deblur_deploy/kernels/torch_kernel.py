@@ -7,6 +7,7 @@ compiled for the card at first use and kept (see ``compiler.py``).
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import struct
 from collections.abc import Sequence
@@ -97,17 +98,11 @@ def prepare_call(
     x, offset, weight = tensors
     element = ELEMENTS[x.dtype]
     layout: Layout = "nhwc" if _has_channels_last(x) else "nchw"
-    batch, channels, height, width = x.shape
-    out_channels, _, *kernel = weight.shape
-    out_size = offset.shape[2:]
-    y = empty_result(x, out_channels, (out_size[0], out_size[1]))
+    out_channels = weight.shape[0]
+    y = empty_result(x, out_channels, (offset.shape[2], offset.shape[3]))
     offset = offset if offset.dtype in ELEMENTS else offset.float()
-    geometry = Geometry(
-        batch, channels, height, width, out_channels, *out_size, *kernel,
-        *steps.stride, *steps.padding, *steps.dilation, steps.groups, steps.offset_groups,
-        x_pitch=channels, y_pitch=out_channels,
-        half_offset=int(offset.dtype == torch.float16), packed_weight=1, relu=int(relu),
-    )  # fmt: skip
+    geometry = _geometry(x, offset, weight, steps)
+    geometry = dataclasses.replace(geometry, relu=int(relu))
     if not geometry.fits():
         raise ConfigError(
             f"a deformable convolution of {tuple(x.shape)} by {tuple(weight.shape)} is too large for one launch",
@@ -121,6 +116,34 @@ def prepare_call(
         y,
     )
     return Call(choose_entry(element, layout, out_channels // steps.groups), geometry, operands)
+
+
+def _geometry(x: Tensor, offset: Tensor, weight: Tensor, steps: ConvSteps) -> Geometry:
+    """What the kernel is told of dense operands with packed weights."""
+    return Geometry(
+        batch=x.shape[0],
+        channels=x.shape[1],
+        height=x.shape[2],
+        width=x.shape[3],
+        out_channels=weight.shape[0],
+        out_height=offset.shape[2],
+        out_width=offset.shape[3],
+        kernel_h=weight.shape[2],
+        kernel_w=weight.shape[3],
+        stride_h=steps.stride[0],
+        stride_w=steps.stride[1],
+        pad_h=steps.padding[0],
+        pad_w=steps.padding[1],
+        dilation_h=steps.dilation[0],
+        dilation_w=steps.dilation[1],
+        groups=steps.groups,
+        offset_groups=steps.offset_groups,
+        x_pitch=x.shape[1],
+        y_pitch=weight.shape[0],
+        half_offset=int(offset.dtype == torch.float16),
+        packed_weight=1,
+        relu=0,
+    )
 
 
 def empty_result(x: Tensor, out_channels: int, size: tuple[int, int]) -> Tensor:
