@@ -66,7 +66,7 @@ def test_what_was_compiled_is_taken_from_the_cache(nvrtc, cache, monkeypatch):
     first = compile_cached("compute_75", option)
     (kept,) = cache.iterdir()
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("compiled again")
 
     with monkeypatch.context() as patch:
