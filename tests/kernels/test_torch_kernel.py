@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ import torch
 from deblur_deploy.errors import ConfigError, MissingDependencyError
 from deblur_deploy.kernels import torch_kernel
 from deblur_deploy.kernels.torch_kernel import ConvSteps, prepare_call, run_deform_conv
-from deblur_deploy.network.deform_conv import deform_conv2d
+from deblur_deploy.network.deform_conv import _deform_conv2d_cuda, deform_conv2d
 
 
 def steps_of(geometry) -> ConvSteps:
@@ -40,6 +43,53 @@ def test_operands_are_laid_out_as_the_kernel_reads_them(  # noqa: PLR0913
     result = flat.as_strided(call.result.shape, call.result.stride()).double().numpy()
     assert call.result.is_contiguous(memory_format=memory_format)
     assert_close(result, problem.exact(), element)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_operator_launches_the_kernel_on_cuda(emulator, make_problem, assert_close, monkeypatch, memory_format):
+    """All of it but the driver: the launch runs on the processor."""
+    problem = make_problem("f16", channels=12, size=(7, 9), out_channels=20)
+
+    def launch(call):
+        elements = torch.from_numpy(emulator.launch(call.entry, call.geometry, call.operands).copy())
+        call.result.copy_(elements.as_strided(call.result.shape, call.result.stride()))
+
+    monkeypatch.setattr(torch_kernel, "_launch", launch)
+    x = problem.x.to(memory_format=memory_format)
+    found = _deform_conv2d_cuda(x, problem.offset, problem.weight, [1, 1], [1, 1], [1, 1], 1, 1)
+    assert found.is_contiguous(memory_format=memory_format)
+    assert_close(found.double().numpy(), problem.exact(), "f16")
+    with pytest.raises(ValueError, match="offset has shape"):
+        _deform_conv2d_cuda(x, problem.offset[:, :4], problem.weight, [1, 1], [1, 1], [1, 1], 1, 1)
+
+
+def test_types_that_the_kernel_does_not_take_are_sampled_and_multiplied(make_problem):
+    problem = make_problem("f32", channels=4, size=(5, 6), out_channels=4)
+
+    found = _deform_conv2d_cuda(problem.x.bfloat16(), problem.offset, problem.weight, [1, 1], [1, 1], [1, 1], 1, 1)
+    assert found.dtype == torch.bfloat16
+    assert (found.double() - torch.from_numpy(problem.exact())).abs().max() < 0.1
+
+
+def test_a_launch_passes_each_parameter_where_it_lies(monkeypatch):
+    driver = pytest.importorskip("cuda.bindings.driver", reason="needs the bindings: pip install 'deblur-deploy[cuda]'")
+    seen = {}
+
+    def launch(function, *grid_block_shared_stream, **_):
+        *dimensions, address, extra = grid_block_shared_stream
+        pointers = (ctypes.c_void_p * 2).from_address(address)
+        seen.update(dimensions=dimensions, extra=extra, read=[ctypes.string_at(p, 3) for p in pointers])
+        return (driver.CUresult.CUDA_SUCCESS,)
+
+    monkeypatch.setattr(driver, "cuLaunchKernel", launch)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=7))
+    torch_kernel.launch_function(object(), torch.device("cuda", 0), (5, 4, 3), [b"abc", b"d\0f"])
+
+    assert seen == {"dimensions": [5, 4, 3, 256, 1, 1, 0, 7], "extra": 0, "read": [b"abc", b"d\0f"]}
+    monkeypatch.setattr(driver, "cuLaunchKernel", lambda *_: (driver.CUresult.CUDA_ERROR_INVALID_VALUE,))
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_VALUE"):
+        torch_kernel.launch_function(object(), torch.device("cuda", 0), (5, 4, 3), [b"abc"])
 
 
 def test_operands_lie_on_16_byte_boundaries(make_problem):
