@@ -178,12 +178,12 @@ def test_gradients_flow_through_the_kernel(make_problem):
 
 
 @pytest.mark.gpu
-def test_compute_sanitizer_finds_nothing():
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
+def test_compute_sanitizer_finds_nothing(tool):
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("needs compute-sanitizer, which comes with the CUDA toolkit")
     select = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "exact_to_the_type and (0- or 3- or 7-)"]
-    for tool in ("memcheck", "racecheck"):
-        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, *select]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-        assert ended.returncode == 0, ended.stdout[-3000:]
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, *select]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stdout[-3000:]
