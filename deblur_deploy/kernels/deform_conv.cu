@@ -20,9 +20,9 @@ struct DeformConvGeometry {
     int out_channels, out_height, out_width;
     int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
     int groups, offset_groups;
-    int x_pitch, y_pitch;    // elements from pixel to pixel, where channels come last
-    int half_offset;         // offsets are float16, else float32
-    int packed_weight;       // (groups, taps, channels / groups, out_channels / groups), else (out, in / groups, kh, kw)
+    int x_pitch, y_pitch;  // elements from pixel to pixel, where channels come last
+    int half_offset;       // offsets are float16, else float32
+    int packed_weight;     // (groups, taps, channels / groups, out_channels / groups), else (out, in / groups, kh, kw)
     int relu;
 };
 
@@ -50,6 +50,7 @@ struct Step {
     int segment;  // counts changes of tap or offset group
 };
 
+// The walk over the depth: taps outside, so that a position serves all channels while it is at hand.
 struct Depth {
     int begin, end;             // channels of the convolution's group
     int per_offset_group, taps;
@@ -82,6 +83,7 @@ struct Depth {
     }
 };
 
+// Where an output pixel reads for a step's tap, in float32 whatever the type of the operands.
 template <typename T>
 static __device__ __forceinline__ Sample locate(
     const DeformConvGeometry& g, const void* offset, const Step& step, int image, int pixel) {
