@@ -63,11 +63,8 @@ def test_the_library_is_built_by_cmake(tensorrt_include, tmp_path):
 
 def test_the_cpp_snippet_compiles(tensorrt_include, tmp_path):
     (tmp_path / "snippet.cpp").write_text(blocks("cpp")[0], encoding="utf-8")
-    toolkit = Path(shutil.which("nvcc") or "").resolve().parent.parent / "include"
-    places = [f"-isystem{tensorrt_include}", f"-isystem{toolkit}", "-isystem/usr/local/cuda/include"]
-    subprocess.run(
-        ["g++", "-std=c++17", "-fsyntax-only", *places, str(tmp_path / "snippet.cpp")], check=True, timeout=60
-    )
+    command = ["nvcc", "-std=c++17", f"-isystem={tensorrt_include}", "-c", "snippet.cpp"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
 
 
 def test_the_python_snippet_names_the_plugin(tmp_path):

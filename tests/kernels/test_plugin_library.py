@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -34,16 +33,9 @@ def library(tensorrt_include, tmp_path_factory):
 @pytest.fixture(scope="module")
 def facts(library, tensorrt_include, tmp_path_factory) -> dict[str, list[str]]:
     """What a C++ program that loads the library finds."""
-    cuda = find_nvcc().resolve().parent
-    toolkit = [
-        root for root in (cuda.parent, Path("/usr/local/cuda")) if (root / "include/cuda_runtime_api.h").is_file()
-    ]
-    compiler = shutil.which("g++")
-    if not toolkit or compiler is None:
-        pytest.skip("needs g++ and the CUDA toolkit's headers")
     program = tmp_path_factory.mktemp("probe") / "probe"
-    places = ["-isystem", str(tensorrt_include), "-isystem", str(toolkit[0] / "include")]
-    command = [compiler, "-std=c++17", *places, str(HERE / "plugin_probe.cpp"), "-ldl", "-o", str(program)]
+    options = ["-std=c++17", "-isystem", str(tensorrt_include), str(HERE / "plugin_probe.cpp"), "-ldl"]
+    command = [str(find_nvcc()), *options, "-o", str(program)]
     subprocess.run(command, check=True, timeout=120)
     ended = subprocess.run([str(program), str(library.path)], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
