@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from compression import Compression
+from kernels import KernelBuild, KernelSpeed
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.tables import from_table
 
-Work = PruneGraph | RtxBuild | HelpStart | Frame | Compression
+Work = PruneGraph | RtxBuild | HelpStart | Frame | Compression | KernelBuild | KernelSpeed
 
 KINDS: Mapping[str, type[Work]] = {
     "prune-graph": PruneGraph,
@@ -22,6 +23,8 @@ KINDS: Mapping[str, type[Work]] = {
     "help": HelpStart,
     "frame": Frame,
     "compression": Compression,
+    "kernel-build": KernelBuild,
+    "kernel-speed": KernelSpeed,
 }
 """Kinds of measurement by the name that scenario files use."""
 

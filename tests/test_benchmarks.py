@@ -64,7 +64,7 @@ def benchmarks():
     patch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module("run")
     patch.undo()
-    for name in ("run", "scenario", "rendering", "measurements", "compression"):
+    for name in ("run", "scenario", "rendering", "measurements", "compression", "kernels"):
         del sys.modules[name]
 
 
@@ -112,6 +112,8 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "compression-drop": (0.3, None),
             "compression-pruned-drop": (0.15, None),
             "compression-speedup": (None, 10.0),
+            "kernel-build": (5.0, None),
+            "kernels": (None, 2.0),
         }
         == targets
     )

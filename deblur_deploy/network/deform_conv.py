@@ -27,6 +27,9 @@ _SCHEMA = (
     "int groups, int offset_groups) -> Tensor"
 )
 
+_FUSED_DTYPES = (torch.float16, torch.float32)
+"""What the CUDA kernel takes; other dtypes are sampled and multiplied in two steps there too."""
+
 
 def _output_size(
     input: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
@@ -98,8 +101,7 @@ def _columns(input: Tensor, grid: Tensor, weight: Tensor, groups: int) -> Tensor
     return samples.reshape(input.shape[0], groups, weight.shape[1] * taps, out_pixels)
 
 
-@torch.library.custom_op("deblur::deform_conv2d", mutates_args=(), schema=_SCHEMA)
-def _deform_conv2d_op(  # noqa: PLR0913 - the signature is ONNX DeformConv's
+def sample_and_multiply(  # noqa: PLR0913 - the signature is ONNX DeformConv's
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
@@ -109,12 +111,40 @@ def _deform_conv2d_op(  # noqa: PLR0913 - the signature is ONNX DeformConv's
     groups: int,
     offset_groups: int,
 ) -> Tensor:
+    """Sampling, then a matrix product: what every device and dtype can do."""
     size = _output_size(input, weight, stride, padding, dilation)
     _check_shapes(input, offset, weight, size, groups, offset_groups)
     grid = _sampling_grid(input, offset, weight, stride, padding, dilation)
     columns = _columns(input, grid, weight, groups)
     matrix = weight.to(columns.dtype).reshape(groups, weight.shape[0] // groups, -1)
     return (matrix @ columns).reshape(input.shape[0], weight.shape[0], *size).to(input.dtype)
+
+
+_deform_conv2d_op = torch.library.custom_op(
+    "deblur::deform_conv2d", sample_and_multiply, mutates_args=(), schema=_SCHEMA
+)
+
+
+@_deform_conv2d_op.register_kernel("cuda")
+def _deform_conv2d_cuda(  # noqa: PLR0913 - the signature is the operator's
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    offset_groups: int,
+) -> Tensor:
+    """The fused kernel where it takes the dtype; it is compiled, and its compiler imported, at the first call."""
+    from deblur_deploy.kernels.torch_kernel import ConvSteps, run_deform_conv
+
+    if input.dtype not in _FUSED_DTYPES:
+        return sample_and_multiply(input, offset, weight, stride, padding, dilation, groups, offset_groups)
+    size = _output_size(input, weight, stride, padding, dilation)
+    _check_shapes(input, offset, weight, size, groups, offset_groups)
+    steps = ConvSteps(_pair(stride), _pair(padding), _pair(dilation), groups, offset_groups)
+    return run_deform_conv((input, offset, weight), steps)
 
 
 @_deform_conv2d_op.register_fake
@@ -130,6 +160,10 @@ def _deform_conv2d_fake(  # noqa: PLR0913 - the signature is the operator's
 ) -> Tensor:
     size = _output_size(input, weight, stride, padding, dilation)
     _check_shapes(input, offset, weight, size, groups, offset_groups)
+    if input.device.type == "cuda" and input.dtype in _FUSED_DTYPES:
+        from deblur_deploy.kernels.torch_kernel import empty_result
+
+        return empty_result(input, weight.shape[0], size)
     return input.new_empty(input.shape[0], weight.shape[0], *size)
 
 
