@@ -129,6 +129,7 @@ def deform_conv_function(kernel: Sequence[int], group: int, overload: str = "") 
     """
     function = parser.parse_function(_FUNCTION % {"kernel": list(kernel), "group": group})
     function.overload = overload
+    function.node[-1].name = OP_TYPE  # what a builder's list of layers then calls the convolution inside
     return function
 
 

@@ -51,7 +51,11 @@ Export = Callable[[str], Exported]
 
 
 @pytest.fixture(scope="module")
-def exported(_drawn_photo: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Export:
+def exported(
+    _drawn_photo: NDArray[np.uint8],
+    tmp_path_factory: pytest.TempPathFactory,
+    soften: Callable[[torch.nn.Module], None],
+) -> Export:
     """Makes each scheme once, on a small network whose weights move the picture."""
     made: dict[str, Exported] = {}
 
@@ -59,10 +63,7 @@ def exported(_drawn_photo: NDArray[np.uint8], tmp_path_factory: pytest.TempPathF
         if name not in made:
             torch.manual_seed(4)
             net = SRN(SRNConfig.from_base(8, (1, 1, 1))).eval()
-            for layer in net.modules():  # small weights: random ones that keep signals large also keep errors large
-                if isinstance(layer, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
-                    layer.reset_parameters()
-            net.deform.deform.weight.data *= 0.4
+            soften(net)
             torch.nn.init.normal_(net.head.weight, std=0.05)
             torch.nn.init.normal_(net.deform.deform.conv_offset.weight, std=0.05)
             torch.nn.init.normal_(net.recurrent.gate.weight, std=0.2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from deblur_deploy.runtime.runner import Runner, open_runner
 
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(tmp_path_factory: pytest.TempPathFactory, soften: Callable[[torch.nn.Module], None]) -> Artifact:
     """A fresh network whose head and offsets are large enough to show in the picture."""
     torch.manual_seed(3)
     net = SRN(SRNConfig.from_base(8, (1, 1, 1))).eval()
+    soften(net)
     torch.nn.init.normal_(net.head.weight, std=0.05)
     torch.nn.init.normal_(net.deform.deform.conv_offset.weight, std=0.05)
     out = tmp_path_factory.mktemp("infer") / "checkpoint"

@@ -51,7 +51,7 @@ from deblur_deploy.config import RunConfig
 from deblur_deploy.training import train as train_module
 
 torch.set_num_threads(1)
-train_module.evaluate_network = lambda net, pairs: 0.0
+train_module.network_quality = lambda net, pairs: {"psnr_db": 0.0}
 train_module.load_pairs = lambda folder, split: []
 opened = train_module.open_devices
 
@@ -83,7 +83,7 @@ def free_port() -> int:
 
 def test_two_processes_follow_the_curve_of_one(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("accelerate", reason="needs accelerate: pip install 'deblur-deploy[train]'")
-    monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
+    monkeypatch.setattr(train_module, "network_quality", lambda net, pairs: {"psnr_db": 0.0})
     monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [])
     one: list[float] = []
     train(None, load_recipe(recipe), tmp_path / "one", lambda step, steps, loss: one.append(loss), RunConfig(workers=0))
@@ -158,7 +158,7 @@ def test_tensorboard_gets_scalars_and_a_sample(
     pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'deblur-deploy[train]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
+    monkeypatch.setattr(train_module, "network_quality", lambda net, pairs: {"psnr_db": 0.0})
     monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [Pair("a.png", photo[::-1], photo)])
     train(None, load_recipe(recipe), tmp_path / "run", None, RunConfig(tensorboard=True, workers=0))
     events = EventAccumulator(str(tmp_path / "run.training" / "tensorboard"))

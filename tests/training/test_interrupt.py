@@ -74,7 +74,7 @@ def signal_at_step_three(arguments: list[str], number: signal.Signals) -> tuple[
 
 @pytest.fixture
 def recipe(write_recipe, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
+    monkeypatch.setattr(train_module, "network_quality", lambda net, pairs: {"psnr_db": 0.0})
     monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [])
     return write_recipe(RECIPE)
 

@@ -58,7 +58,7 @@ train(None, load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), tell, RunConfig(s
 
 @pytest.fixture
 def recipe(write_recipe, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(train_module, "evaluate_network", lambda net, pairs: 0.0)
+    monkeypatch.setattr(train_module, "network_quality", lambda net, pairs: {"psnr_db": 0.0})
     monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: [])
     return write_recipe(RECIPE)
 
