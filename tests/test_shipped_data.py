@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from deblur_deploy import package_data
-from deblur_deploy.artifact import hash_file, load_artifact
+from deblur_deploy.artifact import Artifact, hash_file, load_artifact
+from deblur_deploy.cli.recipe import load_recipe as load_run_recipe
+from deblur_deploy.config import ExportConfig
 from deblur_deploy.data.pairs import Pair, blurred_files, load_pairs
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate
 from deblur_deploy.evaluate_blurred import evaluate_blurred
+from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.package_data import shipped
@@ -27,7 +30,12 @@ MAX_COLOR_SHIFT = 1.0
 MAX_OVERSHOOT = 0.05
 """Share of the pixels of a photograph. Sharp photographs overshoot their blurred ones by 3 to 13 % of the pixels."""
 
-GENERATORS = sorted(path.name for path in shipped("models").iterdir() if path.is_dir())
+MAX_DROP_DB = 0.3
+"""PSNR that a compressed generator may be below the one that it was made from."""
+
+MODELS = sorted(path.name for path in shipped("models").iterdir() if path.is_dir())
+COMPRESSED = [name for name in MODELS if name.endswith("-int8")]
+GENERATORS = [name for name in MODELS if name not in COMPRESSED]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +122,36 @@ def test_a_generator_keeps_colours_and_does_not_ring_on_real_blur(name: str) -> 
     assert report.color_shift is not None
     assert report.color_shift <= MAX_COLOR_SHIFT
     assert max(effects.overshoot_share for _, effects in report.per_image) <= MAX_OVERSHOOT
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_compressed_generator_comes_from_the_shipped_one_and_costs_what_its_card_says(
+    name: str, pairs: list[Pair], tmp_path: Path
+) -> None:
+    compressed, original = (load_artifact(shipped("models") / model) for model in (name, name.split("-p")[0]))
+    earlier = len(original.history)
+    assert compressed.history[:earlier] == original.history
+    assert compressed.history[earlier].parent == original.sha256
+    assert [step.stage for step in compressed.history[earlier:]] == ["prune", "qat"]
+    recipe = load_run_recipe(shipped("models") / name / "recipe.toml")
+    assert recipe.prune
+    assert recipe.qat
+    assert (recipe.prune.budget, recipe.prune.tuning.fit.steps) == (("keep", 0.7), step_count(compressed, "prune"))
+    assert recipe.qat.tuning.fit.steps == step_count(compressed, "qat")
+
+    exported = export_onnx(compressed, ExportConfig(640, 360), tmp_path / "onnx")
+    report = evaluate(exported, pairs, "onnxruntime")
+
+    (shown,) = published_figures(read_card(name))
+    assert report.psnr_db == pytest.approx(shown["restored"][0], abs=0.02)
+    assert report.ssim_matlab == pytest.approx(shown["restored"][1], abs=0.001)
+    assert report.ssim_skimage == pytest.approx(shown["restored"][2], abs=0.001)
+    assert original.figures["psnr_db"] - report.psnr_db <= MAX_DROP_DB
+
+
+def step_count(artifact: Artifact, stage: str) -> int:
+    (steps,) = [step.config["tuning"]["fit"]["steps"] for step in artifact.history if step.stage == stage]
+    return int(steps)
 
 
 def read_card(name: str) -> str:
