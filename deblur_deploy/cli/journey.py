@@ -58,7 +58,7 @@ def travel(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> Jour
     Raises:
         DeblurDeployError: A stage failed; the artifacts of the stages before it are kept.
     """
-    _check_before_work(recipe, runs)
+    _check_before_work(source, recipe, runs)
     checkpoints = _compress(source, recipe, runs, output)
     from deblur_deploy.export.to_onnx import export_onnx
 
@@ -103,8 +103,10 @@ def _compress(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> d
     return checkpoints
 
 
-def _check_before_work(recipe: Recipe, runs: Path) -> None:
+def _check_before_work(source: Artifact, recipe: Recipe, runs: Path) -> None:
     """Refuse what later stages could not use, before minutes of fine-tuning and not after."""
+    if source.network.quantization is not None and (recipe.prune or recipe.qat):
+        raise ArtifactError(f"{source.path} is quantized", hint="start from the float checkpoint before it")
     check_writable(runs)
     if recipe.engine:
         from deblur_deploy.engine.build import check_engine_config
