@@ -29,13 +29,15 @@ def load_settings(cls: type[T], path: Path) -> T:
     return from_table(cls, table, str(path))
 
 
-def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+def from_table(cls: type[T], table: Mapping[str, Any], where: str, base: T | None = None) -> T:
     """Make a settings dataclass from a parsed TOML or JSON table.
 
     Args:
         cls: A dataclass; nested dataclasses are sub-tables.
         table: Field names to plain values; lists become tuples.
         where: Name of the table in messages.
+        base: What fields that the table leaves out are taken from, instead of the class's defaults. A sub-table is
+            based on the default of its field, so that it changes what it names and nothing else.
 
     Raises:
         ConfigError: An unknown field (with the nearest known one), a value of the wrong type, or one out of range.
@@ -48,7 +50,11 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(sorted(known))}"
             raise ConfigError(f"{where} has no field {key!r}", hint=hint)
-        values[key] = _converted(hints[key], value, f"{where}.{key}")
+        values[key] = _converted(
+            hints[key], value, f"{where}.{key}", _default(cls, key) if base is None else getattr(base, key)
+        )
+    if base is not None:
+        return dataclasses.replace(base, **values)  # type: ignore[type-var]
     missing = [
         f.name
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
@@ -59,11 +65,19 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     return cls(**values)
 
 
-def _converted(hint: Any, value: Any, where: str) -> Any:
+def _default(cls: type, name: str) -> Any:
+    """Default of a dataclass's field, or None."""
+    (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _converted(hint: Any, value: Any, where: str, base: Any = None) -> Any:
     """``value`` as the annotated type, or a ConfigError that names it."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         _check_type(isinstance(value, Mapping), "a table", value, where)
-        return from_table(hint, value, where)
+        return from_table(hint, value, where, base if isinstance(base, hint) else None)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return _converted_tuple(arguments, value, where)
@@ -73,7 +87,7 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _converted(next(a for a in arguments if a is not type(None)), value, where)
+        return _converted(next(a for a in arguments if a is not type(None)), value, where, base)
     if origin is Literal:
         _check_type(value in arguments, f"one of {', '.join(map(repr, arguments))}", value, where)
         return value

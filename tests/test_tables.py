@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from deblur_deploy.config import FitConfig, ShakeConfig
+from deblur_deploy.config import FitConfig, QatConfig, ShakeConfig
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.tables import from_table, load_settings
 
@@ -49,6 +49,15 @@ def test_defaults_fill_in_and_null_is_none() -> None:
 def test_settings_survive_the_way_through_plain_data() -> None:
     for config in (ShakeConfig(length_px=(1.0, 2.0)), FitConfig(steps=3, lr=1e-4)):
         assert from_table(type(config), dataclasses.asdict(config), "table") == config
+
+
+def test_a_sub_table_changes_what_it_names_and_nothing_else() -> None:
+    qat = from_table(QatConfig, {"tuning": {"fit": {"steps": 7}, "photos": "mine"}}, "qat")
+    usual = QatConfig().tuning
+    assert qat.tuning.fit == dataclasses.replace(usual.fit, steps=7)
+    assert qat.tuning == dataclasses.replace(usual, fit=qat.tuning.fit, photos="mine")
+    with pytest.raises(ConfigError, match=r"qat\.tuning\.fit has no field 'step'"):
+        from_table(QatConfig, {"tuning": {"fit": {"step": 7}}}, "qat")
 
 
 def test_whole_numbers_are_taken_for_fractions() -> None:
