@@ -116,3 +116,8 @@ def test_the_assemblers_report_is_read():
     )
 
     assert parse_report(log) == {"a": KernelResources(128, 8, 4, 2, 35840), "b": KernelResources(16, 0, 0, 0, 0)}
+
+
+def test_what_the_compiler_says_is_not_written_into_python_s_own_bytes(nvrtc):
+    compile_source("compute_75")  # PTX: nothing is said, which is a log of one byte
+    assert [bytes([code])[0] for code in range(256)] == list(range(256))
