@@ -141,8 +141,8 @@ def _checked(nvrtc: Any, answer: tuple[Any, ...]) -> Any:
 def _read(nvrtc: Any, program: Any, what: str) -> bytes:
     """A buffer of the program: its log, cubin or PTX."""
     size: int = _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{what}Size")(program))
-    # NVRTC writes into the object itself. Python keeps one object for each single byte, and an empty log is one byte long:
-    # written into, every b" " of the process would read as zero from then on.
+    # NVRTC writes into the object itself. Python keeps one object for each single byte, and an empty log is one byte
+    # long: written into, every b" " of the process would read as zero from then on.
     buffer = bytes(size + 2)
     _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{what}")(program, buffer))
     return buffer[:size]
