@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 
 import numpy as np
@@ -64,13 +65,26 @@ def photo(_drawn_photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return _drawn_photo.copy()
 
 
+SmallFilesOnly = Callable[[], AbstractContextManager[None]]
+
+
 @pytest.fixture
-def small_files_only() -> Iterator[None]:
-    """No file may grow beyond 10 kB: the operating system refuses to write on, as it does where a disk is full."""
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+def small_files_only() -> SmallFilesOnly:
+    """Within its context no file may grow beyond 10 kB: the system refuses to write on, as where a disk is full.
+
+    A context and not the whole test: pytest's own output may go to a file that is longer already.
+    """
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+    return limited
 
 
 @pytest.fixture

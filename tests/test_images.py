@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -147,10 +149,10 @@ def test_saving_where_one_cannot_is_named(tmp_path: Path, photo: Photo) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 def test_a_picture_that_the_system_does_not_write_is_named(
-    tmp_path: Path, photo: Photo, small_files_only: None, suffix: str
+    tmp_path: Path, photo: Photo, small_files_only: Callable[[], AbstractContextManager[None]], suffix: str
 ) -> None:
     large = np.tile(photo, (4, 4, 1))
-    with pytest.raises(ArtifactError, match=rf"large\{suffix} cannot be written"):
+    with pytest.raises(ArtifactError, match=rf"large\{suffix} cannot be written"), small_files_only():
         save_rgb(tmp_path / f"large{suffix}", large)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +56,9 @@ def test_a_full_disk_leaves_nothing_half_written(file: Path, tmp_path: Path, mon
 
 
 def test_a_photograph_that_the_system_does_not_write_is_named(
-    file: Path, tmp_path: Path, small_files_only: None
+    file: Path, tmp_path: Path, small_files_only: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    with pytest.raises(ArtifactError, match=r"the cache of .*a\.png in .*cannot be used"):
+    with pytest.raises(ArtifactError, match=r"the cache of .*a\.png in .*cannot be used"), small_files_only():
         open_photos([file], tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -7,6 +7,8 @@ import pickle
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -320,9 +322,9 @@ def test_a_spec_of_nonsense_is_refused(net, tmp_path):
 
 
 def test_a_checkpoint_that_the_system_does_not_write_leaves_nothing(
-    tmp_path: Path, tiny_config: SRNConfig, small_files_only: None
+    tmp_path: Path, tiny_config: SRNConfig, small_files_only: Callable[[], AbstractContextManager[None]]
 ) -> None:
     net = SRN(tiny_config)
-    with pytest.raises(ArtifactError, match="net cannot be written"):
+    with pytest.raises(ArtifactError, match="net cannot be written"), small_files_only():
         save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
     assert list(tmp_path.iterdir()) == []

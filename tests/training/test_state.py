@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import repeat
 from pathlib import Path
 
@@ -139,10 +141,12 @@ def test_a_full_disk_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in keeper.folder.iterdir()] == ["state-00000001"]
 
 
-def test_a_state_that_the_system_does_not_write_keeps_the_older_one(tmp_path: Path, small_files_only: None) -> None:
+def test_a_state_that_the_system_does_not_write_keeps_the_older_one(
+    tmp_path: Path, small_files_only: Callable[[], AbstractContextManager[None]]
+) -> None:
     keeper = StateKeeper(tmp_path / "run.training", 0, {})
     keeper.save(SavedState(1, {"x": torch.ones(3)}, {}))
-    with pytest.raises(ArtifactError, match=r"state-00000002(.|\n)*free some space"):
+    with pytest.raises(ArtifactError, match=r"state-00000002(.|\n)*free some space"), small_files_only():
         keeper.save(SavedState(2, {"x": torch.zeros(10_000)}, {}))
     assert keeper.load().step == 1
     assert [path.name for path in keeper.folder.iterdir()] == ["state-00000001"]
