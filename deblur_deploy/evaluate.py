@@ -240,7 +240,7 @@ def evaluate_network(net: nn.Module, pairs: Iterable[Pair]) -> float:
         return statistics.fmean(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
 
 
-def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, float]:
+def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, Any]:
     """Mean quality of a network in memory, as manifests keep it.
 
     Args:
@@ -248,7 +248,8 @@ def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, float]:
         pairs: At least one pair.
 
     Returns:
-        ``psnr_db``, ``psnr_blurred_db``, ``ssim_matlab``, ``ssim_skimage``, and ``evaluation_images``, their number.
+        ``psnr_db``, ``psnr_blurred_db``, ``ssim_matlab``, ``ssim_skimage``, and ``evaluation_images``, their number. The
+        PSNR of equal pictures, which is infinite, is None.
 
     Raises:
         ConfigError: There are no pairs.
@@ -258,7 +259,7 @@ def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, float]:
         return _quality(runner, pairs)
 
 
-def artifact_quality(artifact: Artifact, pairs: Iterable[Pair], runtime: str | None = None) -> dict[str, float]:
+def artifact_quality(artifact: Artifact, pairs: Iterable[Pair], runtime: str | None = None) -> dict[str, Any]:
     """The same of an artifact.
 
     Args:
@@ -274,7 +275,7 @@ def artifact_quality(artifact: Artifact, pairs: Iterable[Pair], runtime: str | N
         return _quality(runner, pairs)
 
 
-def _quality(runner: Runner, pairs: Iterable[Pair]) -> dict[str, float]:
+def _quality(runner: Runner, pairs: Iterable[Pair]) -> dict[str, Any]:
     rows = list(
         _each(
             runner,
@@ -287,7 +288,7 @@ def _quality(runner: Runner, pairs: Iterable[Pair]) -> dict[str, float]:
             ),
         )
     )
-    means = (statistics.fmean(column) for column in zip(*rows, strict=True))
+    means = (_finite(statistics.fmean(column)) for column in zip(*rows, strict=True))
     return dict(zip(("psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage"), means, strict=True)) | {
         "evaluation_images": len(rows)
     }

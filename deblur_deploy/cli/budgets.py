@@ -31,7 +31,7 @@ def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], ben
         *_missed_speed(budget, journey, bench),
     ]
     if missed:
-        raise BudgetError("; ".join(missed), hint=_hint(budget, journey, quality["psnr_db"]))
+        raise BudgetError("; ".join(missed), hint=_hint(budget, quality["psnr_db"], journey, sizes))
 
 
 def _missed_quality(budget: Budget, psnr_db: Mapping[str, float]) -> list[str]:
@@ -104,8 +104,9 @@ def _with_before(values: Mapping[str, Any]) -> list[tuple[tuple[str, Any], Any]]
     return [(item, before) for item, (_, before) in zip(items[1:], items, strict=False)]
 
 
-def _hint(budget: Budget, journey: Journey, psnr_db: Mapping[str, float]) -> str:
+def _hint(budget: Budget, psnr_db: Mapping[str, float], journey: Journey, sizes: Mapping[str, int]) -> str:
     allowed = float("inf") if budget.max_drop_db is None else budget.max_drop_db
     good = [row for row, value in psnr_db.items() if psnr_db["original"] - value <= allowed]
-    best = journey.onnx[good[-1]].path
-    return f"everything is kept, and {best} is the smallest within the dB budget; keep more channels or tune for longer"
+    best = journey.onnx[min(good, key=lambda row: sizes[row])].path
+    advice = "keep more channels or tune for longer" if len(good) < len(psnr_db) else "keep fewer channels"
+    return f"everything is kept, and {best} is the smallest within the dB budget; {advice}"

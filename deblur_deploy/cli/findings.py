@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,14 @@ def read_quality(journey: Journey) -> dict[str, Any]:
     first = steps["original"]
     return {
         "images": first["evaluation_images"],
-        "blurred_db": first["psnr_blurred_db"],
-        "psnr_db": {name: figures["psnr_db"] for name, figures in steps.items()},
+        "blurred_db": _or_infinite(first["psnr_blurred_db"]),
+        "psnr_db": {name: _or_infinite(figures["psnr_db"]) for name, figures in steps.items()},
     }
+
+
+def _or_infinite(psnr_db: float | None) -> float:
+    """A PSNR as manifests keep it, which have no infinity."""
+    return math.inf if psnr_db is None else psnr_db
 
 
 def show_pictures(journey: Journey, recipe: Recipe, directory: Path, output: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def waterfall(history: Sequence[Step]) -> list[list[str]]:
     """
     rows: list[list[str]] = []
     cost: dict[str, Any] = {}
-    before = None
+    before: dict[str, Any] = {}
     for step in history:
         cost |= {name: step.figures[name] for name in ("params", "gmacs") if name in step.figures}
         psnr = step.figures.get("psnr_db")
@@ -60,12 +61,20 @@ def waterfall(history: Sequence[Step]) -> list[list[str]]:
                 f"{cost['params']:,}" if "params" in cost else "–",
                 _decimals(cost.get("gmacs"), 1),
                 _decimals(psnr, 2),
-                _decimals(None if before is None or psnr is None else before - psnr, 2),
+                _decimals(before["psnr_db"] - psnr if _comparable(before, step.figures) else None, 2),
                 _decimals(step.figures.get("ssim_matlab"), 4),
             ]
         )
-        before = before if psnr is None else psnr
+        before = before if psnr is None else step.figures
     return rows
+
+
+def _comparable(before: dict[str, Any], figures: dict[str, Any]) -> bool:
+    """Whether two steps were evaluated on the same pairs: the blurred ones score the same. Old manifests do not say."""
+    if "psnr_db" not in before or "psnr_db" not in figures:
+        return False
+    earlier, later = (each.get("psnr_blurred_db") for each in (before, figures))
+    return earlier is None or later is None or math.isclose(earlier, later, abs_tol=1e-6)
 
 
 def _decimals(value: float | None, digits: int) -> str:

@@ -94,11 +94,12 @@ def _compress(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> d
             last = _once(runs / "prune", last, settings, output, functools.partial(prune, on_step=on_step))
         checkpoints["pruned"] = last
     if recipe.qat:
-        from deblur_deploy.compress.quantize import qat
+        from deblur_deploy.compress.quantize import qat, require_max_drop
 
         quantizing = recipe.tuned_on_own_photos(recipe.qat)
         with output.tuning("INT8: fine-tuning") as on_step:
             last = _once(runs / "qat", last, quantizing, output, functools.partial(qat, on_step=on_step))
+        require_max_drop(last, quantizing)  # a run that missed it left its artifact, which is taken up again
         checkpoints["int8"] = last
     return checkpoints
 
@@ -126,7 +127,9 @@ def _once(
     except ArtifactError:
         found = None
     wanted = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-    if found and found.history[-1].parent == parent.sha256 and found.history[-1].config == wanted:
+    last = found.history[-1] if found else None
+    unmeasured = last is not None and "quality_skipped" in last.figures  # what was missing may be there now
+    if found and last and last.parent == parent.sha256 and last.config == wanted and not unmeasured:
         output.say(f"done      {out}")
         return found
     check_replaceable(out)

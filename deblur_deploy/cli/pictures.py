@@ -47,7 +47,9 @@ def save_sheets(pairs: Sequence[Pair], original: Artifact, compressed: Artifact,
                 _captioned(restored[1], f"restored by the compressed network, {scores[2]:.2f} dB"),
             ]
             rows = [np.concatenate(panels[start : start + 2], axis=1) for start in (0, 2)]
-            save_rgb(folder / f"{Path(pair.name).stem}.png", np.concatenate(rows, axis=0))
+            # Frames of several sequences have the same names, below folders of their own.
+            name = Path(pair.name).with_suffix(".png").as_posix().replace("/", "-")
+            save_rgb(folder / name, np.concatenate(rows, axis=0))
 
 
 def save_before_after(folder: Path, name: str, blurred: NDArray[np.uint8], restored: NDArray[np.uint8]) -> None:

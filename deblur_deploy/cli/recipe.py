@@ -70,6 +70,8 @@ class Recipe:
             raise ConfigError("an FP16 engine is built from a typed FP16 graph", hint="add an empty table [fp16]")
         if self.engine and self.engine.precision != "fp16" and self.qat is not None:
             raise ConfigError("an FP32 engine cannot follow [qat]", hint='leave out [qat], or set precision = "fp16"')
+        if self.engine and self.engine.precision != "fp16" and self.fp16 is not None:
+            raise ConfigError("an FP32 engine cannot be built from a typed FP16 graph", hint="leave out [fp16]")
         if self.budget.min_speedup is not None and self.bench is None:
             raise ConfigError("min_speedup needs a latency table", hint="add an empty table [bench]")
 

@@ -19,7 +19,7 @@ from torch import nn
 from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.compress.calibration import RangeFollower, calibrate
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
-from deblur_deploy.compress.quant_sensitivity import BudgetReport, ScanReport, hold_budget, scan_layers
+from deblur_deploy.compress.quant_sensitivity import ScanReport, hold_budget, scan_layers
 from deblur_deploy.config import QatConfig
 from deblur_deploy.data.shake import shake
 from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
@@ -70,7 +70,6 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
     round_float_weights(net)
     figures |= {**network_quality(net, pairs), "seconds": report.seconds, "loss": report.loss}
     figures["drop_db"] = figures["psnr_float_db"] - figures["psnr_db"]
-    budget = None
     if config.max_drop is not None:
         budget = hold_budget(net, pairs, figures["psnr_float_db"], config.max_drop)
         round_float_weights(net)
@@ -78,7 +77,7 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
         scheme = dataclasses.replace(scheme, exempt=exempt_layers(net))
     spec = dataclasses.replace(source.network, quantization=dataclasses.asdict(scheme))
     artifact = save_network(out, net, spec, new_step("qat", config, source, figures), source.history)
-    _require_budget(budget, config, artifact)
+    require_max_drop(artifact, config)
     return artifact
 
 
@@ -188,11 +187,21 @@ def _following(follower: RangeFollower, config: QatConfig, on_step: OnStep | Non
     return after_step
 
 
-def _require_budget(budget: BudgetReport | None, config: QatConfig, artifact: Artifact) -> None:
-    if budget is None or config.max_drop is None or budget.drop_db <= config.max_drop:
+def require_max_drop(artifact: Artifact, config: QatConfig) -> None:
+    """Hold a quantized artifact against the budget that it was made for.
+
+    Args:
+        artifact: What :func:`qat` wrote for ``config``.
+        config: Its ``max_drop``.
+
+    Raises:
+        BudgetError: It lost more.
+    """
+    figures = artifact.history[-1].figures
+    if config.max_drop is None or figures["drop_db"] <= config.max_drop:
         return
     raise BudgetError(
-        f"{budget.drop_db:.3f} dB are lost, more than the {config.max_drop:g} dB allowed, with {len(budget.exempted)} "
-        f"layers put back to float; the best network is kept in {artifact.directory}",
+        f"{figures['drop_db']:.3f} dB are lost, more than the {config.max_drop:g} dB allowed, with "
+        f"{len(figures['exempted'])} layers put back to float; the best network is kept in {artifact.directory}",
         hint="give a larger --max-drop, more fine-tuning (--steps), or another --calibrator",
     )

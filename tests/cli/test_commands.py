@@ -223,7 +223,8 @@ def test_the_waterfall_is_read_from_the_history():
         step("train", psnr_db=30.0, ssim_matlab=0.9),
         step("prune", params=500, gmacs=1.0, psnr_db=29.9),
         step("export-onnx"),
-        step("to-fp16", psnr_db=29.901),
+        step("to-fp16", psnr_db=29.901, psnr_blurred_db=25.0),
+        step("to-fp16", psnr_db=28.0, psnr_blurred_db=24.0),  # evaluated on other pairs
     )
     when, size = "2026-01-02 03:04:05", "2.50 MB"
     assert waterfall(history) == [
@@ -232,6 +233,7 @@ def test_the_waterfall_is_read_from_the_history():
         ["prune", when, size, "500", "1.0", "29.90", "0.10", "–"],
         ["export-onnx", when, size, "500", "1.0", "–", "–", "–"],
         ["to-fp16", when, size, "500", "1.0", "29.90", "0.00", "–"],
+        ["to-fp16", when, size, "500", "1.0", "28.00", "–", "–"],
     ]
 
 

@@ -90,6 +90,7 @@ def test_folders_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ("[budget]\nmax_drop_db = -1", "max_drop_db is -1"),
         ("[budget]\nmin_speedup = 2", "min_speedup needs a latency table"),
         ("[engine]", "an FP16 engine is built from a typed FP16 graph"),
+        ('[fp16]\n[engine]\nprecision = "fp32"', "an FP32 engine cannot be built from a typed FP16 graph"),
         ('[qat]\n[engine]\nprecision = "fp32"', r"an FP32 engine cannot follow \[qat\]"),
     ],
 )
@@ -145,6 +146,10 @@ def test_each_budget_says_by_how_much_and_where(tmp_path: Path) -> None:
         "(original 2.0x, pruned 4.0x, int8 8.0x)"
     )
     assert str(tmp_path / "pruned" / "model.onnx") in missed.value.hint
+    assert missed.value.hint.endswith("keep more channels or tune for longer")
+    with pytest.raises(BudgetError) as missed:
+        check_budgets(Budget(max_size_ratio=0.125), made, quality, None)
+    assert missed.value.hint.endswith("keep fewer channels")
 
 
 def test_a_run_without_stages_can_miss_a_budget_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from deblur_deploy.artifact import MANIFEST, load_artifact, new_step
 from deblur_deploy.compress import quantize
 from deblur_deploy.compress.finetune import evaluation_pairs
-from deblur_deploy.compress.quantize import plan_scheme, qat, quantize_network
+from deblur_deploy.compress.quantize import plan_scheme, qat, quantize_network, require_max_drop
 from deblur_deploy.config import FitConfig, QatConfig, ShakeConfig, TuningConfig
 from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
 from deblur_deploy.evaluate import evaluate_network
@@ -287,6 +287,9 @@ def test_a_missed_budget_keeps_and_names_the_best_artifact(net, config, tmp_path
 
     kept = load_artifact(tmp_path / "qat")
     assert str(kept.directory) in caught.value.message
+    with pytest.raises(BudgetError, match="more than the 0 dB allowed"):  # whoever takes it up again is told again
+        require_max_drop(kept, ruinous)
+    require_max_drop(kept, dataclasses.replace(ruinous, max_drop=99.0))
     assert kept.figures["drop_db"] == min(kept.figures["drops_db"]) > 0
     assert set(kept.figures["exempted"]) | set(few) == set(kept.network.quantization["exempt"])
     assert len(kept.figures["drops_db"]) == len(kept.figures["sensitivity"])  # all but one were tried
