@@ -248,8 +248,8 @@ def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, Any]:
         pairs: At least one pair.
 
     Returns:
-        ``psnr_db``, ``psnr_blurred_db``, ``ssim_matlab``, ``ssim_skimage``, and ``evaluation_images``, their number. The
-        PSNR of equal pictures, which is infinite, is None.
+        ``psnr_db``, ``psnr_blurred_db``, ``ssim_matlab``, ``ssim_skimage``, and ``evaluation_images``, their number.
+        The PSNR of equal pictures, which is infinite, is None.
 
     Raises:
         ConfigError: There are no pairs.

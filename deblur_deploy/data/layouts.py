@@ -60,6 +60,13 @@ def find_pairs(folder: Path, split: Split) -> list[PairFiles]:
         return []
     if listed := _listed(folder, split):
         return listed
+    other: Split = "evaluation" if split == "calibration" else "calibration"
+    if _listed(folder, other):  # taking all of it would mix the splits
+        wanted, present = _SPLIT_FOLDERS[split], _SPLIT_FOLDERS[other]
+        raise ArtifactError(
+            f"{folder} has a RealBlur list of its {present} pairs and none of its {wanted} pairs",
+            hint=f"put RealBlur*_{wanted}_list.txt beside it",
+        )
     splits = {name for name in _SPLIT_FOLDERS.values() if (folder / name).is_dir()}
     if not splits:
         return sorted(_below(folder), key=lambda pair: pair.name)

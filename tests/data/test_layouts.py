@@ -96,6 +96,14 @@ def test_realblur_is_split_in_the_folder_where_one_stands(
     assert [pair.name for pair in find_pairs(Path(), "evaluation")] == ["scene002/blur_1.png"]
 
 
+def test_realblur_with_the_list_of_one_split_gives_no_other(tmp_path: Path) -> None:
+    root = tree(tmp_path, *(f"scene00{n}/{kind}/{kind}_1.png" for n in (1, 2) for kind in ("blur", "gt")))
+    (root / "RealBlur_J_test_list.txt").write_text("scene002/gt/gt_1.png scene002/blur/blur_1.png\n")
+    assert len(find_pairs(root, "evaluation")) == 1
+    with pytest.raises(ArtifactError, match="has a RealBlur list of its test pairs and none of its train pairs"):
+        find_pairs(root, "calibration")
+
+
 def test_a_list_with_half_a_line_is_named(tmp_path: Path) -> None:
     root = tree(tmp_path, "scene001/blur/blur_1.png", "scene001/gt/gt_1.png")
     (root / "RealBlur_J_test_list.txt").write_text("scene001/gt/gt_1.png\n")
