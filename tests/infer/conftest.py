@@ -51,8 +51,8 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def moving_photo() -> NDArray[np.float32]:
-    """A shipped photograph with motion blur: (240, 336, 3) float32 in [0, 1]."""
+    """A shipped photograph with motion blur: (240, 448, 3) float32 in [0, 1]."""
     path = sorted((shipped("calibration") / "photos" / "images").iterdir())[0]
-    sharp = load_rgb(path)[:240, :336].astype(np.float32) / 255
+    sharp = load_rgb(path)[:240].astype(np.float32) / 255
     blurred: NDArray[np.float32] = np.mean([np.roll(sharp, s, axis=1) for s in range(-3, 4)], axis=0, dtype=np.float32)
     return blurred

@@ -91,7 +91,8 @@ def test_tiles_leave_no_seam_on_the_trained_network(moving_photo):
         side = 2 * margin + 32
         tiles = Restorer(runner, RestoreConfig(tile=Resolution(side, side)), {"margin": margin})
 
-        assert tiles.plan(336, 240).tiles > 1
+        height, width = moving_photo.shape[:2]
+        assert tiles.plan(width, height).tiles > 1
         assert np.abs(tiles.restore(moving_photo) - deblur(runner, moving_photo)).max() <= SEAM
 
 
