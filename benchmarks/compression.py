@@ -11,6 +11,7 @@ from measurements import Measurement
 
 from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.bench.measure import BenchConfig
+from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.package_data import shipped
 
 RUNS = Path(__file__).parents[1] / "runs" / "benchmarks"
@@ -95,11 +96,13 @@ class Compression:
         journey = travel(original, recipe, directory, output)
         psnr_db = read_quality(journey)["psnr_db"]
         bench = measure_latency(journey, self.bench, directory, output)
-        eager_ms, (runtime, int8_ms) = latency_ms(journey, "original", bench, "torch"), fastest(journey, "int8", bench)
+        eager_ms, best = latency_ms(journey, "original", bench, "torch"), fastest(journey, "int8", bench)
+        if eager_ms is None or best is None:
+            raise MissingDependencyError("int8 could not be timed here", hint="pip install 'deblur-deploy[cpu]'")
+        runtime, int8_ms = best
         sizes = {row: graph.path.stat().st_size for row, graph in journey.onnx.items()}
         samples = [json.loads(line) for line in (directory / "bench.jsonl").read_text(encoding="utf-8").splitlines()]
         timed = [row for row in samples if row["windows_ms"]]
-        assert eager_ms is not None
         return {
             "keep": keep,
             "params": journey.onnx["int8"].figures["params"],

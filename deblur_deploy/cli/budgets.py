@@ -8,7 +8,7 @@ from typing import Any
 from deblur_deploy.cli.findings import RUNTIMES, latency_ms
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.recipe import Budget
-from deblur_deploy.errors import BudgetError, MissingDependencyError
+from deblur_deploy.errors import BudgetError
 
 
 def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> None:
@@ -21,8 +21,8 @@ def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], ben
         bench: As ``measure_latency`` gives it, or None where nothing was timed.
 
     Raises:
-        BudgetError: A budget is missed. The message says by how much and what each stage did; the hint names the last
-            ONNX file that is within the quality budget.
+        BudgetError: A budget is missed. The message says by how much and what each stage did; the hint names the
+            smallest ONNX file that is within the quality budget.
     """
     sizes = {row: graph.path.stat().st_size for row, graph in journey.onnx.items()}
     missed = [
@@ -66,7 +66,7 @@ def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None
     if budget.min_speedup is None:
         return []
     baseline = latency_ms(journey, "original", bench, "torch")
-    timed = {row: fastest(journey, row, bench)[1] for row in journey.onnx if _is_timed(journey, row, bench)}
+    timed = {row: found[1] for row in journey.onnx if (found := fastest(journey, row, bench))}
     last = list(journey.onnx)[-1] if journey.engine is None else list(journey.checkpoints)[-1]
     if baseline is None or last not in timed:
         return [f"{last} could not be timed here, so min_speedup = {budget.min_speedup} is not shown"]
@@ -80,22 +80,11 @@ def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None
     ]
 
 
-def fastest(journey: Journey, row: str, bench: dict[str, Any] | None) -> tuple[str, float]:
-    """The runtime on which a row was fastest, and its median latency there in ms.
-
-    Raises:
-        MissingDependencyError: The row was timed on no runtime.
-    """
+def fastest(journey: Journey, row: str, bench: dict[str, Any] | None) -> tuple[str, float] | None:
+    """The runtime on which a row was fastest, and its median latency there in ms; None where it was timed on none."""
     measured = {runtime: latency_ms(journey, row, bench, runtime) for runtime in RUNTIMES}
     timed = {runtime: ms for runtime, ms in measured.items() if ms is not None}
-    if not timed:
-        raise MissingDependencyError(f"{row} could not be timed here", hint="pip install 'deblur-deploy[cpu]'")
-    runtime = min(timed, key=lambda name: timed[name])
-    return runtime, timed[runtime]
-
-
-def _is_timed(journey: Journey, row: str, bench: dict[str, Any] | None) -> bool:
-    return any(latency_ms(journey, row, bench, runtime) is not None for runtime in RUNTIMES)
+    return min(timed.items(), key=lambda item: item[1], default=None)
 
 
 def _with_before(values: Mapping[str, Any]) -> list[tuple[tuple[str, Any], Any]]:
