@@ -68,12 +68,23 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.engine and self.engine.precision == "fp16" and self.fp16 is None:
             raise ConfigError("an FP16 engine is built from a typed FP16 graph", hint="add an empty table [fp16]")
-        if self.engine and self.engine.precision != "fp16" and self.qat is not None:
+        if self.engine and self.engine.precision == "fp32" and self.qat is not None:
             raise ConfigError("an FP32 engine cannot follow [qat]", hint='leave out [qat], or set precision = "fp16"')
         if self.engine and self.engine.precision != "fp16" and self.fp16 is not None:
-            raise ConfigError("an FP32 engine cannot be built from a typed FP16 graph", hint="leave out [fp16]")
+            name = self.engine.precision.upper()
+            raise ConfigError(f"an {name} engine cannot be built from a typed FP16 graph", hint="leave out [fp16]")
+        if self.engine and self.engine.precision in ("int8", "fp8"):
+            self._check_quantized(self.engine.precision)
         if self.budget.min_speedup is not None and self.bench is None:
             raise ConfigError("min_speedup needs a latency table", hint="add an empty table [bench]")
+
+    def _check_quantized(self, precision: str) -> None:
+        """An engine of 8-bit types is built from a network that was quantized to them."""
+        if self.qat is None or self.qat.format != precision or self.qat.weights_only:
+            raise ConfigError(
+                f"an {precision.upper()} engine is built from a network quantized to it",
+                hint=f'add a table [qat] with format = "{precision}", and without weights_only',
+            )
 
     @property
     def pairs_folder(self) -> Path | None:

@@ -1,7 +1,15 @@
 """Settings of every stage: frozen dataclasses that check themselves."""
 
 from deblur_deploy.config.compression import Budget, PruneConfig, QatConfig, TuningConfig
-from deblur_deploy.config.deployment import EngineConfig, ExportConfig, PrecisionConfig
+from deblur_deploy.config.deployment import (
+    EngineConfig,
+    ExportConfig,
+    HardwareCompatibility,
+    PlanConfig,
+    Precision,
+    PrecisionConfig,
+    ShapeConfig,
+)
 from deblur_deploy.config.training import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -19,12 +27,16 @@ __all__ = [
     "EngineConfig",
     "ExportConfig",
     "FitConfig",
+    "HardwareCompatibility",
     "LossConfig",
+    "PlanConfig",
+    "Precision",
     "PrecisionConfig",
     "PruneConfig",
     "QatConfig",
     "RunConfig",
     "ShakeConfig",
+    "ShapeConfig",
     "TrainConfig",
     "TuningConfig",
 ]
