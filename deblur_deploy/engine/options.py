@@ -57,8 +57,8 @@ def apply_plan(flavour: Flavour, builder_config: Any, plan: PlanConfig) -> None:
         "REFIT": plan.refit,
         "VERSION_COMPATIBLE": plan.version_compatible,
     }
-    for name in (name for name, is_wanted in wanted.items() if is_wanted):
-        builder_config.set_flag(_member(flavour, trt.BuilderFlag, name))
+    for flag in [_member(flavour, trt.BuilderFlag, name) for name, is_wanted in wanted.items() if is_wanted]:
+        builder_config.set_flag(flag)
     if plan.hardware_compatibility != "none":
         level = plan.hardware_compatibility.upper()
         builder_config.hardware_compatibility_level = _member(flavour, trt.HardwareCompatibilityLevel, level)

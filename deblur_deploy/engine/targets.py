@@ -33,6 +33,12 @@ _FIRST_IN_TENSORRT_10 = (7, 5)
 _FIRST_IN_TYPE = {"int8": (8, 0), "fp8": (8, 9), "bf16": (8, 0)}
 """First capability for which TensorRT-RTX runs convolutions in a type."""
 
+_WITHOUT_IT = {
+    "int8": ", and would build them in float without a word",
+    "fp8": ", which has no such arithmetic",
+    "bf16": ", which has no such arithmetic",
+}
+
 _VARIANTS = re.compile(r"(?<=\d)(ti|super|laptop|maxq|pcie|sxm\d?|gpu)+$")
 """What follows the number of a card without changing its capability."""
 
@@ -115,21 +121,21 @@ def check_buildable(target: Target, members: Collection[str]) -> None:
 
 
 def check_precision(target: Target, precision: str) -> None:
-    """Refuse a precision that TensorRT-RTX does not build for a card, though it takes the file without a word.
+    """Refuse a precision in which TensorRT-RTX runs no convolutions on a card, before it starts.
 
     Args:
         target: What is wanted; ``portable`` and ``current`` are not refused here.
         precision: As in :class:`~deblur_deploy.config.EngineConfig`.
 
     Raises:
-        BuildError: The engine would compute in float where 8 bits were asked for.
+        BuildError: The card's capability is too low.
     """
     first = _FIRST_IN_TYPE.get(precision)
     if first is None or target.capability is None or _numbers(target.capability) >= first:
         return
     raise BuildError(
-        f"TensorRT-RTX runs no {precision} convolutions on {target.name} ({target.sm}): it would build them in float",
-        hint="build with --fp16, which takes the fine-tuned weights and drops the quantizers",
+        f"TensorRT-RTX runs no {precision} convolutions on {target.name} ({target.sm}){_WITHOUT_IT[precision]}",
+        hint="build with --fp16; of a quantized network it takes the fine-tuned weights and drops the quantizers",
     )
 
 
