@@ -190,12 +190,12 @@ def _type_on_weights(node: ComputeNode, layer: EngineLayer) -> str | None:
 
     Weights that an earlier layer dequantized come as a second input.
     """
-    for index, tensor in enumerate((*layer.constants, *layer.inputs[1:])):
+    held = [(tensor, layer.inputs) for tensor in layer.constants]
+    held += [(tensor, layer.inputs[:at] + layer.inputs[at + 1 :]) for at, tensor in enumerate(layer.inputs) if at]
+    for tensor, activations in held:
         if _holds(tensor, node.weight_shape):
-            place = index - len(layer.constants) + 1  # among the inputs
-            activations = [t.type for i, t in enumerate(layer.inputs) if i != place]
             # Weights of another type than every activation would be converted inside the layer.
-            return tensor.type if tensor.type in activations else UNPROVEN
+            return tensor.type if tensor.type in [activation.type for activation in activations] else UNPROVEN
     return None
 
 

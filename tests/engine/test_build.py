@@ -316,7 +316,8 @@ def test_interruption_ends_the_builder(fake_tensorrt: Path, tmp_path: Path) -> N
         "import pathlib\n"
         "from deblur_deploy.config import EngineConfig\n"
         "from deblur_deploy.engine.build import build_engine_bytes\n"
-        f"build_engine_bytes(pathlib.Path({str(network)!r}).read_bytes(), EngineConfig(flavour='tensorrt', plugin='none'))\n"
+        f"network = pathlib.Path({str(network)!r}).read_bytes()\n"
+        "build_engine_bytes(network, EngineConfig(flavour='tensorrt', plugin='none'))\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 60
