@@ -125,13 +125,28 @@ def test_an_engine_is_made_from_what_has_its_size_and_type(made):
     float_checkpoint, quantized = load_artifact(made["prune"]), load_artifact(made["qat"])
     graph = load_artifact(made["export-onnx"])
 
-    assert gives_engine(graph, size, fp16=True)
-    assert gives_engine(graph, None, fp16=True)
-    assert not gives_engine(graph, other, fp16=True)
-    assert not gives_engine(graph, size, fp16=False)
-    assert gives_engine(quantized, other, fp16=True)
-    assert not gives_engine(quantized, other, fp16=False)
-    assert gives_engine(float_checkpoint, other, fp16=False)
+    assert gives_engine(graph, size, "fp16")
+    assert gives_engine(graph, None, "fp16")
+    assert not gives_engine(graph, other, "fp16")
+    assert not gives_engine(graph, size, "fp32")
+    assert gives_engine(quantized, other, "fp16")
+    assert not gives_engine(quantized, other, "fp32")
+    assert gives_engine(float_checkpoint, other, "fp32")
+    assert gives_engine(quantized, other, "int8")
+    assert not gives_engine(quantized, other, "fp8")
+    assert not gives_engine(float_checkpoint, other, "int8")
+
+
+@pytest.mark.rtx
+def test_an_int8_engine_is_built_from_the_quantized_network(run, runs, made, tmp_path):
+    options = ("--int8", "--target", "sm86", "--runs", runs, "--out", tmp_path / "engine", "--workspace", 512)
+    answer = run("export-trt", *options, "--optimization-level", 2, "--json").done().json
+
+    engine = load_artifact(tmp_path / "engine")
+    assert answer["figures"]["precision_by_kind"]["convolution"]["int8"] >= 0.9
+    assert engine.history[-1].parent == load_artifact(made["export-onnx"]).sha256
+    assert engine.history[-1].config["workspace_bytes"] == 512 * 2**20
+    assert engine.history[-1].config["optimization_level"] == 2
 
 
 def test_verify(run, made):
