@@ -36,6 +36,9 @@ from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution, parse_resolution
 from deblur_deploy.runtime.runner import fixed_size
 
+_TYPED = ("to-fp16", "to-bf16")
+"""Stages that write 16-bit types into an ONNX file, which is then for engines of that type alone."""
+
 
 def is_exportable(artifact: Artifact) -> bool:
     """Whether an engine can be made from here."""
@@ -52,7 +55,9 @@ def _has_type(artifact: Artifact, precision: Precision) -> bool:
     """Whether a network of this precision can be made from here."""
     if precision in ("int8", "fp8"):
         return _runs_quantized(artifact, precision)
-    return precision == "fp16" or (artifact.network.quantization is None and artifact.stage != "to-fp16")
+    if artifact.stage in _TYPED:
+        return artifact.stage == f"to-{precision}"
+    return precision == "fp16" or artifact.network.quantization is None
 
 
 def _runs_quantized(artifact: Artifact, precision: Precision) -> bool:
@@ -142,6 +147,11 @@ def _check_type(artifact: Artifact, precision: Precision) -> None:
             f"--{precision} was asked for, and {artifact.directory} is not quantized to {precision}",
             hint=f"`deblur-deploy {how}` makes such a network; an engine without one: --fp16",
         )
+    if artifact.stage in _TYPED and artifact.stage != f"to-{precision}":
+        raise ConfigError(
+            f"{artifact.directory} has its types from {artifact.stage}, and --{precision} was asked for",
+            hint="start from the ONNX artifact or the checkpoint that it was made from",
+        )
     if precision in ("fp32", "bf16") and artifact.network.quantization is not None:
         raise ConfigError(
             f"{artifact.directory} is quantized, and --{precision} was asked for",
@@ -162,6 +172,7 @@ def engine_size(artifact: Artifact, resolution: Resolution | None) -> Resolution
 
 def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: Path, precision: Precision) -> Artifact:
     """The ONNX artifact whose types are those of the engine to build, exported and converted as needed."""
+    from deblur_deploy.export.bfloat16 import lower_to_bf16
     from deblur_deploy.export.precision import lower_precision
     from deblur_deploy.export.to_onnx import export_onnx
 
@@ -170,8 +181,9 @@ def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: P
         output.say(f"exported  {artifact.path}")
     if precision == "fp16" and artifact.network.quantization is not None:
         output.say("note      FP16 was asked for: the Q/DQ pairs are dropped, the fine-tuned weights are kept")
-    if precision == "fp16" and artifact.stage != "to-fp16":
-        artifact = lower_precision(artifact, PrecisionConfig(), new_directory(None, runs, "onnx-fp16"))
+    if precision in ("fp16", "bf16") and artifact.stage != f"to-{precision}":
+        lower = lower_precision if precision == "fp16" else lower_to_bf16
+        artifact = lower(artifact, PrecisionConfig(), new_directory(None, runs, f"onnx-{precision}"))
         output.say(f"converted {artifact.path}")
     return artifact
 

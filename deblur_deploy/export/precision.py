@@ -55,7 +55,7 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
         ConfigError: A name to keep fits no node.
         ExportError: The network cannot be written in float16.
     """
-    model = _load_model(source)
+    model = load_model(source)
     floats, pairs = drop_quantization(model)
     typed = convert_to_fp16(floats, config.keep_fp32)
     figures = {"precision": share_of_macs(typed), "dropped_qdq_pairs": pairs}
@@ -352,7 +352,12 @@ def _float_tensors(graph: onnx.GraphProto) -> set[str]:
     return floats
 
 
-def _load_model(source: Artifact) -> onnx.ModelProto:
+def load_model(source: Artifact) -> onnx.ModelProto:
+    """Read the network of an ONNX artifact.
+
+    Raises:
+        ArtifactError: It is no ONNX artifact, or cannot be read.
+    """
     if source.kind != "onnx":
         raise ArtifactError(
             f"{source.directory} is a {source.kind}, and float16 types are written into an ONNX file",

@@ -138,15 +138,26 @@ def test_an_engine_is_made_from_what_has_its_size_and_type(made):
 
 
 @pytest.mark.rtx
-def test_an_int8_engine_is_built_from_the_quantized_network(run, runs, made, tmp_path):
-    options = ("--int8", "--target", "sm86", "--runs", runs, "--out", tmp_path / "engine", "--workspace", 512)
-    answer = run("export-trt", *options, "--optimization-level", 2, "--json").done().json
+def test_options_reach_the_engine(run, made, tmp_path):
+    options = ("--bf16", "--target", "portable", "--runs", tmp_path, "--out", tmp_path / "engine", "--res", "64x48")
+    more = ("--workspace", 512, "--optimization-level", 2, "--json")
+    run("export-trt", made["prune"], *options, *more).done()
 
     engine = load_artifact(tmp_path / "engine")
-    assert answer["figures"]["precision_by_kind"]["convolution"]["int8"] >= 0.9
-    assert engine.history[-1].parent == load_artifact(made["export-onnx"]).sha256
+    assert [step.stage for step in engine.history[-3:]] == ["export-onnx", "to-bf16", "export-trt"]
+    assert engine.figures["precision"]["bf16"] >= 0.9
     assert engine.history[-1].config["workspace_bytes"] == 512 * 2**20
     assert engine.history[-1].config["optimization_level"] == 2
+
+
+@pytest.mark.rtx
+def test_an_int8_engine_with_too_many_float_layers_is_refused(run, made, tmp_path):
+    """In so small a network the first and the last layer, which stay in float, are a fifth of the arithmetic."""
+    options = ("--int8", "--target", "sm86", "--runs", tmp_path)
+    message = run("export-trt", made["export-onnx"], *options).refusal(1)
+
+    assert "of the multiply-accumulates of the convolutions run in it; not so /levels.0/enter" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verify(run, made):
