@@ -44,7 +44,7 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
     graph = fixed.graph
     for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
+            if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
     del graph.value_info[:]
     _fold_sizes(graph, _shapes(fixed))
@@ -74,7 +74,7 @@ def _fold_sizes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -
             dims = shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")]
             found = numpy_helper.from_array(np.array(dims, np.int64), node.output[0])
         elif node.op_type in _SIZING and all(name in known for name in node.input):
-            values = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+            values: list[NDArray[Any]] = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})  # type: ignore[assignment]
             found = numpy_helper.from_array(values[0], node.output[0])
         else:
             kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
