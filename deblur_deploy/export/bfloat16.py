@@ -1,9 +1,9 @@
 """Typed bfloat16: the float16 network of ``precision.py`` with the other 16-bit type in its place.
 
 bfloat16 has float32's range and 8 bits of precision where float16 has 11: it serves networks whose activations float16
-cannot hold. What stays float32 there stays so here, and deconvolutions too: TensorRT-RTX 1.7 has none in bfloat16. Local
-functions are inlined, for the plugin of the deformable convolution has no bfloat16 either. ONNX has convolutions of this
-type from opset 22 on. onnxruntime runs none on a processor, so the file's quality cannot be measured there.
+cannot hold. What stays float32 there stays so here, and deconvolutions too: TensorRT-RTX 1.7 has none in bfloat16.
+Local functions are inlined, for the plugin of the deformable convolution has no bfloat16 either. ONNX has convolutions
+of this type from opset 22 on. onnxruntime runs none on a processor, so the file's quality cannot be measured there.
 """
 
 from __future__ import annotations
