@@ -87,6 +87,7 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
         "network_sha256": built.network_sha256,
         "precision": built.proof.shares(),
         "compute_layers": dict(built.proof.types),
+        "layer_macs": dict(built.proof.macs),
         "layers": built.layers,
     }
 
