@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ WIDTH = 360
 """Width of every chart in units of its viewBox, in which text is 12 high: legible on a phone 360 pixels wide."""
 
 _DOTS_PER_INCH = 72
+_LONGEST_NAME = 24
 _PNG_SCALE = 2.5
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
@@ -98,6 +99,16 @@ def draw_png(chart: Chart) -> bytes:
     return data.getvalue()
 
 
+def name_rows(axes: Any, names: Sequence[str], palette: Palette) -> None:
+    """Write names to the left of horizontal bars, the first one at height 0."""
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names], color=palette.ink)
+
+
+def shortened(name: str) -> str:
+    """A name that leaves room for the chart; the table below it has the whole one."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:9]}…{name[10 - _LONGEST_NAME :]}"
+
+
 def _figure(chart: Chart, palette: Palette) -> Figure:
     figure = Figure(figsize=(WIDTH / _DOTS_PER_INCH, chart.height / _DOTS_PER_INCH), layout="constrained")
     axes = figure.add_subplot()
@@ -160,6 +171,7 @@ def _adapt(element: ET.Element, prefix: str) -> None:
     if "clip-path" in attributes:
         attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{prefix}")
     if "style" in attributes:
+        attributes["style"] = attributes["style"].replace("url(#", f"url(#{prefix}")
         style = re.sub(r"font: (?:(\w+) )?([\d.]+)px [^;]*", _font, attributes["style"])
         attributes["style"] = re.sub(r"#0102(\d\d)", _variable, style)
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from deblur_deploy.report.canvas import Chart, Palette
+from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.quality import Quality
 from deblur_deploy.report.stages import Stage, compared
 from deblur_deploy.report.timings import PERCENTILES, Session, Timing
@@ -80,14 +80,16 @@ def size_chart(stages: Sequence[Stage]) -> Chart:
             )
         axes.set_xlim(0, largest * 1.25 / 1e6)
         axes.set_ylim(len(stages) - 0.5, -0.95)
-        axes.set_xlabel("MB on disk; dashed: 1/5 and 1/8 of the original", color=palette.muted, fontsize=11)
+        axes.set_xlabel(
+            "MB on disk; dashed: 1/5 and 1/8 of the original", color=palette.muted, fontsize=11, loc="right"
+        )
 
     return Chart(
         slug="size",
         title="Size on disk",
         description=(
             f"The smallest file is {smallest.label} with {smallest.bytes / 1e6:.2f} MB, "
-            f"{smallest.bytes / first:.0%} of {stages[0].label}'s {first / 1e6:.2f} MB."
+            f"{smallest.bytes / first:.0%} of the {stages[0].label}'s {first / 1e6:.2f} MB."
         ),
         headings=("stage", "bytes", "of the original", "parameters", "GMACs"),
         rows=tuple(
@@ -127,11 +129,13 @@ def latency_chart(session: Session, slug: str) -> Chart:
                 va="center",
                 color=palette.ink,
             )
-        axes.set_yticks(range(len(session.rows)), [row.name for row in session.rows], color=palette.ink)
+        name_rows(axes, [row.name for row in session.rows], palette)
         axes.set_ylim(len(session.rows) - 0.4, -0.6)
         axes.set_xlim(0, longest * 1.3)
         axes.grid(axis="x", color=palette.line, linewidth=0.8)
-        axes.set_xlabel("ms per frame; bar: median, marks: p90, p95, p99", color=palette.muted, fontsize=11)
+        axes.set_xlabel(
+            "ms per frame; bar: median, marks: p90, p95, p99", color=palette.muted, fontsize=11, loc="right"
+        )
 
     return Chart(
         slug=slug,
@@ -219,15 +223,15 @@ def _waterfall(axes: Any, palette: Palette, levels: Sequence[tuple[str, float]])
         axes.annotate(
             f"{value:.2f} dB{change}", (at, index), (7, 0), textcoords="offset points", va="center", color=palette.ink
         )
-    axes.set_yticks(range(len(levels)), [name for name, _ in levels], color=palette.ink)
+    name_rows(axes, [name for name, _ in levels], palette)
     axes.set_ylim(len(levels) - 0.5, -0.6)
     axes.set_xlim(start, high + 0.75 * span)
-    axes.set_xlabel("PSNR in dB; the axis does not start at 0", color=palette.muted, fontsize=11)
+    axes.set_xlabel("PSNR in dB; the axis does not start at 0", color=palette.muted, fontsize=11, loc="right")
 
 
 def _bars(axes: Any, palette: Palette, names: Sequence[str], values: Sequence[float], colors: Sequence[str]) -> None:
     axes.barh(range(len(values)), values, height=0.5, color=colors)
-    axes.set_yticks(range(len(names)), names, color=palette.ink)
+    name_rows(axes, names, palette)
 
 
 def _scatter(
@@ -246,7 +250,7 @@ def _scatter(
         color = palette.accent if index in front else palette.quiet
         axes.plot(ms, quality.psnr_db, _MARKERS[runtimes.index(row.runtime) % len(_MARKERS)], color=color, markersize=9)
     for runtime, marker in zip(runtimes, _MARKERS * len(runtimes), strict=False):
-        axes.plot([], [], marker, color=palette.muted, markersize=7, label=runtime)
+        axes.plot([], [], marker, color=palette.muted, markersize=7, label=shortened(runtime))
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, 1.16),
@@ -263,7 +267,7 @@ def _scatter(
     axes.set_xlim(0, max(ms for _, _, ms in points) * 1.28)
     axes.set_ylim(min(values) - 0.2 * span, max(values) + 0.15 * span)
     axes.grid(color=palette.line, linewidth=0.8)
-    axes.set_xlabel("median ms per frame (left is faster)", color=palette.muted, fontsize=11)
+    axes.set_xlabel("median ms per frame (left is faster)", color=palette.muted, fontsize=11, loc="right")
     axes.set_ylabel("PSNR in dB (up is better)", color=palette.muted, fontsize=11)
 
 
@@ -277,7 +281,7 @@ def _label_stages(axes: Any, palette: Palette, points: Sequence[tuple[Timing, Qu
         crowded = any(abs(psnr_db - other) < 0.1 * span for other in above)
         above.append(psnr_db)
         axes.annotate(
-            label,
+            shortened(label),
             (ms, psnr_db),
             (0, -15 if crowded else 13),
             textcoords="offset points",

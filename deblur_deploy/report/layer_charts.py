@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.report.canvas import Chart, Palette
+from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.scans import Scans
 from deblur_deploy.report.stages import Stage
 
@@ -32,7 +32,7 @@ def precision_chart(stages: Sequence[Stage]) -> Chart | None:
                     axes.barh(index, share, left=left, height=0.5, **_tone(kind, palette))
                 if share > 0.12:
                     axes.annotate(
-                        f"{kind} {share:.0%}",
+                        f"{shortened(kind)} {share:.0%}",
                         (left, index + 0.47),
                         (2, 0),
                         textcoords="offset points",
@@ -41,7 +41,7 @@ def precision_chart(stages: Sequence[Stage]) -> Chart | None:
                         fontsize=11,
                     )
                 left += share
-        axes.set_yticks(range(len(known)), [stage.label for stage, _ in known], color=palette.ink)
+        name_rows(axes, [stage.label for stage, _ in known], palette)
         axes.set_ylim(len(known) - 0.3, -0.5)
         axes.set_xlim(0, 1)
         axes.set_xticks([])
@@ -77,13 +77,13 @@ def layers_chart(engine: Artifact) -> Chart | None:
     def draw(axes: Any, palette: Palette) -> None:
         for kind in kinds:
             at = [index for index, found in enumerate(types.values()) if found == kind]
-            axes.bar(at, [heights[index] for index in at], width=0.8, label=kind, **_tone(kind, palette))
+            axes.bar(at, [heights[index] for index in at], width=0.8, label=shortened(kind), **_tone(kind, palette))
         axes.legend(loc="upper left", ncols=4, frameon=False, fontsize=11, labelcolor=palette.ink)
         axes.set_xlim(-0.6, len(types) - 0.4)
         axes.set_ylim(0, max(heights) * 1.25)
         axes.set_xticks([])
         axes.set_yticks(axes.get_yticks()[1:-1:2] if known else [])
-        axes.set_xlabel(f"{len(types)} layers in order of execution", color=palette.muted, fontsize=11)
+        axes.set_xlabel(f"{len(types)} layers in order of execution", color=palette.muted, fontsize=11, loc="right")
         axes.set_ylabel("GMACs" if known else "", color=palette.muted, fontsize=11)
 
     counts = ", ".join(f"{list(types.values()).count(kind)} in {kind}" for kind in kinds)
@@ -111,7 +111,7 @@ def pruning_chart(scans: Scans) -> Chart | None:
             color = palette.accent if index == 0 else palette.quiet
             axes.plot(shares, losses, color=color, linewidth=2 if index == 0 else 1.2)
         axes.annotate(
-            ranked[0].name.split(", ")[0],
+            shortened(ranked[0].name.split(", ")[0]),
             (ranked[0].points[-1][0], -ranked[0].points[-1][1]),
             (0, 10),
             textcoords="offset points",
@@ -122,7 +122,7 @@ def pruning_chart(scans: Scans) -> Chart | None:
         axes.set_xlim(1.02, min(curve.points[-1][0] for curve in ranked) - 0.06)
         axes.grid(color=palette.line, linewidth=0.8)
         axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-        axes.set_xlabel("channels of one group kept", color=palette.muted, fontsize=11)
+        axes.set_xlabel("channels of one group kept", color=palette.muted, fontsize=11, loc="right")
         axes.set_ylabel("dB without fine-tuning", color=palette.muted, fontsize=11)
 
     worst = ranked[0]
@@ -149,10 +149,10 @@ def quantization_chart(scans: Scans) -> Chart | None:
     def draw(axes: Any, palette: Palette) -> None:
         colors = [palette.accent if index == 0 else palette.quiet for index in range(len(shown))]
         axes.barh(range(len(shown)), [drop for _, drop in shown], height=0.6, color=colors)
-        axes.set_yticks(range(len(shown)), [_shortened(name) for name, _ in shown], color=palette.ink, fontsize=10)
+        name_rows(axes, [name for name, _ in shown], palette)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(axis="x", color=palette.line, linewidth=0.8)
-        axes.set_xlabel("dB lost when this layer alone is quantized", color=palette.muted, fontsize=11)
+        axes.set_xlabel("dB lost when this layer alone is quantized", color=palette.muted, fontsize=11, loc="right")
 
     return Chart(
         slug="quantization",
@@ -175,7 +175,3 @@ def _tone(kind: str, palette: Palette) -> dict[str, str]:
 
 def _rank(kind: str) -> tuple[int, str]:
     return (list(_TONES).index(kind) if kind in _TONES else len(_TONES), kind)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 28 else f"…{name[-27:]}"
