@@ -10,6 +10,7 @@ from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.quality import Quality
 from deblur_deploy.report.stages import Stage, compared
 from deblur_deploy.report.timings import PERCENTILES, Session, Timing
+from deblur_deploy.report.units import format_bytes, format_ms
 
 SHARES = (5, 8)
 """Marks on the chart of sizes: one fifth and one eighth of the original."""
@@ -50,46 +51,17 @@ def quality_chart(stages: Sequence[Stage]) -> Chart | None:
 
 def size_chart(stages: Sequence[Stage]) -> Chart:
     """Bytes of every stage against one fifth and one eighth of the original's."""
-    first, largest = stages[0].bytes, max(stage.bytes for stage in stages)
-    smallest = min(stages, key=lambda stage: stage.bytes)
+    first, smallest = stages[0].bytes, min(stages, key=lambda stage: stage.bytes)
 
     def draw(axes: Any, palette: Palette) -> None:
-        colors = [palette.accent if stage is smallest else palette.quiet for stage in stages]
-        sizes = [stage.bytes / 1e6 for stage in stages]
-        _bars(axes, palette, [stage.label for stage in stages], sizes, colors)
-        for index, size in enumerate(sizes):
-            axes.annotate(
-                f"{size:.2f} MB",
-                (size, index),
-                (6, 0),
-                textcoords="offset points",
-                va="center",
-                color=palette.ink,
-                bbox={"facecolor": palette.paper, "edgecolor": "none", "pad": 1.5},
-            )
-        for parts in SHARES:
-            axes.axvline(first / parts / 1e6, color=palette.ink, linewidth=1, linestyle=(0, (3, 3)))
-            axes.annotate(
-                f"1/{parts}",
-                (first / parts / 1e6, -0.62),
-                ha="left" if parts == SHARES[0] else "right",
-                xytext=(3 if parts == SHARES[0] else -3, 0),
-                textcoords="offset points",
-                color=palette.muted,
-                fontsize=11,
-            )
-        axes.set_xlim(0, largest * 1.25 / 1e6)
-        axes.set_ylim(len(stages) - 0.5, -0.95)
-        axes.set_xlabel(
-            "MB on disk; dashed: 1/5 and 1/8 of the original", color=palette.muted, fontsize=11, loc="right"
-        )
+        _size_bars(axes, palette, stages)
 
     return Chart(
         slug="size",
         title="Size on disk",
         description=(
-            f"The smallest file is {smallest.label} with {smallest.bytes / 1e6:.2f} MB, "
-            f"{smallest.bytes / first:.0%} of the {stages[0].label}'s {first / 1e6:.2f} MB."
+            f"The smallest file is {smallest.label} with {format_bytes(smallest.bytes)}, "
+            f"{smallest.bytes / first:.0%} of the {stages[0].label}'s {format_bytes(first)}."
         ),
         headings=("stage", "bytes", "of the original", "parameters", "GMACs"),
         rows=tuple(
@@ -109,18 +81,18 @@ def size_chart(stages: Sequence[Stage]) -> Chart:
 
 def latency_chart(session: Session, slug: str) -> Chart:
     """Median and percentiles of every network and runtime of one session, which has at least one row."""
-    fastest = min(session.rows, key=lambda row: row.latency_ms["median"])
+    fastest = min(session.rows, key=lambda row: row.median)
     longest = max(max(row.latency_ms.values()) for row in session.rows)
 
     def draw(axes: Any, palette: Palette) -> None:
         for index, row in enumerate(session.rows):
             color = palette.accent if row is fastest else palette.quiet
-            median = row.latency_ms["median"]
+            median = row.median
             axes.barh(index, median, height=0.5, color=color, alpha=1.0 if row.stable else 0.55)
             tail = [row.latency_ms[name] for name in PERCENTILES if name in row.latency_ms]
             axes.plot([median, tail[-1]], [index, index], color=palette.ink, linewidth=1.2)
             axes.plot(tail[1:], [index] * len(tail[1:]), "|", color=palette.ink, markersize=8)
-            note = f"{median:.0f} ms" if median >= 10 else f"{median:.1f} ms"
+            note = format_ms(median)
             axes.annotate(
                 note if row.stable else f"{note}, unstable",
                 (tail[-1], index),
@@ -140,7 +112,7 @@ def latency_chart(session: Session, slug: str) -> Chart:
     return Chart(
         slug=slug,
         title=f"Latency of a {session.res} frame",
-        description=f"On {session.device}. Fastest: {fastest.name}, median {fastest.latency_ms['median']:.1f} ms.",
+        description=f"On {session.device}. Fastest: {fastest.name}, median {fastest.median:.1f} ms.",
         headings=("network · runtime", *(f"{name} ms" for name in PERCENTILES), "stable"),
         rows=tuple(
             (
@@ -159,7 +131,7 @@ def tradeoff_chart(stages: Sequence[Stage], session: Session, slug: str) -> Char
     """Quality against latency with the Pareto front of one session; None where no row has both."""
     qualities = {stage.label: quality for stage, quality in compared(stages)}
     points = [
-        (row, qualities[row.label], row.latency_ms["median"])
+        (row, qualities[row.label], row.median)
         for row in session.rows
         if row.stage is not None and row.label in qualities
     ]
@@ -227,6 +199,41 @@ def _waterfall(axes: Any, palette: Palette, levels: Sequence[tuple[str, float]])
     axes.set_ylim(len(levels) - 0.5, -0.6)
     axes.set_xlim(start, high + 0.75 * span)
     axes.set_xlabel("PSNR in dB; the axis does not start at 0", color=palette.muted, fontsize=11, loc="right")
+
+
+def _size_bars(axes: Any, palette: Palette, stages: Sequence[Stage]) -> None:
+    first, smallest = stages[0].bytes, min(stages, key=lambda stage: stage.bytes)
+    largest = max(stage.bytes for stage in stages)
+    unit, scale = ("MB", 1e6) if largest >= 100_000 else ("kB", 1e3)
+    colors = [palette.accent if stage is smallest else palette.quiet for stage in stages]
+    sizes = [stage.bytes / scale for stage in stages]
+    _bars(axes, palette, [stage.label for stage in stages], sizes, colors)
+    for index, size in enumerate(sizes):
+        axes.annotate(
+            format_bytes(round(size * scale)),
+            (size, index),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            color=palette.ink,
+            bbox={"facecolor": palette.paper, "edgecolor": "none", "pad": 1.5},
+        )
+    for parts in SHARES:
+        axes.axvline(first / parts / scale, color=palette.ink, linewidth=1, linestyle=(0, (3, 3)))
+        axes.annotate(
+            f"1/{parts}",
+            (first / parts / scale, -0.62),
+            ha="left" if parts == SHARES[0] else "right",
+            xytext=(3 if parts == SHARES[0] else -3, 0),
+            textcoords="offset points",
+            color=palette.muted,
+            fontsize=11,
+        )
+    axes.set_xlim(0, largest * 1.25 / scale)
+    axes.set_ylim(len(stages) - 0.5, -0.95)
+    axes.set_xlabel(
+        f"{unit} on disk; dashed: 1/5 and 1/8 of the original", color=palette.muted, fontsize=11, loc="right"
+    )
 
 
 def _bars(axes: Any, palette: Palette, names: Sequence[str], values: Sequence[float], colors: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deblur_deploy.report.charts import SHARES, signed
 from deblur_deploy.report.stages import ORIGINAL, Stage, compared
 from deblur_deploy.report.timings import Session, Timing
+from deblur_deploy.report.units import format_bytes, format_ms
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def speedup(session: Session) -> tuple[Timing, Timing] | None:
     """
     others = [row for row in session.rows if row.stage is not None and row.label != ORIGINAL]
     originals = {row.runtime: row for row in session.rows if row.label == ORIGINAL}
-    fastest = min(others, key=lambda row: row.latency_ms["median"], default=None)
+    fastest = min(others, key=lambda row: row.median, default=None)
     if fastest is None or fastest.runtime not in originals:
         return None
     return originals[fastest.runtime], fastest
@@ -98,13 +99,13 @@ def _size(stages: Sequence[Stage]) -> Part:
     mark = SHARES[0]
     verdict = f"within the mark of 1/{mark}" if ratio <= 1 / mark else f"above the mark of 1/{mark}"
     words = (
-        f"The smallest file is {smallest.label} with {smallest.bytes / 1e6:.2f} MB, 1/{1 / ratio:.1f} of the "
-        f"original's {stages[0].bytes / 1e6:.2f} MB: {verdict}."
+        f"The smallest file is {smallest.label} with {format_bytes(smallest.bytes)}, 1/{1 / ratio:.1f} of the "
+        f"original's {format_bytes(stages[0].bytes)}: {verdict}."
     )
     if any(stage.artifact.kind == "engine" and stage.bytes > smallest.bytes for stage in stages):
         words += " The engine is larger because it holds compiled code beside the weights."
     return words, Tile(
-        f"1/{1 / ratio:.1f}", "Smallest file", f"{stages[0].bytes / 1e6:.2f} → {smallest.bytes / 1e6:.2f} MB"
+        f"1/{1 / ratio:.1f}", "Smallest file", f"{format_bytes(stages[0].bytes)} → {format_bytes(smallest.bytes)}"
     )
 
 
@@ -113,24 +114,21 @@ def _speed(session: Session) -> Part:
     if found is None:
         return "", None
     before, after = found
-    times = before.latency_ms["median"] / after.latency_ms["median"]
+    times = before.median / after.median
     words = (
-        f"On {session.device}, {after.label} needs {_ms(after)} for a {session.res} frame in {after.runtime}, and the "
-        f"original {_ms(before)}: {times:.1f} times as fast."
+        f"On {session.device}, {after.label} needs {format_ms(after.median)} for a {session.res} frame in "
+        f"{after.runtime}, and the original {format_ms(before.median)}: {times:.1f} times as fast."
     )
     eager = next((row for row in session.rows if row.label == ORIGINAL and row.runtime == "torch"), None)
     if eager is not None and eager is not before:
-        gain = eager.latency_ms["median"] / after.latency_ms["median"]
-        words += f" Against the original in eager PyTorch, which needs {_ms(eager)}, it is {gain:.1f} times."
+        gain = eager.median / after.median
+        words += (
+            f" Against the original in eager PyTorch, which needs {format_ms(eager.median)}, it is {gain:.1f} times."
+        )
     if not (before.stable and after.stable):
-        words += " These figures are unstable: the machine did other work."
-    note = f"{_ms(before)} → {_ms(after)} in {after.runtime}"
+        words += " These figures are unstable: their windows of time did not agree."
+    note = f"{format_ms(before.median)} → {format_ms(after.median)} in {after.runtime}"
     return words, Tile(f"{times:.1f}×", f"Speed, {session.res}", note)
-
-
-def _ms(row: Timing) -> str:
-    median = row.latency_ms["median"]
-    return f"{median:.0f} ms" if median >= 10 else f"{median:.1f} ms"
 
 
 def _proof(stages: Sequence[Stage]) -> Part:

@@ -39,6 +39,11 @@ class Timing:
         """Network and runtime in a few words."""
         return f"{self.label} · {self.runtime}"
 
+    @property
+    def median(self) -> float:
+        """Median latency in ms."""
+        return self.latency_ms["median"]
+
 
 @dataclass(frozen=True)
 class Session:
