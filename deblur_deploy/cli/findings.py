@@ -56,7 +56,9 @@ def _or_infinite(psnr_db: float | None) -> float:
     return math.inf if psnr_db is None else psnr_db
 
 
-def write_page(journey: Journey, recipe: Recipe, directory: Path, output: Output) -> Path | None:
+def write_page(
+    journey: Journey, recipe: Recipe, bench: dict[str, Any] | None, directory: Path, output: Output
+) -> Path | None:
     """Write ``report.html`` unless it is there, of these artifacts and these latencies; None without Matplotlib."""
     try:
         from deblur_deploy.report.content import gather
@@ -77,7 +79,7 @@ def write_page(journey: Journey, recipe: Recipe, directory: Path, output: Output
         write_report(content, page, "html")
         return {"photographs": [photograph.name for photograph in content.photographs], "absent": content.absent}
 
-    _kept(kept, _key(journey, recipe.pairs_folder, recipe.bench, __version__), write_now)
+    _kept(kept, _key(journey, recipe.pairs_folder, bench, __version__), write_now)
     output.say(f"report    {page}")
     return page
 

@@ -80,7 +80,7 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
         output.say(f"          {journey.engine.path}")
     findings.write_summary(directory / "summary.md", rows, quality)
     output.say(f"table     {directory / 'summary.md'}")
-    page = findings.write_page(journey, recipe, directory, output)
+    page = findings.write_page(journey, recipe, bench, directory, output)
     output.say(f"finished in {time.perf_counter() - started:.0f} s")
     table = [dict(zip(findings.HEADINGS, row, strict=True)) for row in rows]
     output.emit({"rows": table, "quality": quality, "bench": bench, "report": str(page) if page else None})

@@ -63,7 +63,7 @@ def size_chart(stages: Sequence[Stage]) -> Chart:
             f"The smallest file is {smallest.label} with {format_bytes(smallest.bytes)}, "
             f"{smallest.bytes / first:.0%} of the {stages[0].label}'s {format_bytes(first)}."
         ),
-        headings=("stage", "bytes", "of the original", "parameters", "GMACs"),
+        headings=("stage", "bytes", f"of the {stages[0].label}'s", "parameters", "GMACs"),
         rows=tuple(
             (
                 stage.label,
@@ -232,7 +232,10 @@ def _size_bars(axes: Any, palette: Palette, stages: Sequence[Stage]) -> None:
     axes.set_xlim(0, largest * 1.25 / scale)
     axes.set_ylim(len(stages) - 0.5, -0.95)
     axes.set_xlabel(
-        f"{unit} on disk; dashed: 1/5 and 1/8 of the original", color=palette.muted, fontsize=11, loc="right"
+        f"{unit} on disk; dashed: 1/5 and 1/8 of the {shortened(stages[0].label)}'s",
+        color=palette.muted,
+        fontsize=11,
+        loc="right",
     )
 
 

@@ -118,6 +118,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             raise ArtifactError(
                 f"line {number} of {path} lacks {', '.join(missing)}", hint="measure again with `deblur-deploy bench`"
             )
+        if row["latency_ms"] is not None and "median" not in row["latency_ms"]:
+            raise ArtifactError(
+                f"line {number} of {path} has a latency without a median",
+                hint="measure again with `deblur-deploy bench`",
+            )
         rows.append(row)
     return rows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from deblur_deploy.errors import ArtifactError
@@ -60,6 +62,10 @@ def test_other_programs_files_are_passed_over_and_damaged_ones_named(whole_run: 
         read_sessions(whole_run.folder, stages)
     (whole_run.folder / "bench.jsonl").write_text('{"runtime": "torch", "latency_ms": null}\n')
     with pytest.raises(ArtifactError, match="lacks artifact, sha256, res, device"):
+        read_sessions(whole_run.folder, stages)
+    row = {"runtime": "torch", "latency_ms": {"p99": 1.0}, "artifact": "a", "sha256": "b", "res": "1x1", "device": {}}
+    (whole_run.folder / "bench.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ArtifactError, match="without a median"):
         read_sessions(whole_run.folder, stages)
 
 
