@@ -82,7 +82,7 @@ def read_sessions(run: Path, stages: Sequence[Stage]) -> tuple[Session, ...]:
     sessions: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for row in (row for path in files for row in _read_rows(path)):
         session = sessions.setdefault((device_name(row["device"]), row["res"]), {})
-        session[row["sha256"], row["runtime"]] = row
+        session[row["sha256"] or row["artifact"], row["runtime"]] = row
     return tuple(_session(key, rows.values(), stages) for key, rows in sessions.items())
 
 

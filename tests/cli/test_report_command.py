@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
+
+from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.findings import write_page
 
 
 def test_a_page_of_the_newest_run_with_restored_photographs(run, runs, chain, tmp_path):
@@ -49,3 +55,12 @@ def test_a_folder_that_was_named_has_to_be_shown(refuse, chain, runs, tmp_path):
 def test_a_report_beside_a_file_is_refused_before_the_work(refuse, chain, runs, tmp_path, name):
     (tmp_path / "file").touch()
     assert "cannot be written" in refuse(1, "report", runs, "--out", tmp_path / "file" / name)
+
+
+def test_a_run_without_matplotlib_ends_without_its_page(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for module in ("content", "canvas"):
+        monkeypatch.delitem(sys.modules, f"deblur_deploy.report.{module}", raising=False)
+    nothing: Any = None
+    assert write_page(nothing, nothing, None, tmp_path, Output()) is None
+    assert "pip install 'deblur-deploy[report]'" in capsys.readouterr().out
