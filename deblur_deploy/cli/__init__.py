@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "compare two artifacts on the same images",
     "infer": "deblur pictures, folders and videos",
     "bench": "time artifacts on every runtime that this machine has",
+    "report": "one page of what compression cost and bought: photographs, charts, provenance",
     "inspect": "say what an artifact is: widths, sizes, history",
 }
 """Command names and what they do, in the order in which they are used."""

@@ -22,6 +22,8 @@ _EXTRAS = {
     "onnxscript": "export",
     "onnxruntime": "cpu",
     "openvino": "cpu",
+    "jinja2": "report",
+    "matplotlib": "report",
 }
 """Optional packages by module, and the extra that brings each; stages import them without asking."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from deblur_deploy.artifact import Artifact, Step
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.options import RUNS, Json, Runs, Source
+from deblur_deploy.report.quality import comparable
 from deblur_deploy.sources import describe
 
 _HEADINGS = ("step", "finished (UTC)", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "SSIM (matlab)")
@@ -61,20 +61,12 @@ def waterfall(history: Sequence[Step]) -> list[list[str]]:
                 f"{cost['params']:,}" if "params" in cost else "–",
                 _decimals(cost.get("gmacs"), 1),
                 _decimals(psnr, 2),
-                _decimals(before["psnr_db"] - psnr if _comparable(before, step.figures) else None, 2),
+                _decimals(before["psnr_db"] - psnr if comparable(before, step.figures) else None, 2),
                 _decimals(step.figures.get("ssim_matlab"), 4),
             ]
         )
         before = before if psnr is None else step.figures
     return rows
-
-
-def _comparable(before: dict[str, Any], figures: dict[str, Any]) -> bool:
-    """Whether two steps were evaluated on the same pairs: the blurred ones score the same. Old manifests do not say."""
-    if "psnr_db" not in before or "psnr_db" not in figures:
-        return False
-    earlier, later = (each.get("psnr_blurred_db") for each in (before, figures))
-    return earlier is None or later is None or math.isclose(earlier, later, abs_tol=1e-6)
 
 
 def _decimals(value: float | None, digits: int) -> str:

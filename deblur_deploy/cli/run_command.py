@@ -59,7 +59,6 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
     output.say(f"source    {start.directory}")
     journey = travel(start, recipe, directory, output)
     quality = findings.read_quality(journey)
-    findings.show_pictures(journey, recipe, directory, output)
     timing = dataclasses.replace(recipe.bench, resolution=recipe.resolution) if recipe.bench else None
     bench = findings.measure_latency(journey, timing, directory, output) if timing else None
     rows = findings.summary_rows(journey, quality, bench)
@@ -79,10 +78,10 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
     if journey.engine:
         report_engine(output, journey.engine)
         output.say(f"          {journey.engine.path}")
-    output.say(f"pictures  {directory / 'pictures'}")
     findings.write_summary(directory / "summary.md", rows, quality)
     output.say(f"table     {directory / 'summary.md'}")
+    page = findings.write_page(journey, recipe, bench, directory, output)
     output.say(f"finished in {time.perf_counter() - started:.0f} s")
     table = [dict(zip(findings.HEADINGS, row, strict=True)) for row in rows]
-    output.emit({"rows": table, "quality": quality, "bench": bench})
+    output.emit({"rows": table, "quality": quality, "bench": bench, "report": str(page) if page else None})
     return journey, quality, bench

@@ -102,15 +102,6 @@ def load_photos(folder: Path | None, split: Split = "calibration") -> list[Image
     return [load_rgb(path) for path in sharp_files(folder, split)]
 
 
-def crop_pairs(pairs: Sequence[Pair], resolution: Resolution) -> list[Pair]:
-    """Cut every pair to one size, from the centre.
-
-    Raises:
-        ArtifactError: A photograph is smaller than that; it is named.
-    """
-    return [crop_pair(pair, resolution) for pair in pairs]
-
-
 def crop_pair(pair: Pair, resolution: Resolution) -> Pair:
     """Cut one pair to a size, from the centre.
 

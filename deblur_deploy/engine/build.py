@@ -176,6 +176,7 @@ def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[s
         "precision": built.proof.shares(),
         "precision_by_kind": {kind: built.proof.shares(kind) for kind in built.proof.kinds_present()},
         "compute_layers": dict(built.proof.types),
+        "layer_macs": dict(built.proof.macs),
         "layers": built.layers,
         "plugin": "library" if library else built.plugin,
         "plugin_sha256": library,
