@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime, on the processor."""
+"""ONNX files in onnxruntime, on the processor or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.runtime.ort_providers import open_session
 from deblur_deploy.runtime.runner import Batch, check_batch
 
 # onnxruntime's exceptions have no base of their own.
@@ -27,7 +28,7 @@ _FAILURES = (
 
 
 class OnnxruntimeRunner:
-    """An ONNX file in onnxruntime's CPU provider.
+    """An ONNX file in onnxruntime.
 
     The file runs as it was written: onnxruntime expands ``deblur::DeformConv2d`` by the local function that the file
     carries. The standard operator DeformConv in its place takes the same time (within 3 % of a 640x360 frame).
@@ -35,13 +36,15 @@ class OnnxruntimeRunner:
     Args:
         artifact: An ONNX artifact.
         threads: Threads within an operator, or None for one per core.
+        name: ``onnxruntime`` for the processor, or one of the runtimes that add a provider to this name.
 
     Raises:
         ArtifactError: onnxruntime cannot read the file.
+        DeblurDeployError: The provider cannot be loaded, or leaves computation to the processor.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
-        self.name = "onnxruntime"
+    def __init__(self, artifact: Artifact, threads: int | None = None, name: str = "onnxruntime") -> None:
+        self.name = name
         self.image = artifact.image
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
@@ -52,10 +55,10 @@ class OnnxruntimeRunner:
             # then refuse the file, and drop the Relu before a quantizer whose zero point is 0.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            session = onnxruntime.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
+            session = open_session(str(artifact.path), options, name)
         except _FAILURES as err:
             raise ArtifactError(
-                f"onnxruntime cannot read {artifact.path}: {_first_line(err)}", hint="export it again"
+                f"{name} cannot read {artifact.path}: {_first_line(err)}", hint="export it again"
             ) from err
         self._session: Any = session
         self._input = session.get_inputs()[0].name
