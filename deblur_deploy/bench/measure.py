@@ -26,7 +26,7 @@ from deblur_deploy.bench.device import device_facts, usable_cores
 from deblur_deploy.bench.samples import Latency, is_stable, median_ratio_interval, summarize
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
 from deblur_deploy.images import Resolution
-from deblur_deploy.runtime.runner import Batch, Runner, open_runner, reason_unavailable, runtimes_for
+from deblur_deploy.runtime.runner import Batch, Runner, measurable_runtimes, open_runner, reason_unavailable
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ class BenchReport:
 
 
 def all_entries(artifacts: Iterable[Artifact]) -> list[BenchEntry]:
-    """Every artifact on every runtime for its kind, installed or not: what is missing becomes a row that says so."""
-    return [BenchEntry(artifact, runtime) for artifact in artifacts for runtime in runtimes_for(artifact)]
+    """Every artifact on the runtimes to measure it on, installed or not: what is missing becomes a row that says so."""
+    return [BenchEntry(artifact, runtime) for artifact in artifacts for runtime in measurable_runtimes(artifact)]
 
 
 def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWindow | None = None) -> BenchReport:

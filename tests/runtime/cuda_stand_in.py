@@ -54,10 +54,10 @@ class StandInCuda:
         self._drop_memory("host", address)
 
     def upload(self, device: int, host: int, size: int, stream: int) -> None:
-        self._copy(device, host, size, stream, "upload", UPLOAD_MS)
+        self._copy((device, host), size, stream, ("upload", UPLOAD_MS))
 
     def download(self, host: int, device: int, size: int, stream: int) -> None:
-        self._copy(host, device, size, stream, "download", DOWNLOAD_MS)
+        self._copy((host, device), size, stream, ("download", DOWNLOAD_MS))
 
     def create_stream(self) -> int:
         return self._new("stream")
@@ -132,7 +132,8 @@ class StandInCuda:
     def leaks(self) -> dict[str, set[int]]:
         return {kind: handles for kind, handles in self.live.items() if handles}
 
-    def _copy(self, to: int, from_: int, size: int, stream: int, name: str, milliseconds: float) -> None:
+    def _copy(self, addresses: tuple[int, int], size: int, stream: int, work: tuple[str, float]) -> None:
+        (to, from_), (name, milliseconds) = addresses, work
         assert size <= min(self._sizes[to], self._sizes[from_])
 
         def copy() -> None:
@@ -317,7 +318,7 @@ class StandInTensorRT:
     def __init__(self, engines: dict[bytes, StandInEngine]) -> None:
         self.engines = engines
 
-    def Runtime(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
+    def Runtime(self, logger: Any) -> Any:
         return SimpleNamespace(deserialize_cuda_engine=lambda data: self._deserialize(data, logger))
 
     def _deserialize(self, data: bytes, logger: Any) -> StandInEngine | None:
@@ -350,7 +351,7 @@ class StandInTensorRTRTX(StandInTensorRT):
 
     validity = (EngineValidity.VALID, 0)
 
-    def Runtime(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
+    def Runtime(self, logger: Any) -> Any:
         runtime = super().Runtime(logger)
         runtime.get_engine_validity = lambda data: self.validity
         return runtime

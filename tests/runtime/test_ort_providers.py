@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +59,7 @@ def test_what_computes_nothing_may_run_elsewhere() -> None:
 
 
 @pytest.fixture
-def providers(monkeypatch: pytest.MonkeyPatch, session: Any) -> Iterator[list[Any]]:
+def providers(monkeypatch: pytest.MonkeyPatch, session: Any) -> list[Any]:
     """What sessions are asked for, where onnxruntime claims to have every provider for NVIDIA GPUs."""
     asked: list[Any] = []
 
@@ -71,7 +70,7 @@ def providers(monkeypatch: pytest.MonkeyPatch, session: Any) -> Iterator[list[An
     have = [CUDA, "TensorrtExecutionProvider", CPU]
     claims = {"get_available_providers": lambda: have, "InferenceSession": open_with, "preload_dlls": lambda: None}
     monkeypatch.setattr(ort_providers, "onnxruntime", SimpleNamespace(**vars(onnxruntime) | claims))
-    yield asked
+    return asked
 
 
 @pytest.mark.parametrize(

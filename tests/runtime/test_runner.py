@@ -270,7 +270,7 @@ def test_an_engine_of_another_tensorrt_is_refused_with_the_command_that_builds_o
     monkeypatch: pytest.MonkeyPatch, engine: Artifact
 ) -> None:
     monkeypatch.setattr(runner_module, "find_gpu", lambda: Gpu("RTX 2080 Ti", "7.5", "13.0"))
-    with pytest.raises(ConfigError, match="tensorrt-no-graph cannot run .*: it was built by TensorRT-RTX") as e:
+    with pytest.raises(ConfigError, match=r"tensorrt-no-graph cannot run .*: it was built by TensorRT-RTX") as e:
         open_runner(engine, "tensorrt-no-graph")
     assert "choose tensorrt-rtx or tensorrt-rtx-no-graph" in e.value.hint
     assert "export-trt --flavour tensorrt --target 'current' --res 640x360 --fp16" in e.value.hint
