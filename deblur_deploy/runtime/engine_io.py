@@ -154,7 +154,8 @@ def describe_io(engine: Any, image: ImageSpec) -> EngineIO:
     else:
         profiles = ((shape, shape),)
     dtypes = [_dtype(engine, name) for name in (inputs[0], outputs[0])]
-    return EngineIO(inputs[0], outputs[0], dtypes[0], dtypes[1], image.layout == "NHWC", profiles)
+    channels_last = len(shape) == 4 and shape[1] != image.channels and shape[3] == image.channels
+    return EngineIO(inputs[0], outputs[0], dtypes[0], dtypes[1], channels_last, profiles)
 
 
 def _dtype(engine: Any, name: str) -> str:

@@ -11,6 +11,9 @@ from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError
 from deblur_deploy.runtime.engine_fit import flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import find_gpu
 
+_NO_LIBRARY = ("auto", "aot", "none")
+"""Settings of export-trt's plugin that leave the engine without a library of its own."""
+
 _DAMAGED_HINT = "copy the file again, or build the engine again with `deblur-deploy export-trt`"
 
 _DIAGNOSTICS = {
@@ -48,7 +51,7 @@ def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
         trt: The module of the TensorRT that built it.
 
     Raises:
-        ArtifactError: The file is damaged.
+        ArtifactError: The file is damaged, or the library of its plugin is missing.
         BuildError: It is for another version or another card.
     """
     logger = new_logger(trt)
@@ -56,6 +59,7 @@ def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
     runtime = trt.Runtime(logger)
     if hasattr(runtime, "get_engine_validity"):
         _check_validity(artifact, trt, runtime.get_engine_validity(data))
+    _load_plugin(artifact, runtime)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         title = flavour_title(flavour_of(artifact))
@@ -78,6 +82,28 @@ def new_logger(trt: Any) -> Any:
     return Logger()
 
 
+def diagnostics(trt: Any, bits: Any) -> list[str]:
+    """Names of the bits that TensorRT-RTX sets in its answer on an engine's validity."""
+    return [name for name, value in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(value)]
+
+
+def _load_plugin(artifact: Artifact, runtime: Any) -> None:
+    """Load the library that the engine's plugin is in, unless its kernel is in the engine.
+
+    Never with TensorRT-RTX, whose registry a plugin brings down.
+    """
+    plugin = artifact.history[-1].config.get("plugin", "auto")
+    if plugin in _NO_LIBRARY or flavour_of(artifact) == "rtx":
+        return
+    if not Path(plugin).is_file():
+        raise ArtifactError(
+            f"{artifact.path} needs the plugin library {plugin}, which is not there",
+            hint=f"build it: `deblur-deploy build-plugin --out {plugin}`, or the engine with `--plugin aot`",
+        )
+    if runtime.get_plugin_registry().load_library(str(plugin)) is None:
+        raise ArtifactError(f"TensorRT cannot load the plugin library {plugin}", hint="build it for this TensorRT")
+
+
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -93,7 +119,7 @@ def _check_validity(artifact: Artifact, trt: Any, answer: tuple[Any, Any]) -> No
     validity, bits = answer
     if validity != trt.EngineValidity.INVALID:
         return
-    found = [name for name, value in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(value)]
+    found = diagnostics(trt, bits)
     reasons = " and ".join(_DIAGNOSTICS.get(name, name) for name in found)
     message = f"TensorRT-RTX {trt.__version__} refuses {artifact.path}: {reasons or 'it gives no reason'}"
     if "MALFORMED_ENGINE" in found:

@@ -317,9 +317,13 @@ class StandInTensorRT:
 
     def __init__(self, engines: dict[bytes, StandInEngine]) -> None:
         self.engines = engines
+        self.libraries: list[str] = []
 
     def Runtime(self, logger: Any) -> Any:
-        return SimpleNamespace(deserialize_cuda_engine=lambda data: self._deserialize(data, logger))
+        registry = SimpleNamespace(load_library=lambda path: self.libraries.append(path) or object())
+        return SimpleNamespace(
+            deserialize_cuda_engine=lambda data: self._deserialize(data, logger), get_plugin_registry=lambda: registry
+        )
 
     def _deserialize(self, data: bytes, logger: Any) -> StandInEngine | None:
         engine = self.engines.get(data)

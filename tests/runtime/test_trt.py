@@ -192,9 +192,7 @@ def test_half_precision_tensors_are_converted_at_the_border(make: Callable[..., 
 
 
 def frames_engine(make: Callable[..., Bench], stand_in: Any) -> Bench:
-    bench = make((1, 4, 6, 3), dtype=stand_in.Named.UINT8)
-    bench.artifact = dataclasses.replace(bench.artifact, image=ImageSpec("NHWC", 3, (0.0, 255.0)))
-    return bench
+    return make((1, 4, 6, 3), dtype=stand_in.Named.UINT8)
 
 
 def test_camera_frames_go_through_untouched(make: Callable[..., Bench], stand_in: Any) -> None:
@@ -410,3 +408,25 @@ def test_an_engine_of_another_network_is_refused(make: Callable[..., Bench], sta
     bench.engine.format = stand_in.Named.HWC8
     with pytest.raises(ArtifactError, match="'input' is FLOAT in the format HWC8"):
         bench.open()
+
+
+def test_the_library_of_a_plugin_is_loaded_first(make: Callable[..., Bench], stand_in: Any, tmp_path: Any) -> None:
+    bench, library = make(), tmp_path / "plugin.so"
+    step = dataclasses.replace(bench.artifact.history[-1], config={"plugin": str(library)})
+    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
+    with pytest.raises(ArtifactError, match=r"needs the plugin library .*plugin\.so, which is not there") as e:
+        bench.open()
+    assert "build-plugin --out" in e.value.hint
+    library.touch()
+    with bench.open() as runner:
+        runner.infer(picture())
+    assert bench.trt.libraries == [str(library)]
+
+
+@pytest.mark.parametrize("plugin", ["auto", "aot", "none"])
+def test_a_plugin_inside_the_engine_needs_no_library(make: Callable[..., Bench], plugin: str) -> None:
+    bench = make()
+    step = dataclasses.replace(bench.artifact.history[-1], config={"plugin": plugin})
+    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
+    with bench.open():
+        assert bench.trt.libraries == []

@@ -59,7 +59,7 @@ def test_all_that_the_runner_calls_exists(stand_in: Any, request: pytest.Fixture
     assert {"FLOAT", "HALF", "UINT8"} <= real["DataType"]
     assert "LINEAR" in real["TensorFormat"]
     assert "DEVICE" in real["TensorLocation"]
-    assert "deserialize_cuda_engine" in real["Runtime"]
+    assert {"deserialize_cuda_engine", "get_plugin_registry"} <= real["Runtime"]
     assert {"Runtime", "ILogger", "__version__"} <= real[""]
 
 
@@ -75,6 +75,7 @@ def test_what_only_rtx_has_exists(stand_in: Any, rtx: dict[str, set[str]]) -> No
 
 
 def test_the_full_tensorrt_is_told_from_rtx_by_what_it_lacks(full: dict[str, set[str]]) -> None:
+    assert "load_library" in full["IPluginRegistry"]
     assert "CudaGraphStrategy" not in full[""]
     assert "get_engine_validity" not in full["Runtime"]
 
