@@ -124,6 +124,12 @@ def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
     return f"{obstacle.message}; {obstacle.hint}" if obstacle else None
 
 
+def runtime_states() -> dict[str, str | None]:
+    """For every runtime, what this machine lacks for it and what to do about that, or None where it is ready."""
+    obstacles = {name: _machine_obstacle(name) for name in RUNTIMES}
+    return {name: f"{obstacle.message}; {obstacle.hint}" if obstacle else None for name, obstacle in obstacles.items()}
+
+
 def check_batch(batch: NDArray[Any], image: ImageSpec) -> None:
     """Refuse a batch that the network would not take.
 
@@ -165,8 +171,12 @@ def _obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
             f"{name} runs artifacts of kind {runtime.kind}; {artifact.path} is of kind {artifact.kind}",
             hint=f"choose {' or '.join(runtimes_for(artifact))}",
         )
-    if artifact.kind == "engine":
-        return _engine_obstacle(artifact, name)
+    return _engine_obstacle(artifact, name) if artifact.kind == "engine" else _machine_obstacle(name)
+
+
+def _machine_obstacle(name: str) -> DeblurDeployError | None:
+    """What this machine lacks for a runtime, whatever is to run on it."""
+    runtime = RUNTIMES[name]
     if missing := _missing_modules(runtime):
         return MissingDependencyError(f"{name} needs {' and '.join(missing)}", hint=runtime.install)
     if runtime.provider:
@@ -201,9 +211,7 @@ def _engine_obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
         )
     if obstacle := engine_obstacle(artifact):
         return obstacle
-    if missing := _missing_modules(RUNTIMES[name]):
-        return MissingDependencyError(f"{name} needs {' and '.join(missing)}", hint=RUNTIMES[name].install)
-    return None
+    return _machine_obstacle(name)
 
 
 def _gpu_obstacle(name: str) -> DeblurDeployError | None:

@@ -32,6 +32,7 @@ from deblur_deploy.runtime.runner import (
     measurable_runtimes,
     open_runner,
     reason_unavailable,
+    runtime_states,
     runtimes_for,
 )
 
@@ -287,6 +288,17 @@ def test_what_is_measured_unasked_depends_on_the_driver(
     assert {"torch-cuda", "torch-cuda-fp16-compile", "torch-cuda-bf16-graph"} < set(measurable_runtimes(checkpoint))
     assert "torch-compile" not in measurable_runtimes(checkpoint)
     assert set(measurable_runtimes(onnx_file)) == set(runtimes_for(onnx_file))
+
+
+def test_the_machine_is_asked_about_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: None)
+    monkeypatch.setattr(runner_module, "find_spec", lambda name: None if name == "tensorrt" else object())
+    states = runtime_states()
+    assert list(states) == list(RUNTIMES)
+    assert [states[name] for name in ("torch", "torch-bf16", "openvino", "onnxruntime")] == [None] * 4
+    assert str(states["torch-cuda"]).startswith("torch-cuda needs an NVIDIA GPU, and this machine has no NVIDIA driver")
+    assert str(states["tensorrt-rtx"]).startswith("tensorrt-rtx needs an NVIDIA GPU")
+    assert states["tensorrt"] == "tensorrt needs tensorrt; pip install tensorrt cuda-python"
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"])
