@@ -12,7 +12,7 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import DeblurDeployError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network
-from deblur_deploy.runtime.runner import Batch, check_batch
+from deblur_deploy.runtime.runner import Batch, Pictures, check_batch, infer_in_form
 
 
 class TorchRunner:
@@ -44,21 +44,24 @@ class TorchRunner:
         self._net = None
         torch.set_num_threads(self._threads_before)
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
         check_batch(batch, self.image)
-        assert self._net is not None, "the runner was closed"
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         try:
-            with torch.inference_mode():
-                restored = self._net(torch.from_numpy(batch).contiguous(memory_format=self._format))
+            return infer_in_form(self._run, batch, self.image)
         except (RuntimeError, MemoryError) as err:
             shape = "x".join(map(str, batch.shape))
             raise DeblurDeployError(
                 f"{self.name} failed on a {shape} batch: {str(err).splitlines()[0] if str(err) else 'out of memory'}",
                 hint="try a smaller picture",
             ) from err
+
+    def _run(self, batch: Batch) -> Batch:
+        assert self._net is not None, "the runner was closed"
+        with torch.inference_mode():
+            restored = self._net(torch.from_numpy(batch).contiguous(memory_format=self._format))
         return cast(Batch, restored.contiguous().numpy())
 
 
