@@ -157,4 +157,5 @@ def to_batch(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def from_batch(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
     """(1, 3, H, W) float in [0, 1] to (H, W, 3) uint8, clipped and rounded."""
-    return to_frames(batch[:1])[0]
+    image: NDArray[np.uint8] = to_frames(batch[:1])[0]
+    return image

@@ -48,7 +48,7 @@ class PrecisionConfig:
         keep_fp32: Names of ONNX nodes that stay float32; ``*`` stands for any text, as in ``/head/*``.
         evaluate: As in :class:`ExportConfig`.
         evaluation: As in :class:`ExportConfig`.
-        check_overflow: Run calibration photographs through the network, and refuse activations that float16 cannot hold.
+        check_overflow: Run calibration photographs through the network; refuse activations that float16 cannot hold.
         calibration: Folder of these photographs; None takes the shipped calibration split.
     """
 

@@ -86,7 +86,8 @@ def parse_facts(properties: Iterable[tuple[str, str]]) -> OnnxFacts:
         _require(name in found, f"it has no {PREFIX}{name}")
     _require(found["format"] == FORMAT, f"its format is {_quoted(found['format'])}, and {FORMAT} is read")
     _require(
-        re.fullmatch("[0-9a-f]{64}", found["source_sha256"]) is not None, f"{_quoted(found['source_sha256'])} is no hash"
+        re.fullmatch("[0-9a-f]{64}", found["source_sha256"]) is not None,
+        f"{_quoted(found['source_sha256'])} is no hash",
     )
     _require(0 < len(found["network"]) <= 200 and found["network"].isprintable(), "it names no network")
     return OnnxFacts(found["source_sha256"], found["network"], _image(found["image"]), _versions(found["versions"]))
@@ -131,7 +132,8 @@ def _require(condition: bool, what: str) -> None:
 
 def _malformed(what: str) -> ArtifactError:
     return ArtifactError(
-        f"the metadata of the ONNX file cannot be used: {what}", hint="export the file again: `deblur-deploy export-onnx`"
+        f"the metadata of the ONNX file cannot be used: {what}",
+        hint="export the file again: `deblur-deploy export-onnx`",
     )
 
 

@@ -36,7 +36,7 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
     missing = [name for name in free_dimensions(model) if name not in sizes]
     if missing:
         raise ExportError(
-            f"the input's dimension {missing[0]!r} is free, and only {', '.join(sizes)} were given",
+            f"the input's dimension {missing[0]!r} is not fixed, and only {', '.join(sizes)} were given",
             hint="free dimensions are called batch, height and width: export the file again",
         )
     fixed = onnx.ModelProto()
@@ -44,7 +44,7 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
     graph = fixed.graph
     for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
+            if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
     del graph.value_info[:]
     _fold_sizes(graph, _shapes(fixed))
@@ -65,9 +65,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 def _fold_sizes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Turn what computes sizes from known shapes into constants, in place."""
     known: dict[str, NDArray[Any]] = {
-        item.name: numpy_helper.to_array(item)
-        for item in graph.initializer
-        if item.data_type == onnx.TensorProto.INT64
+        item.name: numpy_helper.to_array(item) for item in graph.initializer if item.data_type == onnx.TensorProto.INT64
     }
     kept = []
     for node in graph.node:
@@ -76,7 +74,7 @@ def _fold_sizes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -
             dims = shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")]
             found = numpy_helper.from_array(np.array(dims, np.int64), node.output[0])
         elif node.op_type in _SIZING and all(name in known for name in node.input):
-            values = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+            values: list[NDArray[Any]] = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})  # type: ignore[assignment]
             found = numpy_helper.from_array(values[0], node.output[0])
         else:
             kept.append(onnx.NodeProto.FromString(node.SerializeToString()))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from deblur_deploy.artifact import Artifact, Kind
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
-
 
 Batch = NDArray[np.float32]
 """(N, 3, H, W), RGB in [0, 1]."""
@@ -157,12 +156,11 @@ def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, 
     Returns:
         The result in the form of ``batch``.
     """
-    given_frames, takes_frames = batch.dtype == np.uint8, image.dtype == "uint8"
-    if given_frames == takes_frames:
-        return cast(Pictures, run(batch))
-    if takes_frames:
-        return cast(Pictures, from_frames(run(to_frames(cast(Batch, batch)))))
-    return cast(Pictures, to_frames(run(from_frames(cast(Frames, batch)))))
+    given: NDArray[Any] = batch
+    takes_frames = image.dtype == "uint8"
+    if (given.dtype == np.uint8) == takes_frames:
+        return run(given)
+    return from_frames(run(to_frames(given))) if takes_frames else to_frames(run(from_frames(given)))
 
 
 def check_batch(batch: NDArray[Any], image: ImageSpec) -> None:
