@@ -39,9 +39,9 @@ class ImageSpec:
     dtype: Literal["float32", "uint8"] = "float32"
 
     @classmethod
-    def of_frames(cls, height: int | None, width: int | None) -> ImageSpec:
+    def of_frames(cls, height: int | None, width: int | None, multiple_of: int = 1) -> ImageSpec:
         """What a network of camera frames, (N, H, W, 3) uint8, takes and gives."""
-        return cls("NHWC", 3, (0.0, 255.0), 1, height, width, "uint8")
+        return cls("NHWC", 3, (0.0, 255.0), multiple_of, height, width, "uint8")
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,7 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     net = load_network(source)
     resolution = Resolution(config.width, config.height)
     model = network_to_onnx(net, None if config.dynamic else resolution, config.io, config.deform_op)
-    height, width = (None, None) if config.dynamic else (config.height, config.width)
-    image = ImageSpec(height=height, width=width) if config.io == "float" else ImageSpec.of_frames(height, width)
+    image = _describe_image(config, net)
     write_facts(model, source, image)
     deformable = any(isinstance(layer, DeformConv2d) for layer in net.modules())
     sizes = {BATCH: 1, HEIGHT: config.height, WIDTH: config.width}
@@ -73,6 +72,15 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     return write_artifact(
         out, Draft("onnx", "model.onnx", write, source.network, image, step, source.history, measuring(config))
     )
+
+
+def _describe_image(config: ExportConfig, net: Generator) -> ImageSpec:
+    """What the graph takes. Where sizes are free, tiles of a picture should begin at multiples of the network's."""
+    height, width = (None, None) if config.dynamic else (config.height, config.width)
+    multiple_of = net.multiple_of if config.dynamic else 1
+    if config.io == "uint8":
+        return ImageSpec.of_frames(height, width, multiple_of)
+    return ImageSpec(multiple_of=multiple_of, height=height, width=width)
 
 
 def network_to_onnx(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,9 +158,14 @@ def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, 
     """
     given: NDArray[Any] = batch
     takes_frames = image.dtype == "uint8"
+    restored: Any
     if (given.dtype == np.uint8) == takes_frames:
-        return run(given)
-    return from_frames(run(to_frames(given))) if takes_frames else to_frames(run(from_frames(given)))
+        restored = run(given)
+    elif takes_frames:
+        restored = from_frames(run(to_frames(given)))
+    else:
+        restored = to_frames(run(from_frames(given)))
+    return cast(Pictures, restored)
 
 
 def check_batch(batch: NDArray[Any], image: ImageSpec) -> None:

@@ -99,5 +99,5 @@ def test_a_key_that_stands_twice_is_refused() -> None:
 
 
 def test_a_file_from_elsewhere_has_no_facts() -> None:
-    with pytest.raises(ArtifactError, match="it has no deblur_deploy.format"):
+    with pytest.raises(ArtifactError, match=r"it has no deblur_deploy\.format"):
         read_facts(onnx.ModelProto())

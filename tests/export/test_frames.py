@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from deblur_deploy.compress.quantize import quantize_network
+from deblur_deploy.export.frames import take_frames
 from deblur_deploy.export.precision import convert_to_fp16, drop_quantization
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.images import ImageSpec, Resolution, from_frames, to_frames
@@ -90,8 +91,6 @@ def test_values_beyond_the_range_are_clipped_not_wrapped(draw_frames, save):
     body = "c = Mul(blurred, four) restored = Sub(c, one)"
     head = '<ir_version: 9, opset_import: ["": 19]> g (float[1,3,4,4] blurred) => (float[1,3,4,4] restored)'
     model = onnx.parser.parse_model(f"{head} <float four = {{4.0}}, float one = {{1.0}}> {{ {body} }}")
-    from deblur_deploy.export.frames import take_frames
-
     take_frames(model)
     frames = draw_frames(1, 4, 4)
     with open_runner(save(model, ImageSpec.of_frames(4, 4)), "onnxruntime", 1) as runner:
@@ -116,3 +115,12 @@ def test_quantizers_can_be_dropped_from_a_file_of_frames(pairs, save, draw_frame
     frames = draw_frames(1, SIZE.height, SIZE.width)
     with open_runner(save(floats, FRAMES), "onnxruntime", 1) as runner:
         assert runner.infer(frames).dtype == np.uint8
+
+
+@pytest.mark.rtx
+def test_an_engine_of_frames_is_built_in_float16(pairs):
+    from deblur_deploy.config import EngineConfig
+    from deblur_deploy.engine.build import build_engine_bytes
+
+    built = build_engine_bytes(pairs["fp16"][1].SerializeToString(), EngineConfig(target="sm75"))
+    assert built.proof.shares()["fp16"] >= 0.9

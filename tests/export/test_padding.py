@@ -81,6 +81,7 @@ def test_the_stage_leaves_the_size_open_and_gives_figures_for_one(tmp_path, tiny
     source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
     artifact = export_onnx(source, ExportConfig(48, 32, dynamic=True), tmp_path / "onnx")
     assert (artifact.image.height, artifact.image.width) == (None, None)
+    assert artifact.image.multiple_of == net.multiple_of  # where tiles begin
     assert artifact.figures["precision"] == {"fp32": 1.0}
     with open_runner(artifact, "onnxruntime", threads=1) as runner:
         for size in ((1, 16, 16), (2, 19, 37)):
