@@ -26,7 +26,7 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.device import device_facts, usable_cores
 from deblur_deploy.bench.samples import Latency, is_stable, median_ratio_interval, summarize
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
-from deblur_deploy.images import Resolution, to_frames
+from deblur_deploy.images import ImageSpec, Resolution, to_frames
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable, runtimes_for
 
 
@@ -202,7 +202,10 @@ class _Contender:
             return
         try:
             self.runner = stack.enter_context(open_runner(self.entry.artifact, self.entry.runtime, config.threads))
-            frame, end = _frame(config.resolution, self.runner), time.perf_counter() + config.warmup_ms / 1000
+            frame, end = (
+                _frame(config.resolution, self.entry.artifact.image),
+                time.perf_counter() + config.warmup_ms / 1000,
+            )
             self.runner.infer(frame)
             while time.perf_counter() < end:
                 self.runner.infer(frame)
@@ -212,7 +215,7 @@ class _Contender:
     def measure_window(self, config: BenchConfig) -> None:
         """One turn: an equal share of the time and of the least number of inferences."""
         assert self.runner is not None
-        frame = _frame(config.resolution, self.runner)
+        frame = _frame(config.resolution, self.entry.artifact.image)
         window: list[float] = []
         self.windows_ms.append(window)
         iterations = math.ceil(config.min_iterations / config.windows)
@@ -254,11 +257,11 @@ def _take_turns(contenders: list[_Contender], config: BenchConfig, on_window: On
             return
 
 
-def _frame(resolution: Resolution, runner: Runner) -> NDArray[Any]:
+def _frame(resolution: Resolution, image: ImageSpec) -> NDArray[Any]:
     """A random picture in the form that the network takes, the same in every run."""
     rng = np.random.default_rng(0)
     batch = rng.random((1, 3, resolution.height, resolution.width), dtype=np.float32)
-    return to_frames(batch) if runner.image.dtype == "uint8" else batch
+    return to_frames(batch) if image.dtype == "uint8" else batch
 
 
 def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> BenchRow:
