@@ -87,7 +87,9 @@ def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: P
             )
         output.say("note      FP16 was asked for: the Q/DQ pairs are dropped, the fine-tuned weights are kept")
     if fp16 and artifact.stage != "to-fp16":
-        artifact = lower_precision(artifact, PrecisionConfig(), new_directory(None, runs, "onnx-fp16"))
+        artifact = lower_precision(
+            artifact, PrecisionConfig(check_overflow=True), new_directory(None, runs, "onnx-fp16")
+        )
         output.say(f"converted {artifact.path}")
     return artifact
 

@@ -1,7 +1,7 @@
 """Settings of every stage: frozen dataclasses that check themselves."""
 
 from deblur_deploy.config.compression import Budget, PruneConfig, QatConfig, TuningConfig
-from deblur_deploy.config.deployment import EngineConfig, ExportConfig, PrecisionConfig
+from deblur_deploy.config.deployment import DeformOp, EngineConfig, ExportConfig, Io, PrecisionConfig
 from deblur_deploy.config.training import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -16,9 +16,11 @@ __all__ = [
     "NO_AUGMENTATION",
     "AugmentConfig",
     "Budget",
+    "DeformOp",
     "EngineConfig",
     "ExportConfig",
     "FitConfig",
+    "Io",
     "LossConfig",
     "PrecisionConfig",
     "PruneConfig",

@@ -11,7 +11,7 @@ from onnx import TensorProto, inliner, shape_inference
 
 from deblur_deploy.errors import ExportError
 
-_COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_COMPUTE = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul"})
 _TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -82,7 +82,7 @@ def share_of_macs(model: onnx.ModelProto) -> dict[str, float]:
 
 def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> int:
     """Multiply-accumulates of one compute node."""
-    if node.op_type == "Conv":  # every output element is a sum over one filter
+    if node.op_type in ("Conv", "DeformConv"):  # every output element is a sum over one filter
         return math.prod(result) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":  # every input element is spread over one filter
         return math.prod(source) * math.prod(weight[1:])

@@ -14,7 +14,7 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network
-from deblur_deploy.runtime.runner import Batch, check_batch
+from deblur_deploy.runtime.runner import Batch, Pictures, check_batch, infer_in_form
 from deblur_deploy.runtime.runtimes import RUNTIMES, TorchVariant
 from deblur_deploy.runtime.torch_graph import GraphedNetwork
 
@@ -48,13 +48,13 @@ class TorchRunner:
         self._net = None
         torch.set_num_threads(self._threads_before)
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
         check_batch(batch, self.image)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         try:
-            return self._run(batch)
+            return infer_in_form(self._run, batch, self.image)
         except (RuntimeError, MemoryError) as err:
             shape = "x".join(map(str, batch.shape))
             raise DeblurDeployError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -11,7 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.runtime.ort_providers import open_session
-from deblur_deploy.runtime.runner import Batch, check_batch
+from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
 
 # onnxruntime's exceptions have no base of their own.
 _FAILURES = (
@@ -71,11 +71,11 @@ class OnnxruntimeRunner:
     ) -> None:
         self._session = None
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
         check_batch(batch, self.image)
         try:
-            return cast(Batch, self._session.run(None, {self._input: batch})[0])
+            return infer_in_form(lambda taken: self._session.run(None, {self._input: taken})[0], batch, self.image)
         except _FAILURES as err:
             shape = "x".join(map(str, batch.shape))
             raise DeblurDeployError(

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
-from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.runtimes import RUNTIMES, Runtime
 
 Batch = NDArray[np.float32]
 """(N, 3, H, W), RGB in [0, 1]."""
+
+Frames = NDArray[np.uint8]
+"""(N, H, W, 3), RGB as a camera gives it."""
+
+Pictures = TypeVar("Pictures", Batch, Frames)
+"""Either of the two; what goes into a runner as one comes out as the same."""
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
@@ -32,14 +39,18 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     name: str
     image: ImageSpec
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """Restore photographs.
 
+        Every runner takes both forms. The one that ``image`` says is the network's own; the other is converted before
+        and after it, and rounded to 8 bits.
+
         Args:
-            batch: (N, 3, H, W) float32, RGB in [0, 1]; where the network has a fixed size, of that size, with N = 1.
+            batch: (N, 3, H, W) float32, RGB in [0, 1], or (N, H, W, 3) uint8, RGB; where the network has a fixed size,
+                of that size, with N = 1.
 
         Returns:
-            Same shape and dtype, close to [0, 1] but not clipped.
+            Same shape and dtype; floats of a network of floats are close to [0, 1] but not clipped.
 
         Raises:
             ConfigError: The batch has a shape that the network does not take.
@@ -88,6 +99,8 @@ def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | N
 def default_runtime(artifact: Artifact) -> str:
     """The preferred runtime for an artifact: of those that fit, the first that is installed, else the first."""
     fitting = runtimes_for(artifact)
+    if artifact.kind == "onnx" and artifact.figures.get("deform_op") == "standard":
+        fitting = ("onnxruntime",)
     return next((name for name in fitting if not _missing_modules(RUNTIMES[name])), fitting[0])
 
 
@@ -130,26 +143,55 @@ def runtime_states() -> dict[str, str | None]:
     return {name: f"{obstacle.message}; {obstacle.hint}" if obstacle else None for name, obstacle in obstacles.items()}
 
 
+def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, image: ImageSpec) -> Pictures:
+    """Run a network on pictures in either form, converted where it takes the other.
+
+    Args:
+        run: The network, on an array of the form that ``image`` says.
+        batch: Pictures in either form. Floats are rounded to 8 bits for a network of frames.
+        image: What the network takes and gives.
+
+    Returns:
+        The result in the form of ``batch``.
+    """
+    given: NDArray[Any] = batch
+    takes_frames = image.dtype == "uint8"
+    restored: Any
+    if (given.dtype == np.uint8) == takes_frames:
+        restored = run(given)
+    elif takes_frames:
+        restored = from_frames(run(to_frames(given)))
+    else:
+        restored = to_frames(run(from_frames(given)))
+    return cast(Pictures, restored)
+
+
 def check_batch(batch: NDArray[Any], image: ImageSpec) -> None:
-    """Refuse a batch that the network would not take.
+    """Refuse a batch that the network would not take in either form.
 
     Raises:
-        ConfigError: It is not (N, 3, H, W) float32, or not of the network's fixed size.
+        ConfigError: It is neither (N, 3, H, W) float32 nor (N, H, W, 3) uint8, or not of the network's fixed size.
     """
-    if batch.ndim != 4 or batch.shape[1] != image.channels or batch.dtype != np.float32 or 0 in batch.shape:
+    is_batch = batch.ndim == 4 and batch.dtype == np.float32 and batch.shape[1] == image.channels
+    is_frames = batch.ndim == 4 and batch.dtype == np.uint8 and batch.shape[3] == image.channels
+    if not (is_batch or is_frames) or 0 in batch.shape:
         raise ConfigError(
             f"a batch has shape {batch.shape} and dtype {batch.dtype}",
-            hint=f"give float32 of shape (N, {image.channels}, H, W)",
+            hint=f"give float32 of shape (N, {image.channels}, H, W), or uint8 of shape (N, H, W, {image.channels})",
         )
     if (size := fixed_size(image)) is None:
         return
-    if batch.shape[2:] != (size.height, size.width):
+    height, width = batch.shape[2:] if is_batch else batch.shape[1:3]
+    if (height, width) != (size.height, size.width):
         raise ConfigError(
-            f"the network was exported for {size} and cannot take {batch.shape[3]}x{batch.shape[2]}",
-            hint=f"give images of {size}, or export again with --res {batch.shape[3]}x{batch.shape[2]}",
+            f"the network was exported for {size} and cannot take {width}x{height}",
+            hint=f"give images of {size}, or export again with --res {width}x{height}, or --dynamic for every size",
         )
     if batch.shape[0] != 1:
-        raise ConfigError(f"the network takes one image at a time, not {batch.shape[0]}", hint="give them one by one")
+        raise ConfigError(
+            f"the network takes one image at a time, not {batch.shape[0]}",
+            hint="give them one by one, or export with --dynamic",
+        )
 
 
 def fixed_size(image: ImageSpec) -> Resolution | None:
@@ -170,6 +212,11 @@ def _obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
         return ConfigError(
             f"{name} runs artifacts of kind {runtime.kind}; {artifact.path} is of kind {artifact.kind}",
             hint=f"choose {' or '.join(runtimes_for(artifact))}",
+        )
+    if name.startswith("openvino") and artifact.figures.get("deform_op") == "standard":
+        return ArtifactError(
+            f"OpenVINO has no DeformConv, which {artifact.path} is written with",
+            hint="use the runtime onnxruntime, or export with --deform-op plugin or native",
         )
     return _engine_obstacle(artifact, name) if artifact.kind == "engine" else _machine_obstacle(name)
 

@@ -18,7 +18,7 @@ from deblur_deploy.runtime.engine_io import describe_io
 from deblur_deploy.runtime.engine_load import load_engine
 from deblur_deploy.runtime.engine_stream import EngineStream
 from deblur_deploy.runtime.phases import Phases
-from deblur_deploy.runtime.runner import Batch
+from deblur_deploy.runtime.runner import Pictures
 from deblur_deploy.runtime.runtime_cache import ContextMaker
 
 
@@ -99,7 +99,7 @@ class EngineRunner:
         self._streams.clear()
         self._loaded = None
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`.
 
         Camera frames, (N, H, W, 3) uint8, come out as such; they are converted where the engine takes floats.
@@ -107,9 +107,9 @@ class EngineRunner:
         stream = self._first()
         self._io.check(batch, self.image)
         stream.start(batch)
-        return cast(Batch, stream.finish())
+        return cast(Pictures, stream.finish())
 
-    def infer_phased(self, batch: Batch) -> tuple[Batch, Phases]:
+    def infer_phased(self, batch: Pictures) -> tuple[Pictures, Phases]:
         """The same, and where the time went."""
         restored = self.infer(batch)
         return restored, self._first().phases()
@@ -118,7 +118,7 @@ class EngineRunner:
         """Run the network once more on what :meth:`infer` put on the device last, with no copies."""
         return self._first().compute_again()
 
-    def infer_all(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def infer_all(self, batches: Iterable[Pictures]) -> Iterator[Pictures]:
         """Restore many batches, as many at a time as there are streams.
 
         Args:
@@ -138,13 +138,13 @@ class EngineRunner:
                 if not free:
                     done = busy.popleft()
                     free.append(done)
-                    yield cast(Batch, done.finish())
+                    yield cast(Pictures, done.finish())
                 self._io.check(batch, self.image)
                 stream = free.popleft()
                 stream.start(batch)
                 busy.append(stream)
             while busy:
-                yield cast(Batch, busy.popleft().finish())
+                yield cast(Pictures, busy.popleft().finish())
         finally:
             while busy:  # left early: the streams have to be free for what comes next
                 busy.popleft().finish()

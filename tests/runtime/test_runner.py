@@ -14,6 +14,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import deblur_deploy
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
@@ -356,3 +357,22 @@ def test_the_package_offers_its_functions_without_loading_anything() -> None:
     code = "import sys, deblur_deploy; print(sorted({'torch', 'numpy', 'onnx', 'PIL'} & sys.modules.keys()))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_camera_frames_are_converted_for_a_network_of_floats(checkpoint: Artifact) -> None:
+    frames = np.random.default_rng(6).integers(0, 256, (2, 20, 33, 3), dtype=np.uint8)
+    with open_runner(checkpoint, "torch") as runner:
+        restored = runner.infer(frames)
+        exact = runner.infer(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)) / np.float32(255))
+    assert restored.dtype == np.uint8
+    assert restored.shape == frames.shape
+    assert np.abs(restored - 255 * np.clip(exact, 0, 1).transpose(0, 2, 3, 1)).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [np.zeros((1, 3, 36, 50), np.uint8), np.zeros((1, 36, 50, 4), np.uint8), np.zeros((1, 35, 50, 3), np.uint8)],
+)
+def test_malformed_frames_are_refused(onnx_file: Artifact, frames: NDArray[np.uint8]) -> None:
+    with open_runner(onnx_file, "onnxruntime") as runner, pytest.raises(ConfigError):
+        runner.infer(frames)
