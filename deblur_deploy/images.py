@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ class ImageSpec:
         multiple_of: Divisor of height and width inside the network; graphs pad to it themselves.
         height: Fixed height in pixels, or None where any is taken.
         width: Fixed width in pixels, or None where any is taken.
+        dtype: Type of the values; ``uint8`` stands for camera frames as they come.
     """
 
     layout: str = "NCHW"
@@ -34,6 +36,12 @@ class ImageSpec:
     multiple_of: int = 1
     height: int | None = None
     width: int | None = None
+    dtype: Literal["float32", "uint8"] = "float32"
+
+    @classmethod
+    def of_frames(cls, height: int | None, width: int | None, multiple_of: int = 1) -> ImageSpec:
+        """What a network of camera frames, (N, H, W, 3) uint8, takes and gives."""
+        return cls("NHWC", 3, (0.0, 255.0), multiple_of, height, width, "uint8")
 
 
 @dataclass(frozen=True)
@@ -130,14 +138,24 @@ def list_images(folder: Path) -> list[Path]:
     return files
 
 
+def to_frames(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(N, 3, H, W) float in [0, 1] to (N, H, W, 3) uint8, clipped and rounded, halves to even."""
+    codes: NDArray[np.uint8] = np.rint(np.clip(batch.astype(np.float32), 0.0, 1.0) * 255).astype(np.uint8)
+    return np.ascontiguousarray(codes.transpose(0, 2, 3, 1))
+
+
+def from_frames(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1]."""
+    scaled: NDArray[np.float32] = frames.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(scaled)
+
+
 def to_batch(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 1]."""
-    scaled: NDArray[np.float32] = image.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(scaled)
+    return from_frames(image[None])
 
 
 def from_batch(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
     """(1, 3, H, W) float in [0, 1] to (H, W, 3) uint8, clipped and rounded."""
-    clipped = np.clip(batch[0].astype(np.float32), 0.0, 1.0)
-    codes: NDArray[np.uint8] = np.rint(clipped * 255).astype(np.uint8)
-    return np.ascontiguousarray(codes.transpose(1, 2, 0))
+    image: NDArray[np.uint8] = to_frames(batch[:1])[0]
+    return image

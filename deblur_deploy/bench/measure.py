@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.device import device_facts, usable_cores
 from deblur_deploy.bench.samples import Latency, is_stable, median_ratio_interval, summarize
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
-from deblur_deploy.images import Resolution
-from deblur_deploy.runtime.runner import Batch, Runner, open_runner, reason_unavailable, runtimes_for
+from deblur_deploy.images import ImageSpec, Resolution, to_frames
+from deblur_deploy.runtime.runner import Runner, measurable_runtimes, open_runner, reason_unavailable
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ class BenchReport:
 
 
 def all_entries(artifacts: Iterable[Artifact]) -> list[BenchEntry]:
-    """Every artifact on every runtime for its kind, installed or not: what is missing becomes a row that says so."""
-    return [BenchEntry(artifact, runtime) for artifact in artifacts for runtime in runtimes_for(artifact)]
+    """Every artifact on the runtimes to measure it on, installed or not: what is missing becomes a row that says so."""
+    return [BenchEntry(artifact, runtime) for artifact in artifacts for runtime in measurable_runtimes(artifact)]
 
 
 def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWindow | None = None) -> BenchReport:
@@ -201,16 +202,20 @@ class _Contender:
             return
         try:
             self.runner = stack.enter_context(open_runner(self.entry.artifact, self.entry.runtime, config.threads))
-            frame, end = _frame(config.resolution), time.perf_counter() + config.warmup_ms / 1000
+            frame, end = (
+                _frame(config.resolution, self.entry.artifact.image),
+                time.perf_counter() + config.warmup_ms / 1000,
+            )
             self.runner.infer(frame)
             while time.perf_counter() < end:
                 self.runner.infer(frame)
         except DeblurDeployError as err:
             self.give_up(err)
 
-    def measure_window(self, frame: Batch, config: BenchConfig) -> None:
+    def measure_window(self, config: BenchConfig) -> None:
         """One turn: an equal share of the time and of the least number of inferences."""
         assert self.runner is not None
+        frame = _frame(config.resolution, self.entry.artifact.image)
         window: list[float] = []
         self.windows_ms.append(window)
         iterations = math.ceil(config.min_iterations / config.windows)
@@ -241,22 +246,22 @@ class _Contender:
 
 def _take_turns(contenders: list[_Contender], config: BenchConfig, on_window: OnWindow | None) -> None:
     """Window after window, each contender in its turn."""
-    frame = _frame(config.resolution)
     for done in range(1, config.max_windows + 1):
         for contender in contenders:
             if contender.runner is None:
                 continue
-            contender.measure_window(frame, config)
+            contender.measure_window(config)
             if on_window:
                 on_window(contender.entry, done)
         if all(contender.runner is None or contender.is_stable(config) for contender in contenders):
             return
 
 
-def _frame(resolution: Resolution) -> Batch:
-    """A random picture: (1, 3, H, W) in [0, 1], the same in every run."""
+def _frame(resolution: Resolution, image: ImageSpec) -> NDArray[Any]:
+    """A random picture in the form that the network takes, the same in every run."""
     rng = np.random.default_rng(0)
-    return rng.random((1, 3, resolution.height, resolution.width), dtype=np.float32)
+    batch = rng.random((1, 3, resolution.height, resolution.width), dtype=np.float32)
+    return to_frames(batch) if image.dtype == "uint8" else batch
 
 
 def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> BenchRow:

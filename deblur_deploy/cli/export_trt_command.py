@@ -33,7 +33,7 @@ from deblur_deploy.cli.engine_options import (
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
 from deblur_deploy.config import EngineConfig, ExportConfig, PlanConfig, Precision, PrecisionConfig, ShapeConfig
 from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution, parse_resolution
+from deblur_deploy.images import ImageSpec, Resolution, parse_resolution
 from deblur_deploy.runtime.runner import fixed_size
 
 _TYPED = ("to-fp16", "to-bf16")
@@ -117,22 +117,31 @@ def _build(output: Output, source: Path | None, config: EngineConfig, places: tu
     artifact = output.source(source, runs, fits)
     _check_type(artifact, precision)
     directory = new_directory(out, runs, "engine")
-    if is_one_picture_size(shapes):
+    one_size = is_one_picture_size(shapes)
+    if one_size:
         size = engine_size(artifact, resolution)
-        output.say(f"input     1x3x{size.height}x{size.width} (NCHW)")
+        output.say(f"input     {_shape_text(artifact.image, size)}")
         config = replace(config, shapes=replace(shapes, res=(str(size),)))
     else:
         size = sizes[-1] if sizes else Resolution(640, 360)
         _check_free_sizes(artifact)
-    typed = typed_onnx(output, artifact, ExportConfig(size.width, size.height), runs, precision)
+    export = ExportConfig(size.width, size.height, dynamic=not one_size)
+    typed = typed_onnx(output, artifact, export, runs, precision)
     engine = build_engine(typed, config, directory)
     report_engine(output, engine)
     output.wrote(engine)
 
 
+def _shape_text(image: ImageSpec, size: Resolution) -> str:
+    """Shape and layout of the engine's input."""
+    if image.dtype == "uint8":
+        return f"1x{size.height}x{size.width}x3 (NHWC, uint8)"
+    return f"1x3x{size.height}x{size.width} (NCHW)"
+
+
 def _check_free_sizes(artifact: Artifact) -> None:
     """Refuse several sizes of a network that has one."""
-    if artifact.kind == "checkpoint" or fixed_size(artifact.image):
+    if fixed_size(artifact.image):
         raise ConfigError(
             f"several sizes or pictures at a time were asked for, which {artifact.directory} does not leave free",
             hint="start from an ONNX artifact with free sizes: `deblur-deploy export-onnx --dynamic`",
@@ -182,8 +191,11 @@ def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: P
     if precision == "fp16" and artifact.network.quantization is not None:
         output.say("note      FP16 was asked for: the Q/DQ pairs are dropped, the fine-tuned weights are kept")
     if precision in ("fp16", "bf16") and artifact.stage != f"to-{precision}":
-        lower = lower_precision if precision == "fp16" else lower_to_bf16
-        artifact = lower(artifact, PrecisionConfig(), new_directory(None, runs, f"onnx-{precision}"))
+        directory = new_directory(None, runs, f"onnx-{precision}")
+        if precision == "fp16":
+            artifact = lower_precision(artifact, PrecisionConfig(check_overflow=True), directory)
+        else:
+            artifact = lower_to_bf16(artifact, PrecisionConfig(), directory)
         output.say(f"converted {artifact.path}")
     return artifact
 

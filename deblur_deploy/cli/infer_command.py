@@ -59,6 +59,7 @@ def command(
     raw: Raw = None,
     runtime: Runtime = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads. Left out: what the runtime chooses.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run an engine file that has no manifest.")] = False,
     as_json: Json = False,
 ) -> None:
     """Deblur pictures, folders and videos with a network."""
@@ -74,7 +75,7 @@ def command(
     given = inputs or []
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
-    machine = _Machine(source, runtime, threads)
+    machine = _Machine(source, runtime, threads, trust)
     if raw is not None or STANDARD_STREAM in given:
         _stream(machine, (given, out, raw, as_json), config)
         return
@@ -85,11 +86,20 @@ def command(
 
 @dataclass(frozen=True)
 class _Machine:
-    """What runs: the artifact's path, the runtime and the number of threads."""
+    """What runs: the artifact's path, the runtime, the number of threads, and whether a foreign engine is trusted."""
 
     source: Path
     runtime: str | None
     threads: int | None
+    trust: bool
+
+    def artifact(self) -> Artifact:
+        """The artifact, or what is known of an engine file without a manifest."""
+        from deblur_deploy.runtime.foreign_engine import adopt_engine, is_foreign_engine
+
+        if is_foreign_engine(self.source):
+            return adopt_engine(self.source, trust=self.trust)
+        return load_artifact(self.source)
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
 
     check_writable(choice.out)
     jobs = find_jobs(choice.given, choice.out, choice.pattern, choice.suffix)
-    artifact = load_artifact(machine.source)
+    artifact = machine.artifact()
     output.say(f"source    {artifact.directory} (named on the command line)")
     with _opened(artifact, machine) as runner:
         from deblur_deploy.infer.run import FileRunner
@@ -152,7 +162,7 @@ def _stream(machine: _Machine, streams: tuple[list[Path], Path, str | None, bool
         raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
     size = parse_resolution(raw)
     output = Output(as_json=True)  # stdout is for the frames
-    with _opened(load_artifact(machine.source), machine) as runner:
+    with _opened(machine.artifact(), machine) as runner:
         frames = restore_raw(
             sys.stdin.buffer, sys.stdout.buffer, size, Restorer(runner, config.restore), lambda count: None
         )

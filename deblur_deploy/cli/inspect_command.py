@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from deblur_deploy.artifact import Artifact, Step
 from deblur_deploy.cli.console import Output, format_bytes
@@ -15,7 +17,12 @@ from deblur_deploy.sources import describe
 _HEADINGS = ("step", "finished (UTC)", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "SSIM (matlab)")
 
 
-def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> None:
+def command(
+    source: Source = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer, with Polygraphy.")] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
     """Say what an artifact is: kind, sizes, precision, widths, and every step that made it."""
     output = Output(as_json)
     artifact = output.source(source, runs, lambda _: True)
@@ -38,6 +45,11 @@ def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> 
         output.say(f"fusion    {finding['node']}: {finding['text']}")
     output.say("")
     output.table(_HEADINGS, waterfall(artifact.history))
+    if layers:
+        from deblur_deploy.engine.layers import list_layers
+
+        facts["layers"] = list_layers(artifact)
+        output.say(facts["layers"])
     output.emit(facts)
 
 

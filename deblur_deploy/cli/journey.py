@@ -73,7 +73,7 @@ def travel(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> Jour
     if recipe.fp16:
         from deblur_deploy.export.precision import lower_precision
 
-        lowering = dataclasses.replace(recipe.fp16, evaluate=True, evaluation=pairs)
+        lowering = dataclasses.replace(recipe.fp16, evaluate=True, evaluation=pairs, check_overflow=True)
         last = _once(runs / "onnx-fp16", last, lowering, output, lower_precision)
         graphs[ENGINE_ROW if recipe.engine else FP16_ROW] = last
     if recipe.engine:

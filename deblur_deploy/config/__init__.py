@@ -2,9 +2,11 @@
 
 from deblur_deploy.config.compression import Budget, PruneConfig, QatConfig, TuningConfig
 from deblur_deploy.config.deployment import (
+    DeformOp,
     EngineConfig,
     ExportConfig,
     HardwareCompatibility,
+    Io,
     PlanConfig,
     Precision,
     PrecisionConfig,
@@ -24,10 +26,12 @@ __all__ = [
     "NO_AUGMENTATION",
     "AugmentConfig",
     "Budget",
+    "DeformOp",
     "EngineConfig",
     "ExportConfig",
     "FitConfig",
     "HardwareCompatibility",
+    "Io",
     "LossConfig",
     "PlanConfig",
     "Precision",

@@ -9,6 +9,8 @@ from deblur_deploy.config.check import require
 
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 Precision = Literal["fp16", "bf16", "int8", "fp8", "fp32"]
+Io = Literal["float", "uint8"]
+DeformOp = Literal["plugin", "standard", "native"]
 
 
 @dataclass(frozen=True)
@@ -16,19 +18,28 @@ class ExportConfig:
     """The ONNX graph (see ``export/to_onnx.py``).
 
     Args:
-        width: Width of the input in pixels.
-        height: Height of the input in pixels.
+        width: Width of the input in pixels; where sizes are free, of the picture that figures are given for.
+        height: Height of the input in pixels, likewise.
         evaluate: Measure the quality of the file that was written, in onnxruntime.
         evaluation: Folder of pairs or photographs to measure it on; None takes the shipped evaluation split.
+        dynamic: Leave batch, height and width free, so that one file takes them all.
+        io: ``float`` takes (N, 3, H, W) in [0, 1], ``uint8`` camera frames, (N, H, W, 3).
+        deform_op: How the deformable convolution is written (see ``export/deform_op.py``).
     """
 
     width: int = 640
     height: int = 360
     evaluate: bool = False
     evaluation: str | None = None
+    dynamic: bool = False
+    io: Io = "float"
+    deform_op: DeformOp = "plugin"
 
     def __post_init__(self) -> None:
         require(self.width >= 1 and self.height >= 1, f"size is {self.width}x{self.height}", "try 640x360")
+        require(self.io in get_args(Io), f"io is {self.io!r}", "give float or uint8")
+        forms = get_args(DeformOp)
+        require(self.deform_op in forms, f"deform_op is {self.deform_op!r}", f"give {', '.join(forms)}")
 
 
 @dataclass(frozen=True)
@@ -39,11 +50,15 @@ class PrecisionConfig:
         keep_fp32: Names of ONNX nodes that stay float32; ``*`` stands for any text, as in ``/head/*``.
         evaluate: As in :class:`ExportConfig`.
         evaluation: As in :class:`ExportConfig`.
+        check_overflow: Run calibration photographs through the network; refuse activations that float16 cannot hold.
+        calibration: Folder of these photographs; None takes the shipped calibration split.
     """
 
     keep_fp32: tuple[str, ...] = ()
     evaluate: bool = False
     evaluation: str | None = None
+    check_overflow: bool = False
+    calibration: str | None = None
 
 
 @dataclass(frozen=True)

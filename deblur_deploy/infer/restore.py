@@ -137,7 +137,7 @@ class Restorer:
             A picture of the same shape and dtype. Alpha is what it was.
 
         Raises:
-            ConfigError: The array is no picture, or the memory does not suffice.
+            ConfigError: The array is no picture, is deeper than the network's frames, or the memory does not suffice.
             DeblurDeployError: The network gave up.
         """
         restored = samples.copy()
@@ -147,6 +147,11 @@ class Restorer:
     def restore_in_place(self, samples: NDArray[Any]) -> int:
         """As :meth:`restore`, written over the picture; returns the number of tiles."""
         _check(samples)
+        if self._runner.image.dtype == "uint8" and samples.dtype != np.uint8:
+            raise ConfigError(
+                f"the network takes 8-bit frames, and a picture of {samples.dtype} would lose its depth",
+                hint="use the checkpoint, or export it with --io float",
+            )
         height, width = samples.shape[:2]
         plan = self.plan(width, height, samples.itemsize)
         for top, rows in self._finished_rows(samples, plan):

@@ -11,8 +11,13 @@ from onnx import TensorProto, inliner, shape_inference
 
 from deblur_deploy.errors import ExportError
 
-_COMPUTE = frozenset({"Conv", "ConvTranspose", "DeformConv2d", "Gemm", "MatMul"})
-_KINDS = {"Conv": "convolution", "ConvTranspose": "deconvolution", "DeformConv2d": "deformable"}
+_COMPUTE = frozenset({"Conv", "ConvTranspose", "DeformConv", "DeformConv2d", "Gemm", "MatMul"})
+_KINDS = {
+    "Conv": "convolution",
+    "ConvTranspose": "deconvolution",
+    "DeformConv": "deformable",
+    "DeformConv2d": "deformable",
+}
 _TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -86,7 +91,7 @@ def share_of_macs(model: onnx.ModelProto) -> dict[str, float]:
 
 def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> int:
     """Multiply-accumulates of one compute node."""
-    if node.op_type in ("Conv", "DeformConv2d"):  # every output element is a sum over one filter
+    if node.op_type in ("Conv", "DeformConv", "DeformConv2d"):  # every output element is a sum over one filter
         return math.prod(result) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":  # every input element is spread over one filter
         return math.prod(source) * math.prod(weight[1:])

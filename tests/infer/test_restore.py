@@ -171,3 +171,22 @@ def test_memory_per_pixel_is_measured(runner):
 def test_memory_that_the_program_itself_takes_is_refused(runner):
     with pytest.raises(ConfigError, match=r"the network alone takes .* MB, and 50 MB are allowed"):
         Restorer(runner, RestoreConfig(max_memory=50_000_000))
+
+
+class FrameRunner:
+    """A network of camera frames that gives back what it gets."""
+
+    name = "frames"
+    image = ImageSpec.of_frames(None, None)
+
+    def infer(self, batch):
+        return batch
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_network_of_frames_refuses_what_it_would_squeeze_through_8_bits(photo, dtype):
+    runner = FrameRunner()
+    assert np.array_equal(deblur(runner, photo), photo)
+    with pytest.raises(ConfigError, match="8-bit frames") as caught:
+        deblur(runner, (photo / 255).astype(dtype))
+    assert "--io float" in caught.value.hint
