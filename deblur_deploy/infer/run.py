@@ -159,10 +159,14 @@ class FileRunner:
         """
         started = time.perf_counter()
         try:
-            pictures = [job for job in jobs if job.kind == "picture"]
+            for job in jobs:
+                if job.obstacle is not None:
+                    self._note(job, _failure(job, job.obstacle), notify)
+            clear = [job for job in jobs if job.obstacle is None]
+            pictures = [job for job in clear if job.kind == "picture"]
             stop = threading.Event()
             overlap(self._decode_all(pictures, stop), self._restore, lambda item: self._finish(item, notify), stop)
-            for job in jobs:
+            for job in clear:
                 if job.kind != "picture":
                     self._run_stream(job, notify)
         finally:
@@ -176,7 +180,8 @@ class FileRunner:
                 if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
                     yield _Decoded(job, skipped=True)
                     continue
-                needed = decoding_bytes(job.source)
+                needed = decoding_bytes(job.source, self._config.encode.format)
+                self._restorer.require(needed, str(job.source))
                 if not self._gate.enter(needed, stop.is_set):
                     return
                 cost = needed

@@ -71,3 +71,18 @@ def test_what_is_no_gray_picture_of_16_bits_is_named(tmp_path, runner, scan):
         with pytest.raises(ArtifactError, match=rf"{name}\.dcm.*{reason}"):
             restore(tmp_path / f"{name}.dcm", tmp_path / "out.dcm", Restorer(runner))
     assert not (tmp_path / "out.dcm").exists()
+
+
+def test_a_file_whose_elements_are_broken_is_named(tmp_path, runner, scan):
+    """Colours in three planes under a gray name, no pixels at all, and a value that its element cannot have."""
+    scan.save_as(tmp_path / "good.dcm", enforce_file_format=True)
+    content = (tmp_path / "good.dcm").read_bytes()
+    representation = b"US" + b"\x02\x00\x10\x00"  # BitsAllocated: VR, length, value
+    (tmp_path / "vr.dcm").write_bytes(content.replace(representation, b"ZZ" + representation[2:], 1))
+    (tmp_path / "samples.dcm").write_bytes(content.replace(b"\x28\x00\x02\x00US\x02\x00\x01", b"\x28\x00\x02\x00US\x02\x00\x03"))
+    (tmp_path / "rows.dcm").write_bytes(content.replace(b"\x28\x00\x10\x00US\x02\x00\x30", b"\x28\x00\x10\x00US\x02\x00\x00"))
+    for name in ("vr", "samples", "rows"):
+        assert (tmp_path / f"{name}.dcm").read_bytes() != content
+        with pytest.raises(ArtifactError, match=rf"{name}\.dcm"):
+            restore(tmp_path / f"{name}.dcm", tmp_path / "out.dcm", Restorer(runner))
+    assert not (tmp_path / "out.dcm").exists()
