@@ -52,7 +52,7 @@ def peak_during(action: Callable[[], object]) -> int | None:
 
 
 def _give_back_freed() -> None:
-    """Have the allocator return what was freed, which an action would otherwise take unseen (glibc's malloc_trim(3))."""
+    """Have the allocator return what was freed, which an action would otherwise take unseen (malloc_trim(3))."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

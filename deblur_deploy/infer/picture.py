@@ -39,7 +39,7 @@ _BYTES_PER_PIXEL = 10
 """
 
 _CODEC_BYTES_PER_PIXEL = {"BMP": 4, "WEBP": 30, "AVIF": 40}
-"""What formats take on top, measured: encoders that hold the whole picture once more, and BMP's, which is turned first."""
+"""What formats take on top, measured: encoders that hold the whole picture once more; BMP is turned upright first."""
 
 _PROGRESSIVE_BYTES_PER_PIXEL = 6
 """Two bytes for each coefficient of a progressive JPEG, all of which are held until the last scan (ITU-T T.81, G.1)."""
@@ -211,7 +211,7 @@ def row_bands(height: int, width: int) -> Iterator[slice]:
 
 
 def _black_at_zero(samples: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
-    """Gray of 9 to 16 bits as Pillow reads it, turned round where the TIFF counts from white (TIFF 6.0, WhiteIsZero)."""
+    """Gray of 9 to 16 bits as Pillow reads it, inverted where the TIFF counts from white (TIFF 6.0, WhiteIsZero)."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         np.subtract(2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1, samples, out=samples)

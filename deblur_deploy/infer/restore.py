@@ -103,6 +103,11 @@ class Restorer:
             )
 
     @property
+    def available_bytes(self) -> int:
+        """What pictures and the network's work on them may take together."""
+        return self._available
+
+    @property
     def in_flight_bytes(self) -> int:
         """What pictures that wait to be restored or written may take together."""
         return self._available // _IN_FLIGHT_SHARE

@@ -27,8 +27,8 @@ def arriving_jobs(
         poll_seconds: Time between two looks.
 
     Yields:
-        The jobs that are ready, possibly none; those whose result would be written over an input or over that of another
-        file have the obstacle. Never ends by itself.
+        The jobs that are ready, possibly none; those whose result would be written over an input or over another result
+        have an obstacle. Never ends by itself.
 
     Raises:
         ArtifactError: There is no such folder.
