@@ -187,7 +187,7 @@ class Restorer:
         white = np.float32(_CODES[samples.dtype])
 
         def read(start: int, stop: int) -> Float:
-            return np.divide(samples[start:stop, :, :colors], white, dtype=np.float32)
+            return cast(Float, np.divide(samples[start:stop, :, :colors], white, dtype=np.float32))
 
         return restore_rows(read, self._restore_tile, plan)
 

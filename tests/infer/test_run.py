@@ -154,7 +154,7 @@ class Copier:
 
     def infer(self, batch):
         if batch.shape[2:] == (MEMORY_PROBE, MEMORY_PROBE):
-            time.sleep(0.4)
+            time.sleep(2)
         return batch.copy()
 
 
@@ -173,7 +173,7 @@ def test_memory_is_measured_while_nothing_else_runs(artifact, tmp_path, out):
     files.run(find_jobs([tmp_path / "in"], out), lambda progress: None)
 
     (line,) = [line for line in (out / JOURNAL).read_text().splitlines() if "bytes_per_pixel" in line]
-    assert json.loads(line)["measured"]["bytes_per_pixel"] <= measure_bytes_per_pixel(Copier()) + 128
+    assert json.loads(line)["measured"]["bytes_per_pixel"] == measure_bytes_per_pixel(Copier())
 
 
 def test_a_picture_that_the_memory_cannot_hold_is_refused_before_it_is_decoded(artifact, tmp_path, out):
