@@ -111,7 +111,7 @@ def test_triton_gets_a_repository_from_a_graph(run, refuse, made, network, tmp_p
     outcome = run("export-triton", made["export-onnx"], "--out", tmp_path / "served", "--name", "sharpen").done()
     assert "takes     blurred, TYPE_FP32 of 1x3x48x64" in outcome.out
     assert (tmp_path / "served" / "models" / "sharpen" / "1" / "model.onnx").is_file()
-    assert "is of kind checkpoint" in refuse(1, "export-triton", network, "--out", tmp_path / "other")
+    assert "this stage cannot start from" in refuse(1, "export-triton", network, "--out", tmp_path / "other")
     assert "device is 'tpu'" in refuse(2, "export-triton", network, "--out", tmp_path / "other", "--device", "tpu")
     assert not (tmp_path / "other").exists()
 
