@@ -11,14 +11,15 @@ STAMP := $(VENV)/.installed
 venv: $(STAMP)
 
 # kernel-lens carries TensorRT's C++ headers, which the plugin is compiled against in the tests; nothing of it is run, so
-# it comes without its dependencies.
+# it comes without its dependencies. tritonclient, which asks for older libraries than it needs, has Triton's message
+# formats.
 #
 # torch is named in the same command so that the resolver settles its version before anything that depends on it.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "Hint: install Python's venv module, such as: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0 -e '.[demo,dev]'
-	$(BIN)/python -m pip install -c constraints.txt --no-deps kernel-lens
+	$(BIN)/python -m pip install -c constraints.txt --no-deps kernel-lens tritonclient python-rapidjson
 	touch $@
 
 demo: venv

@@ -17,6 +17,7 @@ COMMANDS = {
     "qat": "fake-quantize to INT8, calibrate, then fine-tune",
     "export-onnx": "write one ONNX file that every runtime reads",
     "export-trt": "build a TensorRT engine for a named card",
+    "export-triton": "write a model repository for Triton Inference Server",
     "build-plugin": "compile the TensorRT plugin for trtexec and C++ programs",
     "eval": "PSNR and SSIM of an artifact on blurred/sharp pairs",
     "verify": "compare two artifacts on the same images",
