@@ -8,6 +8,7 @@ put in place by one rename, so a directory without a manifest is no artifact, an
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any, Literal
 
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.lock import locked
 from deblur_deploy.tables import from_table
 
 Kind = Literal["checkpoint", "onnx", "engine"]
@@ -178,7 +180,8 @@ def write_artifact(out: Path, draft: Draft) -> Artifact:
         draft: What to write.
 
     Raises:
-        ArtifactError: ``out`` cannot be written, or holds files that are no artifact.
+        ArtifactError: ``out`` cannot be written, is being written by another process, or holds files that are no
+            artifact.
     """
     check_replaceable(out)
     with _staging_directory(out) as staging:
@@ -312,20 +315,28 @@ def check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _staging_directory(out: Path) -> Iterator[Path]:
-    """A hidden directory beside ``out``, removed again unless it was renamed; so are those of killed runs."""
+    """A hidden directory beside ``out``, removed again unless it was renamed; ``out`` is locked meanwhile."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for stale in out.parent.glob(f".{out.name}.*.staging"):
-            shutil.rmtree(stale, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".staging", dir=out.parent))
+        with locked(out) as is_alone:
+            if is_alone:
+                _clear_up(out)
+            staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".staging", dir=out.parent))
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as err:
         raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
-    try:
-        yield staging
-    except OSError as err:
-        raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _clear_up(out: Path) -> None:
+    """Remove what killed runs left beside ``out``; an older artifact that one had set aside is put back."""
+    for stale in out.parent.glob(f".{glob.escape(out.name)}.*.staging"):
+        shutil.rmtree(stale, ignore_errors=True)
+    for aside in out.parent.glob(f".{glob.escape(out.name)}.old.*"):
+        if not out.exists() and (aside / out.name).is_dir():
+            (aside / out.name).rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _put_in_place(staging: Path, out: Path) -> None:

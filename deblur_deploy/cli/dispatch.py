@@ -10,6 +10,7 @@ from typing import cast
 
 import typer
 
+from deblur_deploy.cli.options import release_claims
 from deblur_deploy.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
@@ -54,6 +55,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return _fail(ConfigError(err.format_message(), hint=f"`deblur-deploy {name} --help` lists what it takes"))
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
+    finally:
+        release_claims()
     if code == EXIT_INTERRUPTED:  # typer, too, turns Ctrl-C into this code
         print("Interrupted. Artifacts that were finished are kept.", file=sys.stderr)
     return code

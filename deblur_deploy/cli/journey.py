@@ -12,7 +12,7 @@ from typing import Any
 
 from deblur_deploy.artifact import Artifact, check_replaceable, load_artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import check_writable
+from deblur_deploy.cli.options import check_writable, claim
 from deblur_deploy.cli.recipe import Recipe
 from deblur_deploy.data.pairs import crop_center, load_photos
 from deblur_deploy.errors import ArtifactError
@@ -109,6 +109,7 @@ def _check_before_work(source: Artifact, recipe: Recipe, runs: Path) -> None:
     if source.network.quantization is not None and (recipe.prune or recipe.qat):
         raise ArtifactError(f"{source.path} is quantized", hint="start from the float checkpoint before it")
     check_writable(runs)
+    claim(runs)
     if recipe.engine:
         from deblur_deploy.engine.build import check_engine_config
 
