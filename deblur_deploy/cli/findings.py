@@ -9,16 +9,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deblur_deploy.bench.device import device_facts
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.pictures import save_sheets
 from deblur_deploy.cli.recipe import Recipe
-from deblur_deploy.data.pairs import crop_pairs, load_pairs
+from deblur_deploy.data.pairs import crop_pairs, hash_photos, load_pairs
 from deblur_deploy.errors import ArtifactError, VerificationError
 
 RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt-rtx")
 """Runtimes that have a column in the table."""
+
+_MACHINE = ("cpu", "instruction_sets", "cores", "memory_gib", "libraries")
+"""Facts of the machine in which a latency holds; on another one it is measured again."""
 
 HEADINGS = (
     *("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost"),
@@ -66,7 +70,7 @@ def show_pictures(journey: Journey, recipe: Recipe, directory: Path, output: Out
         save_sheets(pairs, journey.onnx["original"], compressed, directory / "pictures")
         return {"pictures": [pair.name for pair in pairs]}
 
-    _kept(directory / "pictures.json", _key(journey, recipe.pairs_folder), show_now)
+    _kept(directory / "pictures.json", _key(journey, hash_photos(recipe.pairs_folder, "evaluation")), show_now)
 
 
 def measure_latency(journey: Journey, config: BenchConfig, directory: Path, output: Output) -> dict[str, Any]:
@@ -95,7 +99,8 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, outp
         write_jsonl(report, directory / "bench.jsonl")
         return report.as_json()
 
-    return _kept(directory / "bench.json", _key(journey, config), measure_now)
+    machine = {name: fact for name, fact in device_facts().items() if name in _MACHINE}
+    return _kept(directory / "bench.json", _key(journey, config, machine), measure_now)
 
 
 def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> list[list[str]]:

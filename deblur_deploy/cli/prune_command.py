@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from deblur_deploy.compress.sensitivity import ScanReport
 
 
-
 def is_float_checkpoint(artifact: Artifact) -> bool:
     """Whether pruning or quantization can start here."""
     return artifact.kind == "checkpoint" and artifact.network.quantization is None

@@ -12,6 +12,7 @@ photograph gives the same pair in every run, whatever else lies beside it.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -154,6 +155,19 @@ def sharp_files(folder: Path | None, split: Split) -> list[Path]:
     if (folder / SET_FILE).is_file():
         return _set_files(folder, split)
     return list_images(folder)
+
+
+def hash_photos(folder: Path | None, split: Split) -> str:
+    """sha256 over the names and the contents of all files that :func:`load_pairs` reads of a folder.
+
+    Raises:
+        ArtifactError: As for :func:`load_pairs`.
+    """
+    pairs = find_pairs(folder, split) if folder is not None else []
+    named = [(pair.name, file) for pair in pairs for file in (pair.blurred, pair.sharp)]
+    named = named or [(file.name, file) for file in sharp_files(folder, split)]
+    lines = "".join(f"{hash_file(file)} {name}\n" for name, file in named)
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
 
 def blurred_files(folder: Path) -> list[Path]:
