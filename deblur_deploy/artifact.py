@@ -17,12 +17,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.external_data import refuse_external_data
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.lock import locked
 from deblur_deploy.tables import from_table
@@ -30,6 +31,7 @@ from deblur_deploy.tables import from_table
 Kind = Literal["checkpoint", "onnx", "engine"]
 
 MANIFEST, FORMAT_VERSION = "manifest.json", 1
+_MAX_MANIFEST_BYTES = 16_000_000
 _LIBRARIES = (
     "deblur-deploy",
     "torch",
@@ -158,7 +160,17 @@ def new_step(stage: str, config: Any, parent: Artifact | None, figures: Mapping[
     """
     plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
     created = datetime.now(UTC).isoformat(timespec="microseconds")
+    if parent and parent.history[-1].created >= created:  # the clock was set back: a child is newer than its parent
+        created = _just_after(parent.history[-1].created)
     return Step(stage, _plain(plain), library_versions(), parent.sha256 if parent else None, created, _plain(figures))
+
+
+def _just_after(created: str) -> str:
+    """One microsecond later; the present where the text is no time."""
+    try:
+        return (datetime.fromisoformat(created) + timedelta(microseconds=1)).isoformat(timespec="microseconds")
+    except (ValueError, OverflowError):
+        return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def library_versions() -> dict[str, str]:
@@ -233,6 +245,7 @@ def load_artifact(path: Path) -> Artifact:
     payload = directory / manifest["file"]
     if path not in (directory, directory / MANIFEST, payload):
         raise ArtifactError(f"{path} is no part of the artifact {directory}", hint=f"give {directory} or {payload}")
+    _check_inside(payload)
     if not payload.is_file():
         raise ArtifactError(f"{payload} is missing", hint="make the artifact again, or remove its directory")
     expected = str(manifest.get("sha256"))
@@ -241,7 +254,18 @@ def load_artifact(path: Path) -> Artifact:
             f"{payload} is not the file its manifest describes: sha256 {found[:12]}…, manifest says {expected[:12]}…",
             hint="the payload or the manifest was changed after it was written; make the artifact again",
         )
+    if manifest.get("kind") == "onnx":
+        refuse_external_data(payload)
     return _artifact_from(manifest, payload)
+
+
+def _check_inside(path: Path) -> None:
+    """Refuse a link that leads out of the artifact: what it leads to may change, and is not the artifact's."""
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+        raise ArtifactError(
+            f"{path} is a symbolic link to {path.resolve()}, outside of the artifact",
+            hint="copy the artifact with the files that its links lead to, such as with cp -rL",
+        )
 
 
 def hash_file(path: Path) -> str:
@@ -254,14 +278,19 @@ def hash_file(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    _check_inside(path)
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise OSError(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as err:
         raise ArtifactError(
             f"{path.parent} is not an artifact: it has no {MANIFEST}",
             hint="give a directory that deblur-deploy wrote; a .pth file becomes one with `deblur-deploy import`",
         ) from err
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ArtifactError(f"{path} cannot be read: {err}", hint="make the artifact again") from err
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(f"{path} is not a manifest of format {FORMAT_VERSION}", hint="make the artifact again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from deblur_deploy.errors import ArtifactError, ConfigError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,30 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8 sRGB.
 
     Raises:
-        ArtifactError: The file is missing, no image, cut off, CMYK, or of 32 bits per pixel.
+        ArtifactError: The file is missing, no image, cut off, of absurd dimensions, CMYK, or of 32 bits per pixel.
     """
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} cannot be read: it is no regular file", hint="give image files")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many raise the error
+            opened = Image.open(path)
+        with opened as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             return np.array(_eight_bit(ImageOps.exif_transpose(image), path).convert("RGB"))
+    except Image.DecompressionBombError as err:
+        raise ArtifactError(
+            f"{path} has absurd dimensions: {err}",
+            hint=f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts",
+        ) from err
     except FileNotFoundError as err:
         raise ArtifactError(f"there is no file {path}", hint="check the path") from err
     except UnidentifiedImageError as err:
         raise ArtifactError(
             f"{path} is not an image", hint="give PNG, JPEG, TIFF, WebP or BMP files, or remove this one"
         ) from err
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as err:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
         ) from err

@@ -81,7 +81,12 @@ def tell(process: subprocess.Popen[str], text: str) -> None:
 def draft(content: bytes) -> Draft:
     step = Step("import", {}, {}, None, "2026-01-01", {})
     return Draft(
-        "checkpoint", "w.bin", lambda path: path.write_bytes(content) and None, NetworkSpec("srn", {}), ImageSpec(), step
+        "checkpoint",
+        "w.bin",
+        lambda path: path.write_bytes(content) and None,
+        NetworkSpec("srn", {}),
+        ImageSpec(),
+        step,
     )
 
 
@@ -89,9 +94,9 @@ def test_the_second_process_is_told_who_the_first_is(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "a"
     with started(HOLDING, out) as holder:
         assert heard(holder) == "locked"
-        with pytest.raises(DirectoryInUseError, match=rf"is in use by process {holder.pid} \(deblur-deploy .*runs/a\)"):
-            with locked(out):
-                pytest.fail("both have it")
+        message = rf"is in use by process {holder.pid} \(deblur-deploy .*runs/a\)"
+        with pytest.raises(DirectoryInUseError, match=message), locked(out):
+            pytest.fail("both have it")
     with locked(out) as is_alone:
         assert is_alone
 

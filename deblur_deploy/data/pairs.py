@@ -187,6 +187,8 @@ def _set_files(folder: Path, split: Split) -> list[Path]:
     files = []
     for entry in sorted(entries, key=lambda entry: Path(entry["file"]).name):
         path = folder / entry["file"]
+        if Path(entry["file"]).is_absolute() or ".." in Path(entry["file"]).parts:
+            raise ArtifactError(f"{SET_FILE} names {entry['file']!r}", hint=f"photographs of a set lie below {folder}")
         if not path.is_file():
             raise ArtifactError(f"{path} is missing", hint=f"{SET_FILE} lists it; restore the folder")
         if hash_file(path) != entry["sha256"]:
@@ -202,7 +204,7 @@ def _read_set(path: Path) -> list[dict[str, Any]]:
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))["image"]
         complete = all(isinstance(entry[key], str) for entry in entries for key in ("file", "sha256", "split"))
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="it needs [[image]] tables with file, sha256 and split"
         ) from err

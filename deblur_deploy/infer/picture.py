@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.images import MAX_PIXELS
 from deblur_deploy.infer.memory import PICTURE_BYTES_PER_PIXEL
 
 FORMATS = {
@@ -31,9 +32,6 @@ FORMATS = {
     ".bmp": "BMP",
 }
 """Formats by suffix."""
-
-MAX_PIXELS = 178_956_970
-"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
 
 _DESCRIPTIVE_TAGS = (270, 271, 272, 274, 305, 306, 315, 316, 33432, 34665, 34853)
 """What a TIFF says about the picture (TIFF 6.0, Exif 2.32): description, camera, orientation, software, date, artist,
