@@ -300,7 +300,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             hint="facts about an artifact are measured, not edited; make the artifact again",
         )
     name = manifest.get("file")
-    if not isinstance(name, str) or Path(name).name != name or name in {"", ".", ".."}:
+    if not isinstance(name, str) or Path(name).name != name or not 0 < len(name) <= 200 or name in {".", ".."}:
         raise ArtifactError(f"{path} names the file {name!r}", hint="a payload lies beside its manifest")
     return manifest
 

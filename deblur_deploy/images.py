@@ -82,10 +82,7 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
     if path.exists() and not path.is_file():
         raise ArtifactError(f"{path} cannot be read: it is no regular file", hint="give image files")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as many raise the error
-            opened = Image.open(path)
-        with opened as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what it warns of ends in an error
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             return np.array(_eight_bit(ImageOps.exif_transpose(image), path).convert("RGB"))
