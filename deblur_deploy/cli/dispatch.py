@@ -26,7 +26,7 @@ _EXTRAS = {
 }
 """Optional packages by module, and the extra that brings each; stages import them without asking."""
 
-_NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "bad_alloc", "is killed by signal: Killed")
+_NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "bad_alloc", "DataLoader worker (pid")
 
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)  # typer gives its base class no public name
 
