@@ -18,24 +18,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import hash_file
-from deblur_deploy.images import save_rgb
+from deblur_deploy.artifact import Draft, NetworkSpec, Step, hash_file, write_artifact
+from deblur_deploy.images import ImageSpec, save_rgb
 from deblur_deploy.network.checkpoint import import_checkpoint
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 DRIVER = """
 import os, shutil, signal, sys
 from pathlib import Path
-import torch
-import deblur_deploy.data.pairs
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.artifact import Draft, NetworkSpec, Step, load_artifact, write_artifact
 from deblur_deploy.cli.dispatch import run_command
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.sources import find_artifacts
-import deblur_deploy.network.checkpoint
+from deblur_deploy.images import ImageSpec
 
 work, older, photos, step, out, name, *arguments = sys.argv[1:]
 work, out, step = Path(work), Path(out), int(step)
+if name != "write":
+    import torch
+    import deblur_deploy.data.pairs, deblur_deploy.network.checkpoint
+    torch.set_num_threads(1)
 if name in ("prune", "run"):
     import deblur_deploy.compress.prune
 if name in ("qat", "run"):
@@ -46,7 +46,6 @@ if name == "train":
     import deblur_deploy.training.train
 if photos:
     deblur_deploy.data.pairs.shipped = lambda folder: Path(photos)
-torch.set_num_threads(1)
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "shutil.rmtree"}
 
 
@@ -56,6 +55,13 @@ def is_change(event, given):
         writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
         return writes and isinstance(path, str) and path.startswith(str(work))
     return event in CHANGES and str(given[0]).startswith(str(work))
+
+
+def write():
+    step = Step("import", {}, {}, None, "2026-01-01", {})
+    payload = lambda path: path.write_bytes(b"weights") and None
+    write_artifact(out, Draft("checkpoint", "w.bin", payload, NetworkSpec("srn", {}), ImageSpec(), step))
+    return 0
 
 
 def child(at):
@@ -73,7 +79,7 @@ def child(at):
 
     sys.addaudithook(hook)
     sys.stdout = sys.stderr = open(os.devnull if at else sys.argv[1] + ".log", "w")
-    code = run_command(name, arguments)
+    code = write() if name == "write" else run_command(name, arguments)
     sys.stdout.flush()
     os._exit(code)
 
@@ -140,6 +146,19 @@ def kill_everywhere(
     return int(json.loads(ended.stdout))
 
 
+@pytest.mark.parametrize("over_an_older_one", [True, False])
+def test_writing_an_artifact(over_an_older_one: bool, tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(b"older weights")
+
+    step = Step("import", {}, {}, None, "2025-01-01", {})
+    older = Draft("checkpoint", "w.bin", write, NetworkSpec("srn", {}), ImageSpec(), step)
+    write_artifact(tmp_path / "older", older)
+    assert kill_everywhere(tmp_path, "write", [], tmp_path / "older" if over_an_older_one else None) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_import_over_an_older_artifact(weights: Path, tmp_path: Path) -> None:
     import_checkpoint(weights, "srn", tmp_path / "older")
     assert kill_everywhere(tmp_path, "import", [weights], older=tmp_path / "older") >= 10
