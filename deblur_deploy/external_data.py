@@ -22,7 +22,8 @@ def refuse_external_data(path: Path) -> None:
         raise ArtifactError(f"{path} cannot be read: {err}", hint="check its permissions") from err
     start = data.find(_LOCATION)
     if start >= 0:
-        name = data[start + len(_LOCATION) + 1 :][: data[start + len(_LOCATION)]].decode(errors="replace")
+        length, rest = data[start + len(_LOCATION) :][:1], data[start + len(_LOCATION) + 1 :]
+        name = rest[: int.from_bytes(length)].decode(errors="replace")  # to 127 bytes; the length of more has two
         raise ArtifactError(
             f"{path} keeps weights in another file, {name!r}, which no hash covers",
             hint="save the network as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
