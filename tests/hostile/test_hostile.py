@@ -356,9 +356,7 @@ def test_bad_input_ends_in_one_clear_error(kind: str, name: str, tmp_path: Path,
     assert not (tmp_path / "ran").exists()
 
 
-def test_absurd_widths_are_refused_before_memory_is_taken(
-    tmp_path: Path, tiny_config: Any, sign: Sign
-) -> None:
+def test_absurd_widths_are_refused_before_memory_is_taken(tmp_path: Path, tiny_config: Any, sign: Sign) -> None:
     from deblur_deploy.artifact import new_step
     from deblur_deploy.network.checkpoint import save_network, spec_of
     from deblur_deploy.network.srn import SRN
