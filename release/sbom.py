@@ -1,6 +1,8 @@
-"""Write a software bill of materials in CycloneDX's JSON (version 1.5): what is tested together, with hashes.
+"""Write a software bill of materials in CycloneDX's JSON (version 1.5): what is tested together.
 
-python release/sbom.py requirements.lock > dist/sbom.json
+From ``requirements.lock`` it has the hashes of the files too.
+
+python release/sbom.py constraints.txt > dist/sbom.json
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_LINE = re.compile(r"(?P<name>[^=\s]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")
+_LINE = re.compile(r"(?P<name>[^=\s]+)==(?P<version>\S+)(?: --hash=sha256:(?P<sha256>[0-9a-f]{64}))?")
 
 
 def sbom_of(lock: str, version: str) -> dict[str, Any]:
-    """The bill for a lock file.
+    """The bill for pinned packages.
 
     Args:
-        lock: Text of ``requirements.lock``.
+        lock: Text of ``constraints.txt`` or ``requirements.lock``.
         version: Version of deblur-deploy.
     """
     return {
@@ -31,14 +33,14 @@ def sbom_of(lock: str, version: str) -> dict[str, Any]:
     }
 
 
-def _component(name: str, version: str, sha256: str) -> dict[str, Any]:
+def _component(name: str, version: str, sha256: str | None) -> dict[str, Any]:
     licenses = {"licenses": [{"license": {"name": text}}]} if (text := _license(name, version)) else {}
     return {
         "type": "library",
         "name": name,
         "version": version,
         "purl": _purl(name, version),
-        "hashes": [{"alg": "SHA-256", "content": sha256}],
+        **({"hashes": [{"alg": "SHA-256", "content": sha256}]} if sha256 else {}),
         **licenses,
     }
 
