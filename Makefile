@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test check clean
+.PHONY: venv demo test check release clean
 
 venv: $(STAMP)
 
@@ -32,6 +32,11 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+# Wheel, sdist and bill of materials, in dist.
+release: venv
+	$(BIN)/python -m hatchling build
+	$(BIN)/python release/sbom.py constraints.txt > dist/sbom.json
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from deblur_deploy.errors import ArtifactError, ConfigError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,27 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8 sRGB.
 
     Raises:
-        ArtifactError: The file is missing, no image, cut off, CMYK, or of 32 bits per pixel.
+        ArtifactError: The file is missing, no image, cut off, of absurd dimensions, CMYK, or of 32 bits per pixel.
     """
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} cannot be read: it is no regular file", hint="give image files")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what it warns of ends in an error
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             return np.array(_eight_bit(ImageOps.exif_transpose(image), path).convert("RGB"))
+    except Image.DecompressionBombError as err:
+        raise ArtifactError(
+            f"{path} has absurd dimensions: {err}",
+            hint=f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts",
+        ) from err
     except FileNotFoundError as err:
         raise ArtifactError(f"there is no file {path}", hint="check the path") from err
     except UnidentifiedImageError as err:
         raise ArtifactError(
             f"{path} is not an image", hint="give PNG, JPEG, TIFF, WebP or BMP files, or remove this one"
         ) from err
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as err:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
         ) from err

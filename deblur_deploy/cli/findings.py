@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy import __version__
+from deblur_deploy.bench.device import device_facts
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.recipe import Recipe
+from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.errors import ArtifactError, VerificationError
 from deblur_deploy.report.markdown_table import table
 
 RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt-rtx")
 """Runtimes that have a column in the table."""
+
+_MACHINE = ("cpu", "instruction_sets", "cores", "memory_gib", "libraries")
+"""Facts of the machine in which a latency holds; on another one it is measured again."""
 
 HEADINGS = (
     *("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost"),
@@ -79,7 +84,7 @@ def write_page(
         write_report(content, page, "html")
         return {"photographs": [photograph.name for photograph in content.photographs], "absent": content.absent}
 
-    _kept(kept, _key(journey, recipe.pairs_folder, bench, __version__), write_now)
+    _kept(kept, _key(journey, hash_photos(recipe.pairs_folder, "evaluation"), bench, __version__), write_now)
     output.say(f"report    {page}")
     return page
 
@@ -110,7 +115,8 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, outp
         write_jsonl(report, directory / "bench.jsonl")
         return report.as_json()
 
-    return _kept(directory / "bench.json", _key(journey, config), measure_now)
+    machine = {name: fact for name, fact in device_facts().items() if name in _MACHINE}
+    return _kept(directory / "bench.json", _key(journey, config, machine), measure_now)
 
 
 def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> list[list[str]]:

@@ -90,7 +90,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Machine:
-    """What runs: the artifact's path, the runtime, the number of threads; whether an engine file is trusted; and where."""
+    """What runs: the path, the runtime, the number of threads, whether an engine file is trusted; and where it runs."""
 
     source: Path
     runtime: str | None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deblur_deploy.bench.measure import BenchConfig
-from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig, PruneConfig, QatConfig
+from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig, PruneConfig, QatConfig, TuningConfig
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution
 from deblur_deploy.tables import load_settings
 
 C = TypeVar("C", PruneConfig, QatConfig)
+S = TypeVar("S", "Recipe", TuningConfig, ExportConfig, PrecisionConfig)
 
 
 @dataclass(frozen=True)
@@ -107,20 +108,26 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; the folders that it names are taken relative to it.
+    """Read a recipe; every folder that it names is taken relative to it.
 
     Raises:
         ConfigError: The file is missing, not TOML, or has fields that cannot be used.
     """
     recipe = load_settings(Recipe, path)
-    folder = path.parent
 
-    def resolved(name: str | None) -> str | None:
-        return str(folder / name) if name else None
+    def tuned(config: C | None) -> C | None:
+        return config and dataclasses.replace(config, tuning=_beside(path, config.tuning, "photos", "evaluation"))
 
     return dataclasses.replace(
-        recipe,
-        source=resolved(recipe.source),
-        photos=resolved(recipe.photos),
-        evaluation=resolved(recipe.evaluation),
+        _beside(path, recipe, "source", "photos", "evaluation"),
+        prune=tuned(recipe.prune),
+        qat=tuned(recipe.qat),
+        export=_beside(path, recipe.export, "evaluation"),
+        fp16=recipe.fp16 and _beside(path, recipe.fp16, "evaluation"),
     )
+
+
+def _beside(recipe: Path, table: S, *names: str) -> S:
+    """A table with the folders in these fields taken relative to the recipe's own."""
+    folders: dict[str, Any] = {name: str(recipe.parent / value) for name in names if (value := getattr(table, name))}
+    return dataclasses.replace(table, **folders)

@@ -36,11 +36,13 @@ def command(
     if source is not None:
         settings = dataclasses.replace(settings, source=str(source))
     start = load_artifact(Path(settings.source)) if settings.source else shipped_generator()
-    journey, quality, bench = follow(start, settings, runs / recipe.stem, output)
+    journey, quality, bench = follow(start, settings, runs / recipe.stem, output, recipe)
     check_budgets(settings.budget, journey, quality, bench)
 
 
-def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> tuple[Any, dict[str, Any], Any]:
+def follow(
+    start: Artifact, recipe: Recipe, directory: Path, output: Output, recipe_file: Path | None = None
+) -> tuple[Any, dict[str, Any], Any]:
     """Run every stage, measure what came out, and print it.
 
     Args:
@@ -48,6 +50,7 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
         recipe: Which stages, and their settings.
         directory: Where everything is written.
         output: Where to print.
+        recipe_file: Where the recipe was read from, if it was.
 
     Returns:
         The journey, its quality, and its latencies or None (see ``findings.py``).
@@ -57,7 +60,7 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
 
     started = time.perf_counter()
     output.say(f"source    {start.directory}")
-    journey = travel(start, recipe, directory, output)
+    journey = travel(start, recipe, directory, output, recipe_file)
     quality = findings.read_quality(journey)
     timing = dataclasses.replace(recipe.bench, resolution=recipe.resolution) if recipe.bench else None
     bench = findings.measure_latency(journey, timing, directory, output) if timing else None

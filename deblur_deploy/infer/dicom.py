@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.images import MAX_PIXELS
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.encode import whole_file
-from deblur_deploy.infer.picture import MAX_PIXELS
 from deblur_deploy.infer.restore import Restorer
 
 try:

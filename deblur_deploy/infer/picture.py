@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.images import MAX_PIXELS
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 
 FORMATS = {
@@ -43,9 +44,6 @@ _CODEC_BYTES_PER_PIXEL = {"BMP": 4, "WEBP": 30, "AVIF": 40}
 
 _PROGRESSIVE_BYTES_PER_PIXEL = 6
 """Two bytes for each coefficient of a progressive JPEG, all of which are held until the last scan (ITU-T T.81, G.1)."""
-
-MAX_PIXELS = 178_956_970
-"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _BAND_PIXELS = 1 << 18

@@ -117,7 +117,9 @@ def test_a_bad_recipe(refuse, tmp_path):
 
 
 def test_a_layer_that_does_not_exist(refuse, made):
-    assert "there is no layer 'levels.9'" in refuse(2, "qat", made["import"], "--exempt", "levels.9", "--steps", 1)
+    for options in (("--steps", 1), ("--scan",)):
+        message = refuse(2, "qat", made["import"], "--exempt", "levels.9", *options)
+        assert "there is no layer 'levels.9'" in message
 
 
 @pytest.mark.parametrize(
