@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchRow, measure
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
+from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import median_ratio_interval
 from deblur_deploy.config import (
     EngineConfig,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.pictures import save_sheets
@@ -92,7 +93,7 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, outp
             )
         if report.interrupted:
             raise KeyboardInterrupt
-        write_jsonl(report, directory / "bench.jsonl")
+        write_jsonl(report_records(report), directory / "bench.jsonl")
         return report.as_json()
 
     return _kept(directory / "bench.json", _key(journey, config), measure_now)

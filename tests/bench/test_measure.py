@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from deblur_deploy.artifact import Artifact, NetworkSpec, Step, new_step
 from deblur_deploy.bench import measure as measure_module
 from deblur_deploy.bench.device import device_facts, usable_cores
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import save_network, spec_of
@@ -222,6 +223,7 @@ def test_json_has_the_documented_keys(use: Callable) -> None:
     assert plain.keys() == {"device", "baseline", "results"}
     assert plain["baseline"] == {"artifact": "a", "runtime": "torch"}
     keys = {"artifact", "runtime", "res", "latency_ms", "throughput_fps", "ratio", "ratio_ci", "stable", "skipped"}
+    keys |= {"batch", "memory_mib", "joules_per_frame", "floor", "over_floor"}
     measured, skipped = plain["results"]
     assert measured.keys() == skipped.keys() == keys
     assert measured["latency_ms"].keys() == {"median", "p90", "p95", "p99"}
@@ -236,19 +238,19 @@ def test_jsonl_holds_every_sample_and_the_machine(use: Callable, tmp_path: Path)
     use({"a": lambda: None})
     report = measure([entry("a")], QUICK)
     path = tmp_path / "results" / "a.jsonl"
-    write_jsonl(report, path)
+    write_jsonl(report_records(report), path)
     (line,) = path.read_text().splitlines()
     row = json.loads(line)
     assert row["sha256"] == "sha-a"
     assert [tuple(window) for window in row["windows_ms"]] == list(report.rows[0].windows_ms)
     assert row["device"]["cpu"]
     with pytest.raises(ArtifactError, match="cannot be written"):
-        write_jsonl(report, path / "below-a-file.jsonl")
+        write_jsonl(report_records(report), path / "below-a-file.jsonl")
 
 
 def test_the_machine_is_described() -> None:
     facts = device_facts()
-    assert facts.keys() == {"cpu", "instruction_sets", "cores", "memory_gib", "os", "python", "libraries"}
+    assert facts.keys() == {"cpu", "instruction_sets", "cores", "memory_gib", "gpu", "os", "python", "libraries"}
     assert facts["cores"] == usable_cores() >= 1
     assert facts["libraries"]["numpy"] == np.__version__
 
