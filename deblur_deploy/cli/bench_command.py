@@ -62,6 +62,8 @@ def command(
     config = BenchConfig(parse_resolution(res), threads, duration_ms=seconds * 1000)
     gates.check_baseline(threads, output)
     with TemporaryDirectory() as workspace:
+        if pipelined and stream is None:
+            raise ConfigError("--pipelined is for streams", hint="give --stream 30 as well")
         contenders = _contenders(sources or (), runs, Path(workspace), output)
         if stream is not None:
             _refuse_with_stream(sweep or batch != "1" or compare is not None or budget_ms is not None)
