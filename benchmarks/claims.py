@@ -8,16 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from engines import FP16_ENGINE, FP32_ENGINE, engine_entries
 from measurement import Measurement
 from target import Target, spaced
 
 from deblur_deploy.artifact import Artifact, load_artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, entries_of, measure
 from deblur_deploy.bench.row import BenchRow
-from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.config import ExportConfig
 from deblur_deploy.package_data import shipped
-from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 
 Quantity = Literal["size-ratio", "fp16-speedup", "fp16-fps", "fp32-ms", "best-ms"]
 
@@ -28,7 +27,6 @@ _UNITS: Mapping[str, str] = {
     "fp32-ms": "ms",
     "best-ms": "ms",
 }
-FP32_ENGINE, FP16_ENGINE, INT8 = "engine FP32", "engine FP16", "INT8"
 HEADINGS = ("claim", "read here as", "", "our figure", "measured on")
 
 
@@ -78,8 +76,8 @@ class PublishedClaims:
             ]
             entries = [
                 BenchEntry(load_artifact(models / self.original), "torch", "original"),
-                *_labelled([graphs[1]], INT8),
-                *_engine_entries(graphs[0], folder),
+                *entries_of(graphs[1], "INT8"),
+                *engine_entries(graphs[0], folder),
             ]
             report = measure(entries, self.bench)
             ratio = graphs[1].path.stat().st_size / graphs[0].path.stat().st_size
@@ -184,30 +182,7 @@ def _machine(device: Mapping[str, Any]) -> str:
     return gpu or f"{device['cpu']}, {device['cores']} core{'s' if device['cores'] != 1 else ''}"
 
 
-def _labelled(artifacts: Sequence[Artifact], label: str) -> list[BenchEntry]:
-    return [BenchEntry(entry.artifact, entry.runtime, label) for entry in all_entries(artifacts)]
-
-
 def _export(checkpoint: Artifact, out: Path, width: int, height: int) -> Artifact:
     from deblur_deploy.export.to_onnx import export_onnx
 
     return export_onnx(checkpoint, ExportConfig(width, height), out)
-
-
-def _engine_entries(graph: Artifact, folder: Path) -> list[BenchEntry]:
-    """Engines of one graph in both precisions, for the GPU that is here; rows that say why where that cannot be."""
-    from deblur_deploy.engine.build import build_engine
-    from deblur_deploy.export.precision import lower_precision
-
-    if not count_nvidia_gpus():
-        reason = "this machine has no NVIDIA GPU; run it where there is one"
-        return [BenchEntry(graph, "tensorrt-rtx", label, reason) for label in (FP32_ENGINE, FP16_ENGINE)]
-    entries = []
-    for label, precision in ((FP32_ENGINE, "fp32"), (FP16_ENGINE, "fp16")):
-        try:
-            typed = graph if precision == "fp32" else lower_precision(graph, PrecisionConfig(), folder / "typed")
-            config = EngineConfig(target="current", precision="fp32" if precision == "fp32" else "fp16")
-            entries += _labelled([build_engine(typed, config, folder / f"engine-{precision}")], label)
-        except DeblurDeployError as err:
-            entries.append(BenchEntry(graph, "tensorrt-rtx", label, f"{err.message}; {err.hint}"))
-    return entries

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from engines import engine_entries
 from measurement import Measurement
 from untuned import compress_untuned
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.limits import add_floors
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, entries_of, measure
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import MissingDependencyError
@@ -61,12 +62,14 @@ class Matrix:
 
         pruned, quantized = compress_untuned(original, self.keep, folder)
         size, networks = self.bench.resolution, {"original": original, "pruned": pruned, "pruned INT8": quantized}
-        entries = []
+        entries: list[BenchEntry] = []
+        graphs = {}
         for label, checkpoint in networks.items():
-            graph = export_onnx(checkpoint, ExportConfig(size.width, size.height), folder / f"onnx-{label}")
-            forms = [graph] if checkpoint.network.quantization else [checkpoint, graph]
-            entries += [replace(entry, label=label) for entry in all_entries(forms)]
-        return entries
+            graphs[label] = export_onnx(checkpoint, ExportConfig(size.width, size.height), folder / f"onnx-{label}")
+            if checkpoint.network.quantization is None:
+                entries += entries_of(checkpoint, label)
+            entries += entries_of(graphs[label], label)
+        return [*entries, *engine_entries(graphs["original"], folder)]
 
 
 def _cells(row: BenchRow) -> list[str]:

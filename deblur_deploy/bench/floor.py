@@ -55,7 +55,7 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
 
     Args:
         artifact: A checkpoint or an ONNX file.
-        runtime: What it runs on; one with ``bf16`` in its name computes float32 layers in bfloat16.
+        runtime: What it runs on; one with ``bf16`` or ``fp16`` in its name computes float32 layers in that.
         frame: Size, and number of frames in one inference.
         ceilings: Of the processor or GPU that the runtime uses.
 
@@ -69,7 +69,8 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
         return None
     if not macs:
         return None
-    types = {kind: "bf16" if kind == "fp32" and "bf16" in runtime else kind for kind in macs}
+    lowered = next((short for short in ("bf16", "fp16") if short in runtime), "fp32")
+    types = {kind: lowered if kind == "fp32" else kind for kind in macs}
     gmacs = {
         types[kind]: sum(macs[other] for other in macs if types[other] == types[kind]) * batch / 1e9 for kind in macs
     }
@@ -107,7 +108,8 @@ def _onnx_macs(artifact: Artifact, resolution: Resolution) -> dict[str, int]:
     model = inliner.inline_local_functions(onnx.load(artifact.path))
     constants = {tensor.name for tensor in model.graph.initializer}
     (picture,) = (value for value in model.graph.input if value.name not in constants)
-    sizes = (1, 3, resolution.height, resolution.width)
+    height, width = resolution.height, resolution.width
+    sizes = (1, height, width, 3) if artifact.image.layout == "NHWC" else (1, 3, height, width)
     for dim, size in zip(picture.type.tensor_type.shape.dim, sizes, strict=True):
         dim.dim_value = size
     macs: Counter[str] = Counter()

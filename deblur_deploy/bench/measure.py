@@ -12,7 +12,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -30,7 +30,7 @@ from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summar
 from deblur_deploy.bench.trtexec import PhasedRunner, Sample, trtexec_metrics, trtexec_warnings
 from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.images import Resolution
-from deblur_deploy.runtime.runner import Batch, Runner, open_runner, reason_unavailable, runtimes_for
+from deblur_deploy.runtime.runner import RUNTIMES, Batch, Runner, open_runner, reason_unavailable, runtimes_for
 
 _RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
@@ -126,7 +126,19 @@ class BenchReport:
 
 def all_entries(artifacts: Iterable[Artifact]) -> list[BenchEntry]:
     """Every artifact on every runtime for its kind, installed or not: what is missing becomes a row that says so."""
-    return [BenchEntry(artifact, runtime) for artifact in artifacts for runtime in runtimes_for(artifact)]
+    return [entry for artifact in artifacts for entry in entries_of(artifact)]
+
+
+def entries_of(artifact: Artifact, label: str | None = None, runtimes: Collection[str] = ()) -> list[BenchEntry]:
+    """Rows of one artifact.
+
+    Args:
+        artifact: What to run.
+        label: What the rows are called, where that is not its directory.
+        runtimes: Take only those of these that are for it; empty for all.
+    """
+    names = runtimes_for(artifact)
+    return [BenchEntry(artifact, name, label) for name in names if not runtimes or name in runtimes]
 
 
 def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWindow | None = None) -> BenchReport:
@@ -277,6 +289,13 @@ def _frame(config: BenchConfig) -> Batch:
     return rng.random((config.batch, 3, config.resolution.height, config.resolution.width), dtype=np.float32)
 
 
+def _settings(contender: _Contender) -> dict[str, Any]:
+    """How the runtime runs a network, by the table of runtimes and by the runner's own account."""
+    table = dataclasses.asdict(RUNTIMES[contender.entry.runtime])
+    settings = {name: value for name, value in table.items() if name not in ("kind", "modules", "install")}
+    return settings | getattr(contender.runner, "settings", {})
+
+
 def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> BenchRow:
     """Figures of one contender, against the baseline where both were measured."""
     samples = contender.counted(config)
@@ -306,6 +325,6 @@ def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> Be
         joules_per_frame=statistics.fmean(contender.joules) if latency and contender.joules else None,
         metrics=trtexec_metrics(samples, sum(times)) if samples else {},
         warnings=trtexec_warnings(samples) if samples else (),
-        settings=dict(getattr(contender.runner, "settings", {})),
+        settings=_settings(contender),
         samples=tuple(samples),
     )

@@ -38,7 +38,7 @@ class BenchRow:
         over_floor: Median over that floor.
         metrics: As trtexec reports them.
         warnings: What trtexec would warn of.
-        settings: What the runner says of itself: CUDA graph, spin wait, transfers.
+        settings: How the runtime runs a network, such as with a CUDA graph, with transfers, or spinning while it waits.
         samples: The inferences that count, with when they began.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport, OnWindow, all_entries, measure
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport, OnWindow, entries_of, measure
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import DeblurDeployError
@@ -59,7 +59,7 @@ def measure_sweep(
     contenders: Sequence[tuple[Artifact, str | None]],
     config: BenchConfig,
     workspace: Path,
-    chosen: Callable[[BenchEntry], bool] = lambda _: True,
+    runtimes: Collection[str] = (),
     on_window: OnWindow | None = None,
 ) -> BenchReport:
     """Measure at every size of :data:`SWEEP`; ratios are within a size.
@@ -71,13 +71,14 @@ def measure_sweep(
         contenders: Artifacts, each with the name of its rows where that is not its directory.
         config: How long to measure.
         workspace: Folder for the exported graphs.
-        chosen: Which rows to measure.
+        runtimes: Measure only on these; empty for all.
         on_window: For showing progress.
     """
 
     def measure_at(size: Resolution) -> BenchReport:
-        entries = [entry for artifact, label in contenders for entry in _entries_at(artifact, label, size, workspace)]
-        return measure(list(filter(chosen, entries)), dataclasses.replace(config, resolution=size), on_window)
+        rows = (_entries_at(contender, size, workspace, runtimes) for contender in contenders)
+        entries = [entry for row in rows for entry in row]
+        return measure(entries, dataclasses.replace(config, resolution=size), on_window)
 
     return _in_turn([partial(measure_at, size) for size in SWEEP])
 
@@ -106,20 +107,22 @@ def fit_scaling(rows: Iterable[BenchRow]) -> list[ScalingLaw]:
     return laws
 
 
-def _entries_at(artifact: Artifact, label: str | None, size: Resolution, workspace: Path) -> list[BenchEntry]:
+def _entries_at(
+    contender: tuple[Artifact, str | None], size: Resolution, workspace: Path, runtimes: Collection[str]
+) -> list[BenchEntry]:
     """All rows of an artifact at one size."""
-    own = [dataclasses.replace(entry, label=label) for entry in all_entries([artifact])]
-    if artifact.kind != "checkpoint":
+    artifact, label = contender
+    own = entries_of(artifact, label, runtimes)
+    on_graphs = [name for name, row in RUNTIMES.items() if row.kind == "onnx" and (not runtimes or name in runtimes)]
+    if artifact.kind != "checkpoint" or not on_graphs:
         return own
     name = f"{label or artifact.directory.name} as ONNX"
-    out = workspace / f"{artifact.sha256[:12]}-{size}"
     try:
-        graph = _export(artifact, size, out)
+        graph = _export(artifact, size, workspace / f"{artifact.sha256[:12]}-{size}")
     except DeblurDeployError as err:
         reason = f"{err.message}; {err.hint}"
-        runtimes = [runtime for runtime, row in RUNTIMES.items() if row.kind == "onnx"]
-        return [*own, *(BenchEntry(artifact, runtime, name, reason) for runtime in runtimes)]
-    return [*own, *(dataclasses.replace(entry, label=name) for entry in all_entries([graph]))]
+        return [*own, *(BenchEntry(artifact, runtime, name, reason) for runtime in on_graphs)]
+    return [*own, *entries_of(graph, name, runtimes)]
 
 
 def _export(artifact: Artifact, size: Resolution, out: Path) -> Artifact:

@@ -111,15 +111,10 @@ def _contenders(sources: Sequence[str], runs: Path, workspace: Path, output: Out
 
 def _entries(contenders: Sequence[Contender], runtimes: Sequence[str]) -> list[BenchEntry]:
     """Every contender on every runtime for it, or on those that were chosen."""
-    import dataclasses
-
-    from deblur_deploy.bench.measure import all_entries
+    from deblur_deploy.bench.measure import entries_of
 
     _check_runtimes(runtimes)
-    entries = [
-        dataclasses.replace(entry, label=label) for artifact, label in contenders for entry in all_entries([artifact])
-    ]
-    return [entry for entry in entries if not runtimes or entry.runtime in runtimes]
+    return [entry for artifact, label in contenders for entry in entries_of(artifact, label, runtimes)]
 
 
 def _check_runtimes(runtimes: Sequence[str]) -> None:
@@ -151,7 +146,7 @@ def _sweep(
             contenders,
             config,
             workspace,
-            lambda entry: not runtimes or entry.runtime in runtimes,
+            runtimes,
             lambda entry, window: tick(f"{entry.runtime}, window {window}"),
         )
 

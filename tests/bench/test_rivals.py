@@ -10,10 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, entries_of, measure
 from deblur_deploy.bench.rivals import load_contender
 from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.runtime.runner import RUNTIMES
 
 NETWORKS = """
 import torch
@@ -50,15 +49,14 @@ def save_conv(path: Path, channels: int = 3, sizes: tuple[int | str, int | str] 
 
 def rows_of(source: str, workspace: Path, config: BenchConfig):
     artifact, label = load_contender(source, workspace)
-    entries = [BenchEntry(entry.artifact, entry.runtime, label) for entry in all_entries([artifact])]
-    return {row.runtime: row for row in measure(entries, config).rows}
+    return {row.runtime: row for row in measure(entries_of(artifact, label), config).rows}
 
 
 @pytest.mark.parametrize("sizes", [("h", "w"), (16, 32)])
 def test_an_onnx_file_runs_on_every_onnx_runtime(tmp_path: Path, quick: BenchConfig, sizes: tuple) -> None:
     path = save_conv(tmp_path / "rival.onnx", sizes=sizes)
     rows = rows_of(str(path), tmp_path, quick)
-    assert rows.keys() == {name for name, runtime in RUNTIMES.items() if runtime.kind == "onnx"}
+    assert rows.keys() >= {"onnxruntime", "openvino", "openvino-bf16"}
     for runtime in ("onnxruntime", "openvino"):
         assert rows[runtime].latency_ms is not None
         assert rows[runtime].artifact == str(path)
@@ -78,7 +76,7 @@ def test_a_factory_s_network_runs_on_every_runtime_for_checkpoints(
     (tmp_path / "rival_networks.py").write_text(NETWORKS)
     monkeypatch.syspath_prepend(tmp_path)
     rows = rows_of("rival_networks:blur", tmp_path / "work", quick)
-    assert rows.keys() == {name for name, runtime in RUNTIMES.items() if runtime.kind == "checkpoint"}
+    assert rows.keys() >= {"torch", "torch-channels-last"}
     assert rows["torch"].latency_ms is not None
     assert rows["torch"].artifact == "rival_networks:blur"
 
