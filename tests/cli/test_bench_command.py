@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,21 +90,32 @@ def test_every_runtime_has_a_row_and_says_what_it_lacks(run, made, monkeypatch):
     assert rows["openvino"]["skipped"] == "openvino needs openvino; pip install openvino onnx"
 
 
-def test_a_slower_network_fails_the_gate(run, made, tmp_path, slowed):
-    slowed["do"] = lambda: time.sleep(0.02)  # beside which the network's own time is nothing
-    options = (made["import"], *QUICK, "--seconds", 0.3, "--json")
-    run("bench", *options, "--save", tmp_path / "baseline.jsonl").done()
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time that passes only when a test says so."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr("deblur_deploy.bench.measure.time", clock)
+    return clock
 
-    gate = ("--compare", tmp_path / "baseline.jsonl", "--fail-below", 0.8)
+
+def test_a_slower_network_fails_the_gate(run, made, tmp_path, slowed, clock):
+    def take(seconds: float) -> None:
+        slowed["do"] = lambda: setattr(clock, "now", clock.now + seconds)
+
+    options = (made["import"], *QUICK, "--json")
+    gate = ("--compare", tmp_path / "baseline.jsonl")
+    take(0.100)
+    run("bench", *options, "--save", tmp_path / "baseline.jsonl").done()
+    take(0.105)
     kept = run("bench", *options, *gate).done()
-    slowed["do"] = lambda: time.sleep(0.04)
+    take(0.106)
     lost = run("bench", *options, *gate, "--save", tmp_path / "now.jsonl")
 
     (comparison,) = kept.json["comparison"]
-    assert comparison["verdict"] == "kept"
-    assert comparison["ratio_ci"][0] <= comparison["ratio"] <= comparison["ratio_ci"][1]
+    assert (comparison["verdict"], comparison["ratio"]) == ("kept", pytest.approx(100 / 105))
+    assert comparison["ratio_ci"] == pytest.approx([100 / 105] * 2)
     assert lost.json["comparison"][0]["verdict"] == "slower"
-    assert "of the baseline's speed" in lost.refusal(3)
+    assert "torch at 32x16 has 0.94 of the baseline's speed" in lost.refusal(3)
     assert (tmp_path / "now.jsonl").exists()
 
 
@@ -154,10 +165,11 @@ def test_batches_and_a_sweep(run, made, monkeypatch):
     assert answer["scaling"][0]["sizes"] == 3
 
 
-def test_control_c_keeps_what_was_measured(run, made, tmp_path, slowed):
+def test_control_c_keeps_what_was_measured(run, made, tmp_path, slowed, clock):
     left = iter(range(8))
 
     def interrupt() -> None:
+        clock.now += 0.1  # two or three inferences warm up, and one is not counted
         if next(left, None) is None:
             raise KeyboardInterrupt
 
