@@ -89,13 +89,15 @@ def first_gpu() -> Iterator[Gpu | None]:
         return
     import pynvml
 
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        gpu = Gpu(pynvml, _handle(pynvml, visible))
+    except pynvml.NVMLError:  # such as a slice of a card, which NVML knows by another name
         yield None
         return
     try:
-        yield Gpu(pynvml, _handle(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()))
+        yield gpu
     finally:
         pynvml.nvmlShutdown()
 
