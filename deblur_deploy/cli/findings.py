@@ -11,7 +11,8 @@ from typing import Any
 
 from deblur_deploy import __version__
 from deblur_deploy.bench.device import device_facts
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.recipe import Recipe
@@ -112,7 +113,7 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, outp
             )
         if report.interrupted:
             raise KeyboardInterrupt
-        write_jsonl(report, directory / "bench.jsonl")
+        write_jsonl(report_records(report), directory / "bench.jsonl")
         return report.as_json()
 
     machine = {name: fact for name, fact in device_facts().items() if name in _MACHINE}

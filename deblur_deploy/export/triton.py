@@ -16,7 +16,7 @@ import onnx
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
-from deblur_deploy.export.to_onnx import INPUT, OUTPUT
+from deblur_deploy.export.padding import INPUT, OUTPUT
 
 Device = Literal["auto", "cpu", "gpu"]
 

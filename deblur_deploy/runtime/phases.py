@@ -13,13 +13,13 @@ class Phases:
     """The parts of one inference, on a clock that begins when the runner is opened.
 
     Args:
-        enqueue: The host's work to put the network into the queue, on the host's clock.
+        enqueue: The host's work to put the network into the queue, on the host's clock; None where there is no queue.
         h2d: Copy of the input to the device; an empty span where there is none.
         compute: The network.
         d2h: Copy of the output back; an empty span where there is none.
     """
 
-    enqueue: Span
+    enqueue: Span | None
     h2d: Span
     compute: Span
     d2h: Span
