@@ -126,8 +126,12 @@ def tensors_of(source: Artifact) -> tuple[Tensor, Tensor]:
                 f"{source.path} is an engine of TensorRT-RTX, which Triton has no backend for",
                 hint="give the ONNX artifact, or an engine built with --flavour tensorrt",
             )
-        shape = (1, 3, source.image.height or _ANY_SIZE, source.image.width or _ANY_SIZE)
-        return Tensor(INPUT, "TYPE_FP32", shape), Tensor(OUTPUT, "TYPE_FP32", shape)
+        size, frames = (
+            (source.image.height or _ANY_SIZE, source.image.width or _ANY_SIZE),
+            source.image.dtype == "uint8",
+        )
+        kind, shape = ("TYPE_UINT8", (1, *size, 3)) if frames else ("TYPE_FP32", (1, 3, *size))
+        return Tensor(INPUT, kind, shape), Tensor(OUTPUT, kind, shape)
     if source.kind != "onnx":
         raise ArtifactError(
             f"{source.path} is of kind {source.kind}, and Triton serves ONNX files and TensorRT engines",
