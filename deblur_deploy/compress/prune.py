@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
+from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, fitting_crops, tuning_photos
 from deblur_deploy.compress.plan import Analysis, PrunedGroup, PrunePlan
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network, scan_pairs
 from deblur_deploy.config import PruneConfig
@@ -139,7 +139,7 @@ def _analyse(net: Generator, config: PruneConfig, original: Sequence[int] | None
     """The network's groups and their strengths, on crops of the tuning set where these are needed."""
     if config.importance != "taylor":
         return Analysis.of(net, config, original=original)
-    fit = replace(config.tuning.fit, steps=_TAYLOR_BATCHES)
+    fit = fitting_crops(replace(config.tuning.fit, steps=_TAYLOR_BATCHES), net)
     batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.shake, workers=0)
     return Analysis.of(net, config, batches, original)
 

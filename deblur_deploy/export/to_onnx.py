@@ -24,6 +24,8 @@ from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_s
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ExportError
+from deblur_deploy.export.batch_norm import replace_batch_norms
+from deblur_deploy.export.constant_folding import fold_constants
 from deblur_deploy.export.deform_function import DOMAIN, OP_TYPE, OPSET, add_deform_conv_functions
 from deblur_deploy.export.fold import (
     drop_idle_casts,
@@ -89,6 +91,8 @@ def network_to_onnx(net: Generator, resolution: Resolution) -> onnx.ModelProto:
     model = _trace(_LastScale(net), padded)
     write_standard_fp8(model)
     share_constants(model)
+    fold_constants(model)
+    replace_batch_norms(model)
     quantized = fold_weight_quantizers(model)
     _pad_and_crop(model, resolution, padded)
     _strip(model)
