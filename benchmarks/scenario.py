@@ -11,11 +11,12 @@ from typing import Any
 from compression import Compression
 from kernels import KernelBuild, KernelSpeed
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
+from networks import Networks
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.tables import from_table
 
-Work = PruneGraph | RtxBuild | HelpStart | Frame | Compression | KernelBuild | KernelSpeed
+Work = PruneGraph | RtxBuild | HelpStart | Frame | Compression | KernelBuild | KernelSpeed | Networks
 
 KINDS: Mapping[str, type[Work]] = {
     "prune-graph": PruneGraph,
@@ -25,6 +26,7 @@ KINDS: Mapping[str, type[Work]] = {
     "compression": Compression,
     "kernel-build": KernelBuild,
     "kernel-speed": KernelSpeed,
+    "networks": Networks,
 }
 """Kinds of measurement by the name that scenario files use."""
 

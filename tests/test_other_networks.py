@@ -15,8 +15,16 @@ from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.bench.measure import BenchConfig, all_entries, measure
 from deblur_deploy.compress.prune import prune
 from deblur_deploy.compress.quantize import qat
-from deblur_deploy.config import EngineConfig, ExportConfig, FitConfig, PrecisionConfig, PruneConfig, QatConfig
-from deblur_deploy.config import ShakeConfig, TuningConfig
+from deblur_deploy.config import (
+    EngineConfig,
+    ExportConfig,
+    FitConfig,
+    PrecisionConfig,
+    PruneConfig,
+    QatConfig,
+    ShakeConfig,
+    TuningConfig,
+)
 from deblur_deploy.engine.build import build_engine
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx

@@ -12,7 +12,7 @@ from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
 
 _ARCH = (
     "Network that the checkpoint belongs to: srn, srn-cvpr18, mimo-unet, mimo-unet-plus, deblurgan-v2-mobilenet, "
-    "deblurgan-v2-inception, or package.module:factory for your own."
+    "deblurgan-v2-inception, spandrel for whatever that library detects, or package.module:factory for your own."
 )
 _NORM = (
     "DeblurGAN-v2's normalisation: by each picture's own statistics, as the published code runs it (image, the "

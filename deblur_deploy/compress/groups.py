@@ -111,7 +111,7 @@ def _check_layers(net: nn.Module) -> None:
         raise ConfigError(
             f"the layer {name or 'at the top'} is a {type(module).__name__} with a parameter {own[0]!r}, "
             "and pruning does not know where it keeps its channels",
-            hint="pruning follows ordinary, transposed, depthwise and deformable convolutions, batch and instance norm, "
+            hint="pruning follows ordinary, transposed, depthwise and deformable convolutions, batch and instance norm "
             "and PReLU",
         )
 

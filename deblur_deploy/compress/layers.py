@@ -50,7 +50,8 @@ def layout_of(layer: nn.Module) -> Layout | None:
     """The layout of a layer whose channels can be removed, or None.
 
     A layer between whose inputs and outputs channels keep their places (a depthwise convolution, a normalisation of
-    every channel by itself) has outputs alone; one without anything per channel has nothing to remove. The convolution inside a :class:`DeformConv2dPack` that predicts offsets is a layer of its own.
+    every channel by itself) has outputs alone; one without anything per channel has nothing to remove. The convolution
+    inside a :class:`DeformConv2dPack` that predicts offsets is a layer of its own.
     """
     if isinstance(layer, DeformConv2dPack):
         return _CONVOLUTION if layer.groups == 1 and layer.deform_groups == 1 else None

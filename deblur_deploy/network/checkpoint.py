@@ -16,6 +16,7 @@ from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, Step, new_step,
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.architectures import (
+    ARCHITECTURES,
     Architecture,
     ImportOptions,
     example_names,
@@ -171,14 +172,14 @@ def _read(path: Path, architecture: Architecture, options: ImportOptions) -> Fou
 
 def _check_kind(weights: Mapping[str, Tensor], arch: str, path: Path) -> None:
     """Refuse a checkpoint that can be recognised as another architecture's."""
-    if ":" in arch or (found := recognise(weights.keys())) == arch:
+    if arch not in ARCHITECTURES or (found := recognise(weights.keys())) == arch:
         return
     if found is not None:
         raise ArtifactError(f"{path} is not {arch}: by its names it is {found}", hint=f"--arch {found}")
     if (known := recognise_unsupported(weights.keys())) is not None:
         raise ArtifactError(
             f"{path} is not {arch}: by its names it is {known}, which is not here",
-            hint="give its own code as --arch package.module:factory",
+            hint="try --arch spandrel, or give its own code as --arch package.module:factory",
         )
 
 

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,16 +72,33 @@ class OwnNetwork(Generator):
         Raises:
             ConfigError: That is no picture of the same size.
         """
-        given = self.net(blurred)
-        estimates = list(given) if isinstance(given, Sequence) else [given]
-        last = estimates[-1] if estimates else None
-        if not isinstance(last, Tensor) or last.shape != blurred.shape:
-            found = tuple(last.shape) if isinstance(last, Tensor) else f"{type(given).__name__!r}"
-            raise ConfigError(
-                f"{self.arch} gives {found} for a picture of {tuple(blurred.shape)}",
-                hint="it must give RGB of the size that it was given; --multiple-of N pads pictures to a multiple of N",
-            )
-        return estimates
+        return pictures_of(self.net(blurred), blurred, self.arch)
+
+    def config_at(self, shapes: Shapes) -> OwnConfig:
+        """The config of this network with arrays of these shapes."""
+        return read_own_config(self.arch, self.multiple_of, shapes)
+
+
+def pictures_of(given: Any, blurred: Tensor, name: str) -> list[Tensor]:
+    """What a network gave for a picture, as a list whose last is the restored one.
+
+    Args:
+        given: A picture, or a list or tuple of estimates.
+        blurred: (N, 3, H, W), what it was given.
+        name: What the network is called in messages.
+
+    Raises:
+        ConfigError: The last is no picture of the same size.
+    """
+    estimates = list(given) if isinstance(given, Sequence) else [given]
+    last = estimates[-1] if estimates else None
+    if not isinstance(last, Tensor) or last.shape != blurred.shape:
+        found = tuple(last.shape) if isinstance(last, Tensor) else f"{type(given).__name__!r}"
+        raise ConfigError(
+            f"{name} gives {found} for a picture of {tuple(blurred.shape)}",
+            hint="it must give RGB of the size that it was given; --multiple-of N pads pictures to a multiple of N",
+        )
+    return estimates
 
 
 def read_own_config(factory: str, multiple_of: int, shapes: Shapes) -> OwnConfig:
