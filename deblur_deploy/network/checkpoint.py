@@ -31,7 +31,7 @@ from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, read_ranges
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
-from deblur_deploy.network.tensorflow_checkpoint import read_tensorflow_checkpoint
+from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
 from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, some
 from deblur_deploy.tables import from_table
 
@@ -204,6 +204,12 @@ def _read(path: Path, architecture: Architecture, options: ImportOptions) -> Fou
     """The weights in a file of either framework."""
     if architecture.tensorflow and path.suffix not in _TORCH_SUFFIXES:
         return FoundWeights(from_tensorflow(read_tensorflow_checkpoint(path)), None)
+    if path.suffix not in _TORCH_SUFFIXES and is_tensorflow_checkpoint(path):
+        known = ", ".join(name for name, row in ARCHITECTURES.items() if row.tensorflow)
+        raise ArtifactError(
+            f"{path} is a TensorFlow checkpoint, and {architecture.title} checkpoint is not: it looks like {known}",
+            hint=f"--arch {known}",
+        )
     return read_weights(path, options.unsafe_pickle)
 
 
