@@ -51,7 +51,8 @@ def _count_flops(net: nn.Module, resolution: Resolution) -> FlopCounterMode:
     """The counter after one pass of a frame, on the network's device."""
     device = next((parameter.device for parameter in net.parameters()), None)
     frame = torch.zeros(1, 3, resolution.height, resolution.width, device=device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
         net(frame)
     return counter
 

@@ -155,7 +155,7 @@ def _spandrel() -> ModuleType:
         import spandrel
     except (ImportError, RuntimeError) as err:  # torchvision of another build than torch ends in a RuntimeError
         raise MissingDependencyError(
-            f"--arch {NAME} needs spandrel, and that a torchvision that fits torch: {err}",
+            f"--arch {NAME} needs spandrel and a torchvision that fits torch: {err}",
             hint="pip install 'deblur-deploy[zoo]'",
         ) from err
-    return spandrel
+    return spandrel  # type: ignore[no-any-return]

@@ -8,9 +8,10 @@ every width, and neither does one that a user brings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.network.conv_norm import drop_channel_counts
@@ -84,7 +85,8 @@ def _settle(layer: nn.Module) -> None:
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)):
-        per_channel = layer.weight if layer.affine else layer.running_mean
+        # One of the two is there, for an array of this layer has changed its width.
+        per_channel = cast(Tensor, layer.weight if layer.affine else layer.running_mean)
         layer.num_features = per_channel.shape[0]
     elif isinstance(layer, nn.GroupNorm):
         layer.num_channels = layer.weight.shape[0]
