@@ -129,18 +129,19 @@ def check(made: dict[str, Artifact], size: Resolution) -> None:
     rows = measure(all_entries(made[name] for name in ("onnx", "half", "engine")), quick).rows
     measured = {(Path(row.artifact).name, row.runtime) for row in rows if row.latency_ms is not None}
     assert {(name, runtime) for name in ("onnx", "half") for runtime in ("onnxruntime", "openvino")} <= measured
-    pictures = {
-        name: restored(made[name], runtime, size)
-        for name, runtime in (("pruned", "torch"), ("quantized", "torch"), ("onnx", "onnxruntime"))
-    }
-    moved, exported = (np.abs(pictures["quantized"] - pictures[name]).mean() for name in ("pruned", "onnx"))
-    assert exported < moved  # by far, but random weights with normalisation make much of every rounding
-
-
-def restored(artifact: Artifact, runtime: str, size: Resolution) -> NDArray[np.float32]:
+    # Random weights behind a normalisation make much of a rounding step that falls the other way: by how much is seen
+    # from noise that no picture shows.
     rng = np.random.default_rng(0)
+    frame = rng.random((1, 3, size.height, size.width), dtype=np.float32)
+    noise = np.float32(1e-6) * rng.standard_normal(frame.shape, dtype=np.float32)
+    simulated = restored(made["quantized"], "torch", frame)
+    shaken = np.abs(restored(made["quantized"], "torch", frame + noise) - simulated).mean()
+    assert np.abs(restored(made["onnx"], "onnxruntime", frame) - simulated).mean() < 2 * shaken + 1e-3
+
+
+def restored(artifact: Artifact, runtime: str, frame: NDArray[np.float32]) -> NDArray[np.float32]:
     with open_runner(artifact, runtime) as runner:
-        return runner.infer(rng.random((1, 3, size.height, size.width), dtype=np.float32))
+        return runner.infer(frame)
 
 
 @pytest.mark.slow
