@@ -308,7 +308,6 @@ def test_compression_is_measured_once_for_all_its_figures(benchmarks, root, ship
     compression = importlib.import_module("compression")
     monkeypatch.setattr(compression, "shipped", lambda folder: root / folder)
     monkeypatch.setattr(compression, "RUNS", root / "runs")
-    monkeypatch.setattr("deblur_deploy.cli.findings.load_pairs", lambda *_: [Pair("photo.png", photo, photo)])
     figures = ("size_ratio", "drop_db", "pruned_drop_db", "speedup")
     for figure in figures:
         write(root, figure, COMPRESSION.replace("FIGURE", figure))

@@ -240,7 +240,7 @@ def test_a_stage_that_was_removed_runs_again_alone(demo, first, name):
     assert again.stages("running") == {name}
     assert again.stages("done") == set(PARENTS) - {name}
     changed = {path for path, when in demo.times().items() if when != before[path]}
-    assert changed == {f"{name}/manifest.json", f"{name}/model.onnx"}
+    assert changed == {f"{name}/manifest.json", f"{name}/model.onnx", "run.json"}
 
 
 def test_what_depends_on_a_changed_stage_runs_again(demo, first, tmp_path):

@@ -40,6 +40,9 @@ from deblur_deploy.runtime.runner import (
 )
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
+_SETTINGS = ("torch", "provider", "cuda_graph")
+"""What the table of runtimes says of how a network is run; the rest says what it needs."""
+
 _RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
 
@@ -302,7 +305,7 @@ def _frame(config: BenchConfig, image: ImageSpec) -> NDArray[Any]:
 def _settings(contender: _Contender) -> dict[str, Any]:
     """How the runtime runs a network, by the table of runtimes and by the runner's own account."""
     table = dataclasses.asdict(RUNTIMES[contender.entry.runtime])
-    settings = {name: value for name, value in table.items() if name not in ("kind", "modules", "install")}
+    settings = {name: value for name, value in table.items() if name in _SETTINGS and value}
     return settings | getattr(contender.runner, "settings", {})
 
 

@@ -108,7 +108,8 @@ def _build(output: Output, source: Path | None, config: EngineConfig, places: tu
     """Check, export as needed, build and report."""
     runs, out = places
     shapes, precision = config.shapes, config.precision
-    sizes = [parse_resolution(text) for text in (*shapes.res, shapes.min_res, shapes.opt_res, shapes.max_res) if text]
+    given = (*shapes.res, shapes.min_res, shapes.opt_res, shapes.max_res)
+    sizes = [parse_resolution(text) for text in given if text is not None]
     resolution = sizes[0] if is_one_picture_size(shapes) and sizes else None
     from deblur_deploy.engine.build import build_engine, check_engine_config
 

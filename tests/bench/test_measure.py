@@ -236,7 +236,7 @@ def test_a_runner_that_times_its_parts_is_asked_for_them(monkeypatch: pytest.Mon
     (row,) = measure([entry("a")], QUICK).rows
     assert row.metrics["GPU Compute Time"]["median"] == 7
     assert row.metrics["Latency"]["p99"] == 12
-    assert row.settings == {"cuda_graph": True, "spin_wait": True, "transfers": True}
+    assert row.settings == {"cuda_graph": True, "spin_wait": True, "transfers": True, "torch": row.settings["torch"]}
     assert row.warnings == ()
     assert row.latency_ms is not None
     assert row.latency_ms.median < 7  # what the host saw

@@ -141,7 +141,7 @@ def test_latencies_of_another_machine_are_not_taken_over(
     monkeypatch.setattr(findings, "device_facts", lambda: dict(facts))
     monkeypatch.setattr(findings, "measure", measure)
     monkeypatch.setattr(findings, "all_entries", lambda artifacts: [])
-    monkeypatch.setattr(findings, "write_jsonl", lambda report, path: None)
+    monkeypatch.setattr(findings, "report_records", lambda report: [])
     journey = Journey({"original": parent}, {"original": parent}, None)
     for change in ({}, {"temperature": 70}, {"cpu": "another"}, {}):
         facts.update(change)

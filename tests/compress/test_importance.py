@@ -149,7 +149,8 @@ def test_taylor_without_crops_is_refused(chain):
         (nn.Conv2d(8, 8, 3, groups=2), False),
         (nn.ConvTranspose2d(8, 8, 2), True),
         (nn.BatchNorm2d(4), True),
-        (nn.InstanceNorm2d(4, affine=True), False),
+        (nn.InstanceNorm2d(4, affine=True), True),
+        (nn.GroupNorm(2, 4), False),
         (nn.PReLU(), False),
     ],
 )
