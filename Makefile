@@ -6,19 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test check clean
+.PHONY: venv demo test check release clean
 
 venv: $(STAMP)
 
 # kernel-lens carries TensorRT's C++ headers, which the plugin is compiled against in the tests; nothing of it is run, so
-# it comes without its dependencies.
+# it comes without its dependencies. tritonclient, which asks for older libraries than it needs, has Triton's message
+# formats.
 #
 # torch is named in the same command so that the resolver settles its version before anything that depends on it.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "Hint: install Python's venv module, such as: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0 -e '.[demo,dev]'
-	$(BIN)/python -m pip install -c constraints.txt --no-deps kernel-lens
+	$(BIN)/python -m pip install -c constraints.txt --no-deps kernel-lens tritonclient python-rapidjson
 	touch $@
 
 demo: venv
@@ -31,6 +32,11 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+# Wheel, sdist and bill of materials, in dist.
+release: venv
+	$(BIN)/python -m hatchling build
+	$(BIN)/python release/sbom.py constraints.txt > dist/sbom.json
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from measurements import Measurement
+from measurement import Measurement
 
 from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.bench.measure import BenchConfig

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from measurements import Measurement
+from measurement import Measurement
 
 from deblur_deploy.errors import ConfigError, MissingDependencyError, VerificationError
 

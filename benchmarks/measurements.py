@@ -11,45 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+
+from measurement import Measurement
+from untuned import compress_untuned
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchRow, measure
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
+from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import median_ratio_interval
 from deblur_deploy.config import (
     EngineConfig,
     ExportConfig,
-    FitConfig,
     PrecisionConfig,
     PruneConfig,
-    QatConfig,
-    TuningConfig,
 )
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.images import Resolution
 from deblur_deploy.runtime.runner import runtimes_for
 from deblur_deploy.sources import shipped_generator
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one run of a scenario found.
-
-    Args:
-        figure: The number that is held against the target.
-        unit: ``s`` or ``×``.
-        samples_ms: Every time taken, by what was timed; where windows were measured, one list for each.
-        note: What else the table says.
-        details: Whatever belongs to the figure.
-        stable: Whether the windows of time agree, where there are windows.
-    """
-
-    figure: float
-    unit: str
-    samples_ms: dict[str, Any]
-    note: str
-    details: dict[str, Any]
-    stable: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,13 +184,9 @@ class Frame:
 
     def _make_int8(self, original: Artifact, folder: Path) -> Artifact:
         """Prune, quantize and export, without fine-tuning."""
-        from deblur_deploy.compress.prune import prune
-        from deblur_deploy.compress.quantize import qat
         from deblur_deploy.export.to_onnx import export_onnx
 
-        untuned = TuningConfig(fit=FitConfig(steps=0, crop=128))
-        pruned = prune(original, PruneConfig(keep=self.keep, tuning=untuned), folder / "prune")
-        quantized = qat(pruned, QatConfig(tuning=untuned), folder / "qat")
+        _, quantized = compress_untuned(original, self.keep, folder)
         size = self.bench.resolution
         return export_onnx(quantized, ExportConfig(size.width, size.height), folder / "onnx")
 

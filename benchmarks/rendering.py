@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scenario import Scenario, Target, load_scenarios, spaced
+from claims import PublishedClaims, render_claims
+from scenario import Scenario, load_scenarios
+from target import Target, spaced
 
 from deblur_deploy.errors import ArtifactError
 
@@ -38,6 +40,12 @@ The directory of the results is named after the processor and the number of core
 name. The exit code is 0 if every target was met, 3 if one was missed, 1 if a scenario could not run.
 """
 
+_CLAIMS = """\
+What was published of the networks and the method that this toolkit starts from, and what we have measured. A claim is
+met or missed only where it was measured on the device that it names; else it is unproven, whatever our figure is.
+`.venv/bin/python benchmarks/run.py {name}` measures all of them again, on an RTX card those too that need one.
+"""
+
 
 def render(root: Path) -> str:
     """The text of ``README.md``.
@@ -55,6 +63,9 @@ def render(root: Path) -> str:
     sections += [_render_device(device, scenarios) for device in devices]
     if not devices:
         sections.append("None are recorded yet.\n")
+    sections += [
+        _render_claims(scenario, devices) for scenario in scenarios if isinstance(scenario.work, PublishedClaims)
+    ]
     return "\n".join(sections)
 
 
@@ -112,6 +123,19 @@ def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
     if missing := [f"`{name}`" for name in titles if name not in records]:
         lines.append(f"\nNot measured on this machine: {', '.join(missing)}.")
     return "\n".join([*lines, "", *_describe_machines(records.values())]) + "\n"
+
+
+def _render_claims(scenario: Scenario, devices: Sequence[Path]) -> str:
+    """The list of published claims, each with what the recorded runs of its scenario say of it."""
+    assert isinstance(scenario.work, PublishedClaims)
+    paths = [directory / f"{scenario.name}.jsonl" for directory in devices]
+    records = [latest_record(path) for path in paths if path.exists()]
+    lines = [
+        "## Published claims\n",
+        _CLAIMS.format(name=scenario.name),
+        *_table(render_claims(scenario.work, records)),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _table(table: dict[str, Any]) -> list[str]:

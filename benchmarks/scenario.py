@@ -8,14 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claims import PublishedClaims
 from compression import Compression
 from kernels import KernelBuild, KernelSpeed
+from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
+from published import PublishedCosts
+from target import Target
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.tables import from_table
 
-Work = PruneGraph | RtxBuild | HelpStart | Frame | Compression | KernelBuild | KernelSpeed
+Work = (
+    PruneGraph
+    | RtxBuild
+    | HelpStart
+    | Frame
+    | Compression
+    | KernelBuild
+    | KernelSpeed
+    | Matrix
+    | PublishedCosts
+    | PublishedClaims
+)
 
 KINDS: Mapping[str, type[Work]] = {
     "prune-graph": PruneGraph,
@@ -25,36 +40,11 @@ KINDS: Mapping[str, type[Work]] = {
     "compression": Compression,
     "kernel-build": KernelBuild,
     "kernel-speed": KernelSpeed,
+    "matrix": Matrix,
+    "published-costs": PublishedCosts,
+    "published-claims": PublishedClaims,
 }
 """Kinds of measurement by the name that scenario files use."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the figure is held against: one of the two.
-
-    Args:
-        at_most: The largest figure that meets it.
-        at_least: The smallest figure that meets it.
-    """
-
-    at_most: float | None = None
-    at_least: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.at_most is None) == (self.at_least is None):
-            raise ConfigError("a target needs one bound", hint="give at_most or at_least")
-
-    def is_met(self, figure: float) -> bool:
-        """Whether the figure is within the bound."""
-        if self.at_most is not None:
-            return figure <= self.at_most
-        return figure >= (self.at_least or 0.0)
-
-    def describe(self, unit: str) -> str:
-        """The target in words, such as ``at most 2 s``."""
-        bound, words = (self.at_most, "at most") if self.at_most is not None else (self.at_least, "at least")
-        return f"{words} {bound:g}{spaced(unit)}"
 
 
 @dataclass(frozen=True)
@@ -85,11 +75,6 @@ class _ScenarioTable:
     kind: str
     target: Target
     parameters: dict[str, Any]
-
-
-def spaced(unit: str) -> str:
-    """The unit as it follows a number: a word after a space, a sign at once."""
-    return f" {unit}" if unit[0].isalpha() else unit
 
 
 def load_scenario(path: Path) -> Scenario:

@@ -8,6 +8,7 @@ put in place by one rename, so a directory without a manifest is no artifact, an
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -16,18 +17,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.external_data import refuse_external_data
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.lock import locked
 from deblur_deploy.tables import from_table
 
 Kind = Literal["checkpoint", "onnx", "engine"]
 
 MANIFEST, FORMAT_VERSION = "manifest.json", 1
+_MAX_MANIFEST_BYTES = 16_000_000
 _LIBRARIES = (
     "deblur-deploy",
     "torch",
@@ -156,7 +160,17 @@ def new_step(stage: str, config: Any, parent: Artifact | None, figures: Mapping[
     """
     plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
     created = datetime.now(UTC).isoformat(timespec="microseconds")
+    if parent and parent.history[-1].created >= created:  # the clock was set back: a child is newer than its parent
+        created = _just_after(parent.history[-1].created)
     return Step(stage, _plain(plain), library_versions(), parent.sha256 if parent else None, created, _plain(figures))
+
+
+def _just_after(created: str) -> str:
+    """One microsecond later; the present where the text is no time."""
+    try:
+        return (datetime.fromisoformat(created) + timedelta(microseconds=1)).isoformat(timespec="microseconds")
+    except (ValueError, OverflowError):
+        return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def library_versions() -> dict[str, str]:
@@ -178,7 +192,8 @@ def write_artifact(out: Path, draft: Draft) -> Artifact:
         draft: What to write.
 
     Raises:
-        ArtifactError: ``out`` cannot be written, or holds files that are no artifact.
+        ArtifactError: ``out`` cannot be written, is being written by another process, or holds files that are no
+            artifact.
     """
     check_replaceable(out)
     with _staging_directory(out) as staging:
@@ -230,6 +245,7 @@ def load_artifact(path: Path) -> Artifact:
     payload = directory / manifest["file"]
     if path not in (directory, directory / MANIFEST, payload):
         raise ArtifactError(f"{path} is no part of the artifact {directory}", hint=f"give {directory} or {payload}")
+    _check_inside(payload)
     if not payload.is_file():
         raise ArtifactError(f"{payload} is missing", hint="make the artifact again, or remove its directory")
     expected = str(manifest.get("sha256"))
@@ -238,7 +254,18 @@ def load_artifact(path: Path) -> Artifact:
             f"{payload} is not the file its manifest describes: sha256 {found[:12]}…, manifest says {expected[:12]}…",
             hint="the payload or the manifest was changed after it was written; make the artifact again",
         )
+    if manifest.get("kind") == "onnx":
+        refuse_external_data(payload)
     return _artifact_from(manifest, payload)
+
+
+def _check_inside(path: Path) -> None:
+    """Refuse a link that leads out of the artifact: what it leads to may change, and is not the artifact's."""
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+        raise ArtifactError(
+            f"{path} is a symbolic link to {path.resolve()}, outside of the artifact",
+            hint="copy the artifact with the files that its links lead to, such as with cp -rL",
+        )
 
 
 def hash_file(path: Path) -> str:
@@ -251,14 +278,19 @@ def hash_file(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    _check_inside(path)
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise OSError(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as err:
         raise ArtifactError(
             f"{path.parent} is not an artifact: it has no {MANIFEST}",
             hint="give a directory that deblur-deploy wrote; a .pth file becomes one with `deblur-deploy import`",
         ) from err
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ArtifactError(f"{path} cannot be read: {err}", hint="make the artifact again") from err
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(f"{path} is not a manifest of format {FORMAT_VERSION}", hint="make the artifact again")
@@ -268,7 +300,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             hint="facts about an artifact are measured, not edited; make the artifact again",
         )
     name = manifest.get("file")
-    if not isinstance(name, str) or Path(name).name != name or name in {"", ".", ".."}:
+    if not isinstance(name, str) or Path(name).name != name or not 0 < len(name) <= 200 or name in {".", ".."}:
         raise ArtifactError(f"{path} names the file {name!r}", hint="a payload lies beside its manifest")
     return manifest
 
@@ -312,20 +344,28 @@ def check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _staging_directory(out: Path) -> Iterator[Path]:
-    """A hidden directory beside ``out``, removed again unless it was renamed; so are those of killed runs."""
+    """A hidden directory beside ``out``, removed again unless it was renamed; ``out`` is locked meanwhile."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for stale in out.parent.glob(f".{out.name}.*.staging"):
-            shutil.rmtree(stale, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".staging", dir=out.parent))
+        with locked(out) as is_alone:
+            if is_alone:
+                _clear_up(out)
+            staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".staging", dir=out.parent))
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as err:
         raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
-    try:
-        yield staging
-    except OSError as err:
-        raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _clear_up(out: Path) -> None:
+    """Remove what killed runs left beside ``out``; an older artifact that one had set aside is put back."""
+    for stale in out.parent.glob(f".{glob.escape(out.name)}.*.staging"):
+        shutil.rmtree(stale, ignore_errors=True)
+    for aside in out.parent.glob(f".{glob.escape(out.name)}.old.*"):
+        if not out.exists() and (aside / out.name).is_dir():
+            (aside / out.name).rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _put_in_place(staging: Path, out: Path) -> None:

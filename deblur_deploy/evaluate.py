@@ -19,6 +19,7 @@ from deblur_deploy.data.pairs import Image8, Pair, crop_pair
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec, from_batch, to_batch
 from deblur_deploy.metrics import psnr_db, ssim_matlab, ssim_skimage
+from deblur_deploy.runtime.finite import infer_finite
 from deblur_deploy.runtime.runner import Runner, fixed_size, open_runner
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def evaluate(
     Raises:
         ConfigError: There are no pairs, or the runtime does not fit.
         ArtifactError: A photograph is smaller than the artifact's size.
-        VerificationError: A photograph is too small for SSIM.
+        VerificationError: A photograph is too small for SSIM, or the network gives no numbers.
         DeblurDeployError: The artifact cannot be run here.
     """
     config = config or EvalConfig()
@@ -235,6 +236,7 @@ def evaluate_network(net: nn.Module, pairs: Iterable[Pair]) -> float:
 
     Raises:
         ConfigError: There are no pairs.
+        VerificationError: The network gives NaN or infinite values.
     """
     with _running(net) as runner:
         return statistics.fmean(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
@@ -253,7 +255,7 @@ def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, Any]:
 
     Raises:
         ConfigError: There are no pairs.
-        VerificationError: A photograph is too small for SSIM.
+        VerificationError: A photograph is too small for SSIM, or the network gives no numbers.
     """
     with _running(net) as runner:
         return _quality(runner, pairs)
@@ -314,7 +316,7 @@ def _each(runner: Runner, pairs: Iterable[Pair], measure: Callable[[Pair, Image8
     is_empty = True
     for pair in pairs:
         cropped = crop_pair(pair, size) if size else pair
-        yield measure(cropped, from_batch(runner.infer(to_batch(cropped.blurred))))
+        yield measure(cropped, from_batch(infer_finite(runner, to_batch(cropped.blurred), pair.name)))
         is_empty = False
         del pair, cropped
     if is_empty:

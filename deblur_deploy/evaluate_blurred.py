@@ -13,6 +13,7 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.data.pairs import Image8, crop_center
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import from_batch, load_rgb, to_batch
+from deblur_deploy.runtime.finite import infer_finite
 from deblur_deploy.runtime.runner import fixed_size, open_runner
 from deblur_deploy.side_effects import SideEffects, side_effects
 
@@ -70,6 +71,7 @@ def evaluate_blurred(
     Raises:
         ConfigError: There are no files, or the runtime does not fit.
         ArtifactError: A file cannot be read, or is smaller than the artifact's size.
+        VerificationError: The network gives NaN or infinite values.
         DeblurDeployError: The artifact cannot be run here.
     """
     measured = []
@@ -78,7 +80,7 @@ def evaluate_blurred(
             blurred = load_rgb(path)
             if size := fixed_size(runner.image):
                 blurred = crop_center(blurred, size, path.name)
-            restored = from_batch(runner.infer(to_batch(blurred)))
+            restored = from_batch(infer_finite(runner, to_batch(blurred), path.name))
             measured.append((path.name, side_effects(blurred, restored)))
             if on_picture:
                 on_picture(path.name, blurred, restored)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from deblur_deploy.errors import ArtifactError, ConfigError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class ImageSpec:
         multiple_of: Divisor of height and width inside the network; graphs pad to it themselves.
         height: Fixed height in pixels, or None where any is taken.
         width: Fixed width in pixels, or None where any is taken.
+        dtype: Type of the values; ``uint8`` stands for camera frames as they come.
     """
 
     layout: str = "NCHW"
@@ -34,6 +40,12 @@ class ImageSpec:
     multiple_of: int = 1
     height: int | None = None
     width: int | None = None
+    dtype: Literal["float32", "uint8"] = "float32"
+
+    @classmethod
+    def of_frames(cls, height: int | None, width: int | None, multiple_of: int = 1) -> ImageSpec:
+        """What a network of camera frames, (N, H, W, 3) uint8, takes and gives."""
+        return cls("NHWC", 3, (0.0, 255.0), multiple_of, height, width, "uint8")
 
 
 @dataclass(frozen=True)
@@ -73,18 +85,27 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8 sRGB.
 
     Raises:
-        ArtifactError: The file is missing, no image, cut off, CMYK, or of 32 bits per pixel.
+        ArtifactError: The file is missing, no image, cut off, of absurd dimensions, CMYK, or of 32 bits per pixel.
     """
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} cannot be read: it is no regular file", hint="give image files")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what it warns of ends in an error
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             return np.array(_eight_bit(ImageOps.exif_transpose(image), path).convert("RGB"))
+    except Image.DecompressionBombError as err:
+        raise ArtifactError(
+            f"{path} has absurd dimensions: {err}",
+            hint=f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts",
+        ) from err
     except FileNotFoundError as err:
         raise ArtifactError(f"there is no file {path}", hint="check the path") from err
     except UnidentifiedImageError as err:
         raise ArtifactError(
             f"{path} is not an image", hint="give PNG, JPEG, TIFF, WebP or BMP files, or remove this one"
         ) from err
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as err:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
         ) from err
@@ -130,14 +151,24 @@ def list_images(folder: Path) -> list[Path]:
     return files
 
 
+def to_frames(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(N, 3, H, W) float in [0, 1] to (N, H, W, 3) uint8, clipped and rounded, halves to even."""
+    codes: NDArray[np.uint8] = np.rint(np.clip(batch.astype(np.float32), 0.0, 1.0) * 255).astype(np.uint8)
+    return np.ascontiguousarray(codes.transpose(0, 2, 3, 1))
+
+
+def from_frames(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1]."""
+    scaled: NDArray[np.float32] = frames.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(scaled)
+
+
 def to_batch(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 1]."""
-    scaled: NDArray[np.float32] = image.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(scaled)
+    return from_frames(image[None])
 
 
 def from_batch(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
     """(1, 3, H, W) float in [0, 1] to (H, W, 3) uint8, clipped and rounded."""
-    clipped = np.clip(batch[0].astype(np.float32), 0.0, 1.0)
-    codes: NDArray[np.uint8] = np.rint(clipped * 255).astype(np.uint8)
-    return np.ascontiguousarray(codes.transpose(1, 2, 0))
+    image: NDArray[np.uint8] = to_frames(batch[:1])[0]
+    return image

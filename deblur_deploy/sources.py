@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from deblur_deploy.artifact import MANIFEST, Artifact, load_artifact
@@ -47,7 +48,10 @@ def resolve_source(source: Path | None, runs: Path, fits: Callable[[Artifact], b
         return artifact, "named on the command line"
     fitting = [artifact for artifact in find_artifacts(runs) if fits(artifact)]
     if fitting:
-        return fitting[-1], f"newest fitting artifact under {runs}"
+        newest = fitting[-1]
+        later = newest.history[-1].created > datetime.now(UTC).isoformat()
+        note = ", dated later than this machine's clock: name another if that is wrong" if later else ""
+        return newest, f"newest fitting artifact under {runs}{note}"
     return shipped_generator(), "the shipped generator"
 
 

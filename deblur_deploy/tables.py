@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 import tomllib
 import types
 import typing
@@ -15,6 +16,8 @@ from deblur_deploy.errors import ConfigError
 
 T = TypeVar("T")
 
+_LARGEST_INT = int(sys.float_info.max)
+
 
 def load_settings(cls: type[T], path: Path) -> T:
     """Read a TOML file into a settings dataclass.
@@ -23,8 +26,10 @@ def load_settings(cls: type[T], path: Path) -> T:
         ConfigError: The file is missing, not TOML, or has fields that cannot be used.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ConfigError(f"{path} cannot be read as a recipe: {err}", hint="give a TOML file") from err
     return from_table(cls, table, str(path))
 
@@ -94,6 +99,7 @@ def _converted(hint: Any, value: Any, where: str, base: Any = None) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        _check_type(abs(value) <= _LARGEST_INT, "a number within the range of float", value, where)
         return float(value)
     _check_type(isinstance(value, hint) and not (hint is int and isinstance(value, bool)), hint.__name__, value, where)
     return value

@@ -51,6 +51,8 @@ applications to a whole photograph take minutes."""
 class VerifyReport:
     """How far two artifacts are apart, over all values of all images; outputs are neither rounded nor clipped.
 
+    Where one of the two gives camera frames, which are both, the other is clipped too.
+
     Args:
         max_abs: Largest absolute difference, where black is 0 and white is 1.
         mean_abs: Mean absolute difference.
@@ -95,12 +97,16 @@ def verify(
     if not images:
         raise ConfigError("there are no images to compare on", hint="give a folder with images")
     size = _common_size(a.image, b.image)
+    frames = "uint8" in (a.image.dtype, b.image.dtype)
     worst, total_abs, total_square, count = 0.0, 0.0, 0.0, 0
     with open_runner(a, runtimes[0]) as runner_a, open_runner(b, runtimes[1]) as runner_b:
         for number, image in enumerate(images, start=1):
             cropped = crop_center(image, size, f"image {number}") if size else image
             batch = to_batch(cropped)
-            difference = np.abs(runner_a.infer(batch).astype(np.float64) - runner_b.infer(batch))
+            restored_a, restored_b = runner_a.infer(batch).astype(np.float64), runner_b.infer(batch)
+            if frames:
+                restored_a, restored_b = np.clip(restored_a, 0, 1), np.clip(restored_b, 0, 1)
+            difference = np.abs(restored_a - restored_b)
             # np.maximum, unlike max(), lets a NaN through.
             worst = float(np.maximum(worst, difference.max()))
             total_abs += float(difference.sum())
@@ -135,7 +141,11 @@ def drift_between(a: Artifact, b: Artifact, images: Sequence[Image8]) -> Drift |
 def default_tolerances(a: Artifact, b: Artifact) -> Tolerances:
     """What may be expected of two artifacts: close where both compute in float32, similar where one does not."""
     reduced = any(
-        artifact.network.quantization or artifact.kind == "engine" or artifact.stage == "to-fp16" for artifact in (a, b)
+        artifact.network.quantization
+        or artifact.kind == "engine"
+        or artifact.stage == "to-fp16"
+        or artifact.image.dtype == "uint8"
+        for artifact in (a, b)
     )
     return REDUCED_TOLERANCES if reduced else FLOAT_TOLERANCES
 

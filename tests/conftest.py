@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import resource
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +67,25 @@ def _drawn_photo() -> NDArray[np.uint8]:
 def photo(_drawn_photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A small photograph made by code: (160, 208, 3) uint8, the same in every run."""
     return _drawn_photo.copy()
+
+
+@pytest.fixture(scope="session")
+def tensorrt_stubs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Libraries with the names that the full TensorRT's Python bindings ask for, so that they can be imported."""
+    bindings = find_spec("tensorrt_bindings")
+    if bindings is None or bindings.origin is None:
+        pytest.skip("needs TensorRT's Python bindings: pip install tensorrt-cu13-bindings")
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs gcc for the stub of TensorRT's library")
+    module = (Path(bindings.origin).parent / "tensorrt.so").read_bytes()
+    names = sorted({name.decode() for name in re.findall(rb"libnv(?:infer|infer_plugin|onnxparser)\.so\.\d+", module)})
+    assert len(names) == 3
+    folder, source = tmp_path_factory.mktemp("stubs"), Path(__file__).parent / "kernels" / "tensorrt_stub.c"
+    for name in names:
+        options = ["-shared", "-fPIC", f"-Wl,-soname,{name}", str(source), "-o", str(folder / name)]
+        subprocess.run([compiler, *options], check=True, timeout=60)
+    return [str(folder / name) for name in names]
 
 
 SmallFilesOnly = Callable[[], AbstractContextManager[None]]

@@ -55,6 +55,56 @@ qat_steps = 0
 figure = "FIGURE"
 bench = { resolution = { width = 48, height = 32 }, warmup_ms = 0, duration_ms = 30, max_windows = 3 }
 """
+MATRIX = """
+title = "Matrix"
+about = "Time."
+kind = "matrix"
+target.at_least = 0
+parameters.keep = 0.7
+parameters.bench = { resolution = { width = 32, height = 16 }, warmup_ms = 0, duration_ms = 30, max_windows = 3 }
+"""
+COSTS = """
+title = "Costs"
+about = "Count."
+kind = "published-costs"
+target.at_most = 1
+[parameters]
+resolution = { width = 1280, height = 720 }
+ours = ["srn-demo"]
+published = [{ name = "MIMO-UNet", arch = "mimo-unet", psnr_db = 31.73 }, { name = "X", arch = "srn-cvpr18" }]
+"""
+CLAIMS = """
+title = "Claims"
+about = "Claims."
+kind = "published-claims"
+target.at_most = 0
+[parameters]
+original = "srn-demo"
+compressed = "srn-demo"
+bench = { resolution = { width = 32, height = 16 }, warmup_ms = 0, duration_ms = 30, max_windows = 3, tolerance = 9 }
+[[parameters.claims]]
+claim = "as small"
+reading = "files"
+quantity = "size-ratio"
+bound.at_most = 1.5
+[[parameters.claims]]
+claim = "a tenth"
+reading = "files"
+quantity = "size-ratio"
+bound.at_most = 0.1
+[[parameters.claims]]
+claim = "twice as fast"
+reading = "engines"
+quantity = "fp16-speedup"
+bound.at_least = 2
+device = "2080 Ti"
+[[parameters.claims]]
+claim = "fast on a phone"
+reading = "fastest row"
+quantity = "best-ms"
+bound.at_most = 1e9
+device = "phone"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +114,8 @@ def benchmarks():
     patch.syspath_prepend(BENCHMARKS)
     yield importlib.import_module("run")
     patch.undo()
-    for name in ("run", "scenario", "rendering", "measurements", "compression", "kernels"):
-        del sys.modules[name]
+    for module in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(module.stem, None)
 
 
 @pytest.fixture
@@ -92,7 +142,10 @@ def shipped_tiny(benchmarks, monkeypatch, tmp_path, tiny_config, photo):
     torch.manual_seed(0)
     net = SRN(tiny_config).eval()
     save_network(tmp_path / "models/srn-demo", net, spec_of(net), new_step("import", {}, None, {}))
-    monkeypatch.setattr("measurements.shipped_generator", lambda: load_artifact(tmp_path / "models" / "srn-demo"))
+    for module in ("measurements", "matrix"):
+        monkeypatch.setattr(f"{module}.shipped_generator", lambda: load_artifact(tmp_path / "models" / "srn-demo"))
+    for module in ("claims", "published"):
+        monkeypatch.setattr(f"{module}.shipped", lambda folder: tmp_path / folder)
     monkeypatch.setattr("deblur_deploy.compress.finetune.load_photos", lambda *_: [photo])
     monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [Pair("photo", photo, photo)])
 
@@ -114,6 +167,10 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "compression-speedup": (None, 10.0),
             "kernel-build": (5.0, None),
             "kernels": (None, 2.0),
+            "matrix-640x360": (None, 4.0),
+            "matrix-1280x720": (None, 4.0),
+            "published-costs": (0.25, None),
+            "published-claims": (0.0, None),
         }
         == targets
     )
@@ -253,6 +310,90 @@ def test_compression_is_measured_once_for_all_its_figures(benchmarks, root, ship
     assert benchmarks.main(["--render"], root) == 0
     readme = (root / "README.md").read_text(encoding="utf-8")
     assert f"| 0.5 | {second['params']:,} |" in readme
+
+
+def test_the_matrix_has_every_network_on_every_runtime(benchmarks, root, shipped_tiny):
+    write(root, "matrix", MATRIX)
+
+    assert run(benchmarks, root) == 0
+
+    (record,) = records(root, "matrix")
+    rows = record["details"]["rows"]
+    networks = ["original", "pruned", "pruned INT8", "engine FP32", "engine FP16"]
+    runtimes = {name: {row["runtime"] for row in rows if row["artifact"] == name} for name in networks}
+    assert {row["artifact"] for row in rows} == set(networks)
+    assert runtimes["original"] == runtimes["pruned"] >= {"torch", "torch-channels-last", *runtimes["pruned INT8"]}
+    assert runtimes["pruned INT8"] >= {"onnxruntime", "openvino", "openvino-bf16"}
+    ratios = {f"{row['artifact']}, {row['runtime']}": row["ratio"] for row in rows if row["ratio"]}
+    assert record["figure"] == pytest.approx(max(ratios.values()), abs=1e-6)
+    assert record["samples_ms"].keys() == ratios.keys()
+    assert all(row["floor"]["floor_ms"] > 0 for row in rows if row["latency_ms"])
+    assert len(record["details"]["table"]["rows"]) == len(rows)
+    assert str(root) not in json.dumps(record)
+
+
+def test_published_networks_are_counted_as_their_papers_have_them(benchmarks, root, shipped_tiny):
+    write(root, "costs", COSTS)
+
+    assert run(benchmarks, root) == 0
+
+    (record,) = records(root, "costs")
+    ours, mimo, srn = record["details"]["networks"]
+    assert mimo["params"] == pytest.approx(6.8e6, rel=0.01)  # Cho et al., Rethinking Coarse-to-Fine, ICCV 2021
+    assert srn["params"] == pytest.approx(6.88e6, rel=0.01)
+    assert record["figure"] == pytest.approx(ours["gmacs"] / mimo["gmacs"], abs=1e-6)
+
+
+def test_claims_are_met_missed_or_unproven(benchmarks, root, shipped_tiny):
+    write(root, "claims", CLAIMS)
+
+    assert run(benchmarks, root) == 3
+
+    (record,) = records(root, "claims")
+    outcomes = {row["claim"]: row for row in record["details"]["claims"]}
+    assert record["figure"] == 1
+    assert {claim: row["verdict"] for claim, row in outcomes.items()} == {
+        "as small": "met",
+        "a tenth": "missed",
+        "twice as fast": "unproven",
+        "fast on a phone": "unproven",
+    }
+    assert outcomes["as small"]["figure"] == 1
+    assert outcomes["fast on a phone"]["figure"] > 0
+    assert benchmarks.main(["--render"], root) == 0
+    claims = (root / "README.md").read_text(encoding="utf-8").split("## Published claims")[1]
+    assert "| a tenth | files: at most 0.1 of the size | **missed** | 1 of the size (ONNX files) |" in claims
+    assert "| twice as fast | engines: at least 2×, on 2080 Ti | **unproven** | none |" in claims
+
+
+@pytest.mark.parametrize(
+    ("gpu", "ms", "stable", "verdict"),
+    [
+        ("NVIDIA GeForce RTX 2080 Ti", 20.0, True, "met"),
+        ("NVIDIA GeForce RTX 2080 Ti", 30.0, True, "missed"),
+        ("NVIDIA GeForce RTX 2080 Ti", 20.0, False, "unproven"),
+        ("NVIDIA H100", 20.0, True, "unproven"),
+    ],
+)
+def test_a_claim_counts_on_the_card_that_it_names(benchmarks, gpu, ms, stable, verdict):
+    claims = importlib.import_module("claims")
+    (claim,) = (
+        claim
+        for claim in benchmarks.load_scenario(BENCHMARKS / "scenarios/published-claims.toml").work.claims
+        if claim.quantity == "fp16-fps"
+    )
+
+    outcome = claims.judge(claim, (1000 / ms, "tensorrt", stable), f"Some processor {gpu}")
+
+    assert outcome["verdict"] == verdict
+
+
+def test_every_inherited_claim_is_listed_in_the_readme(benchmarks):
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8").split("## Published claims")[1]
+
+    for claim in ("1/5 of the size", "FP16 2.3×", "45 fps at 640x360", "48 ms", "under 15 ms for a phone"):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {claim} |"))
+        assert any(f"**{verdict}**" in line for verdict in ("met", "missed", "unproven"))
 
 
 @pytest.mark.parametrize(

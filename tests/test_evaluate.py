@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from deblur_deploy import evaluate as evaluate_module
 from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.data.pairs import Pair, PairsOnDisk
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.errors import ArtifactError, ConfigError, VerificationError
 from deblur_deploy.evaluate import (
     EvalConfig,
     artifact_quality,
@@ -296,3 +296,15 @@ def test_lpips_is_measured_where_package_and_weights_are(
     report = evaluate(checkpoint, pairs, config=EvalConfig(lpips=True))
     assert report.lpips_skipped is None
     assert report.as_json()["lpips"] == pytest.approx(2 * 6 / 255, rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_gives_no_numbers_is_refused(photo: Image8, value: float) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image.where(image > 0.1, value)
+
+    pairs = [Pair("dark.png", photo, photo)]
+    for measure in (evaluate_network, network_quality):
+        with pytest.raises(VerificationError, match=r"gives NaN or infinite values for dark\.png on torch"):
+            measure(Broken(), pairs)

@@ -31,6 +31,8 @@ from deblur_deploy.images import Resolution, load_rgb, save_rgb
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.report.content import gather
+from deblur_deploy.report.write import write_report
 from deblur_deploy.sources import find_artifacts
 
 PARENTS = {
@@ -189,8 +191,16 @@ def test_the_table_is_written_as_markdown(demo, first):
     assert rows[-1].endswith("mean of 1 photographs.")
 
 
-def test_pictures_show_before_and_after(demo, first):
-    (path,) = (demo.folder / "pictures").iterdir()
+def test_the_report_shows_before_and_after(demo, first, tmp_path):
+    page = demo.folder / "report.html"
+    assert first.answer["report"] == str(page)
+    assert f"report    {page}" in first.text
+    assert "drawn.png, blurred" in page.read_text()
+
+    content = gather(demo.folder)
+    assert [row[0] for row in content.charts[0].rows] == ["blurred input", *STAGES]
+    assert content.absent.keys() == {"sensitivity"}
+    (path,) = [path for path in write_report(content, tmp_path, "png") if path.parent.name == "photographs"]
     sheet = load_rgb(path)
 
     photo = load_rgb(demo.photos / "drawn.png")

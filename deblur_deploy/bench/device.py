@@ -7,8 +7,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import library_versions
+from deblur_deploy.artifact import Artifact, library_versions
+from deblur_deploy.bench.gpu import Gpu, first_gpu
 
+_CPUINFO, _CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 _TELLING_FLAGS = (
     "avx2",
     "avx512f",
@@ -28,8 +30,11 @@ def device_facts() -> dict[str, Any]:
     """What this machine is.
 
     Returns:
-        ``cpu``, ``instruction_sets``, ``cores``, ``memory_gib``, ``os``, ``python``, ``libraries``.
+        ``cpu``, ``instruction_sets``, ``cores``, ``memory_gib``, ``gpu`` (``name``, ``driver``, ``memory_gib``, or None
+        where there is none), ``os``, ``python``, ``libraries``.
     """
+    with first_gpu() as gpu:
+        gpu_facts = gpu.facts() if gpu else None
     cpuinfo = _read_cpuinfo()
     flags = set(cpuinfo.get("flags", cpuinfo.get("Features", "")).split())
     return {
@@ -37,10 +42,48 @@ def device_facts() -> dict[str, Any]:
         "instruction_sets": [flag for flag in _TELLING_FLAGS if flag in flags],
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": gpu_facts,
         "os": platform.system(),
         "python": platform.python_version(),
         "libraries": library_versions(),
     }
+
+
+def conditions(gpu: Gpu | None) -> dict[str, Any]:
+    """What a measurement was taken under: recorded before and after, for a machine that throttles changes between.
+
+    Args:
+        gpu: The GPU, if there is one.
+
+    Returns:
+        ``load_average`` of the last minute, ``cpu_mhz`` (mean over the cores) and ``cpu_throttled`` (how often the
+        processor has slowed down for heat since it was started), each where Linux tells it, and ``gpu``.
+    """
+    found: dict[str, Any] = {}
+    if hasattr(os, "getloadavg"):
+        found["load_average"] = round(os.getloadavg()[0], 2)
+    if clocks := _core_clocks():
+        found["cpu_mhz"] = round(sum(clocks) / len(clocks))
+    counters = [int(path.read_text()) for path in _CPUS.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
+    if counters:
+        found["cpu_throttled"] = sum(counters)
+    if gpu:
+        found["gpu"] = gpu.conditions()
+    return found
+
+
+def _core_clocks() -> list[float]:
+    """Present clock of every core in MHz, from Linux's ``/proc/cpuinfo``."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+
+
+def runs_on_gpu(artifact: Artifact, runtime: str) -> bool:
+    """Whether a runtime computes on a GPU, by its name."""
+    return artifact.kind == "engine" or any(word in runtime for word in ("cuda", "tensorrt", "trt", "rtx"))
 
 
 def usable_cores() -> int:
@@ -51,7 +94,7 @@ def usable_cores() -> int:
 def _read_cpuinfo() -> dict[str, str]:
     """Fields of the first processor in Linux's ``/proc/cpuinfo``; nothing on other systems."""
     try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+        first = _CPUINFO.read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
         return {}
     fields = (line.split(":", 1) for line in first.splitlines() if ":" in line)

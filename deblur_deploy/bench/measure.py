@@ -9,24 +9,39 @@ within 10 %, or until the limit; figures are of the last three, and say whether 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.device import device_facts, usable_cores
-from deblur_deploy.bench.samples import Latency, is_stable, median_ratio_interval, summarize
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
-from deblur_deploy.images import Resolution
-from deblur_deploy.runtime.runner import Batch, Runner, open_runner, reason_unavailable, runtimes_for
+from deblur_deploy.bench.affinity import pinned
+from deblur_deploy.bench.device import conditions, device_facts, usable_cores
+from deblur_deploy.bench.gpu import Gpu, first_gpu
+from deblur_deploy.bench.memory import peak_resident_bytes, reset_peak, resident_bytes
+from deblur_deploy.bench.row import BenchRow
+from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
+from deblur_deploy.bench.trtexec import PhasedRunner, Sample, trtexec_metrics, trtexec_warnings
+from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.images import ImageSpec, Resolution, to_frames
+from deblur_deploy.runtime.runner import (
+    Runner,
+    measurable_runtimes,
+    open_runner,
+    reason_unavailable,
+    runtimes_for,
+)
+from deblur_deploy.runtime.runtimes import RUNTIMES
+
+_RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,9 @@ class BenchConfig:
 
     Args:
         resolution: Size of the frame.
-        threads: Processor threads for every runtime; None takes all cores that the process may use.
+        threads: Processor threads for every runtime, and cores that the process is pinned to; None takes all that the
+            process may use.
+        batch: Frames in one inference.
         warmup_ms: Time of untimed inferences before the first window.
         duration_ms: Time measured for each artifact, over the windows that count.
         min_iterations: Least number of inferences in those windows.
@@ -46,6 +63,7 @@ class BenchConfig:
 
     resolution: Resolution = field(default=Resolution(640, 360))
     threads: int | None = None
+    batch: int = 1
     warmup_ms: float = 200.0
     duration_ms: float = 3000.0
     min_iterations: int = 10
@@ -56,6 +74,8 @@ class BenchConfig:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads is {self.threads}", hint="give 1 or more, or leave it out for all cores")
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}", hint="give 1 frame or more")
         if min(self.warmup_ms, self.duration_ms) < 0 or self.min_iterations < 1:
             raise ConfigError("a time to measure is negative, or no iteration is asked for", hint="try the defaults")
         if not 1 <= self.windows <= self.max_windows:
@@ -66,50 +86,28 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class BenchEntry:
-    """One row to measure: an artifact on a runtime."""
+    """One row to measure: an artifact on a runtime.
+
+    Args:
+        artifact: What to run.
+        runtime: What to run it on.
+        label: What the row is called, where that is not the artifact's directory.
+        obstacle: Why it cannot be run, where that is known beforehand.
+    """
 
     artifact: Artifact
     runtime: str
+    label: str | None = None
+    obstacle: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the row is called."""
+        return self.label or str(self.artifact.directory)
 
 
 OnWindow = Callable[[BenchEntry, int], None]
 """Called after each window with the entry and the number of windows that it has had."""
-
-
-@dataclass(frozen=True)
-class BenchRow:
-    """What was measured of one entry.
-
-    Args:
-        artifact: Directory of the artifact.
-        sha256: Hash of its payload.
-        runtime: What it ran on.
-        res: Size of the frame, WIDTHxHEIGHT.
-        latency_ms: Time of one inference, input and output in host memory; None where nothing was measured.
-        throughput_fps: Inferences per second, one after the other.
-        ratio: Median of the baseline over this median: above 1 is faster.
-        ratio_ci: 95 % interval of the ratio.
-        stable: Whether the windows agree.
-        skipped: Why nothing was measured, or None.
-        windows_ms: Every time of one inference, by window, counted or not.
-    """
-
-    artifact: str
-    sha256: str
-    runtime: str
-    res: str
-    latency_ms: Latency | None
-    throughput_fps: float | None
-    ratio: float | None
-    ratio_ci: tuple[float, float] | None
-    stable: bool
-    skipped: str | None
-    windows_ms: tuple[tuple[float, ...], ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """The row for ``--json``, without raw samples."""
-        plain = dataclasses.asdict(self)
-        return {key: value for key, value in plain.items() if key not in ("sha256", "windows_ms")}
 
 
 @dataclass(frozen=True)
@@ -120,11 +118,13 @@ class BenchReport:
         device: The machine, its libraries, thread count, and the hashes of the artifacts.
         rows: One for each entry, in the order given; the first is the baseline.
         interrupted: Whether Ctrl-C ended it early.
+        entries: What the rows are of, in the same order.
     """
 
     device: dict[str, Any]
     rows: tuple[BenchRow, ...]
     interrupted: bool = False
+    entries: tuple[BenchEntry, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
@@ -133,8 +133,20 @@ class BenchReport:
 
 
 def all_entries(artifacts: Iterable[Artifact]) -> list[BenchEntry]:
-    """Every artifact on every runtime for its kind, installed or not: what is missing becomes a row that says so."""
-    return [BenchEntry(artifact, runtime) for artifact in artifacts for runtime in runtimes_for(artifact)]
+    """Every artifact on the runtimes to measure it on, installed or not: what is missing becomes a row that says so."""
+    return [entry for artifact in artifacts for entry in entries_of(artifact)]
+
+
+def entries_of(artifact: Artifact, label: str | None = None, runtimes: Collection[str] = ()) -> list[BenchEntry]:
+    """Rows of one artifact.
+
+    Args:
+        artifact: What to run.
+        label: What the rows are called, where that is not its directory.
+        runtimes: Take only those of these that are for it; empty for those that are measured unasked.
+    """
+    names = [name for name in runtimes_for(artifact) if name in runtimes] if runtimes else measurable_runtimes(artifact)
+    return [BenchEntry(artifact, name, label) for name in names]
 
 
 def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWindow | None = None) -> BenchReport:
@@ -154,36 +166,29 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
     if not entries:
         raise ConfigError("there is nothing to measure", hint="give at least one artifact")
     config = dataclasses.replace(config, threads=config.threads or usable_cores())
-    contenders = [_Contender(entry, reason_unavailable(entry.artifact, entry.runtime)) for entry in entries]
-    interrupted = False
+    contenders = [
+        _Contender(entry, entry.obstacle or reason_unavailable(entry.artifact, entry.runtime)) for entry in entries
+    ]
+    device, interrupted = device_facts(), False
     with ExitStack() as stack:
+        gpu = stack.enter_context(first_gpu())
+        cores = stack.enter_context(pinned(config.threads or 1))
+        before = conditions(gpu)
         try:
             for contender in contenders:
-                contender.load(stack, config)
-            _take_turns(contenders, config, on_window)
+                contender.load(stack, config, gpu)
+            _take_turns(contenders, config, on_window, gpu)
         except KeyboardInterrupt:
             interrupted = True
-    hashes = {str(entry.artifact.directory): entry.artifact.sha256 for entry in entries}
-    device = device_facts() | {"threads": config.threads, "artifacts": hashes}
+        device |= {
+            "threads": config.threads,
+            "pinned_to": cores,
+            "before": before,
+            "after": conditions(gpu),
+            "artifacts": {entry.name: entry.artifact.sha256 for entry in entries},
+        }
     rows = [_row(contender, contenders[0], config) for contender in contenders]
-    return BenchReport(device, tuple(rows), interrupted)
-
-
-def write_jsonl(report: BenchReport, path: Path) -> None:
-    """Write one line for each row, with every sample and the facts of the machine.
-
-    Raises:
-        ArtifactError: The file cannot be written.
-    """
-    baseline = report.as_json()["baseline"]
-    lines = [
-        json.dumps({**dataclasses.asdict(row), "baseline": baseline, "device": report.device}) for row in report.rows
-    ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
+    return BenchReport(device, tuple(rows), interrupted, tuple(entries))
 
 
 @dataclass
@@ -193,94 +198,143 @@ class _Contender:
     entry: BenchEntry
     skipped: str | None
     runner: Runner | None = None
-    windows_ms: list[list[float]] = field(default_factory=list)
+    windows: list[list[Sample]] = field(default_factory=list)
+    memory_mib: dict[str, float] = field(default_factory=dict)
+    joules: list[float] = field(default_factory=list)
 
-    def load(self, stack: ExitStack, config: BenchConfig) -> None:
+    def load(self, stack: ExitStack, config: BenchConfig, gpu: Gpu | None) -> None:
         """Open the runner, which the stack will close, and warm it up."""
         if self.skipped:
             return
+        host_before, device_before = resident_bytes(), gpu.used_bytes() if gpu else None
+        can_tell = reset_peak()
         try:
             self.runner = stack.enter_context(open_runner(self.entry.artifact, self.entry.runtime, config.threads))
-            frame, end = _frame(config.resolution), time.perf_counter() + config.warmup_ms / 1000
+            frame, end = _frame(config, self.entry.artifact.image), time.perf_counter() + config.warmup_ms / 1000
             self.runner.infer(frame)
             while time.perf_counter() < end:
                 self.runner.infer(frame)
-        except DeblurDeployError as err:
+        except self._failures() as err:
             self.give_up(err)
+            return
+        peak = peak_resident_bytes()
+        if can_tell and host_before is not None and peak is not None:
+            self.memory_mib["host"] = max(peak - host_before, 0) / 2**20
+        used = gpu.used_bytes() if gpu else None
+        if used is not None and device_before is not None:
+            self.memory_mib["device"] = max(used - device_before, 0) / 2**20
 
-    def measure_window(self, frame: Batch, config: BenchConfig) -> None:
+    def measure_window(self, config: BenchConfig, gpu: Gpu | None) -> None:
         """One turn: an equal share of the time and of the least number of inferences."""
-        assert self.runner is not None
-        window: list[float] = []
-        self.windows_ms.append(window)
+        frame = _frame(config, self.entry.artifact.image)
+        window: list[Sample] = []
+        self.windows.append(window)
         iterations = math.ceil(config.min_iterations / config.windows)
         try:
-            self.runner.infer(frame)  # untimed: after another runtime's turn, caches are cold and threads asleep
+            self._time_one(frame)  # not counted: after another runtime's turn, caches are cold and threads asleep
+            joules_before = gpu.energy_joules() if gpu else None
             end = time.perf_counter() + config.duration_ms / config.windows / 1000
             while len(window) < iterations or time.perf_counter() < end:
-                before = time.perf_counter()
-                self.runner.infer(frame)
-                window.append((time.perf_counter() - before) * 1000)
-        except DeblurDeployError as err:
+                window.append(self._time_one(frame))
+            joules = gpu.energy_joules() if gpu else None
+            if joules is not None and joules_before is not None:
+                self.joules.append((joules - joules_before) / (len(window) * config.batch))
+        except self._failures() as err:
             self.give_up(err)
 
-    def give_up(self, err: DeblurDeployError) -> None:
-        """Leave the measurement; what was measured before a failure is no figure of a working network."""
-        self.skipped = f"{err.message}; {err.hint}"
-        self.runner = None
-        self.windows_ms.clear()
+    def _time_one(self, frame: NDArray[Any]) -> Sample:
+        assert self.runner is not None
+        before, phases = time.perf_counter(), None
+        if isinstance(self.runner, PhasedRunner):
+            _, phases = self.runner.infer_phased(frame)
+        else:
+            self.runner.infer(frame)
+        return Sample(before * 1000, (time.perf_counter() - before) * 1000, phases)
 
-    def counted(self, config: BenchConfig) -> list[float]:
+    def _failures(self) -> tuple[type[Exception], ...]:
+        """What ends this row and not the whole measurement."""
+        own_network = ":" in self.entry.artifact.network.arch
+        return (DeblurDeployError, *(_RIVAL_FAILURES if own_network else ()))
+
+    def give_up(self, err: Exception) -> None:
+        """Leave the measurement; what was measured before a failure is no figure of a working network."""
+        if isinstance(err, DeblurDeployError):
+            self.skipped = f"{err.message}; {err.hint}"
+        else:
+            self.skipped = f"its code raised {type(err).__name__}: {err}"
+        self.runner = None
+        self.windows.clear()
+
+    def windows_ms(self) -> tuple[tuple[float, ...], ...]:
+        """Wall time of every inference, by window."""
+        return tuple(tuple(sample.wall_ms for sample in window) for window in self.windows)
+
+    def counted(self, config: BenchConfig) -> list[Sample]:
         """The samples that figures are made of: those of the last windows."""
-        return list(chain.from_iterable(self.windows_ms[-config.windows :]))
+        return list(chain.from_iterable(self.windows[-config.windows :]))
 
     def is_stable(self, config: BenchConfig) -> bool:
         """Whether the last windows agree."""
-        return is_stable(self.windows_ms, config.windows, config.tolerance)
+        return is_stable(self.windows_ms(), config.windows, config.tolerance)
 
 
-def _take_turns(contenders: list[_Contender], config: BenchConfig, on_window: OnWindow | None) -> None:
+def _take_turns(contenders: list[_Contender], config: BenchConfig, on_window: OnWindow | None, gpu: Gpu | None) -> None:
     """Window after window, each contender in its turn."""
-    frame = _frame(config.resolution)
     for done in range(1, config.max_windows + 1):
         for contender in contenders:
             if contender.runner is None:
                 continue
-            contender.measure_window(frame, config)
+            contender.measure_window(config, gpu)
             if on_window:
                 on_window(contender.entry, done)
         if all(contender.runner is None or contender.is_stable(config) for contender in contenders):
             return
 
 
-def _frame(resolution: Resolution) -> Batch:
-    """A random picture: (1, 3, H, W) in [0, 1], the same in every run."""
+def _frame(config: BenchConfig, image: ImageSpec) -> NDArray[Any]:
+    """Random pictures in the form that the network takes, the same in every run."""
     rng = np.random.default_rng(0)
-    return rng.random((1, 3, resolution.height, resolution.width), dtype=np.float32)
+    size = config.resolution
+    batch = rng.random((config.batch, 3, size.height, size.width), dtype=np.float32)
+    return to_frames(batch) if image.dtype == "uint8" else batch
+
+
+def _settings(contender: _Contender) -> dict[str, Any]:
+    """How the runtime runs a network, by the table of runtimes and by the runner's own account."""
+    table = dataclasses.asdict(RUNTIMES[contender.entry.runtime])
+    settings = {name: value for name, value in table.items() if name not in ("kind", "modules", "install")}
+    return settings | getattr(contender.runner, "settings", {})
 
 
 def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> BenchRow:
     """Figures of one contender, against the baseline where both were measured."""
-    samples, reference = contender.counted(config), baseline.counted(config)
-    latency = summarize(samples) if samples else None
+    samples = contender.counted(config)
+    times, reference = ([sample.wall_ms for sample in side] for side in (samples, baseline.counted(config)))
+    latency = summarize(times) if times else None
     ratio = summarize(reference).median / latency.median if latency and reference else None
-    ratio_ci = median_ratio_interval(reference, samples) if ratio is not None else None
+    ratio_ci = median_ratio_interval(reference, times) if ratio is not None else None
     if contender is baseline and ratio is not None:
         ratio_ci = (1.0, 1.0)
     skipped = contender.skipped
     if latency is None and skipped is None:
         skipped = "interrupted before it was measured"
-    artifact = contender.entry.artifact
     return BenchRow(
-        artifact=str(artifact.directory),
-        sha256=artifact.sha256,
+        artifact=contender.entry.name,
+        sha256=contender.entry.artifact.sha256,
         runtime=contender.entry.runtime,
         res=str(config.resolution),
         latency_ms=latency,
-        throughput_fps=1000 * len(samples) / sum(samples) if samples else None,
+        throughput_fps=1000 * config.batch * len(times) / sum(times) if sum(times) else None,
         ratio=ratio,
         ratio_ci=ratio_ci,
         stable=contender.is_stable(config),
         skipped=skipped,
-        windows_ms=tuple(map(tuple, contender.windows_ms)),
+        windows_ms=contender.windows_ms(),
+        batch=config.batch,
+        memory_mib=contender.memory_mib if latency else {},
+        joules_per_frame=statistics.fmean(contender.joules) if latency and contender.joules else None,
+        metrics=trtexec_metrics(samples, sum(times)) if samples else {},
+        warnings=trtexec_warnings(samples) if samples else (),
+        settings=_settings(contender),
+        samples=tuple(samples),
     )

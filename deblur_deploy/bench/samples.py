@@ -28,6 +28,42 @@ def summarize(samples_ms: Sequence[float]) -> Latency:
     return Latency(statistics.median(samples_ms), p90, p95, p99)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """What trtexec prints of a time, in milliseconds."""
+
+    min: float
+    max: float
+    mean: float
+    median: float
+    p90: float
+    p95: float
+    p99: float
+
+
+def spread(samples_ms: Sequence[float]) -> Spread:
+    """The figures that trtexec prints, of at least one sample."""
+    quantiles = summarize(samples_ms)
+    return Spread(
+        min(samples_ms),
+        max(samples_ms),
+        statistics.fmean(samples_ms),
+        quantiles.median,
+        quantiles.p90,
+        quantiles.p95,
+        quantiles.p99,
+    )
+
+
+def variation_percent(samples: Sequence[float]) -> float:
+    """Coefficient of variation in percent: the deviation over all samples, as a share of their mean.
+
+    Source: TensorRT, ``samples/common/sampleReporting.cpp``, ``findCoeffOfVariance``.
+    """
+    mean = statistics.fmean(samples)
+    return 100 * statistics.pstdev(samples, mean) / mean if mean else 0.0
+
+
 def percentile(samples: Sequence[float], percent: float) -> float:
     """Percentile as trtexec has it: ``sorted[max(N - 1 - int((1 - percent / 100) * N), 0)]``.
 

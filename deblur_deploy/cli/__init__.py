@@ -17,11 +17,13 @@ COMMANDS = {
     "qat": "fake-quantize to INT8, calibrate, then fine-tune",
     "export-onnx": "write one ONNX file that every runtime reads",
     "export-trt": "build a TensorRT engine for a named card",
+    "export-triton": "write a model repository for Triton Inference Server",
     "build-plugin": "compile the TensorRT plugin for trtexec and C++ programs",
     "eval": "PSNR and SSIM of an artifact on blurred/sharp pairs",
     "verify": "compare two artifacts on the same images",
     "infer": "deblur pictures, folders and videos",
     "bench": "time artifacts on every runtime that this machine has",
+    "report": "one page of what compression cost and bought: photographs, charts, provenance",
     "inspect": "say what an artifact is: widths, sizes, history",
 }
 """Command names and what they do, in the order in which they are used."""

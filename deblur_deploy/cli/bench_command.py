@@ -2,57 +2,180 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact, load_artifact
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.cli.bench_gates import Gates
+from deblur_deploy.cli.bench_output import BenchFiles, Contender, print_ceilings, print_laws, print_rows, run_streams
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
+from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import parse_resolution
 from deblur_deploy.sources import describe, find_artifacts, shipped_generator
 
 if TYPE_CHECKING:
-    from deblur_deploy.bench.measure import BenchReport
+    from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
+
+_SOURCES = (
+    "What to time: artifacts, .onnx files, package.module:factory. Left out: the newest chain under --runs, else the "
+    "shipped generator."
+)
+_RUNTIME = "Only rows on this runtime; may be given several times."
+_STREAM = "Let frames arrive at these rates, such as 30,45,60; tells latency and dropped frames."
+_TIMES = "JSON file as trtexec's --exportTimes writes it; of several rows, one each, named after it."
+_BUDGET = "Exit with 3 unless the fastest stable row is at most this median."
 
 
 def command(
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Artifacts to time. Left out: the newest chain under --runs, else the shipped generator."),
-    ] = None,
+    sources: Annotated[list[str] | None, typer.Argument(help=_SOURCES)] = None,
     res: Res = "640x360",
     seconds: Annotated[float, typer.Option(help="Time measured for each row.")] = 3.0,
-    threads: Annotated[int | None, typer.Option(help="Processor threads. Left out: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads and cores. Left out: all.")] = None,
+    runtime: Annotated[list[str] | None, typer.Option(help=_RUNTIME)] = None,
     runs: Runs = RUNS,
+    batch: Annotated[str, typer.Option(help="Frames in one inference; several sizes as 1,2,4,8.")] = "1",
+    sweep: Annotated[bool, typer.Option("--sweep", help="Measure from 320x180 to 1920x1080.")] = False,
+    stream: Annotated[str | None, typer.Option(help=_STREAM)] = None,
+    pipelined: Annotated[bool, typer.Option("--pipelined", help="Streams: conversion beside the network.")] = False,
+    floor: Annotated[bool, typer.Option(help="Probe the machine's limits and give time over floor.")] = True,
     save: Annotated[Path | None, typer.Option(help="JSONL file for every sample and the facts of the machine.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file for the table.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown file for the table.")] = None,
+    export_times: Annotated[Path | None, typer.Option(help=_TIMES)] = None,
+    compare: Annotated[Path | None, typer.Option(help="JSONL file of an earlier measurement.")] = None,
+    fail_below: Annotated[float, typer.Option(help="With --compare: least speed over the earlier one's.")] = 0.95,
+    other_device: Annotated[bool, typer.Option("--other-device", help="Compare with another device.")] = False,
+    budget_ms: Annotated[float | None, typer.Option(help=_BUDGET)] = None,
     as_json: Json = False,
 ) -> None:
     """Time artifacts on every runtime that this machine has; the first row is the baseline."""
-    resolution = parse_resolution(res)
-    from deblur_deploy.bench.measure import BenchConfig, all_entries, measure, write_jsonl
+    from deblur_deploy.bench.measure import BenchConfig
 
     output = Output(as_json)
-    config = BenchConfig(resolution=resolution, threads=threads, duration_ms=seconds * 1000)
-    if sources:
-        artifacts, reason = [load_artifact(path) for path in sources], "named on the command line"
-    else:
-        artifacts, reason = newest_chain(runs)
-    for artifact in artifacts:
-        output.say(f"source    {artifact.directory} ({describe(artifact)}; {reason})")
-    output.say(f"input     1x3x{resolution.height}x{resolution.width} (NCHW), {len(artifacts)} artifacts")
-    with output.waiting("measuring") as tick:
-        report = measure(
-            all_entries(artifacts), config, lambda entry, window: tick(f"{entry.runtime}, window {window}")
-        )
+    gates = Gates(compare, fail_below, other_device, budget_ms)
+    files = BenchFiles(save, csv, markdown, export_times)
+    config = BenchConfig(parse_resolution(res), threads, duration_ms=seconds * 1000)
+    gates.check_baseline(threads, output)
+    with TemporaryDirectory() as workspace:
+        if pipelined and stream is None:
+            raise ConfigError("--pipelined is for streams", hint="give --stream 30 as well")
+        contenders = _contenders(sources or (), runs, Path(workspace), output)
+        if stream is not None:
+            _refuse_with_stream(sweep or batch != "1" or compare is not None or budget_ms is not None)
+            entries = _entries(contenders, runtime or ())
+            run_streams(entries, config, (_numbers(stream, "--stream"), pipelined), files, output)
+            return
+        if sweep:
+            report = _sweep(contenders, config, runtime or (), Path(workspace), output)
+        else:
+            report = _batches(_entries(contenders, runtime or ()), config, batch, output)
+        if floor and not report.interrupted:
+            report = _with_floors(report, config, output)
+    _finish(report, files, gates, sweep, output)
+
+
+def _finish(report: BenchReport, files: BenchFiles, gates: Gates, sweep: bool, output: Output) -> None:
+    """Print, write, then judge: a missed gate loses nothing of what was measured."""
     print_rows(output, report)
-    if save is not None:
-        write_jsonl(report, save)
-        output.say(f"wrote     {save}")
-    output.emit(report.as_json())
+    result = report.as_json()
+    if sweep:
+        result["scaling"] = print_laws(output, report)
+    files.write(report, output)
     if report.interrupted:
+        output.emit(result)
         raise KeyboardInterrupt
+    missed = gates.judge(report, output, result)
+    output.emit(result)
+    if missed:
+        raise missed
+
+
+def _contenders(sources: Sequence[str], runs: Path, workspace: Path, output: Output) -> list[Contender]:
+    """What to measure, said to the user with the reason."""
+    from deblur_deploy.bench.rivals import load_contender
+
+    if sources:
+        found, reason = [load_contender(source, workspace) for source in sources], "named on the command line"
+    else:
+        chain, reason = newest_chain(runs)
+        found = [(artifact, None) for artifact in chain]
+    for artifact, label in found:
+        output.say(f"source    {label or artifact.directory} ({describe(artifact)}; {reason})")
+    return found
+
+
+def _entries(contenders: Sequence[Contender], runtimes: Sequence[str]) -> list[BenchEntry]:
+    """Every contender on every runtime for it, or on those that were chosen."""
+    from deblur_deploy.bench.measure import entries_of
+
+    _check_runtimes(runtimes)
+    return [entry for artifact, label in contenders for entry in entries_of(artifact, label, runtimes)]
+
+
+def _check_runtimes(runtimes: Sequence[str]) -> None:
+    from deblur_deploy.runtime.runtimes import RUNTIMES
+
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise ConfigError(f"there is no runtime {name!r}", hint=f"known runtimes: {', '.join(RUNTIMES)}")
+
+
+def _batches(entries: Sequence[BenchEntry], config: BenchConfig, batch: str, output: Output) -> BenchReport:
+    from deblur_deploy.bench.sweep import measure_batches
+
+    size, sizes = config.resolution, [int(number) for number in _numbers(batch, "--batch")]
+    output.say(f"input     {batch}x3x{size.height}x{size.width} (NCHW), {len(entries)} rows")
+    with output.waiting("measuring") as tick:
+        return measure_batches(entries, config, sizes, lambda entry, window: tick(f"{entry.runtime}, window {window}"))
+
+
+def _sweep(
+    contenders: Sequence[Contender], config: BenchConfig, runtimes: Sequence[str], workspace: Path, output: Output
+) -> BenchReport:
+    from deblur_deploy.bench.sweep import SWEEP, measure_sweep
+
+    _check_runtimes(runtimes)
+    output.say(f"input     {', '.join(map(str, SWEEP))}")
+    with output.waiting("measuring") as tick:
+        return measure_sweep(
+            contenders,
+            config,
+            workspace,
+            runtimes,
+            lambda entry, window: tick(f"{entry.runtime}, window {window}"),
+        )
+
+
+def _with_floors(report: BenchReport, config: BenchConfig, output: Output) -> BenchReport:
+    from deblur_deploy.bench.limits import add_floors
+
+    with output.waiting("probing the machine's limits"):
+        report = add_floors(report, config)
+    print_ceilings(output, report)
+    return report
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    """The numbers of an option such as ``1,2,4``."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as err:
+        raise ConfigError(f"{option} is {text!r}", hint="give numbers with commas between them, such as 1,2,4") from err
+    if option == "--batch" and any(number != int(number) for number in numbers):
+        raise ConfigError(f"{option} is {text!r}", hint="give whole numbers, such as 1,2,4")
+    return numbers
+
+
+def _refuse_with_stream(others: bool) -> None:
+    if others:
+        raise ConfigError(
+            "--stream is a measurement of its own", hint="leave out --sweep, --batch, --compare and --budget-ms"
+        )
 
 
 def newest_chain(runs: Path) -> tuple[list[Artifact], str]:
@@ -80,27 +203,3 @@ def _shipped_root(created: str) -> list[Artifact]:
     """The shipped generator, if that is what the chain started from."""
     generator = shipped_generator()
     return [generator] if generator.history[0].created == created else []
-
-
-def print_rows(output: Output, report: BenchReport) -> None:
-    """Print the latency table, skipped rows with their reason below it."""
-    rows = []
-    for row in report.rows:
-        if row.latency_ms is None:
-            continue
-        low, high = row.ratio_ci or (float("nan"), float("nan"))
-        rows.append(
-            [
-                Path(row.artifact).name,
-                row.runtime,
-                f"{row.latency_ms.median:.1f}",
-                f"{row.latency_ms.p90:.1f}",
-                f"{row.throughput_fps or 0:.2f}",
-                f"{row.ratio or 0:.2f} [{low:.2f}, {high:.2f}]",
-                "" if row.stable else "unstable",
-            ]
-        )
-    output.table(["artifact", "runtime", "median ms", "p90 ms", "fps", "x baseline [95 %]", ""], rows)
-    for row in report.rows:
-        if row.skipped:
-            output.say(f"skipped   {Path(row.artifact).name} on {row.runtime}: {row.skipped}")

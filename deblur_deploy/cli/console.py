@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deblur_deploy.artifact import Artifact
+from deblur_deploy.report.units import format_bytes as format_bytes
 from deblur_deploy.sources import describe, resolve_source
 
 _PIPE_WIDTH = 200
@@ -121,8 +122,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def format_bytes(count: int) -> str:
-    """Bytes as people read them, in powers of 1000: ``3.54 MB``."""
-    return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

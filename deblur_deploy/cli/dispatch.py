@@ -10,6 +10,7 @@ from typing import cast
 
 import typer
 
+from deblur_deploy.cli.options import release_claims
 from deblur_deploy.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
@@ -22,8 +23,12 @@ _EXTRAS = {
     "onnxscript": "export",
     "onnxruntime": "cpu",
     "openvino": "cpu",
+    "jinja2": "report",
+    "matplotlib": "report",
 }
 """Optional packages by module, and the extra that brings each; stages import them without asking."""
+
+_NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "bad_alloc", "DataLoader worker (pid")
 
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)  # typer gives its base class no public name
 
@@ -52,11 +57,27 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         return _fail(MissingDependencyError(missing, hint=f"pip install 'deblur-deploy[{_EXTRAS[package]}]'"))
     except _UsageError as err:
         return _fail(ConfigError(err.format_message(), hint=f"`deblur-deploy {name} --help` lists what it takes"))
+    except (MemoryError, RuntimeError) as err:
+        if not _is_want_of_memory(err):
+            raise
+        said = (str(err).splitlines() or [type(err).__name__])[0]
+        hint = "close other programs, or take smaller crops, batches or pictures, or fewer --workers"
+        return _fail(DeblurDeployError(f"memory ran out: {said}", hint=hint))
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
+    finally:
+        release_claims()
     if code == EXIT_INTERRUPTED:  # typer, too, turns Ctrl-C into this code
         print("Interrupted. Artifacts that were finished are kept.", file=sys.stderr)
     return code
+
+
+def _is_want_of_memory(err: BaseException) -> bool:
+    """Whether an exception says that there is no more memory; PyTorch says it by the text of a RuntimeError.
+
+    The system ends the processes that make crops by SIGKILL where memory runs out.
+    """
+    return isinstance(err, MemoryError) or any(sign in str(err) for sign in _NO_MEMORY)
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

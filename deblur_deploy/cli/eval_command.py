@@ -86,9 +86,9 @@ def _evaluate_blurred(
     output: Output, artifact: Artifact, folder: Path, sheets: Path | None, runtime: str | None
 ) -> None:
     """Measure the side effects on every photograph of a folder, and draw it before and after if that is wanted."""
-    from deblur_deploy.cli.pictures import save_before_after
     from deblur_deploy.data.pairs import blurred_files
     from deblur_deploy.evaluate_blurred import evaluate_blurred
+    from deblur_deploy.report.sheets import save_before_after
 
     files = blurred_files(folder)
     with output.counting("restoring", len(files)) as on_image:

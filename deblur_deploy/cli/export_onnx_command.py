@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,18 @@ def is_checkpoint(artifact: Artifact) -> bool:
 def command(
     source: Source = None,
     res: Res = "640x360",
+    dynamic: Annotated[
+        bool,
+        typer.Option("--dynamic", help="Leave batch, height and width free; --res is then what figures are given for."),
+    ] = False,
+    io: Annotated[
+        Literal["float", "uint8"],
+        typer.Option(help="float: NCHW in [0, 1]. uint8: camera frames, NHWC, converted inside the graph."),
+    ] = "float",
+    deform_op: Annotated[
+        Literal["plugin", "standard", "native"],
+        typer.Option(help="plugin: deblur::DeformConv2d. standard: DeformConv. native: GridSample and Conv."),
+    ] = "plugin",
     evaluation: Annotated[
         Path | None, typer.Option("--data", help="Folder to measure quality on. Left out: the shipped pairs.")
     ] = None,
@@ -30,17 +42,26 @@ def command(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Write one ONNX file: deblur::DeformConv2d with its meaning inside, int8 weights for a quantized source."""
+    """Write one ONNX file, for one size or for all, with int8 weights for a quantized source."""
     resolution = parse_resolution(res)
-    config = ExportConfig(resolution.width, resolution.height, evaluate, str(evaluation) if evaluation else None)
+    pairs = str(evaluation) if evaluation else None
+    config = ExportConfig(resolution.width, resolution.height, evaluate, pairs, dynamic, io, deform_op)
     from deblur_deploy.export.to_onnx import export_onnx
 
     output = Output(as_json)
     artifact = output.source(source, runs, is_checkpoint)
-    output.say(f"input     1x3x{resolution.height}x{resolution.width} (NCHW)")
+    output.say(f"input     {describe_input(config)}")
     exported = export_onnx(artifact, config, new_directory(out, runs, "onnx"))
     report_quality(output, exported)
     output.wrote(exported)
+
+
+def describe_input(config: ExportConfig) -> str:
+    """Shape and type of a graph's input, such as ``1x3x360x640 (NCHW)``."""
+    batch, height, width = ("N", "H", "W") if config.dynamic else ("1", str(config.height), str(config.width))
+    if config.io == "uint8":
+        return f"{batch}x{height}x{width}x3 (NHWC, uint8)"
+    return f"{batch}x3x{height}x{width} (NCHW)"
 
 
 def report_quality(output: Output, exported: Artifact) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,11 +10,34 @@ import typer
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.engine_options import (
+    Batch,
+    Compatibility,
+    MaxRes,
+    MinRes,
+    OptimizationLevel,
+    OptRes,
+    Plugin,
+    Refit,
+    Res,
+    StripWeights,
+    Target,
+    TimingCache,
+    VersionCompatible,
+    Workspace,
+    chosen_precision,
+    is_one_picture_size,
+    parse_batch,
+    workspace_bytes,
+)
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
-from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig
+from deblur_deploy.config import EngineConfig, ExportConfig, PlanConfig, Precision, PrecisionConfig, ShapeConfig
 from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution, parse_resolution
+from deblur_deploy.images import ImageSpec, Resolution, parse_resolution
 from deblur_deploy.runtime.runner import fixed_size
+
+_TYPED = ("to-fp16", "to-bf16")
+"""Stages that write 16-bit types into an ONNX file, which is then for engines of that type alone."""
 
 
 def is_exportable(artifact: Artifact) -> bool:
@@ -21,43 +45,127 @@ def is_exportable(artifact: Artifact) -> bool:
     return artifact.kind in ("checkpoint", "onnx")
 
 
-def gives_engine(artifact: Artifact, resolution: Resolution | None, fp16: bool) -> bool:
+def gives_engine(artifact: Artifact, resolution: Resolution | None, precision: Precision) -> bool:
     """Whether the engine that was asked for can be made from here, which is what is taken by default."""
-    has_size = resolution is None or artifact.kind == "checkpoint" or fixed_size(artifact.image) == resolution
-    has_type = fp16 or (artifact.network.quantization is None and artifact.stage != "to-fp16")
-    return is_exportable(artifact) and has_size and has_type
+    has_size = resolution is None or artifact.kind == "checkpoint" or fixed_size(artifact.image) in (None, resolution)
+    return is_exportable(artifact) and has_size and _has_type(artifact, precision)
+
+
+def _has_type(artifact: Artifact, precision: Precision) -> bool:
+    """Whether a network of this precision can be made from here."""
+    if precision in ("int8", "fp8"):
+        return _runs_quantized(artifact, precision)
+    if artifact.stage in _TYPED:
+        return artifact.stage == f"to-{precision}"
+    return precision == "fp16" or artifact.network.quantization is None
+
+
+def _runs_quantized(artifact: Artifact, precision: Precision) -> bool:
+    """Whether weights and activations are quantized to this type."""
+    quantization = artifact.network.quantization
+    return quantization is not None and not quantization.get("weights_only") and quantization.get("format") == precision
 
 
 def command(
     source: Source = None,
-    fp16: Annotated[bool, typer.Option("--fp16/--fp32", help="Type of the engine's layers.")] = True,
-    target: Annotated[
-        str, typer.Option(help="Card or compute capability: 'RTX 2080 Ti', 2080ti, sm75.")
-    ] = "RTX 2080 Ti",
+    fp16: Annotated[bool, typer.Option("--fp16", help="Layers in float16. This is what is built by default.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Layers in bfloat16, on Ampere and later.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Convolutions in int8, of a network from `qat`.")] = False,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="Convolutions in float8, of a network from `qat --format fp8`.")
+    ] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Layers in float32.")] = False,
+    target: Target = "RTX 2080 Ti",
     flavour: Annotated[Literal["auto", "rtx", "tensorrt"], typer.Option(help="auto, rtx or tensorrt.")] = "auto",
-    res: Annotated[
-        str | None, typer.Option(help="Picture size as WIDTHxHEIGHT. Left out: the ONNX artifact's own, else 640x360.")
-    ] = None,
+    res: Res = None,
+    min_res: MinRes = None,
+    opt_res: OptRes = None,
+    max_res: MaxRes = None,
+    batch: Batch = "1",
+    workspace: Workspace = None,
+    timing_cache: TimingCache = None,
+    strip_weights: StripWeights = False,
+    refit: Refit = False,
+    version_compatible: VersionCompatible = False,
+    hardware_compatibility: Compatibility = "none",
+    optimization_level: OptimizationLevel = None,
+    plugin: Plugin = "auto",
     runs: Runs = RUNS,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Build a TensorRT engine for a named card; no GPU is needed. A checkpoint is exported to ONNX on the way."""
-    resolution = None if res is None else parse_resolution(res)
+    precision = chosen_precision({"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8, "fp32": fp32})
+    shapes = ShapeConfig(tuple(res or ()), min_res, opt_res, max_res, parse_batch(batch))
+    cache = None if timing_cache is None else str(timing_cache)
+    plan = PlanConfig(cache, strip_weights, refit, version_compatible, hardware_compatibility)
+    scratch = workspace_bytes(workspace)
+    config = EngineConfig(target, flavour, precision, scratch, optimization_level, shapes, plan, plugin)
+    _build(Output(as_json), source, config, (runs, out))
+
+
+def _build(output: Output, source: Path | None, config: EngineConfig, places: tuple[Path, Path | None]) -> None:
+    """Check, export as needed, build and report."""
+    runs, out = places
+    shapes, precision = config.shapes, config.precision
+    sizes = [parse_resolution(text) for text in (*shapes.res, shapes.min_res, shapes.opt_res, shapes.max_res) if text]
+    resolution = sizes[0] if is_one_picture_size(shapes) and sizes else None
     from deblur_deploy.engine.build import build_engine, check_engine_config
 
-    output = Output(as_json)
-    config = EngineConfig(target=target, flavour=flavour, precision="fp16" if fp16 else "fp32")
     check_engine_config(config)
-    fits = is_exportable if source else lambda found: gives_engine(found, resolution, fp16)
+    fits = is_exportable if source else lambda found: gives_engine(found, resolution, precision)
     artifact = output.source(source, runs, fits)
+    _check_type(artifact, precision)
     directory = new_directory(out, runs, "engine")
-    size = engine_size(artifact, resolution)
-    output.say(f"input     1x3x{size.height}x{size.width} (NCHW)")
-    typed = typed_onnx(output, artifact, ExportConfig(size.width, size.height), runs, fp16)
+    one_size = is_one_picture_size(shapes)
+    if one_size:
+        size = engine_size(artifact, resolution)
+        output.say(f"input     {_shape_text(artifact.image, size)}")
+        config = replace(config, shapes=replace(shapes, res=(str(size),)))
+    else:
+        size = sizes[-1] if sizes else Resolution(640, 360)
+        _check_free_sizes(artifact)
+    export = ExportConfig(size.width, size.height, dynamic=not one_size)
+    typed = typed_onnx(output, artifact, export, runs, precision)
     engine = build_engine(typed, config, directory)
     report_engine(output, engine)
     output.wrote(engine)
+
+
+def _shape_text(image: ImageSpec, size: Resolution) -> str:
+    """Shape and layout of the engine's input."""
+    if image.dtype == "uint8":
+        return f"1x{size.height}x{size.width}x3 (NHWC, uint8)"
+    return f"1x3x{size.height}x{size.width} (NCHW)"
+
+
+def _check_free_sizes(artifact: Artifact) -> None:
+    """Refuse several sizes of a network that has one."""
+    if fixed_size(artifact.image):
+        raise ConfigError(
+            f"several sizes or pictures at a time were asked for, which {artifact.directory} does not leave free",
+            hint="start from an ONNX artifact with free sizes: `deblur-deploy export-onnx --dynamic`",
+        )
+
+
+def _check_type(artifact: Artifact, precision: Precision) -> None:
+    """Refuse a precision that the source's network cannot be written in."""
+    if precision in ("int8", "fp8") and not _runs_quantized(artifact, precision):
+        how = "qat" if precision == "int8" else "qat --format fp8"
+        raise ConfigError(
+            f"--{precision} was asked for, and {artifact.directory} is not quantized to {precision}",
+            hint=f"`deblur-deploy {how}` makes such a network; an engine without one: --fp16",
+        )
+    if artifact.stage in _TYPED and artifact.stage != f"to-{precision}":
+        raise ConfigError(
+            f"{artifact.directory} has its types from {artifact.stage}, and --{precision} was asked for",
+            hint="start from the ONNX artifact or the checkpoint that it was made from",
+        )
+    if precision in ("fp32", "bf16") and artifact.network.quantization is not None:
+        raise ConfigError(
+            f"{artifact.directory} is quantized, and --{precision} was asked for",
+            hint="start from the float checkpoint that it was made from, or build with --fp16",
+        )
 
 
 def engine_size(artifact: Artifact, resolution: Resolution | None) -> Resolution:
@@ -71,23 +179,23 @@ def engine_size(artifact: Artifact, resolution: Resolution | None) -> Resolution
     return fixed or resolution or Resolution(640, 360)
 
 
-def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: Path, fp16: bool) -> Artifact:
+def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: Path, precision: Precision) -> Artifact:
     """The ONNX artifact whose types are those of the engine to build, exported and converted as needed."""
+    from deblur_deploy.export.bfloat16 import lower_to_bf16
     from deblur_deploy.export.precision import lower_precision
     from deblur_deploy.export.to_onnx import export_onnx
 
     if artifact.kind == "checkpoint":
         artifact = export_onnx(artifact, config, new_directory(None, runs, "onnx"))
         output.say(f"exported  {artifact.path}")
-    if artifact.network.quantization is not None:
-        if not fp16:
-            raise ConfigError(
-                f"{artifact.directory} is quantized, and --fp32 was asked for",
-                hint="start from the float checkpoint that it was made from, or build with --fp16",
-            )
+    if precision == "fp16" and artifact.network.quantization is not None:
         output.say("note      FP16 was asked for: the Q/DQ pairs are dropped, the fine-tuned weights are kept")
-    if fp16 and artifact.stage != "to-fp16":
-        artifact = lower_precision(artifact, PrecisionConfig(), new_directory(None, runs, "onnx-fp16"))
+    if precision in ("fp16", "bf16") and artifact.stage != f"to-{precision}":
+        directory = new_directory(None, runs, f"onnx-{precision}")
+        if precision == "fp16":
+            artifact = lower_precision(artifact, PrecisionConfig(check_overflow=True), directory)
+        else:
+            artifact = lower_to_bf16(artifact, PrecisionConfig(), directory)
         output.say(f"converted {artifact.path}")
     return artifact
 
@@ -97,3 +205,6 @@ def report_engine(output: Output, engine: Artifact) -> None:
     figures = engine.figures
     shares = ", ".join(f"{share:.0%} of MACs in {kind}" for kind, share in figures["precision"].items() if share)
     output.say(f"engine    {figures['flavour']} {figures['flavour_version']} for {figures['target']}, proven {shares}")
+    for profile in figures["profiles"]:
+        low, best, high = ("x".join(map(str, profile[end])) for end in ("min", "opt", "max"))
+        output.say(f"shapes    {best}" if low == high else f"shapes    {low} to {high}, tuned for {best}")

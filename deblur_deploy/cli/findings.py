@@ -9,16 +9,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
+from deblur_deploy import __version__
+from deblur_deploy.bench.device import device_facts
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import Journey
-from deblur_deploy.cli.pictures import save_sheets
 from deblur_deploy.cli.recipe import Recipe
-from deblur_deploy.data.pairs import crop_pairs, load_pairs
+from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.errors import ArtifactError, VerificationError
+from deblur_deploy.report.markdown_table import table
 
 RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt-rtx")
 """Runtimes that have a column in the table."""
+
+_MACHINE = ("cpu", "instruction_sets", "cores", "memory_gib", "libraries")
+"""Facts of the machine in which a latency holds; on another one it is measured again."""
 
 HEADINGS = (
     *("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost"),
@@ -56,17 +62,32 @@ def _or_infinite(psnr_db: float | None) -> float:
     return math.inf if psnr_db is None else psnr_db
 
 
-def show_pictures(journey: Journey, recipe: Recipe, directory: Path, output: Output) -> None:
-    """Write before/after pictures of the original and of the smallest network before FP16, unless they are there."""
+def write_page(
+    journey: Journey, recipe: Recipe, bench: dict[str, Any] | None, directory: Path, output: Output
+) -> Path | None:
+    """Write ``report.html`` unless it is there, of these artifacts and these latencies; None without Matplotlib."""
+    try:
+        from deblur_deploy.report.content import gather
+        from deblur_deploy.report.write import write_report
+    except ModuleNotFoundError as err:
+        if err.name != "matplotlib":
+            raise
+        output.say("report    skipped: it needs matplotlib; pip install 'deblur-deploy[report]'")
+        return None
+    page, kept = directory / "report.html", directory / "report.json"
+    if not page.is_file():
+        kept.unlink(missing_ok=True)
 
-    def show_now() -> dict[str, Any]:
-        output.say("writing pictures …")
-        pairs = crop_pairs(load_pairs(recipe.pairs_folder, "evaluation"), recipe.resolution)
-        compressed = journey.onnx[list(journey.checkpoints)[-1]]
-        save_sheets(pairs, journey.onnx["original"], compressed, directory / "pictures")
-        return {"pictures": [pair.name for pair in pairs]}
+    def write_now() -> dict[str, Any]:
+        output.say("writing the report …")
+        with output.waiting("restoring photographs") as caption:
+            content = gather(directory, on_photograph=caption)
+        write_report(content, page, "html")
+        return {"photographs": [photograph.name for photograph in content.photographs], "absent": content.absent}
 
-    _kept(directory / "pictures.json", _key(journey, recipe.pairs_folder), show_now)
+    _kept(kept, _key(journey, hash_photos(recipe.pairs_folder, "evaluation"), bench, __version__), write_now)
+    output.say(f"report    {page}")
+    return page
 
 
 def measure_latency(journey: Journey, config: BenchConfig, directory: Path, output: Output) -> dict[str, Any]:
@@ -92,10 +113,11 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, outp
             )
         if report.interrupted:
             raise KeyboardInterrupt
-        write_jsonl(report, directory / "bench.jsonl")
+        write_jsonl(report_records(report), directory / "bench.jsonl")
         return report.as_json()
 
-    return _kept(directory / "bench.json", _key(journey, config), measure_now)
+    machine = {name: fact for name, fact in device_facts().items() if name in _MACHINE}
+    return _kept(directory / "bench.json", _key(journey, config, machine), measure_now)
 
 
 def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> list[list[str]]:
@@ -134,9 +156,7 @@ def latency_ms(journey: Journey, row: str, bench: dict[str, Any] | None, runtime
 def write_summary(path: Path, rows: Sequence[Sequence[str]], quality: dict[str, Any]) -> None:
     """Write the table as Markdown."""
     lines = [
-        "| " + " | ".join(HEADINGS) + " |",
-        "|" + "---|" * len(HEADINGS),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *table(HEADINGS, rows),
         "",
         f"Blurred input: {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs.",
     ]

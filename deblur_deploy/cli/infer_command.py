@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ from deblur_deploy.images import parse_resolution
 
 if TYPE_CHECKING:
     from deblur_deploy.infer.jobs import Job
-    from deblur_deploy.infer.run import FileRunner, InferReport
+    from deblur_deploy.infer.run import FileRestorer, InferReport
     from deblur_deploy.infer.run import Progress as Reached
     from deblur_deploy.infer.settings import InferConfig
     from deblur_deploy.runtime.runner import Runner
@@ -39,6 +39,8 @@ Codec = Annotated[str | None, typer.Option(help="Video encoder. Left out: that o
 Crf = Annotated[int, typer.Option(help="Constant rate factor of videos; lower is better and larger.")]
 MaxMemory = Annotated[str, typer.Option(help="What the program may take; larger pictures go through in tiles.")]
 Tile = Annotated[str | None, typer.Option(help="Size of tiles as WIDTHxHEIGHT, instead of what fits.")]
+Engine = Annotated[str, typer.Option(help="What runs the network on many files: local, or ray for a Ray cluster.")]
+Workers = Annotated[int | None, typer.Option(help="With --engine ray: how many networks. Left out: one per machine.")]
 Raw = Annotated[str | None, typer.Option(help="Size of raw rgb24 frames on stdin and stdout.")]
 
 
@@ -59,6 +61,9 @@ def command(
     raw: Raw = None,
     runtime: Runtime = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads. Left out: what the runtime chooses.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run an engine file that has no manifest.")] = False,
+    engine: Engine = "local",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Deblur pictures, folders and videos with a network."""
@@ -74,7 +79,7 @@ def command(
     given = inputs or []
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
-    machine = _Machine(source, runtime, threads)
+    machine = _Machine(source, runtime, threads, trust, engine, workers)
     if raw is not None or STANDARD_STREAM in given:
         _stream(machine, (given, out, raw, as_json), config)
         return
@@ -85,11 +90,28 @@ def command(
 
 @dataclass(frozen=True)
 class _Machine:
-    """What runs: the artifact's path, the runtime and the number of threads."""
+    """What runs: the path, the runtime, the number of threads, whether an engine file is trusted; and where it runs."""
 
     source: Path
     runtime: str | None
     threads: int | None
+    trust: bool
+    engine: str
+    workers: int | None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise ConfigError(f"there is no engine {self.engine!r}", hint="choose local or ray")
+        if self.workers is not None and self.engine == "local":
+            raise ConfigError("--workers is for a cluster", hint="add --engine ray, or leave it out")
+
+    def artifact(self) -> Artifact:
+        """The artifact, or what is known of an engine file without a manifest."""
+        from deblur_deploy.runtime.foreign_engine import adopt_engine, is_foreign_engine
+
+        if is_foreign_engine(self.source):
+            return adopt_engine(self.source, trust=self.trust)
+        return load_artifact(self.source)
 
 
 @dataclass(frozen=True)
@@ -113,12 +135,9 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
 
     check_writable(choice.out)
     jobs = find_jobs(choice.given, choice.out, choice.pattern, choice.suffix)
-    artifact = load_artifact(machine.source)
+    artifact = machine.artifact()
     output.say(f"source    {artifact.directory} (named on the command line)")
-    with _opened(artifact, machine) as runner:
-        from deblur_deploy.infer.run import FileRunner
-
-        files = FileRunner(artifact, runner, choice.out, config)
+    with _file_runner(artifact, machine, choice.out, config) as files:
         if choice.watch is None:
             _restore_jobs(output, files, jobs)
         else:
@@ -127,7 +146,26 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
         output.say(
             "warning   seams may show: the graph's size is less than the network reaches; export it with more --res"
         )
+    if files.deaths:
+        output.say(f"note      {files.deaths} workers died; their files were begun again by others")
     _conclude(output, files.report, choice.out)
+
+
+@contextmanager
+def _file_runner(artifact: Artifact, machine: _Machine, out: Path, config: InferConfig) -> Iterator[FileRestorer]:
+    """What restores the files: this process, or the workers of a cluster."""
+    if machine.engine == "ray":
+        from deblur_deploy.infer.cluster import ClusterConfig, ClusterRunner
+
+        workers = ClusterConfig(machine.workers, machine.runtime, machine.threads)
+        # Ray says on stdout what befalls its workers, and stdout may be for JSON.
+        with redirect_stdout(sys.stderr), ClusterRunner(artifact, out, config, workers) as cluster:
+            yield cluster
+        return
+    from deblur_deploy.infer.run import FileRunner
+
+    with _opened(artifact, machine) as runner:
+        yield FileRunner(artifact, runner, out, config)
 
 
 @contextmanager
@@ -148,18 +186,22 @@ def _stream(machine: _Machine, streams: tuple[list[Path], Path, str | None, bool
         raise ConfigError(
             "raw frames need a size, and go from stdin to stdout", hint="write `infer SOURCE - --out - --raw 1280x720`"
         )
+    if machine.engine != "local":
+        raise ConfigError(
+            "raw frames come one after the other, so one machine restores them", hint="leave out --engine"
+        )
     if as_json:
         raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
     size = parse_resolution(raw)
     output = Output(as_json=True)  # stdout is for the frames
-    with _opened(load_artifact(machine.source), machine) as runner:
+    with _opened(machine.artifact(), machine) as runner:
         frames = restore_raw(
             sys.stdin.buffer, sys.stdout.buffer, size, Restorer(runner, config.restore), lambda count: None
         )
     output.say(f"restored  {frames} frames of {size}")
 
 
-def _serve(output: Output, files: FileRunner, watch: Path, choice: _Choice) -> None:
+def _serve(output: Output, files: FileRestorer, watch: Path, choice: _Choice) -> None:
     from deblur_deploy.infer.watch import arriving_jobs, serve
 
     batches = arriving_jobs(watch, choice.out, pattern=choice.pattern, suffix=choice.suffix, poll_seconds=choice.poll)
@@ -167,7 +209,7 @@ def _serve(output: Output, files: FileRunner, watch: Path, choice: _Choice) -> N
     serve(batches, lambda jobs: _restore_jobs(output, files, jobs))
 
 
-def _restore_jobs(output: Output, files: FileRunner, jobs: list[Job]) -> None:
+def _restore_jobs(output: Output, files: FileRestorer, jobs: list[Job]) -> None:
     with _progress(output, len(jobs)) as notify:
         files.run(jobs, notify)
 

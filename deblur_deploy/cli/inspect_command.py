@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from deblur_deploy.artifact import Artifact, Step
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.options import RUNS, Json, Runs, Source
+from deblur_deploy.report.quality import comparable
 from deblur_deploy.sources import describe
 
 _HEADINGS = ("step", "finished (UTC)", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "SSIM (matlab)")
 
 
-def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> None:
+def command(
+    source: Source = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer, with Polygraphy.")] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
     """Say what an artifact is: kind, sizes, precision, widths, and every step that made it."""
     output = Output(as_json)
     artifact = output.source(source, runs, lambda _: True)
@@ -38,6 +45,11 @@ def command(source: Source = None, runs: Runs = RUNS, as_json: Json = False) -> 
         output.say(f"fusion    {finding['node']}: {finding['text']}")
     output.say("")
     output.table(_HEADINGS, waterfall(artifact.history))
+    if layers:
+        from deblur_deploy.engine.layers import list_layers
+
+        facts["layers"] = list_layers(artifact)
+        output.say(facts["layers"])
     output.emit(facts)
 
 
@@ -61,20 +73,12 @@ def waterfall(history: Sequence[Step]) -> list[list[str]]:
                 f"{cost['params']:,}" if "params" in cost else "–",
                 _decimals(cost.get("gmacs"), 1),
                 _decimals(psnr, 2),
-                _decimals(before["psnr_db"] - psnr if _comparable(before, step.figures) else None, 2),
+                _decimals(before["psnr_db"] - psnr if comparable(before, step.figures) else None, 2),
                 _decimals(step.figures.get("ssim_matlab"), 4),
             ]
         )
         before = before if psnr is None else step.figures
     return rows
-
-
-def _comparable(before: dict[str, Any], figures: dict[str, Any]) -> bool:
-    """Whether two steps were evaluated on the same pairs: the blurred ones score the same. Old manifests do not say."""
-    if "psnr_db" not in before or "psnr_db" not in figures:
-        return False
-    earlier, later = (each.get("psnr_blurred_db") for each in (before, figures))
-    return earlier is None or later is None or math.isclose(earlier, later, abs_tol=1e-6)
 
 
 def _decimals(value: float | None, digits: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 
 from deblur_deploy.artifact import Artifact, check_replaceable, load_artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import check_writable
+from deblur_deploy.cli.options import check_writable, claim
 from deblur_deploy.cli.recipe import Recipe
+from deblur_deploy.cli.run_record import RunRecord
 from deblur_deploy.data.pairs import crop_center, load_photos
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.errors import ArtifactError, BudgetError
 
 
 @dataclass(frozen=True)
@@ -46,69 +46,114 @@ class Journey:
 FP16_ROW, ENGINE_ROW = "fp16", "fp16 engine"
 
 
-def travel(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> Journey:
+def travel(source: Artifact, recipe: Recipe, runs: Path, output: Output, recipe_file: Path | None = None) -> Journey:
     """Run every stage that is not done yet.
 
     Args:
         source: A float checkpoint.
         recipe: Which stages, and their settings.
-        runs: Directory of the run; each stage has one directory in it.
+        runs: Directory of the run; each stage has one directory in it. No other process can use it meanwhile.
         output: Where to say what happens.
+        recipe_file: Where the recipe was read from, if it was.
 
     Raises:
         DeblurDeployError: A stage failed; the artifacts of the stages before it are kept.
     """
-    _check_before_work(source, recipe, runs)
-    checkpoints = _compress(source, recipe, runs, output)
+    check_writable(runs)
+    claim(runs)
+    stages = _Stages(runs, output, RunRecord(runs, recipe_file))
+    _check_before_work(source, recipe)
+    checkpoints = _compress(source, recipe, stages)
     from deblur_deploy.export.to_onnx import export_onnx
 
     pairs = str(recipe.pairs_folder) if recipe.pairs_folder else None
     exporting = dataclasses.replace(recipe.export, evaluate=True, evaluation=pairs)
-
-    def export(name: str, checkpoint: Artifact) -> Artifact:
-        return _once(runs / f"onnx-{name}", checkpoint, exporting, output, export_onnx)
-
-    graphs = {name: export(name, checkpoint) for name, checkpoint in checkpoints.items()}
+    graphs = {
+        name: stages.once(f"onnx-{name}", checkpoint, exporting, export_onnx)
+        for name, checkpoint in checkpoints.items()
+    }
     engine, last = None, list(graphs.values())[-1]
     if recipe.fp16:
         from deblur_deploy.export.precision import lower_precision
 
-        lowering = dataclasses.replace(recipe.fp16, evaluate=True, evaluation=pairs)
-        last = _once(runs / "onnx-fp16", last, lowering, output, lower_precision)
+        lowering = dataclasses.replace(recipe.fp16, evaluate=True, evaluation=pairs, check_overflow=True)
+        last = stages.once("onnx-fp16", last, lowering, lower_precision)
         graphs[ENGINE_ROW if recipe.engine else FP16_ROW] = last
     if recipe.engine:
         from deblur_deploy.engine.build import build_engine
 
-        engine = _once(runs / f"engine-{recipe.engine.precision}", last, recipe.engine, output, build_engine)
+        engine = stages.once(f"engine-{recipe.engine.precision}", last, recipe.engine, build_engine)
     return Journey(checkpoints, graphs, engine)
 
 
-def _compress(source: Artifact, recipe: Recipe, runs: Path, output: Output) -> dict[str, Artifact]:
+@dataclass(frozen=True)
+class _Stages:
+    """Runs the stages of one run, each once.
+
+    Args:
+        runs: Directory of the run.
+        output: Where to say what happens.
+        record: What the run remembers.
+    """
+
+    runs: Path
+    output: Output
+    record: RunRecord
+
+    def once(
+        self, name: str, parent: Artifact, settings: Any, run: Callable[[Artifact, Any, Path], Artifact]
+    ) -> Artifact:
+        """The artifact of that name if this very step made it from the photographs as they are, else a new one."""
+        out = self.runs / name
+        try:
+            found = load_artifact(out)
+        except ArtifactError:
+            found = None
+        if found and self._is_done(found, parent, settings):
+            self.output.say(f"done      {out}")
+            return found
+        check_replaceable(out)
+        self.output.say(f"running   {out.name} …")
+        try:
+            artifact = run(parent, settings, out)
+        except BudgetError:  # what missed it is kept, and not made a second time
+            self.record.note(load_artifact(out), settings)
+            raise
+        self.record.note(artifact, settings)
+        self.output.say(f"wrote     {artifact.path}")
+        return artifact
+
+    def _is_done(self, found: Artifact, parent: Artifact, settings: Any) -> bool:
+        last = found.history[-1]
+        unmeasured = "quality_skipped" in last.figures  # what was missing may be there now
+        return last.parent == parent.sha256 and not unmeasured and self.record.holds(found, settings)
+
+
+def _compress(source: Artifact, recipe: Recipe, stages: _Stages) -> dict[str, Artifact]:
     """The checkpoints of a run, the original first."""
     checkpoints, last = {"original": source}, source
     if recipe.prune:
         from deblur_deploy.compress.prune import prune
 
         settings = recipe.tuned_on_own_photos(recipe.prune)
-        with output.tuning("pruned: fine-tuning") as on_step:
-            last = _once(runs / "prune", last, settings, output, functools.partial(prune, on_step=on_step))
+        with stages.output.tuning("pruned: fine-tuning") as on_step:
+            last = stages.once("prune", last, settings, functools.partial(prune, on_step=on_step))
         checkpoints["pruned"] = last
     if recipe.qat:
         from deblur_deploy.compress.quantize import qat, require_max_drop
 
         quantizing = recipe.tuned_on_own_photos(recipe.qat)
-        with output.tuning("INT8: fine-tuning") as on_step:
-            last = _once(runs / "qat", last, quantizing, output, functools.partial(qat, on_step=on_step))
+        with stages.output.tuning("INT8: fine-tuning") as on_step:
+            last = stages.once("qat", last, quantizing, functools.partial(qat, on_step=on_step))
         require_max_drop(last, quantizing)  # a run that missed it left its artifact, which is taken up again
         checkpoints["int8"] = last
     return checkpoints
 
 
-def _check_before_work(source: Artifact, recipe: Recipe, runs: Path) -> None:
+def _check_before_work(source: Artifact, recipe: Recipe) -> None:
     """Refuse what later stages could not use, before minutes of fine-tuning and not after."""
     if source.network.quantization is not None and (recipe.prune or recipe.qat):
         raise ArtifactError(f"{source.path} is quantized", hint="start from the float checkpoint before it")
-    check_writable(runs)
     if recipe.engine:
         from deblur_deploy.engine.build import check_engine_config
 
@@ -116,24 +161,3 @@ def _check_before_work(source: Artifact, recipe: Recipe, runs: Path) -> None:
     folder = recipe.pairs_folder
     for number, photo in enumerate(load_photos(folder, "evaluation"), start=1):
         crop_center(photo, recipe.resolution, f"photograph {number} in {folder or 'the shipped set'}")
-
-
-def _once(
-    out: Path, parent: Artifact, settings: Any, output: Output, run: Callable[[Artifact, Any, Path], Artifact]
-) -> Artifact:
-    """The artifact at ``out`` if this very step made it, else a new one."""
-    try:
-        found = load_artifact(out)
-    except ArtifactError:
-        found = None
-    wanted = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-    last = found.history[-1] if found else None
-    unmeasured = last is not None and "quality_skipped" in last.figures  # what was missing may be there now
-    if found and last and last.parent == parent.sha256 and last.config == wanted and not unmeasured:
-        output.say(f"done      {out}")
-        return found
-    check_replaceable(out)
-    output.say(f"running   {out.name} …")
-    artifact = run(parent, settings, out)
-    output.say(f"wrote     {artifact.path}")
-    return artifact

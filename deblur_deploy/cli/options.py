@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,7 @@ import typer
 
 from deblur_deploy.artifact import check_replaceable
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.lock import DirectoryInUseError, locked
 
 Source = Annotated[
     Path | None,
@@ -30,22 +33,66 @@ Runtime = Annotated[str | None, typer.Option(help="What to run on. Left out: the
 RUNS = Path("runs")
 
 
+_claims = contextlib.ExitStack()
+"""Directories that the running command has locked."""
+
+
 def new_directory(out: Path | None, runs: Path, stage: str) -> Path:
-    """Where a stage writes: ``out``, else the next free ``runs/<stage>-<number>``.
+    """Where a stage writes, locked until the command ends: ``out``, else the next free ``runs/<stage>-<number>``.
+
+    Two commands that are started at once get two numbers.
 
     Raises:
-        ArtifactError: It cannot be written, or holds files that are no artifact.
+        ArtifactError: It cannot be written, is being written by another process, or holds files that are no artifact.
     """
     if out is not None:
         check_writable(out)
         check_replaceable(out)
+        claim(out)
         return out
     check_writable(runs)
-    number = 1
-    # A run that was interrupted has written its state beside its directory, and the directory is still free.
-    while any(runs.glob(f"{stage}-{number:03d}")) or any(runs.glob(f"{stage}-{number:03d}.training")):
-        number += 1
-    return runs / f"{stage}-{number:03d}"
+    for number in itertools.count(1):
+        directory = runs / f"{stage}-{number:03d}"
+        # A run that was interrupted has written its state beside its directory, and the directory is still free.
+        taken = (directory, directory.with_name(f"{directory.name}.training"))
+        if any(path.exists() for path in taken):
+            continue
+        with contextlib.ExitStack() as lock:
+            try:
+                lock.enter_context(locked(directory))
+            except DirectoryInUseError:
+                continue
+            if not any(path.exists() for path in taken):  # nobody has finished there before it was locked
+                _claims.push(lock.pop_all())
+                return directory
+    raise AssertionError("there is always a next number")
+
+
+def scan_directory(out: Path | None, runs: Path) -> Path:
+    """Where a scan writes, locked as :func:`new_directory` has it; files of an earlier scan in ``out`` are replaced.
+
+    Raises:
+        ArtifactError: It cannot be written, or is being written by another process.
+    """
+    if out is None:
+        return new_directory(None, runs, "scan")
+    check_writable(out)
+    claim(out)
+    return out
+
+
+def claim(directory: Path) -> None:
+    """Lock a directory until the command ends.
+
+    Raises:
+        ArtifactError: Another process is writing it, or it cannot be locked.
+    """
+    _claims.enter_context(locked(directory))
+
+
+def release_claims() -> None:
+    """Unlock what the command that has ended had locked."""
+    _claims.close()
 
 
 def check_writable(directory: Path) -> None:

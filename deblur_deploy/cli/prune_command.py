@@ -10,7 +10,7 @@ import typer
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, check_writable, new_directory
+from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory, scan_directory
 from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.tables import from_table
@@ -18,8 +18,6 @@ from deblur_deploy.tables import from_table
 if TYPE_CHECKING:
     from deblur_deploy.compress.plan import PrunePlan
     from deblur_deploy.compress.sensitivity import ScanReport
-
-_SCAN_FOLDER = "scan"
 
 
 def is_float_checkpoint(artifact: Artifact) -> bool:
@@ -127,9 +125,7 @@ def _scan(
 
     runs, out = places
     artifact = _source(output, source, runs)
-    directory = out or runs / _SCAN_FOLDER
-    if not dry_run:
-        check_writable(directory)
+    directory = None if dry_run else scan_directory(out, runs)
     with output.waiting("scanning") as caption:
         report: ScanReport = scan(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
     rows = [
@@ -138,7 +134,7 @@ def _scan(
     ]
     output.table(["group", "channels", "share", "dB"], rows)
     output.say(f"whole     {report.psnr_db:.2f} dB, mean of {report.images} pictures up to {report.size} px")
-    files = [] if dry_run else write_scan(report, directory)
+    files = write_scan(report, directory) if directory else []
     for path in files:
         output.say(f"wrote     {path}")
     output.emit({"source": str(artifact.directory), **report.as_json(), "files": [str(path) for path in files]})

@@ -10,7 +10,7 @@ import typer
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory
+from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory, scan_directory
 from deblur_deploy.cli.prune_command import is_float_checkpoint
 from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import QatConfig
@@ -53,7 +53,7 @@ def command(
     config = with_tuning(config, data, steps)
     output = Output(as_json)
     artifact = output.source(source, runs, is_float_checkpoint)
-    directory = new_directory(out, runs, "scan" if scan else "qat")
+    directory = scan_directory(out, runs) if scan else new_directory(out, runs, "qat")
     if scan:
         _scan(artifact, config, directory, output)
     else:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deblur_deploy.bench.measure import BenchConfig
-from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig, PruneConfig, QatConfig
+from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig, PruneConfig, QatConfig, TuningConfig
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution
 from deblur_deploy.tables import load_settings
 
 C = TypeVar("C", PruneConfig, QatConfig)
+S = TypeVar("S", "Recipe", TuningConfig, ExportConfig, PrecisionConfig)
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,23 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.engine and self.engine.precision == "fp16" and self.fp16 is None:
             raise ConfigError("an FP16 engine is built from a typed FP16 graph", hint="add an empty table [fp16]")
-        if self.engine and self.engine.precision != "fp16" and self.qat is not None:
+        if self.engine and self.engine.precision == "fp32" and self.qat is not None:
             raise ConfigError("an FP32 engine cannot follow [qat]", hint='leave out [qat], or set precision = "fp16"')
         if self.engine and self.engine.precision != "fp16" and self.fp16 is not None:
-            raise ConfigError("an FP32 engine cannot be built from a typed FP16 graph", hint="leave out [fp16]")
+            name = self.engine.precision.upper()
+            raise ConfigError(f"an {name} engine cannot be built from a typed FP16 graph", hint="leave out [fp16]")
+        if self.engine and self.engine.precision in ("int8", "fp8"):
+            self._check_quantized(self.engine.precision)
         if self.budget.min_speedup is not None and self.bench is None:
             raise ConfigError("min_speedup needs a latency table", hint="add an empty table [bench]")
+
+    def _check_quantized(self, precision: str) -> None:
+        """An engine of 8-bit types is built from a network that was quantized to them."""
+        if self.qat is None or self.qat.format != precision or self.qat.weights_only:
+            raise ConfigError(
+                f"an {precision.upper()} engine is built from a network quantized to it",
+                hint=f'add a table [qat] with format = "{precision}", and without weights_only',
+            )
 
     @property
     def pairs_folder(self) -> Path | None:
@@ -96,20 +108,26 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; the folders that it names are taken relative to it.
+    """Read a recipe; every folder that it names is taken relative to it.
 
     Raises:
         ConfigError: The file is missing, not TOML, or has fields that cannot be used.
     """
     recipe = load_settings(Recipe, path)
-    folder = path.parent
 
-    def resolved(name: str | None) -> str | None:
-        return str(folder / name) if name else None
+    def tuned(config: C | None) -> C | None:
+        return config and dataclasses.replace(config, tuning=_beside(path, config.tuning, "photos", "evaluation"))
 
     return dataclasses.replace(
-        recipe,
-        source=resolved(recipe.source),
-        photos=resolved(recipe.photos),
-        evaluation=resolved(recipe.evaluation),
+        _beside(path, recipe, "source", "photos", "evaluation"),
+        prune=tuned(recipe.prune),
+        qat=tuned(recipe.qat),
+        export=_beside(path, recipe.export, "evaluation"),
+        fp16=recipe.fp16 and _beside(path, recipe.fp16, "evaluation"),
     )
+
+
+def _beside(recipe: Path, table: S, *names: str) -> S:
+    """A table with the folders in these fields taken relative to the recipe's own."""
+    folders: dict[str, Any] = {name: str(recipe.parent / value) for name in names if (value := getattr(table, name))}
+    return dataclasses.replace(table, **folders)

@@ -36,11 +36,13 @@ def command(
     if source is not None:
         settings = dataclasses.replace(settings, source=str(source))
     start = load_artifact(Path(settings.source)) if settings.source else shipped_generator()
-    journey, quality, bench = follow(start, settings, runs / recipe.stem, output)
+    journey, quality, bench = follow(start, settings, runs / recipe.stem, output, recipe)
     check_budgets(settings.budget, journey, quality, bench)
 
 
-def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> tuple[Any, dict[str, Any], Any]:
+def follow(
+    start: Artifact, recipe: Recipe, directory: Path, output: Output, recipe_file: Path | None = None
+) -> tuple[Any, dict[str, Any], Any]:
     """Run every stage, measure what came out, and print it.
 
     Args:
@@ -48,6 +50,7 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
         recipe: Which stages, and their settings.
         directory: Where everything is written.
         output: Where to print.
+        recipe_file: Where the recipe was read from, if it was.
 
     Returns:
         The journey, its quality, and its latencies or None (see ``findings.py``).
@@ -57,9 +60,8 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
 
     started = time.perf_counter()
     output.say(f"source    {start.directory}")
-    journey = travel(start, recipe, directory, output)
+    journey = travel(start, recipe, directory, output, recipe_file)
     quality = findings.read_quality(journey)
-    findings.show_pictures(journey, recipe, directory, output)
     timing = dataclasses.replace(recipe.bench, resolution=recipe.resolution) if recipe.bench else None
     bench = findings.measure_latency(journey, timing, directory, output) if timing else None
     rows = findings.summary_rows(journey, quality, bench)
@@ -79,10 +81,10 @@ def follow(start: Artifact, recipe: Recipe, directory: Path, output: Output) -> 
     if journey.engine:
         report_engine(output, journey.engine)
         output.say(f"          {journey.engine.path}")
-    output.say(f"pictures  {directory / 'pictures'}")
     findings.write_summary(directory / "summary.md", rows, quality)
     output.say(f"table     {directory / 'summary.md'}")
+    page = findings.write_page(journey, recipe, bench, directory, output)
     output.say(f"finished in {time.perf_counter() - started:.0f} s")
     table = [dict(zip(findings.HEADINGS, row, strict=True)) for row in rows]
-    output.emit({"rows": table, "quality": quality, "bench": bench})
+    output.emit({"rows": table, "quality": quality, "bench": bench, "report": str(page) if page else None})
     return journey, quality, bench

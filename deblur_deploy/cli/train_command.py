@@ -66,7 +66,7 @@ def command(
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first and source:
         _announce(output, source, config)
-    directory = new_directory(out, runs, "train")
+    directory = new_directory(out, runs, "train") if is_first or out is None else out  # the first process writes
     with _explained_interrupt(output, directory, is_first), output.tuning("training") as on_step:
         artifact = train(source, config, directory, on_step, run)
     if is_first:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import Json
 
@@ -49,5 +49,16 @@ def command(
     if not report.passed:
         raise VerificationError(
             f"{first} and {second} differ by more than {tolerances}",
-            hint="look at the step between them, or allow more with --max-abs or --psnr-db",
+            hint=f"{_where_to_look(a, b)}, or allow more with --max-abs or --psnr-db",
         )
+
+
+def _where_to_look(a: Artifact, b: Artifact) -> str:
+    """How to find what makes the difference."""
+    by_kind = {artifact.kind: artifact for artifact in (a, b)}
+    if by_kind.keys() == {"onnx", "engine"}:
+        from deblur_deploy.engine.layers import has_polygraphy, reduce_command
+
+        if has_polygraphy():
+            return f"find the nodes with `{reduce_command(by_kind['onnx'], by_kind['engine'])}`"
+    return "look at the step between them"

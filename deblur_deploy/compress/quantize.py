@@ -113,6 +113,8 @@ def plan_scheme(net: nn.Module, config: QatConfig) -> QuantScheme:
     layers = quantizable_layers(net)
     for name in config.include:
         check_layer(name, layers, "include")
+    for name in config.exempt:
+        check_layer(name, layers)
     exempt = dict.fromkeys((*default_exemptions(net, torch.rand(1, 3, 64, 64)), *config.exempt))
     return QuantScheme(
         config.format,

@@ -1,7 +1,17 @@
 """Settings of every stage: frozen dataclasses that check themselves."""
 
 from deblur_deploy.config.compression import Budget, PruneConfig, QatConfig, TuningConfig
-from deblur_deploy.config.deployment import EngineConfig, ExportConfig, PrecisionConfig
+from deblur_deploy.config.deployment import (
+    DeformOp,
+    EngineConfig,
+    ExportConfig,
+    HardwareCompatibility,
+    Io,
+    PlanConfig,
+    Precision,
+    PrecisionConfig,
+    ShapeConfig,
+)
 from deblur_deploy.config.training import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -16,15 +26,21 @@ __all__ = [
     "NO_AUGMENTATION",
     "AugmentConfig",
     "Budget",
+    "DeformOp",
     "EngineConfig",
     "ExportConfig",
     "FitConfig",
+    "HardwareCompatibility",
+    "Io",
     "LossConfig",
+    "PlanConfig",
+    "Precision",
     "PrecisionConfig",
     "PruneConfig",
     "QatConfig",
     "RunConfig",
     "ShakeConfig",
+    "ShapeConfig",
     "TrainConfig",
     "TuningConfig",
 ]

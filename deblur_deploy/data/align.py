@@ -56,7 +56,7 @@ def _find_homography(moving: Plane, fixed: Plane, name: str) -> Plane:
     homography = np.eye(3)
     gradients = [np.asarray(np.gradient(moving, axis=axis), np.float64) for axis in (1, 0)]
     grid_y, grid_x = np.mgrid[: fixed.shape[0], : fixed.shape[1]].astype(np.float64)
-    best = -1.0
+    best, kept = -1.0, homography
     for _ in range(_ITERATIONS):
         x, y = _positions(homography, fixed.shape)
         inside = (x >= 0) & (x <= fixed.shape[1] - 1) & (y >= 0) & (y <= fixed.shape[0] - 1)
@@ -71,11 +71,13 @@ def _find_homography(moving: Plane, fixed: Plane, name: str) -> Plane:
             + [along_x, along_y]
         )
         step, correlation = _ecc_step(jacobian, _sample_linear(moving, x, y), fixed[inside], name)
-        if correlation - best < _SMALLEST_GAIN:
+        gain = correlation - best
+        if gain > 0:
+            best, kept = correlation, homography.copy()
+        if gain < _SMALLEST_GAIN:
             break
-        best = correlation
         homography.T.flat[:8] += step
-    return homography
+    return kept
 
 
 def _ecc_step(jacobian: Plane, image: Plane, template: Plane, name: str) -> tuple[Plane, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +18,50 @@ from deblur_deploy.errors import ArtifactError
 from deblur_deploy.images import load_rgb
 
 Image8 = NDArray[np.uint8]
+T = TypeVar("T")
 
 
-def open_photos(paths: Sequence[Path], cache: Path | None = None) -> list[Image8]:
+class _WhenNeeded(Sequence[T]):
+    """Items that are opened when they are asked for, and let go with their last user.
+
+    A mapped file holds a descriptor, of which a process may have about a thousand.
+    """
+
+    def __init__(self, length: int, opened: Callable[[int], T]) -> None:
+        self._range = range(length)
+        self._opened = opened
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        """The item, opened; of a slice, all of them."""
+        found = self._range[index]
+        return self._opened(found) if isinstance(found, int) else [self._opened(number) for number in found]
+
+
+def open_photos(paths: Sequence[Path], cache: Path | None = None) -> Sequence[Image8]:
     """Photographs as (H, W, 3) uint8 sRGB, each decoded once.
 
     Args:
         paths: Image files.
-        cache: Folder for decoded photographs, which are then mapped, not read, and shared by all processes; None keeps
-            them in memory. A file that changes is decoded again.
+        cache: Folder for decoded photographs, which are then mapped while they are used, not read, and shared by all
+            processes; None keeps them in memory. A file that changes is decoded again by the next run.
 
     Raises:
         ArtifactError: A file cannot be read, or the cache cannot be written.
     """
     if cache is None:
         return [load_rgb(path) for path in paths]
-    return [_mapped(path, cache) for path in paths]
+    decoded = [_decoded(path, cache) for path in paths]
+    return _WhenNeeded(len(paths), functools.partial(_map, paths, decoded))
 
 
-def open_pairs(files: Sequence[PairFiles], cache: Path | None = None) -> list[tuple[Image8, Image8]]:
+def open_pairs(files: Sequence[PairFiles], cache: Path | None = None) -> Sequence[tuple[Image8, Image8]]:
     """Blurred and sharp photographs, as :func:`open_photos` opens them.
 
     Raises:
@@ -44,7 +71,11 @@ def open_pairs(files: Sequence[PairFiles], cache: Path | None = None) -> list[tu
     sharp = open_photos([pair.sharp for pair in files], cache)
     for pair, *images in zip(files, blurred, sharp, strict=True):
         check_sizes(pair, *images)
-    return list(zip(blurred, sharp, strict=True))
+    return _WhenNeeded(len(files), functools.partial(_couple, blurred, sharp))
+
+
+def _couple(blurred: Sequence[Image8], sharp: Sequence[Image8], index: int) -> tuple[Image8, Image8]:
+    return blurred[index], sharp[index]
 
 
 def check_sizes(files: PairFiles, blurred: Image8, sharp: Image8) -> None:
@@ -61,21 +92,34 @@ def check_sizes(files: PairFiles, blurred: Image8, sharp: Image8) -> None:
         )
 
 
-def _mapped(path: Path, cache: Path) -> Image8:
+def _decoded(path: Path, cache: Path) -> Path:
+    """The decoded photograph in the cache, made where it is not there yet."""
     try:
         status = path.stat()
-        identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        # The last is the system's own, so that a file whose time was set back is noticed too.
+        identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
         decoded = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
         if not decoded.is_file():
             _decode(path, decoded)
-        mapped: Image8 = np.load(decoded, mmap_mode="r")
     except FileNotFoundError as err:
         raise ArtifactError(f"there is no file {path}", hint="check the path") from err
+    except OSError as err:
+        raise _unusable(path, cache, err) from err
+    return decoded
+
+
+def _map(paths: Sequence[Path], decoded: Sequence[Path], index: int) -> Image8:
+    try:
+        mapped: Image8 = np.load(decoded[index], mmap_mode="r")
     except (OSError, ValueError) as err:
-        raise ArtifactError(
-            f"the cache of {path} in {cache} cannot be used: {err}", hint="free some space, or remove the cache"
-        ) from err
+        raise _unusable(paths[index], decoded[index].parent, err) from err
     return mapped
+
+
+def _unusable(path: Path, cache: Path, err: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"the cache of {path} in {cache} cannot be used: {err}", hint="free some space, or remove the cache"
+    )
 
 
 def _decode(path: Path, decoded: Path) -> None:

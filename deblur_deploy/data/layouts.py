@@ -173,5 +173,7 @@ def _read_list(path: Path) -> Iterator[tuple[Path, Path]]:
             raise ArtifactError(
                 f"line {number} of {path} is {line!r}", hint="each line names a sharp and a blurred file"
             )
+        if any(".." in Path(name).parts or Path(name).is_absolute() for name in names[:2]):
+            raise ArtifactError(f"line {number} of {path} leads out of its folder: {line!r}", hint="restore the list")
         if names:
             yield path.parent / names[0], path.parent / names[1]

@@ -12,6 +12,7 @@ photograph gives the same pair in every run, whatever else lies beside it.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -102,15 +103,6 @@ def load_photos(folder: Path | None, split: Split = "calibration") -> list[Image
     return [load_rgb(path) for path in sharp_files(folder, split)]
 
 
-def crop_pairs(pairs: Sequence[Pair], resolution: Resolution) -> list[Pair]:
-    """Cut every pair to one size, from the centre.
-
-    Raises:
-        ArtifactError: A photograph is smaller than that; it is named.
-    """
-    return [crop_pair(pair, resolution) for pair in pairs]
-
-
 def crop_pair(pair: Pair, resolution: Resolution) -> Pair:
     """Cut one pair to a size, from the centre.
 
@@ -156,6 +148,19 @@ def sharp_files(folder: Path | None, split: Split) -> list[Path]:
     return list_images(folder)
 
 
+def hash_photos(folder: Path | None, split: Split) -> str:
+    """sha256 over the names and the contents of all files that :func:`load_pairs` reads of a folder.
+
+    Raises:
+        ArtifactError: As for :func:`load_pairs`.
+    """
+    pairs = find_pairs(folder, split) if folder is not None else []
+    named = [(pair.name, file) for pair in pairs for file in (pair.blurred, pair.sharp)]
+    named = named or [(file.name, file) for file in sharp_files(folder, split)]
+    lines = "".join(f"{hash_file(file)} {name}\n" for name, file in named)
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+
+
 def blurred_files(folder: Path) -> list[Path]:
     """Blurred photographs that have no sharp partners: those of a folder, or of its ``set.toml``.
 
@@ -173,6 +178,8 @@ def _set_files(folder: Path, split: Split) -> list[Path]:
     files = []
     for entry in sorted(entries, key=lambda entry: Path(entry["file"]).name):
         path = folder / entry["file"]
+        if Path(entry["file"]).is_absolute() or ".." in Path(entry["file"]).parts:
+            raise ArtifactError(f"{SET_FILE} names {entry['file']!r}", hint=f"photographs of a set lie below {folder}")
         if not path.is_file():
             raise ArtifactError(f"{path} is missing", hint=f"{SET_FILE} lists it; restore the folder")
         if hash_file(path) != entry["sha256"]:
@@ -188,7 +195,7 @@ def _read_set(path: Path) -> list[dict[str, Any]]:
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))["image"]
         complete = all(isinstance(entry[key], str) for entry in entries for key in ("file", "sha256", "split"))
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="it needs [[image]] tables with file, sha256 and split"
         ) from err

@@ -14,22 +14,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import onnx
-from google.protobuf.message import DecodeError
-from onnx import inliner
-
-from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.artifact import Artifact, Draft, hash_file, new_step, write_artifact
 from deblur_deploy.config import EngineConfig
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine.build_child import Request
 from deblur_deploy.engine.flavour import FlavourName, choose_flavour, load_flavour
+from deblur_deploy.engine.handover import Handover, prepare_network, read_network
+from deblur_deploy.engine.options import check_plan
+from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
+from deblur_deploy.engine.profile import Profile
 from deblur_deploy.engine.proof import Proof, parse_layers, prove_precision, require_precision
-from deblur_deploy.engine.targets import check_buildable, resolve_target
+from deblur_deploy.engine.shapes import resolve_profiles
+from deblur_deploy.engine.targets import CURRENT, Target, check_buildable, check_precision, resolve_target
 from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError
-from deblur_deploy.network.onnx_cost import compute_nodes
+from deblur_deploy.images import ImageSpec
+from deblur_deploy.runtime.nvidia import find_gpu
 
 _TAIL_LINES = 12
 
@@ -46,6 +49,8 @@ class BuiltEngine:
         proof: In which type each compute node runs.
         layers: Number of layers of the finished engine, 0 if the builder did not list them.
         seconds: Wall time of the build, start of the process included.
+        profiles: Ranges of shapes that it takes, where the network's sizes were free.
+        plugin: The plugin that it needs or carries: ``aot``, the library's path, or ``none``.
     """
 
     data: bytes
@@ -55,6 +60,8 @@ class BuiltEngine:
     proof: Proof
     layers: int
     seconds: float
+    profiles: tuple[Profile, ...] = ()
+    plugin: str = NO_PLUGIN
 
 
 def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
@@ -67,7 +74,7 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
 
     Raises:
         ArtifactError: ``source`` is no ONNX artifact, or ``out`` cannot be written.
-        ConfigError: No such card.
+        ConfigError: No such card, or sizes that the network does not take.
         MissingDependencyError: No TensorRT is installed.
         BuildError: The network cannot be built, or the engine is not in the precision asked for.
     """
@@ -78,23 +85,13 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
         )
     target = resolve_target(config.target)
     built = build_engine_bytes(source.path.read_bytes(), config)
-    figures = {
-        "target": target.name,
-        "capability": target.capability,
-        "flavour": built.flavour,
-        "flavour_version": built.flavour_version,
-        "build_seconds": round(built.seconds, 2),
-        "network_sha256": built.network_sha256,
-        "precision": built.proof.shares(),
-        "compute_layers": dict(built.proof.types),
-        "layers": built.layers,
-    }
 
     def write(path: Path) -> None:
         path.write_bytes(built.data)
 
-    step = new_step("export-trt", config, source, figures)
-    draft = Draft("engine", "model.engine", write, source.network, source.image, step, source.history)
+    step = new_step("export-trt", config, source, _figures(built, target, config))
+    image = _image_of(built, source.image)
+    draft = Draft("engine", "model.engine", write, source.network, image, step, source.history)
     return write_artifact(out, draft)
 
 
@@ -106,13 +103,17 @@ def check_engine_config(config: EngineConfig) -> FlavourName:
 
     Raises:
         ConfigError: No such card.
-        MissingDependencyError: No TensorRT is installed.
-        BuildError: The TensorRT that is installed does not build for this card.
+        MissingDependencyError: No TensorRT is installed, or what its plugin needs.
+        BuildError: The TensorRT that is installed does not build for this card, in this precision or with these
+            options.
     """
     target = resolve_target(config.target)
     name = choose_flavour(config.flavour)
+    check_plan(name, config.plan)
+    check_plugin(name, config.plugin)
     if name == "rtx":
         check_buildable(target, load_flavour(name).module.ComputeCapability.__members__)
+        check_precision(target, config.precision)
     return name
 
 
@@ -120,55 +121,78 @@ def build_engine_bytes(model_bytes: bytes, config: EngineConfig) -> BuiltEngine:
     """Build an engine and prove its precision.
 
     Args:
-        model_bytes: A serialized ONNX model with fixed sizes.
+        model_bytes: A serialized ONNX model.
         config: What to build for.
 
     Raises:
-        ConfigError: No such card.
+        ConfigError: No such card, or sizes that the network does not take.
         MissingDependencyError: No TensorRT is installed.
         BuildError: The network cannot be built, or the engine is not in the precision asked for.
     """
     flavour = check_engine_config(config)
-    model = _prepare(model_bytes)
-    network = model.SerializeToString(deterministic=True)
-    request = Request(flavour, config.target, config.workspace_bytes, config.optimization_level)
+    plugin = check_plugin(flavour, config.plugin)
+    model = read_network(model_bytes)
+    profiles = resolve_profiles(model, config.shapes)
+    handover = prepare_network(model, profiles, plugin != NO_PLUGIN)
+    request = _request(flavour, config, handover, plugin if handover.has_plugin else NO_PLUGIN)
     with tempfile.TemporaryDirectory(prefix="deblur-deploy-build-") as name:
         folder = Path(name)
-        (folder / build_child.NETWORK).write_bytes(network)
+        (folder / build_child.NETWORK).write_bytes(handover.network)
         (folder / build_child.REQUEST).write_text(json.dumps(asdict(request)), encoding="utf-8")
         start = time.perf_counter()
         version = _run_child(folder)
         seconds = time.perf_counter() - start
         layers = parse_layers((folder / build_child.LAYERS).read_text(encoding="utf-8"))
         data = (folder / build_child.ENGINE).read_bytes()
-    proof = prove_precision(layers, compute_nodes(model))
+    proof = prove_precision(layers, handover.nodes)
     require_precision(proof, config.precision)
-    return BuiltEngine(data, flavour, version, hashlib.sha256(network).hexdigest(), proof, len(layers), seconds)
+    digest = hashlib.sha256(handover.network).hexdigest()
+    return BuiltEngine(data, flavour, version, digest, proof, len(layers), seconds, profiles, request.plugin)
 
 
-def _prepare(model_bytes: bytes) -> onnx.ModelProto:
-    """The network as the builder gets it: local functions inlined, every node with a name of its own.
+def _request(flavour: FlavourName, config: EngineConfig, handover: Handover, plugin: str) -> Request:
+    """What the builder's process is told."""
+    plan = config.plan
+    if plan.timing_cache is not None:
+        plan = replace(plan, timing_cache=str(Path(plan.timing_cache).absolute()))
+    search = (config.workspace_bytes, config.optimization_level)
+    return Request(flavour, config.target, *search, handover.profiles, plan, plugin)
 
-    TensorRT's parser reads the attributes that a local function hands to a convolution as if they were not there.
-    """
-    try:
-        model = onnx.load_from_string(model_bytes)
-        onnx.checker.check_model(model)
-        flat = inliner.inline_local_functions(model)
-    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError) as err:
-        # UnicodeDecodeError: the checker quotes a damaged name.
-        hint = "make the ONNX file again: `deblur-deploy export-onnx`"
-        raise BuildError(f"the file is not a valid ONNX network: {' '.join(str(err).split())}", hint=hint) from err
-    for value in flat.graph.input:
-        if not all(dim.dim_value for dim in value.type.tensor_type.shape.dim):
-            hint = "export the network for one size: `deblur-deploy export-onnx --res 640x360`"
-            raise BuildError(f"the sizes of input {value.name!r} are not fixed", hint=hint)
-    names: set[str] = set()
-    for node in flat.graph.node:
-        if not node.name or node.name in names:
-            node.name = node.output[0]
-        names.add(node.name)
-    return flat
+
+def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[str, Any]:
+    """What the manifest says of an engine."""
+    gpu = find_gpu()
+    at_hand = gpu is not None and target == CURRENT
+    library = None if built.plugin in (NO_PLUGIN, AOT_PLUGIN) else hash_file(Path(built.plugin))
+    return {
+        "target": target.name,
+        "capability": gpu.capability if gpu and at_hand else target.capability,
+        "flavour": built.flavour,
+        "flavour_version": built.flavour_version,
+        "driver_cuda": gpu.driver_cuda if gpu else None,
+        "build_seconds": round(built.seconds, 2),
+        "network_sha256": built.network_sha256,
+        "profiles": [asdict(profile) for profile in built.profiles],
+        "precision": built.proof.shares(),
+        "precision_by_kind": {kind: built.proof.shares(kind) for kind in built.proof.kinds_present()},
+        "compute_layers": dict(built.proof.types),
+        "layer_macs": dict(built.proof.macs),
+        "layers": built.layers,
+        "plugin": "library" if library else built.plugin,
+        "plugin_sha256": library,
+        "weights_stripped": config.plan.strip_weights,
+        "version_compatible": config.plan.version_compatible,
+        "hardware_compatibility": config.plan.hardware_compatibility,
+    }
+
+
+def _image_of(built: BuiltEngine, image: ImageSpec) -> ImageSpec:
+    """What the engine takes: the network's pictures, of one size where it was built for one."""
+    if len({profile.min for profile in built.profiles} | {profile.max for profile in built.profiles}) != 1:
+        return image
+    shape = built.profiles[0].max
+    height, width = shape[1:3] if image.layout == "NHWC" else shape[2:4]
+    return replace(image, height=height, width=width)
 
 
 def _run_child(folder: Path) -> str:

@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deblur_deploy.config import PlanConfig
 from deblur_deploy.engine.flavour import Flavour, FlavourName, aim, load_flavour, strongly_typed_flags
+from deblur_deploy.engine.options import Failure, apply_plan, save_timing_cache
+from deblur_deploy.engine.plugin import NO_PLUGIN, load_plugin
+from deblur_deploy.engine.profile import Profile, add_profile
 from deblur_deploy.engine.targets import CURRENT, resolve_target
 from deblur_deploy.errors import BuildError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.tables import from_table
 
 REQUEST, REPLY = "request.json", "reply.json"
 NETWORK, ENGINE, LAYERS = "network.onnx", "model.engine", "layers.txt"
+
+_SUGGESTIONS = {
+    "DeformConv": "export it as deblur::DeformConv2d, which every TensorRT builds: `deblur-deploy export-onnx`",
+    "DeformConv2d": "give the library: --plugin libdeblur_plugin.so; or build from standard operators: --plugin none",
+}
+"""What to do about operators that have another form, instead of the usual advice."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +42,18 @@ class Request:
         target: Card or capability, as :func:`~deblur_deploy.engine.targets.resolve_target` reads it.
         workspace_bytes: Scratch memory that the engine may use, or None for the builder's default.
         optimization_level: How long the builder may search, 0 to 5, or None for its default.
+        profiles: Ranges of shapes, where the network's sizes are free.
+        plan: What the file can do; the path of a timing cache is absolute.
+        plugin: What :func:`~deblur_deploy.engine.plugin.check_plugin` found.
     """
 
     flavour: FlavourName
     target: str
     workspace_bytes: int | None = None
     optimization_level: int | None = None
+    profiles: tuple[Profile, ...] = ()
+    plan: PlanConfig = field(default=PlanConfig())
+    plugin: str = NO_PLUGIN
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ class Reply:
 
 def main(folder: Path) -> None:
     """Build as ``request.json`` says, and write ``reply.json``."""
-    request = Request(**json.loads((folder / REQUEST).read_text(encoding="utf-8")))
+    request = from_table(Request, json.loads((folder / REQUEST).read_text(encoding="utf-8")), REQUEST)
     try:
         reply = Reply(_build(request, folder))
     except DeblurDeployError as err:
@@ -69,25 +87,47 @@ def _build(request: Request, folder: Path) -> str:
     trt = flavour.module
     logger = _new_logger(trt)
     builder = trt.Builder(logger)
+    config = builder.create_builder_config()
+    load_plugin(flavour, config, request.plugin, request.plan.version_compatible)
     network = builder.create_network(strongly_typed_flags(trt))
     _parse(flavour, network, logger, folder / NETWORK)
-    config = builder.create_builder_config()
+    _configure(flavour, builder, config, request)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        hint = Failure(logger.last_error, request.workspace_bytes, request.plan).hint(flavour)
+        if resolve_target(request.target) == CURRENT:
+            hint = "building for the current card needs that card and its driver; or name one: `--target 2080ti`"
+        raise BuildError(f"{flavour.title} could not build the engine: {logger.last_error}", hint=hint)
+    (folder / ENGINE).write_bytes(engine)
+    (folder / LAYERS).write_text(logger.layers or _inspect(flavour, logger, engine), encoding="utf-8")
+    if request.plan.timing_cache is not None:
+        save_timing_cache(config, Path(request.plan.timing_cache))
+    return flavour.version
+
+
+def _configure(flavour: Flavour, builder: Any, config: Any, request: Request) -> None:
+    """Tell the builder what was asked for."""
+    trt = flavour.module
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    target = resolve_target(request.target)
-    aim(flavour, config, target)
+    aim(flavour, config, resolve_target(request.target))
+    for profile in request.profiles:
+        add_profile(builder, config, profile)
+    apply_plan(flavour, config, request.plan)
     if request.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
     if request.optimization_level is not None:
         config.builder_optimization_level = request.optimization_level
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        hint = "if memory ran out, give more --workspace; if a layer is named, other types may help: --fp16 or --fp32"
-        if target == CURRENT:
-            hint = "building for the current card needs that card and its driver; or name one: `--target 2080ti`"
-        raise BuildError(f"{flavour.title} could not build the engine: {logger.last_error}", hint=hint)
-    (folder / ENGINE).write_bytes(engine)
-    (folder / LAYERS).write_text(logger.layers, encoding="utf-8")
-    return flavour.version
+
+
+def _inspect(flavour: Flavour, logger: Any, engine: Any) -> str:
+    """What the inspector says of an engine whose layers the builder did not list; empty where it cannot be loaded."""
+    trt = flavour.module
+    if flavour.name == "rtx" or not count_nvidia_gpus():
+        return ""
+    loaded = trt.Runtime(logger).deserialize_cuda_engine(engine)
+    if loaded is None:
+        return ""
+    return str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _parse(flavour: Flavour, network: Any, logger: Any, path: Path) -> None:
@@ -97,16 +137,17 @@ def _parse(flavour: Flavour, network: Any, logger: Any, path: Path) -> None:
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     reasons = "; ".join(_describe(error) for error in errors[:3]) or logger.last_error
-    raise BuildError(
-        f"{flavour.title} cannot read the network: {reasons}",
-        hint="export the network with `deblur-deploy export-onnx`, or replace the operator by ones that TensorRT has",
-    )
+    known = (_SUGGESTIONS[error.node_operator()] for error in errors if error.node_operator() in _SUGGESTIONS)
+    usual = "export the network with `deblur-deploy export-onnx`, or replace the operator by ones that TensorRT has"
+    raise BuildError(f"{flavour.title} cannot read the network: {reasons}", hint=next(known, usual))
 
 
 def _describe(error: Any) -> str:
     """A parser error in one line, with the node if it has one."""
     reason = _one_line(error.desc())
-    if reason == "false" or "Plugin not found" in reason:  # what the parser says of an operator that it does not know
+    if error.node_operator() == "DeformConv2d":
+        reason = "its plugin was not found"
+    elif reason == "false" or "Plugin not found" in reason:  # what the parser says of an operator that it does not know
         reason = "the operator is not supported"
     return f"node {error.node_name()!r} ({error.node_operator()}): {reason}" if error.node_name() else reason
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from deblur_deploy.engine.targets import CURRENT, PORTABLE, Target, check_buildable
 from deblur_deploy.errors import BuildError, MissingDependencyError
+from deblur_deploy.runtime.nvidia import find_gpu
 
 FlavourName = Literal["rtx", "tensorrt"]
 
@@ -102,7 +103,8 @@ def aim(flavour: Flavour, builder_config: Any, target: Target) -> None:
         BuildError: This flavour cannot build for it.
     """
     if not hasattr(builder_config, "set_compute_capability"):
-        if target != CURRENT:
+        gpu = find_gpu()
+        if target != CURRENT and (gpu is None or gpu.capability != target.capability):
             raise BuildError(
                 f"TensorRT {flavour.version} builds for the GPU it runs on and cannot build for {target.name}",
                 hint="give `--target current` on a machine with that card, or pip install 'deblur-deploy[rtx]'",

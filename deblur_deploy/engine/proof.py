@@ -1,17 +1,21 @@
 """What precision an engine really runs in, and how much of its arithmetic.
 
-The builder prints a list of the layers of a finished engine, with the type of every tensor and the ONNX nodes behind
-each layer. It does so without a GPU, where the engine cannot be opened. Here that list is read and laid over the ONNX
-network: for each convolution, transposed convolution and matrix product, the layer that holds its weights says in which
+The builder of TensorRT-RTX prints a list of the layers of a finished engine, with the type of every tensor and the ONNX
+nodes behind each layer. It does so without a GPU, where the engine cannot be opened. The full TensorRT, which builds on
+the GPU, is asked for the same through its engine inspector. Here that list is laid over the ONNX network: for each
+convolution, deconvolution, deformable convolution and matrix product, the layer that holds its weights says in which
 type it computes. What the list does not show counts as unproven; nothing is inferred from what was asked for.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from deblur_deploy.errors import BuildError
 from deblur_deploy.network.onnx_cost import ComputeNode
@@ -20,11 +24,31 @@ UNPROVEN = "unproven"
 REQUIRED_SHARE = 0.9
 """An engine has the precision that was asked for if this share of its multiply-accumulates has."""
 
+_QUANTIZED = ("int8", "fp8")
+"""Types that are asked of convolutions alone: no deconvolution runs in 8 bits, and sampling positions need float32."""
+
 _HINTS = {
     "fp16": "an engine has the types of its ONNX file: `deblur-deploy export-trt --fp16` writes float16 into it first",
+    "bf16": "an engine has the types of its ONNX file; build it with --fp16 or --fp32",
     "fp32": "an engine has the types of its ONNX file: start from one that `deblur-deploy export-onnx` wrote",
+    "int8": "exempt fewer layers (`deblur-deploy qat`), or build with --fp16",
+    "fp8": "fine-tune with `deblur-deploy qat --format fp8`, exempt fewer layers, or build with --fp16",
 }
-_TYPES = {"Half": "fp16", "Float": "fp32", "Int8": "int8", "BFloat16": "bf16", "FP8": "fp8"}
+_TYPE_WORDS = {
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "half": "fp16",
+    "fp16": "fp16",
+    "fp8": "fp8",
+    "int8": "int8",
+    "float": "fp32",
+    "fp32": "fp32",
+}
+"""What TensorRT calls the types, in lower case; a description of a tensor's format has one of them in it."""
+
+_FUSED_GLUE = "kgen"
+"""Kind of the layers that the builder writes a kernel of its own for: they move, convert and add up."""
+
 _LAYER = re.compile(r"Name: (.*), LayerType: (\w+), Inputs: \[(.*)")
 _SECTION = re.compile(r", (Constants: \[|Outputs: \[|TacticName: )")
 _TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[([-\d,]*)\].*?, Datatype: (\w+)")
@@ -66,17 +90,32 @@ class Proof:
     Args:
         types: Node to type, or ``unproven``.
         macs: Node to multiply-accumulates.
+        kinds: Node to what it is, as :class:`ComputeNode` has it; a node that is left out is a convolution.
     """
 
     types: Mapping[str, str]
     macs: Mapping[str, int]
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
-    def shares(self) -> dict[str, float]:
-        """Share of the multiply-accumulates per type, largest first; they add up to 1."""
+    def shares(self, kind: str | None = None) -> dict[str, float]:
+        """Share of the multiply-accumulates per type, largest first; they add up to 1.
+
+        Args:
+            kind: Count nodes of this kind only.
+        """
         totals: Counter[str] = Counter()
-        for node, kind in self.types.items():
-            totals[kind] += self.macs[node]
-        return {kind: total / totals.total() for kind, total in totals.most_common()} or {UNPROVEN: 1.0}
+        for node, type_name in self.types.items():
+            if kind in (None, self.kind_of(node)):
+                totals[type_name] += self.macs[node]
+        return {name: total / totals.total() for name, total in totals.most_common()} or {UNPROVEN: 1.0}
+
+    def kind_of(self, node: str) -> str:
+        """What a node is."""
+        return self.kinds.get(node, "convolution")
+
+    def kinds_present(self) -> tuple[str, ...]:
+        """The kinds of nodes that there are, in order of the network."""
+        return tuple(dict.fromkeys(self.kind_of(node) for node in self.types))
 
 
 def prove_precision(layers: Sequence[EngineLayer], nodes: Sequence[ComputeNode]) -> Proof:
@@ -86,7 +125,11 @@ def prove_precision(layers: Sequence[EngineLayer], nodes: Sequence[ComputeNode])
         layers: Layers of the finished engine.
         nodes: Compute nodes of the network that it was built from.
     """
-    return Proof({node.name: _type_of(node, layers) for node in nodes}, {node.name: node.macs for node in nodes})
+    return Proof(
+        {node.name: _type_of(node, layers) for node in nodes},
+        {node.name: node.macs for node in nodes},
+        {node.name: node.kind for node in nodes},
+    )
 
 
 def require_precision(proof: Proof, wanted: str) -> None:
@@ -94,52 +137,103 @@ def require_precision(proof: Proof, wanted: str) -> None:
 
     Args:
         proof: Of the finished engine. Where nothing at all is known, nothing is refused.
-        wanted: ``fp16`` or ``fp32``.
+        wanted: ``fp16``, ``bf16`` or ``fp32``, of all nodes; ``int8`` or ``fp8``, of the convolutions.
 
     Raises:
         BuildError: Less than 0.9 of the multiply-accumulates are proven to run in it; the message names the others.
     """
-    shares = proof.shares()
+    kind = "convolution" if wanted in _QUANTIZED else None
+    shares = proof.shares(kind)
     share = shares.get(wanted, 0.0)
-    if share >= REQUIRED_SHARE or shares.keys() == {UNPROVEN}:
+    if share >= REQUIRED_SHARE or proof.shares().keys() == {UNPROVEN}:
         return
-    others = sorted((node for node, kind in proof.types.items() if kind != wanted), key=lambda node: -proof.macs[node])
+    counted = [node for node in proof.types if kind in (None, proof.kind_of(node))]
+    others = sorted((node for node in counted if proof.types[node] != wanted), key=lambda node: -proof.macs[node])
     named = ", ".join(f"{node} ({proof.types[node]})" for node in others[:5])
     more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    whose = " of the convolutions" if kind else ""
     raise BuildError(
-        f"{wanted} was asked for, but only {share:.1%} of the multiply-accumulates run in it; not so {named}{more}",
+        f"{wanted} was asked for, but only {share:.1%} of the multiply-accumulates{whose} run in it; "
+        f"not so {named}{more}",
         hint=_HINTS[wanted],
     )
 
 
 def parse_layers(text: str) -> tuple[EngineLayer, ...]:
-    """Read the list of layers that the builder prints.
+    """Read the layers of an engine.
 
     Args:
-        text: A message of the verbose log that starts with ``Layers:``, from a build with detailed profiling verbosity.
+        text: A message of the builder's verbose log that starts with ``Layers:``, or what the engine inspector says as
+            JSON; both of a build with detailed profiling verbosity.
 
     Returns:
         The layers in order of execution; none if the text has another form.
     """
+    if text.lstrip().startswith("{"):
+        return _parse_inspection(text)
     return tuple(_parse_layer(match) for line in text.splitlines() if (match := _LAYER.match(line)))
 
 
 def _type_of(node: ComputeNode, layers: Sequence[EngineLayer]) -> str:
-    """The type of the layer that holds the node's weights.
+    """The type of the layer that holds the node's weights; types joined by ``+`` where profiles differ.
 
-    Layers before and after may name the node too, where they only convert its operands; they do not have its weights. A
-    layer may hold more than the node's weights: channels are padded, and neighbouring convolutions joined.
+    Layers before and after may name the node too, where they only convert its operands; they do not have its weights.
     """
-    for layer in layers:
-        if node.name in layer.nodes:
-            for constant in layer.constants:
-                if len(constant.shape) == len(node.weight_shape) and all(
-                    have >= needed for have, needed in zip(constant.shape, node.weight_shape, strict=True)
-                ):
-                    # Weights of another type than every activation would be converted inside the layer.
-                    same = constant.type in (tensor.type for tensor in layer.inputs)
-                    return constant.type if same else UNPROVEN
-    return UNPROVEN
+    found = {layer: kind for layer in layers if node.name in layer.nodes and (kind := _type_on_weights(node, layer))}
+    computing = [kind for layer, kind in found.items() if layer.kind != _FUSED_GLUE]
+    types = dict.fromkeys(computing or found.values())
+    return UNPROVEN if not types or UNPROVEN in types else "+".join(types)
+
+
+def _type_on_weights(node: ComputeNode, layer: EngineLayer) -> str | None:
+    """The type in which a layer computes with the node's weights, None where it does not have them.
+
+    Weights that an earlier layer dequantized come as a second input.
+    """
+    held = [(tensor, layer.inputs) for tensor in layer.constants]
+    held += [(tensor, layer.inputs[:at] + layer.inputs[at + 1 :]) for at, tensor in enumerate(layer.inputs) if at]
+    for tensor, activations in held:
+        if _holds(tensor, node.weight_shape):
+            # Weights of another type than every activation would be converted inside the layer.
+            return tensor.type if tensor.type in [activation.type for activation in activations] else UNPROVEN
+    return None
+
+
+def _holds(tensor: LayerTensor, weight_shape: tuple[int, ...]) -> bool:
+    """Whether a tensor can hold these weights: channels are padded, and neighbouring convolutions joined.
+
+    Of some layers the inspector gives the number of weights and not their shape.
+    """
+    if len(tensor.shape) == 1:
+        return tensor.shape[0] >= math.prod(weight_shape)
+    return len(tensor.shape) == len(weight_shape) and all(
+        have >= needed for have, needed in zip(tensor.shape, weight_shape, strict=True)
+    )
+
+
+def _parse_inspection(text: str) -> tuple[EngineLayer, ...]:
+    """Layers from the engine inspector's JSON."""
+    try:
+        listed = json.loads(text).get("Layers", [])
+    except json.JSONDecodeError:
+        return ()
+    return tuple(_inspected_layer(layer) for layer in listed if isinstance(layer, dict))
+
+
+def _inspected_layer(layer: dict[str, Any]) -> EngineLayer:
+    constants = [_inspected_tensor(tensor) for tensor in layer.get("Constants", [])]
+    weights = layer.get("Weights")
+    if isinstance(weights, dict) and weights.get("Count"):
+        constants.append(LayerTensor((int(weights["Count"]),), _type_named(str(weights.get("Type", "")))))
+    name = str(layer.get("Name", ""))
+    nodes = _node_names(str(layer.get("Metadata", ""))) or tuple(name.split(" + "))
+    inputs = tuple(_inspected_tensor(tensor) for tensor in layer.get("Inputs", []))
+    return EngineLayer(name, str(layer.get("LayerType", "")), inputs, tuple(constants), nodes)
+
+
+def _inspected_tensor(tensor: dict[str, Any]) -> LayerTensor:
+    described = str(tensor.get("Datatype") or tensor.get("Format/Datatype", ""))
+    return LayerTensor(tuple(int(size) for size in tensor.get("Dimensions", [])), _type_named(described))
 
 
 def _parse_layer(match: re.Match[str]) -> EngineLayer:
@@ -154,12 +248,22 @@ def _parse_layer(match: re.Match[str]) -> EngineLayer:
         kind,
         _parse_tensors(inputs),
         _parse_tensors(sections.get("Constants: [", "")),
-        tuple(found[1] for item in metadata.split(_NODE_SEPARATOR) if (found := _NODE.fullmatch(item.strip()))),
+        _node_names(metadata),
     )
+
+
+def _node_names(metadata: str) -> tuple[str, ...]:
+    return tuple(found[1] for item in metadata.split(_NODE_SEPARATOR) if (found := _NODE.fullmatch(item.strip())))
 
 
 def _parse_tensors(text: str) -> tuple[LayerTensor, ...]:
     return tuple(
-        LayerTensor(tuple(int(size) for size in shape.split(",") if size), _TYPES.get(kind, kind.lower()))
+        LayerTensor(tuple(int(size) for size in shape.split(",") if size), _type_named(kind))
         for shape, kind in _TENSOR.findall(text)
     )
+
+
+def _type_named(text: str) -> str:
+    """Our name for a type, from TensorRT's own or from a description with that in it."""
+    lowered = text.lower()
+    return next((kind for word, kind in _TYPE_WORDS.items() if word in lowered), lowered)

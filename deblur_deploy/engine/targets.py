@@ -30,6 +30,15 @@ _CARDS = {
     "12.1": ("GB10", "DGX Spark"),
 }
 _FIRST_IN_TENSORRT_10 = (7, 5)
+_FIRST_IN_TYPE = {"int8": (8, 0), "fp8": (8, 9), "bf16": (8, 0)}
+"""First capability for which TensorRT-RTX runs convolutions in a type."""
+
+_WITHOUT_IT = {
+    "int8": ", and would build them in float without a word",
+    "fp8": ", which has no such arithmetic",
+    "bf16": ", which has no such arithmetic",
+}
+
 _VARIANTS = re.compile(r"(?<=\d)(ti|super|laptop|maxq|pcie|sxm\d?|gpu)+$")
 """What follows the number of a card without changing its capability."""
 
@@ -103,12 +112,35 @@ def check_buildable(target: Target, members: Collection[str]) -> None:
         return
     assert target.capability is not None
     have = ", ".join(sorted((m for m in members if m.startswith("SM")), key=lambda m: int(m[2:])))
-    if tuple(map(int, target.capability.split("."))) < _FIRST_IN_TENSORRT_10:
+    if _numbers(target.capability) < _FIRST_IN_TENSORRT_10:
         hint = "cards before Turing need TensorRT 8.6, which deblur-deploy does not drive; name a card from RTX 20 on"
     else:
         command = "deblur-deploy export-trt --flavour tensorrt --target current"
         hint = f"the full TensorRT does, on a machine with that card: `{command}`"
     raise BuildError(f"TensorRT-RTX builds no engines for {target.name} ({target.sm}); it has {have}", hint=hint)
+
+
+def check_precision(target: Target, precision: str) -> None:
+    """Refuse a precision in which TensorRT-RTX runs no convolutions on a card, before it starts.
+
+    Args:
+        target: What is wanted; ``portable`` and ``current`` are not refused here.
+        precision: As in :class:`~deblur_deploy.config.EngineConfig`.
+
+    Raises:
+        BuildError: The card's capability is too low.
+    """
+    first = _FIRST_IN_TYPE.get(precision)
+    if first is None or target.capability is None or _numbers(target.capability) >= first:
+        return
+    raise BuildError(
+        f"TensorRT-RTX runs no {precision} convolutions on {target.name} ({target.sm}){_WITHOUT_IT[precision]}",
+        hint="build with --fp16; of a quantized network it takes the fine-tuned weights and drops the quantizers",
+    )
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
 
 
 def _plain(text: str) -> str:

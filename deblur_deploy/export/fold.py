@@ -74,15 +74,22 @@ def quantize_before_concat(model: onnx.ModelProto) -> None:
     Both are the same, number by number, and the joined copy is a quarter of the bytes. OpenVINO 2026.4 needs it so: a
     convolution behind a quantizer behind a Concat of floats comes out wrong there, by as much as its largest value.
     """
-    graph = model.graph
+    while _quantize_parts(model.graph):  # where parts are joined themselves, their turn is next
+        remove_unused(model)
+
+
+def _quantize_parts(graph: onnx.GraphProto) -> bool:
+    """Move every int8 quantizer behind a Concat before it; returns whether there was any."""
     makers = {node.output[0]: node for node in graph.node}
     int8 = {item.name for item in graph.initializer if item.data_type == TensorProto.INT8}
     kept: list[onnx.NodeProto] = []
+    moved = False
     for node in graph.node:
         joint = makers.get(node.input[0]) if node.op_type == "QuantizeLinear" and node.input[2] in int8 else None
         if joint is None or joint.op_type != "Concat":
             kept.append(node)
             continue
+        moved = True
         parts = [f"{node.output[0]}.{index}" for index in range(len(joint.input))]
         for source, part in zip(joint.input, parts, strict=True):
             kept.append(helper.make_node("QuantizeLinear", [source, *node.input[1:]], [part], name=part))
@@ -91,7 +98,7 @@ def quantize_before_concat(model: onnx.ModelProto) -> None:
         joined.output[:] = node.output
         kept.append(joined)
     set_nodes(graph, kept, {})
-    remove_unused(model)
+    return moved
 
 
 def drop_idle_casts(model: onnx.ModelProto) -> None:

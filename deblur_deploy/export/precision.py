@@ -1,19 +1,19 @@
 """Typed float16: the precision of every tensor is written into the ONNX file.
 
 TensorRT 11 and TensorRT-RTX have no FP16 flag: an engine runs in the types that its network is written in. This module
-writes them. Convolutions and what lies between them become float16. Three things stay float32:
+writes them. Convolutions and what lies between them become float16. What stays float32 (see ``float_nodes.py``):
 
 - the *image path*: every tensor reached from the graph's inputs without passing a layer with weights. That is padding,
   pooling and resizing of the photograph, and the global residual, an addition with the photograph as one operand. Near
   1.0 a float16 step is an eighth of an 8-bit level, and errors here go straight into the picture;
-- local functions, which cast for themselves (the deformable convolution keeps its sampling positions in float32);
+- sampling positions. Local functions cast for themselves: the deformable convolution keeps its positions in float32;
+- the conversion of camera frames;
 - nodes that :class:`PrecisionConfig` names.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,26 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
 
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
-from deblur_deploy.config import PrecisionConfig
-from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
+from deblur_deploy.config import ExportConfig, PrecisionConfig
+from deblur_deploy.data.pairs import load_photos
+from deblur_deploy.errors import ArtifactError, ExportError
+from deblur_deploy.export.check import check_graph, infer_shapes
+from deblur_deploy.export.facts import write_facts
+from deblur_deploy.export.float_nodes import float_nodes
 from deblur_deploy.export.fold import remove_unused, share_constants
+from deblur_deploy.export.padding import BATCH, HEIGHT, WIDTH
 from deblur_deploy.export.quality import measuring
 from deblur_deploy.export.shrink import restore_float_weights
 from deblur_deploy.network.onnx_cost import share_of_macs
+from deblur_deploy.network.onnx_sizes import fix_sizes
+from deblur_deploy.runtime.runner import reason_unavailable
 
 FP16_MAX = float(np.finfo(np.float16).max)
 
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul"})
-_MEASURES = frozenset({"Shape", "Size"})
+_CHECKED_PHOTOS = 4
 
 
 def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Artifact:
@@ -53,12 +59,17 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
     Raises:
         ArtifactError: ``source`` is no readable ONNX artifact, or ``out`` cannot be written.
         ConfigError: A name to keep fits no node.
-        ExportError: The network cannot be written in float16.
+        ExportError: The network cannot be written in float16, or an activation overflows.
     """
-    model = _load_model(source)
+    model = load_model(source)
     floats, pairs = drop_quantization(model)
     typed = convert_to_fp16(floats, config.keep_fp32)
-    figures = {"precision": share_of_macs(typed), "dropped_qdq_pairs": pairs}
+    image = source.image
+    sizes = {BATCH: 1, HEIGHT: image.height or ExportConfig.height, WIDTH: image.width or ExportConfig.width}
+    figures = {"precision": share_of_macs(fix_sizes(typed, sizes)), "dropped_qdq_pairs": pairs}
+    if config.check_overflow:
+        figures |= _check_overflow(source, floats, typed, config)
+    write_facts(typed, source, image)
 
     def write(path: Path) -> None:
         path.write_bytes(typed.SerializeToString(deterministic=True))
@@ -68,12 +79,25 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
         file_name="model.onnx",
         write=write,
         network=dataclasses.replace(source.network, quantization=None),
-        image=source.image,
+        image=image,
         step=new_step("to-fp16", config, source, figures),
         earlier=source.history,
         measure=measuring(config),
     )
     return write_artifact(out, draft)
+
+
+def _check_overflow(
+    source: Artifact, floats: onnx.ModelProto, typed: onnx.ModelProto, config: PrecisionConfig
+) -> dict[str, Any]:
+    """Figures of the check, or ``overflow_unchecked`` with the reason."""
+    if reason := reason_unavailable(source, "onnxruntime"):
+        return {"overflow_unchecked": reason}
+    from deblur_deploy.export.overflow import check_activations  # it needs onnxruntime, which need not be there
+
+    folder = Path(config.calibration) if config.calibration else None
+    photos = load_photos(folder)[:_CHECKED_PHOTOS]
+    return check_activations(floats, typed, photos, source.image)
 
 
 def convert_to_fp16(model: onnx.ModelProto, keep_fp32: Sequence[str] = ()) -> onnx.ModelProto:
@@ -95,8 +119,8 @@ def convert_to_fp16(model: onnx.ModelProto, keep_fp32: Sequence[str] = ()) -> on
     typed.CopyFrom(model)
     graph = typed.graph
     share_constants(typed)
-    floats = _float_tensors(_infer_shapes(typed).graph)
-    kept = _image_path(graph) | _matching_nodes(graph, keep_fp32)
+    floats = _float_tensors(infer_shapes(typed).graph)
+    kept = float_nodes(graph, keep_fp32)
     opsets = {entry.domain: entry.version for entry in typed.opset_import}
     functions = {(function.domain, function.name) for function in typed.functions}
 
@@ -109,7 +133,8 @@ def convert_to_fp16(model: onnx.ModelProto, keep_fp32: Sequence[str] = ()) -> on
         else:
             retyper.add(node, *_retypable_slots(node, opsets, floats))
     _replace_nodes(typed, retyper.nodes)
-    return _checked(typed)
+    check_graph(typed, "the network cannot be written in float16", "keep the node in float32")
+    return typed
 
 
 def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -224,31 +249,6 @@ class _Retyper:
         return made
 
 
-def _image_path(graph: onnx.GraphProto) -> set[int]:
-    """Indices of the nodes that the photograph reaches without passing a layer with weights."""
-    reached = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-    nodes = set()
-    for index, node in enumerate(graph.node):
-        stops = node.domain not in ("", "ai.onnx") or node.op_type in _WEIGHTED | _MEASURES
-        if not stops and reached.intersection(node.input):
-            nodes.add(index)
-            reached.update(node.output)
-    return nodes
-
-
-def _matching_nodes(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[int]:
-    """Indices of the nodes that any pattern names."""
-    found: set[int] = set()
-    for pattern in patterns:
-        matches = {index for index, node in enumerate(graph.node) if fnmatch.fnmatchcase(node.name, pattern)}
-        if not matches:
-            raise ConfigError(
-                f"keep_fp32 names {pattern!r}, which fits no node", hint="name nodes as `/head/*` or `*/Conv`"
-            )
-        found |= matches
-    return found
-
-
 def _retypable_slots(node: onnx.NodeProto, opsets: dict[str, int], floats: set[str]) -> tuple[list[int], list[int]]:
     """Inputs and outputs of a standard operator that must have one type and may all be float16, as its schema says.
 
@@ -328,21 +328,6 @@ def _replace_nodes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> N
     remove_unused(model)
 
 
-def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except shape_inference.InferenceError as err:
-        raise ExportError(f"the network's shapes do not fit together: {err}", hint="export it again") from err
-
-
-def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        onnx.checker.check_model(_infer_shapes(model), full_check=True)
-    except onnx.checker.ValidationError as err:
-        raise ExportError(f"the network cannot be written in float16: {err}", hint="keep the node in float32") from err
-    return model
-
-
 def _float_tensors(graph: onnx.GraphProto) -> set[str]:
     """Names of all float32 tensors of a graph whose shapes are inferred."""
     floats = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -352,7 +337,12 @@ def _float_tensors(graph: onnx.GraphProto) -> set[str]:
     return floats
 
 
-def _load_model(source: Artifact) -> onnx.ModelProto:
+def load_model(source: Artifact) -> onnx.ModelProto:
+    """Read the network of an ONNX artifact.
+
+    Raises:
+        ArtifactError: It is no ONNX artifact, or cannot be read.
+    """
     if source.kind != "onnx":
         raise ArtifactError(
             f"{source.directory} is a {source.kind}, and float16 types are written into an ONNX file",

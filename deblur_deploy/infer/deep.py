@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.errors import ArtifactError, MissingDependencyError
-from deblur_deploy.infer.picture import Metadata, Picture
+from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
+from deblur_deploy.infer.picture import Metadata, Picture, row_bands
 
 try:
     import imagecodecs
@@ -30,6 +31,9 @@ _IHDR_END = 33
 
 _INCHES_PER_METRE = 39.3701
 
+_PREMULTIPLIED = 1
+"""What ExtraSamples says of an alpha channel with which the colours were multiplied (TIFF 6.0, section 18)."""
+
 
 def read_deep(path: Path, kind: str) -> NDArray[np.uint16]:
     """Decode a PNG or TIFF with 16 bits and several channels: (H, W, 2 to 4) uint16.
@@ -39,7 +43,7 @@ def read_deep(path: Path, kind: str) -> NDArray[np.uint16]:
     """
     try:
         samples = imagecodecs.png_decode(path.read_bytes()) if kind == "PNG" else _read_tiff(path)
-    except (imagecodecs.PngError, tifffile.TiffFileError, RuntimeError, OSError, ValueError, IndexError) as err:
+    except BAD_FILE_ERRORS as err:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
         ) from err
@@ -48,7 +52,7 @@ def read_deep(path: Path, kind: str) -> NDArray[np.uint16]:
             f"{path} has samples of {samples.dtype} in the shape {samples.shape}",
             hint="save it as gray or RGB with 8 or 16 bits",
         )
-    return np.array(samples)
+    return samples if samples.flags.writeable else np.array(samples)
 
 
 def _read_tiff(path: Path) -> NDArray[Any]:
@@ -59,13 +63,29 @@ def _read_tiff(path: Path) -> NDArray[Any]:
             page.bitspersample != 16
         ):
             raise ValueError(f"{page.photometric.name} with {page.bitspersample} bits is not supported")
-        return np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
+        samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
+        return _straight(np.array(samples)) if _PREMULTIPLIED in page.extrasamples else samples
+
+
+def _straight(samples: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Colours that were multiplied with the alpha channel, as they are without it (TIFF 6.0, section 18).
+
+    Where alpha is zero there is no colour to find, and the stored one stays.
+    """
+    for rows in row_bands(*samples.shape[:2]):
+        colors, alpha = samples[rows, :, :-1], samples[rows, :, -1:].astype(np.float64)
+        divided = np.rint(colors * 65535.0 / np.maximum(alpha, 1)).clip(0, 65535)
+        samples[rows, :, :-1] = np.where(alpha > 0, divided, colors)
+    return samples
 
 
 def write_deep_png(path: Path, picture: Picture) -> None:
     """Encode uint16 samples with several channels as PNG, with the metadata."""
-    encoded = bytes(imagecodecs.png_encode(picture.samples))
-    path.write_bytes(encoded[:_IHDR_END] + _png_chunks(picture.metadata) + encoded[_IHDR_END:])
+    encoded = memoryview(imagecodecs.png_encode(picture.samples))
+    with path.open("wb") as file:
+        file.write(encoded[:_IHDR_END])
+        file.write(_png_chunks(picture.metadata))
+        file.write(encoded[_IHDR_END:])
 
 
 def _png_chunks(metadata: Metadata) -> bytes:

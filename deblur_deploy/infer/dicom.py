@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.images import MAX_PIXELS
+from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.encode import whole_file
-from deblur_deploy.infer.picture import MAX_PIXELS
 from deblur_deploy.infer.restore import Restorer
 
 try:
@@ -20,6 +21,9 @@ except ModuleNotFoundError as err:
     raise MissingDependencyError("DICOM files need pydicom", hint="pip install 'deblur-deploy[medical]'") from err
 
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+
+_COPIES = 4
+"""How often the pixels are in memory at most: as read, as an array, restored, and as written."""
 
 
 def restore_dicom(source: Path, target: Path, restorer: Restorer) -> int:
@@ -40,11 +44,12 @@ def restore_dicom(source: Path, target: Path, restorer: Restorer) -> int:
         ArtifactError: It is no such file, or is damaged.
     """
     try:
+        restorer.require(source.stat().st_size * _COPIES, str(source))
         dataset = pydicom.dcmread(source)
         frames = _stored_values(dataset, source)
-    except (pydicom.errors.InvalidDicomError, AttributeError, ValueError, OSError, EOFError, RuntimeError) as err:
+        low, high = int(frames.min()), int(frames.max())
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *BAD_FILE_ERRORS) as err:
         raise ArtifactError(f"{source} cannot be read as DICOM: {err}", hint="check the file") from err
-    low, high = int(frames.min()), int(frames.max())
     for frame in frames:
         if high > low:
             unit = ((frame.astype(np.float32) - low) / np.float32(high - low))[:, :, None]
@@ -52,15 +57,28 @@ def restore_dicom(source: Path, target: Path, restorer: Restorer) -> int:
             frame[...] = np.rint(unit[:, :, 0] * np.float64(high - low) + low).astype(frames.dtype)
     dataset.PixelData = frames.astype(frames.dtype.newbyteorder("<" if dataset.original_encoding[1] else ">")).tobytes()
     with whole_file(target) as partial:
-        pydicom.dcmwrite(partial, dataset)
+        _write(dataset, partial, source)
     return len(frames)
+
+
+def _write(dataset: Any, partial: Path, source: Path) -> None:
+    """Write the elements as they were read; those that break the standard are found only now."""
+    try:
+        pydicom.dcmwrite(partial, dataset)
+    except OSError:
+        raise  # the disk, not the file
+    except BAD_FILE_ERRORS as err:
+        raise ArtifactError(
+            f"{source} has elements that cannot be written back: {err}", hint="mend it with a DICOM validator"
+        ) from err
 
 
 def _stored_values(dataset: Any, source: Path) -> NDArray[Any]:
     """The pixels as they are stored, before slope and intercept: (frames, H, W) int16 or uint16."""
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         raise ArtifactError(f"{source} is compressed", hint="decompress it first, for instance with gdcmconv --raw")
-    if dataset.PhotometricInterpretation not in _GRAY or dataset.BitsAllocated != 16:
+    gray = dataset.PhotometricInterpretation in _GRAY and dataset.SamplesPerPixel == 1
+    if not gray or dataset.BitsAllocated != 16:
         raise ArtifactError(
             f"{source} is {dataset.PhotometricInterpretation} with {dataset.BitsAllocated} bits",
             hint="only gray pictures of 16 bits are supported",

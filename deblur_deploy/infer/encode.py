@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.infer.picture import Metadata, Picture
+from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
+from deblur_deploy.infer.picture import Metadata, Picture, row_bands
 from deblur_deploy.infer.tiff import write_tiff
 
 _ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
@@ -62,16 +63,38 @@ def write_picture(path: Path, picture: Picture, config: EncodeConfig = EncodeCon
     if samples.shape[2] in (2, 4) and kind not in _ALPHA:
         raise ArtifactError(f"{path}: {kind} cannot hold transparency", hint="choose --format png, tiff, webp or avif")
     with whole_file(path) as partial:
-        if kind == "TIFF":
-            write_tiff(partial, picture)
-        elif kind == "PNG" and samples.dtype == np.uint16 and samples.shape[2] > 1:
-            from deblur_deploy.infer.deep import write_deep_png
+        try:
+            _encode(partial, picture, kind, config.quality)
+        except OSError:
+            raise  # the disk, not the picture
+        except BAD_FILE_ERRORS as err:
+            height, width = samples.shape[:2]
+            raise ArtifactError(
+                f"{path.name} cannot be written as {kind} of {width}x{height}: {err}",
+                hint="choose another --format, such as png, or take damaged EXIF data out of the input",
+            ) from err
 
-            write_deep_png(partial, picture)
-        else:
-            if samples.dtype == np.uint16 and kind != "PNG":
-                samples = np.rint(samples / np.float32(257)).astype(np.uint8)
-            _save(partial, _as_image(samples), picture.metadata, EncodeConfig(kind, config.quality))
+
+def _encode(path: Path, picture: Picture, kind: str, quality: int) -> None:
+    samples = picture.samples
+    if kind == "TIFF":
+        write_tiff(path, picture)
+    elif kind == "PNG" and samples.dtype == np.uint16 and samples.shape[2] > 1:
+        from deblur_deploy.infer.deep import write_deep_png
+
+        write_deep_png(path, picture)
+    else:
+        if samples.dtype == np.uint16 and kind != "PNG":
+            samples = _eight_bits(samples)
+        _save(path, _as_image(samples), picture.metadata, EncodeConfig(kind, quality))
+
+
+def _eight_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """16 bits rounded to 8, a few rows at a time so that no copy of the whole is made in between."""
+    rounded = np.empty(samples.shape, np.uint8)
+    for rows in row_bands(samples.shape[0], samples.shape[1]):
+        rounded[rows] = np.rint(samples[rows] / np.float32(257))
+    return rounded
 
 
 def _as_image(samples: NDArray[Any]) -> Image.Image:
@@ -89,15 +112,7 @@ def _save(path: Path, image: Image.Image, metadata: Metadata, config: EncodeConf
         exif.load(metadata.exif or b"")
         image.getexif()[_ORIENTATION] = exif.get(_ORIENTATION, 1)
         image = ImageOps.exif_transpose(image)
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        image.save(path, config.format, **given)
-    except (ValueError, RuntimeError, SyntaxError) as err:
-        width, height = image.size
-        raise ArtifactError(
-            f"{path.name} cannot be written as {config.format} of {width}x{height}: {err}",
-            hint="choose another --format, such as png",
-        ) from err
+    image.save(path, config.format, **{name: value for name, value in options.items() if value is not None})
 
 
 @contextmanager

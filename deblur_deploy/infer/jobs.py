@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,11 +31,13 @@ class Job:
         source: The file.
         target: Where its result goes.
         name: What it is called in reports: its path below the folder that was named.
+        obstacle: Why it must not be restored, or None.
     """
 
     source: Path
     target: Path
     name: str
+    obstacle: ConfigError | None = None
 
     @property
     def kind(self) -> Kind:
@@ -134,17 +136,35 @@ def _job(source: Path, out: Path, name: str, suffix: str | None) -> Job:
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
-    sources = {job.source.resolve(): job for job in jobs}
-    seen: dict[Path, Job] = {}
+    targets = Targets()
+    inputs = {job.source.resolve() for job in jobs}
     for job in jobs:
+        if (conflict := targets.conflict(job, inputs)) is not None:
+            raise conflict
+
+
+class Targets:
+    """Which result comes from which file, so that none is written over an input or over another."""
+
+    def __init__(self) -> None:
+        self._sources: dict[Path, Path] = {}
+
+    def conflict(self, job: Job, inputs: Set[Path]) -> ConfigError | None:
+        """What stands against a job, or None, and then its result is its file's from now on.
+
+        Args:
+            job: The job.
+            inputs: Every input, resolved.
+        """
         target = job.target.resolve()
-        if target in sources:
-            raise ConfigError(
-                f"the result of {job.source} would be written over the input {sources[target].source}",
+        if target in inputs:
+            return ConfigError(
+                f"the result of {job.source} would be written over the input {target}",
                 hint="name another folder with --out: inputs are never replaced",
             )
-        if (other := seen.setdefault(target, job)) is not job:
-            raise ConfigError(
-                f"{other.source} and {job.source} would both be written to {job.target}",
+        if (other := self._sources.setdefault(target, job.source)) != job.source:
+            return ConfigError(
+                f"{other} and {job.source} would both be written to {job.target}",
                 hint="run them one after the other with different --out",
             )
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import threading
 from collections.abc import Callable
@@ -14,12 +15,6 @@ _RESET_PEAK = "5"
 """What to write into ``clear_refs`` to set the peak back to the present size (Linux, proc_pid_clear_refs(5))."""
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-PICTURE_BYTES_PER_PIXEL = 10
-"""Peak of decoding or encoding 8-bit colour: four bytes in Pillow, three in the array, and a copy between the two.
-
-Sixteen bits take twice as much.
-"""
 
 
 def parse_memory(text: str) -> int:
@@ -45,6 +40,7 @@ def peak_during(action: Callable[[], object]) -> int | None:
     Returns:
         The growth, or None where the system cannot tell; the action has run all the same.
     """
+    _give_back_freed()
     before = resident_bytes()
     try:
         _CLEAR.write_text(_RESET_PEAK)
@@ -53,6 +49,13 @@ def peak_during(action: Callable[[], object]) -> int | None:
     action()
     peak = _status_bytes("VmHWM")
     return None if before is None or peak is None else max(0, peak - before)
+
+
+def _give_back_freed() -> None:
+    """Have the allocator return what was freed, which an action would otherwise take unseen (malloc_trim(3))."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status_bytes(field: str) -> int | None:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from deblur_deploy.errors import ArtifactError
-from deblur_deploy.infer.memory import PICTURE_BYTES_PER_PIXEL
+from deblur_deploy.images import MAX_PIXELS
+from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 
 FORMATS = {
     ".png": "PNG",
@@ -32,8 +33,20 @@ FORMATS = {
 }
 """Formats by suffix."""
 
-MAX_PIXELS = 178_956_970
-"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
+_BYTES_PER_PIXEL = 10
+"""Peak of decoding or encoding 8-bit colour: four bytes in Pillow, up to four in the array, and a reserve.
+
+16 bits take twice as much.
+"""
+
+_CODEC_BYTES_PER_PIXEL = {"BMP": 4, "WEBP": 30, "AVIF": 40}
+"""What formats take on top, measured: encoders that hold the whole picture once more; BMP is turned upright first."""
+
+_PROGRESSIVE_BYTES_PER_PIXEL = 6
+"""Two bytes for each coefficient of a progressive JPEG, all of which are held until the last scan (ITU-T T.81, G.1)."""
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_BAND_PIXELS = 1 << 18
 
 _DESCRIPTIVE_TAGS = (270, 271, 272, 274, 305, 306, 315, 316, 33432, 34665, 34853)
 """What a TIFF says about the picture (TIFF 6.0, Exif 2.32): description, camera, orientation, software, date, artist,
@@ -74,15 +87,24 @@ class Picture:
     metadata: Metadata = Metadata()
 
 
-def decoding_bytes(path: Path) -> int:
-    """Peak memory of decoding a picture, from its header alone.
+def decoding_bytes(path: Path, target_format: str | None = None) -> int:
+    """Peak memory of decoding a picture, and of encoding it again, from its header alone.
+
+    Args:
+        path: The picture.
+        target_format: Pillow's name of the format that it will be written in, or None for its own.
 
     Raises:
         ArtifactError: As :func:`read_picture`.
     """
     with _opened(path) as image:
         deep = _is_deep_color(image) or image.mode.startswith("I;16")
-        return image.width * image.height * PICTURE_BYTES_PER_PIXEL * (2 if deep else 1)
+        formats = (str(image.format), target_format or "")
+        per_pixel = _BYTES_PER_PIXEL * (2 if deep else 1)
+        per_pixel += max(_CODEC_BYTES_PER_PIXEL.get(name, 0) for name in formats)
+        if image.info.get("progressive"):
+            per_pixel += _PROGRESSIVE_BYTES_PER_PIXEL
+        return image.width * image.height * per_pixel
 
 
 def read_picture(path: Path) -> Picture:
@@ -127,7 +149,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ArtifactError(f"{path} has absurd dimensions: {err}", hint=_TOO_LARGE) from err
     except PermissionError as err:
         raise ArtifactError(f"{path} cannot be read: {err.strerror}", hint="check its permissions") from err
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as err:
+    except BAD_FILE_ERRORS as err:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
         ) from err
@@ -149,7 +171,7 @@ def _check_header(image: Image.Image, path: Path) -> None:
 def _is_deep_color(image: Image.Image) -> bool:
     """Whether there are 16 bits and more than one channel, which Pillow would cut down to 8."""
     if image.format == "TIFF":
-        bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]  # BitsPerSample
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
         return len(bits) > 1 and max(bits) > 8
     layouts = [str(tile.args) for tile in getattr(image, "tile", [])]
     return image.format == "PNG" and image.mode != "I;16" and any(layout.endswith(";16B") for layout in layouts)
@@ -158,7 +180,8 @@ def _is_deep_color(image: Image.Image) -> bool:
 def _samples(image: Image.Image, path: Path) -> NDArray[Any]:
     """(H, W, C) uint8, or uint16 for 16-bit gray."""
     if image.mode.startswith("I;16"):
-        return np.array(image, dtype=np.uint16)[:, :, None]
+        samples = np.array(image, dtype=np.uint16)[:, :, None]
+        return _black_at_zero(samples, image) if image.format == "TIFF" else samples
     transparent = image.mode in {"LA", "PA", "La", "RGBA", "RGBa"} or "transparency" in image.info
     if image.mode in {"1", "L", "LA", "La"}:
         mode = "LA" if transparent else "L"
@@ -171,8 +194,26 @@ def _samples(image: Image.Image, path: Path) -> NDArray[Any]:
         )
     if "transparency" in image.info and image.mode in {"1", "L"}:
         image = image.convert("RGBA")  # Pillow has no direct way from a transparent gray level to an alpha channel
-    samples = np.array(image if image.mode == mode else image.convert(mode))
-    return samples[:, :, None] if samples.ndim == 2 else samples
+    image.load()
+    decoded = np.empty((image.height, image.width, len(mode)), np.uint8)
+    for rows in row_bands(image.height, image.width):
+        band = image.crop((0, rows.start, image.width, rows.stop))
+        decoded[rows] = np.asarray(band if band.mode == mode else band.convert(mode)).reshape(decoded[rows].shape)
+    return decoded
+
+
+def row_bands(height: int, width: int) -> Iterator[slice]:
+    """The rows of a picture in parts of a quarter of a megapixel, so that what is computed from them stays small."""
+    rows = max(1, _BAND_PIXELS // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _black_at_zero(samples: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
+    """Gray of 9 to 16 bits as Pillow reads it, inverted where the TIFF counts from white (TIFF 6.0, WhiteIsZero)."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        np.subtract(2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1, samples, out=samples)
+    return samples
 
 
 def _metadata(image: Image.Image) -> Metadata:

@@ -48,6 +48,8 @@ def overlap(
 ) -> None:
     """Read, transform and write a stream of items in order, three at a time; the caller's thread transforms.
 
+    What was read before reading failed is still transformed and written.
+
     Args:
         items: Iterated in a thread that reads ahead.
         transform: Called in the caller's thread.
@@ -63,10 +65,13 @@ def overlap(
     failures: list[BaseException] = []
 
     def read_all() -> None:
-        for item in items:
-            read.put((item,))
-            if stop.is_set():
-                return
+        try:
+            for item in items:
+                read.put((item,))
+                if stop.is_set():
+                    return
+        except BaseException as err:  # raised in the caller's thread, once what came before it has gone through
+            failures.append(err)
         read.put(None)
 
     def write_all() -> None:

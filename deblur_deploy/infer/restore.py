@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution
-from deblur_deploy.infer.memory import PICTURE_BYTES_PER_PIXEL, resident_bytes
+from deblur_deploy.infer.memory import resident_bytes
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
-from deblur_deploy.infer.tiles import TileNeeds, TilePlan, largest_margin, plan_tiles, restore_rows
+from deblur_deploy.infer.tiles import TileNeeds, TilePlan, largest_margin, plan_tiles, restore_rows, whole_bytes
 from deblur_deploy.runtime.runner import Runner, fixed_size
 
 Float = NDArray[np.float32]
 Samples = TypeVar("Samples", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
 
 DEFAULT_MAX_MEMORY = 2_000_000_000
+_MOST_CHANNELS = 4
 _IN_FLIGHT_SHARE = 4
 """The part of the memory, as a divisor, for pictures that wait to be restored or written."""
 
@@ -57,6 +58,8 @@ _MEASURED: WeakKeyDictionary[Runner, dict[str, int]] = WeakKeyDictionary()
 class Restorer:
     """A network with what is known about running it on pictures of any size.
 
+    Its memory is measured here and not at the first picture, while other threads decode and would be measured with it.
+
     Args:
         runner: The network.
         config: Memory and tiles.
@@ -79,6 +82,30 @@ class Restorer:
                 f"the network alone takes {base / 1e6:.0f} MB, and {config.max_memory / 1e6:.0f} MB are allowed",
                 hint="give more with --max-memory",
             )
+        if fixed_size(runner.image) is None and config.tile is None:
+            self._measured("bytes_per_pixel", measure_bytes_per_pixel)
+
+    def require(self, count: int, name: str) -> None:
+        """Refuse a file that takes more memory than there is before a single pixel went through the network.
+
+        Args:
+            count: What decoding it takes at its peak, in bytes.
+            name: The file.
+
+        Raises:
+            ConfigError: There is less.
+        """
+        if count > self._available:
+            raise ConfigError(
+                f"{name} takes {count / 1e6:.0f} MB to decode, and {self._available / 1e6:.0f} MB are left beside the "
+                "network",
+                hint="give more with --max-memory, or cut it into parts",
+            )
+
+    @property
+    def available_bytes(self) -> int:
+        """What pictures and the network's work on them may take together."""
+        return self._available
 
     @property
     def in_flight_bytes(self) -> int:
@@ -116,10 +143,10 @@ class Restorer:
             if size is not None:
                 margin = min(margin, self._margin_that_fits(size))
             return TilePlan(width, height, tile.width, tile.height, margin, multiple, fixed=size is not None)
-        pixels = width * height
-        per_pixel = self._measured("bytes_per_pixel", measure_bytes_per_pixel)
-        budget = self._available - max(self.in_flight_bytes, pixels * PICTURE_BYTES_PER_PIXEL * sample_bytes)
-        if pixels * per_pixel <= budget:
+        per_pixel = self.known["bytes_per_pixel"]
+        held = width * height * _MOST_CHANNELS * sample_bytes
+        budget = self._available - max(self.in_flight_bytes, held)  # a larger one is in the gate alone
+        if whole_bytes(width, height, per_pixel) <= budget:
             return TilePlan(width, height, width, height, 0, multiple)
         needs = TileNeeds(self._measured("margin", measure_margin), multiple, per_pixel)
         return plan_tiles(width, height, needs, budget)
@@ -137,7 +164,7 @@ class Restorer:
             A picture of the same shape and dtype. Alpha is what it was.
 
         Raises:
-            ConfigError: The array is no picture, or the memory does not suffice.
+            ConfigError: The array is no picture, is deeper than the network's frames, or the memory does not suffice.
             DeblurDeployError: The network gave up.
         """
         restored = samples.copy()
@@ -147,11 +174,17 @@ class Restorer:
     def restore_in_place(self, samples: NDArray[Any]) -> int:
         """As :meth:`restore`, written over the picture; returns the number of tiles."""
         _check(samples)
+        if self._runner.image.dtype == "uint8" and samples.dtype != np.uint8:
+            raise ConfigError(
+                f"the network takes 8-bit frames, and a picture of {samples.dtype} would lose its depth",
+                hint="use the checkpoint, or export it with --io float",
+            )
         height, width = samples.shape[:2]
         plan = self.plan(width, height, samples.itemsize)
         for top, rows in self._finished_rows(samples, plan):
             colors = slice(0, rows.shape[2])
             samples[top : top + len(rows), :, colors] = _quantize(rows, samples.dtype)
+            del rows  # before the next ones are made
         return plan.tiles
 
     def _finished_rows(self, samples: NDArray[Any], plan: TilePlan) -> Iterator[tuple[int, Float]]:
@@ -159,7 +192,7 @@ class Restorer:
         white = np.float32(_CODES[samples.dtype])
 
         def read(start: int, stop: int) -> Float:
-            return cast(Float, samples[start:stop, :, :colors].astype(np.float32) / white)
+            return cast(Float, np.divide(samples[start:stop, :, :colors], white, dtype=np.float32))
 
         return restore_rows(read, self._restore_tile, plan)
 
@@ -207,7 +240,10 @@ def _check(samples: NDArray[Any]) -> None:
         )
 
 
-def _quantize(rows: Float, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Samples of a depth from [0, 1]: clipped, and rounded where they are whole numbers."""
-    clipped = np.clip(rows, 0, 1)
-    return clipped if dtype == np.float32 else np.rint(clipped * np.float32(_CODES[dtype])).astype(dtype)
+def _quantize(rows: Float, dtype: np.dtype[Any]) -> Float:
+    """Values of a depth from [0, 1], in place: clipped, and rounded where they are whole numbers."""
+    np.clip(rows, 0, 1, out=rows)
+    if dtype != np.float32:
+        rows *= np.float32(_CODES[dtype])
+        np.rint(rows, out=rows)
+    return rows

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from deblur_deploy import __version__
 from deblur_deploy.artifact import Artifact, hash_file
@@ -16,6 +16,7 @@ from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.memory import MemoryGate
+from deblur_deploy.infer.one_file import Restored, restore_file
 from deblur_deploy.infer.picture import Picture, decoding_bytes, read_picture
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
@@ -124,6 +125,25 @@ class _Decoded:
     skipped: bool = False
 
 
+class FileRestorer(Protocol):
+    """What restores files into one folder: this process (:class:`FileRunner`) or a cluster.
+
+    Attributes:
+        report: What became of the files so far.
+        deaths: Workers that died on the way.
+    """
+
+    report: InferReport
+    deaths: int
+
+    @property
+    def shows_seams(self) -> bool:
+        """Whether tiles were too small for the network's reach (see :class:`Restorer`)."""
+
+    def run(self, jobs: Sequence[Job], notify: Notify) -> None:
+        """Restore files; what fails is in the report and the others go on."""
+
+
 class FileRunner:
     """Restores files into one folder.
 
@@ -139,12 +159,13 @@ class FileRunner:
     """
 
     def __init__(self, artifact: Artifact, runner: Runner, out: Path, config: InferConfig) -> None:
-        recipe = Recipe(artifact.sha256, runner.name, __version__, _settings(config))
+        recipe = Recipe(artifact.sha256, runner.name, __version__, recipe_of(config))
         self._config = config
         self._journal = Journal(out, recipe)
         self._restorer = Restorer(runner, config.restore, dict(self._journal.measured))
         self._gate = MemoryGate(self._restorer.in_flight_bytes)
         self.report = InferReport(str(artifact.directory), runner.name)
+        self.deaths = 0
 
     @property
     def shows_seams(self) -> bool:
@@ -159,10 +180,14 @@ class FileRunner:
         """
         started = time.perf_counter()
         try:
-            pictures = [job for job in jobs if job.kind == "picture"]
+            for job in jobs:
+                if job.obstacle is not None:
+                    self._note(job, failed_result(job, job.obstacle), notify)
+            clear = [job for job in jobs if job.obstacle is None]
+            pictures = [job for job in clear if job.kind == "picture"]
             stop = threading.Event()
             overlap(self._decode_all(pictures, stop), self._restore, lambda item: self._finish(item, notify), stop)
-            for job in jobs:
+            for job in clear:
                 if job.kind != "picture":
                     self._run_stream(job, notify)
         finally:
@@ -176,7 +201,8 @@ class FileRunner:
                 if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
                     yield _Decoded(job, skipped=True)
                     continue
-                needed = decoding_bytes(job.source)
+                needed = decoding_bytes(job.source, self._config.encode.format)
+                self._restorer.require(needed, str(job.source))
                 if not self._gate.enter(needed, stop.is_set):
                     return
                 cost = needed
@@ -206,49 +232,44 @@ class FileRunner:
         if item.skipped:
             return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
         if error is not None:
-            return self._note(job, _failure(job, error), notify)
-        self._journal.add(job.name, item.input_hash, job.target)
-        self._journal.remember(self._restorer.known)
-        done = FileResult(str(job.source), str(job.target), "done", 1, item.tiles)
-        return self._note(job, done, notify)
+            return self._note(job, failed_result(job, error), notify)
+        return self._done(job, Restored(item.input_hash, 1, item.tiles), notify)
 
     def _run_stream(self, job: Job, notify: Notify) -> None:
         """A video or a DICOM file, which overlaps its own frames."""
         try:
             if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
                 return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
-            input_hash = hash_file(job.source)
-            if job.kind == "video":
-                from deblur_deploy.infer.video import restore_video
-
-                frames = restore_video(
-                    job.source,
-                    job.target,
-                    self._restorer,
-                    self._config.video,
-                    lambda count, of: notify(Progress(job, count, of)),
-                )
-            else:
-                from deblur_deploy.infer.dicom import restore_dicom
-
-                frames = restore_dicom(job.source, job.target, self._restorer)
+            restored = restore_file(
+                job, self._restorer, self._config, lambda count, of: notify(Progress(job, count, of))
+            )
         except DeblurDeployError as err:
-            return self._note(job, _failure(job, err), notify)
-        self._journal.add(job.name, input_hash, job.target)
+            return self._note(job, failed_result(job, err), notify)
+        self._done(job, restored, notify)
+        return None
+
+    def _done(self, job: Job, restored: Restored, notify: Notify) -> None:
+        self._journal.add(job.name, restored.input_hash, job.target)
         self._journal.remember(self._restorer.known)
-        return self._note(job, FileResult(str(job.source), str(job.target), "done", frames), notify)
+        self._note(job, done_result(job, restored), notify)
 
     def _note(self, job: Job, result: FileResult, notify: Notify) -> None:
         self.report.files.append(result)
         notify(Progress(job, result.frames, result.frames, result))
 
 
-def _failure(job: Job, error: DeblurDeployError) -> FileResult:
+def done_result(job: Job, restored: Restored) -> FileResult:
+    """The entry of a file that was restored."""
+    return FileResult(str(job.source), str(job.target), "done", restored.frames, restored.tiles)
+
+
+def failed_result(job: Job, error: DeblurDeployError) -> FileResult:
+    """The entry of a file that failed, which is named in its error."""
     named = error.message if job.source.name in error.message else f"{job.source}: {error.message}"
     return FileResult(str(job.source), str(job.target), "failed", error=f"{named}; {error.hint}")
 
 
-def _settings(config: InferConfig) -> dict[str, Any]:
+def recipe_of(config: InferConfig) -> dict[str, Any]:
     """What of the settings decides how results look, as the journal holds it."""
     settings = asdict(config)
     del settings["resume"]

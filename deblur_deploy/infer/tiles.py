@@ -26,8 +26,12 @@ Float = NDArray[np.float32]
 FEATHER = 16
 """Length of the ramp between two tiles in pixels."""
 
-BAND_BYTES_PER_PIXEL = 36
-"""What a row of tiles takes per pixel beside the network: input, blended band and finished rows, three float32 each."""
+BAND_BYTES_PER_PIXEL, TILE_BYTES_PER_PIXEL = 36, 12
+"""What a row of tiles takes per pixel of the picture, and each tile per pixel of its own, beside the network.
+
+The row: three float32 of input, three of the blended result, and as much again for what the allocator keeps. The tile:
+three float32, weighted.
+"""
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,11 @@ class TileNeeds:
     bytes_per_pixel: int
 
 
+def whole_bytes(width: int, height: int, bytes_per_pixel: int) -> int:
+    """Memory for a picture that goes through the network as one tile."""
+    return width * height * (bytes_per_pixel + TILE_BYTES_PER_PIXEL + BAND_BYTES_PER_PIXEL)
+
+
 def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> TilePlan:
     """The grid within a memory budget that makes the network work through the fewest pixels.
 
@@ -160,21 +169,21 @@ def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> 
     Raises:
         ConfigError: Not even the smallest tiles fit.
     """
-    if width * height * needs.bytes_per_pixel <= budget_bytes:
+    if whole_bytes(width, height, needs.bytes_per_pixel) <= budget_bytes:
         return TilePlan(width, height, width, height, needs.margin, needs.multiple)
-    smallest = smallest_tile(needs.margin, needs.multiple)
+    smallest, per_pixel = smallest_tile(needs.margin, needs.multiple), needs.bytes_per_pixel + TILE_BYTES_PER_PIXEL
     best: TilePlan | None = None
     for tile_height in range(smallest, height + smallest, _grid(needs.multiple)):
         tall = min(tile_height, height)
         left = budget_bytes - tall * width * BAND_BYTES_PER_PIXEL
-        tile_width = min(width, left // (tall * needs.bytes_per_pixel) // needs.multiple * needs.multiple)
+        tile_width = min(width, left // (tall * per_pixel) // needs.multiple * needs.multiple)
         if tile_width < min(smallest, width):
             break
         plan = TilePlan(width, height, tile_width, tall, needs.margin, needs.multiple)
         if best is None or plan.pixels < best.pixels:
             best = plan
     if best is None:
-        least = min(smallest, width) * min(smallest, height) * needs.bytes_per_pixel
+        least = min(smallest, width) * min(smallest, height) * per_pixel
         least += min(smallest, height) * width * BAND_BYTES_PER_PIXEL
         raise ConfigError(
             f"{width}x{height} does not fit into the memory: the smallest tiles take {least / 1e6:.0f} MB, and "
@@ -197,13 +206,14 @@ def restore_rows(
 
     Yields:
         First row and finished rows, (n, width, C) float32, each row once, in order. All rows that the tiles so far
-        reach have then been read, so the caller may write them over the picture.
+        reach have then been read, so the caller may write them over the picture, and change them.
     """
     window, begin = read(0, 0), 0  # rows [begin, begin + len(window)) of the picture
     unfinished, top = window, 0  # sums from row ``top`` on, which the next tiles will add to
     for row in plan.rows:
-        bottom = min(row.stop, plan.height)
-        window = np.concatenate([window[row.start - begin :], read(begin + len(window), bottom)])
+        seen, bottom = begin + len(window), min(row.stop, plan.height)
+        window = window[row.start - begin :].copy()  # the old window goes before the new one is read
+        window = np.concatenate([window, read(seen, bottom)])
         begin = row.start
         used = row.used(plan.height)
         band = _restore_band(window, restore, plan, row)[used.start - row.start : used.stop - row.start]
@@ -211,8 +221,9 @@ def restore_rows(
         band[: len(unfinished)] += unfinished
         top = used.start
         done = len(band) if row.ramp_out is None else row.ramp_out - top
-        yield top, band[:done]
         unfinished = band[done:].copy()
+        yield top, band[:done]
+        del band
 
 
 def _restore_band(window: Float, restore: Callable[[Float], Float], plan: TilePlan, row: Span) -> Float:

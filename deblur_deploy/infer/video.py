@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.errors import ArtifactError, ConfigError, MissingDependencyError
+from deblur_deploy.images import MAX_PIXELS
+from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.encode import whole_file
-from deblur_deploy.infer.picture import MAX_PIXELS
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.settings import VideoConfig
@@ -123,9 +124,7 @@ class _Transcoder:
         self._reader, self._writer, self._facts = reader, writer, facts
         self._video = reader.streams.video[0]
         self._out = self._add_video(config)
-        self._copies = {
-            stream.index: writer.add_stream_from_template(stream) for stream in reader.streams if stream.type in _COPIED
-        }
+        self._copies = {stream.index: self._copy(stream) for stream in reader.streams if stream.type in _COPIED}
         writer.metadata.update(reader.metadata)
         self._last_pts: int | None = None
 
@@ -155,6 +154,16 @@ class _Transcoder:
             elif packet.dts is not None:
                 yield packet
 
+    def _copy(self, stream: Any) -> Any:
+        try:
+            return self._writer.add_stream_from_template(stream)
+        except BAD_FILE_ERRORS as err:
+            codec = stream.codec_context.name if stream.codec_context else "unknown"
+            raise ArtifactError(
+                f"{self._writer.format.name} files take no {stream.type} of the codec {codec}: {err}",
+                hint="name the file by its container, such as .mkv, which takes nearly everything",
+            ) from err
+
     def _restore_frame(self, frame: Any, restorer: Restorer) -> Any:
         facts = self._facts
         if (frame.width, frame.height) != (facts.width, facts.height):
@@ -163,14 +172,24 @@ class _Transcoder:
                 hint="cut it into one file for each size",
             )
         layout = "rgb48le" if facts.deep else "rgb24"
-        samples: NDArray[Any] = np.array(frame.to_ndarray(format=layout))
+        try:
+            samples: NDArray[Any] = np.array(frame.to_ndarray(format=layout))
+        except BAD_FILE_ERRORS as err:
+            raise ArtifactError(
+                f"frames of {frame.format.name} cannot be read: {err}", hint="convert the video to yuv420p first"
+            ) from err
         restorer.restore_in_place(samples)
         restored = av.VideoFrame.from_ndarray(samples, format=layout)
-        restored = restored.reformat(
-            format=self._out.pix_fmt,
-            dst_colorspace=frame.colorspace,
-            dst_color_range=frame.color_range or 1,
-        )
+        try:
+            restored = restored.reformat(
+                format=self._out.pix_fmt,
+                dst_colorspace=frame.colorspace,
+                dst_color_range=frame.color_range or 1,
+            )
+        except BAD_FILE_ERRORS as err:
+            raise ArtifactError(
+                f"colours of the kind {frame.colorspace} cannot be written: {err}", hint="convert it to BT.709 first"
+            ) from err
         restored.pts, restored.time_base = self._next_pts(frame), self._video.time_base
         return restored
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from deblur_deploy.errors import ArtifactError
-from deblur_deploy.infer.jobs import Job, check_apart, folder_job, inputs_under
+from deblur_deploy.infer.jobs import Job, Targets, check_apart, folder_job, inputs_under
 
 
 def arriving_jobs(
@@ -26,7 +27,8 @@ def arriving_jobs(
         poll_seconds: Time between two looks.
 
     Yields:
-        The jobs that are ready, possibly none; never ends by itself.
+        The jobs that are ready, possibly none; those whose result would be written over an input or over another result
+        have an obstacle. Never ends by itself.
 
     Raises:
         ArtifactError: There is no such folder.
@@ -37,12 +39,15 @@ def arriving_jobs(
     check_apart(folder, out)
     before: dict[Path, tuple[int, int]] = {}
     taken: dict[Path, tuple[int, int]] = {}
+    targets = Targets()
     while True:
         now = {path: state for path in inputs_under(folder, out, pattern) if (state := _state(path))}
         ready = [path for path, state in now.items() if before.get(path) == state and taken.get(path) != state]
         taken |= {path: now[path] for path in ready}
         before = now
-        yield [folder_job(folder, path, out, suffix) for path in ready]
+        inputs = {path.resolve() for path in now}
+        jobs = [folder_job(folder, path, out, suffix) for path in ready]
+        yield [replace(job, obstacle=targets.conflict(job, inputs)) for job in jobs]
         time.sleep(poll_seconds)
 
 

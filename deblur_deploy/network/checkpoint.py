@@ -109,9 +109,11 @@ def load_network(artifact: Artifact) -> Generator:
             f"{artifact.path} is an {artifact.kind} file, not a checkpoint",
             hint="give the checkpoint that it was made from; `deblur-deploy inspect` shows the chain",
         )
-    net = build_network(artifact.network)
     tensors = read_safetensors(artifact.path)
     ranges = {name: tensors.pop(name) for name in list(tensors) if name.endswith("._amax")}
+    with torch.device("meta"):  # absurd widths are refused before a network of that size is laid out in memory
+        _check_fit(build_network(artifact.network).state_dict(), tensors, artifact.path)
+    net = build_network(artifact.network)
     _load_strictly(net, tensors, artifact.path)
     if artifact.network.quantization is not None:
         insert_quantizers(net, artifact.network.quantization)
@@ -215,8 +217,13 @@ def _cost(net: Generator, path: Path) -> dict[str, float]:
 
 
 def _load_strictly(net: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights, or name every key that is missing, unexpected or misshapen."""
-    wanted = net.state_dict()
+    """Load weights that fit."""
+    _check_fit(net.state_dict(), weights, path)
+    net.load_state_dict(dict(weights))
+
+
+def _check_fit(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Name every key that is missing, unexpected or misshapen."""
     complaints = []
     if missing := sorted(wanted.keys() - weights.keys()):
         complaints.append(f"missing: {some(missing)}")
@@ -234,4 +241,3 @@ def _load_strictly(net: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
             f"the weights in {path} do not fit the network; {'; '.join(complaints)}",
             hint="the checkpoint belongs to another network or is incomplete",
         )
-    net.load_state_dict(dict(weights))

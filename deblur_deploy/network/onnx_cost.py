@@ -11,7 +11,13 @@ from onnx import TensorProto, inliner, shape_inference
 
 from deblur_deploy.errors import ExportError
 
-_COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_COMPUTE = frozenset({"Conv", "ConvTranspose", "DeformConv", "DeformConv2d", "Gemm", "MatMul"})
+_KINDS = {
+    "Conv": "convolution",
+    "ConvTranspose": "deconvolution",
+    "DeformConv": "deformable",
+    "DeformConv2d": "deformable",
+}
 _TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -25,19 +31,21 @@ class ComputeNode:
         macs: Multiply-accumulates for one run of the network.
         type: Type that it computes in: ``int8`` behind dequantized inputs, else that of its weights: ``fp32``,
             ``fp16``, or ONNX's own name in lower case.
+        kind: ``convolution``, ``deconvolution``, ``deformable`` or ``gemm``.
     """
 
     name: str
     weight_shape: tuple[int, ...]
     macs: int
     type: str = "fp32"
+    kind: str = "convolution"
 
 
 def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
     """Find the nodes that multiply by weights, and count their multiply-accumulates.
 
     Args:
-        model: A network with fixed sizes, local functions inlined.
+        model: A network with fixed sizes, local functions inlined; that of ``deblur::DeformConv2d`` may stay.
 
     Raises:
         ExportError: The sizes of such a node are not fixed.
@@ -64,7 +72,8 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
                 )
             quantized = all(name in dequantized for name in node.input[:2])
             written_type = dequantized[node.input[1]] if quantized else known[1][0]
-            found.append(ComputeNode(node.name, shapes[1], _macs(node, *shapes), _type_name(written_type)))
+            macs, kind = _macs(node, *shapes), _type_name(written_type)
+            found.append(ComputeNode(node.name, shapes[1], macs, kind, _kind(node)))
     return tuple(found)
 
 
@@ -82,12 +91,18 @@ def share_of_macs(model: onnx.ModelProto) -> dict[str, float]:
 
 def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> int:
     """Multiply-accumulates of one compute node."""
-    if node.op_type == "Conv":  # every output element is a sum over one filter
+    if node.op_type in ("Conv", "DeformConv", "DeformConv2d"):  # every output element is a sum over one filter
         return math.prod(result) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":  # every input element is spread over one filter
         return math.prod(source) * math.prod(weight[1:])
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return math.prod(result) * source[0 if transposed else -1]
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    """What a compute node is. The convolution inside an inlined deformable one is all of its multiply-accumulates."""
+    operator = "DeformConv2d" if node.name.startswith("DeformConv2d") else node.op_type
+    return _KINDS.get(operator, "gemm")
 
 
 def _type_name(data_type: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ _PREFIXES = ("module.", "generator.", "net_g.", "_orig_mod.")
 
 _DEEPEST_WRAPPING = 8
 """Wrappers within wrappers that are looked into; a dictionary may hold itself."""
+
+_MOST_UNPACKING = 20
+"""Ratio above which an archive is taken for a bomb; one that somebody has packed again has 1 to 3."""
 
 _DAMAGED = (
     OSError,
@@ -118,6 +122,8 @@ def some(names: list[str], at_most: int = 4) -> str:
 
 
 def _read_pickle(path: Path, unsafe: bool) -> Any:
+    _check_page(path)
+    _check_unpacked_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: what the reader cannot read raises below
@@ -135,6 +141,35 @@ def _read_pickle(path: Path, unsafe: bool) -> Any:
             f"{path} is not a PyTorch checkpoint: {str(err).splitlines()[0] if str(err) else type(err).__name__}",
             hint="give a .pth, .pt or .safetensors file; it may be cut off",
         ) from err
+
+
+def _check_page(path: Path) -> None:
+    """Refuse what a browser or a download tool saved in the place of the file: a page that says why there is none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except OSError:
+        return  # the reader says what is the matter
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        raise ArtifactError(
+            f"{path} is an HTML page, not a checkpoint",
+            hint="the download gave a web page, such as one to log in or to confirm; open the address in a browser",
+        )
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than it is; torch.save compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        packed = path.stat().st_size
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, struct.error):
+        return  # an older format, or one whose damage the reader names
+    if unpacked > _MOST_UNPACKING * packed:
+        raise ArtifactError(
+            f"{path} has {packed} bytes and would unpack to {unpacked}: a zip bomb",
+            hint="save the checkpoint again with torch.save, which compresses nothing",
+        )
 
 
 def _unwrapped(loaded: Any) -> tuple[dict[str, Tensor], str | None]:
@@ -173,6 +208,8 @@ def _reason_unusable(tensor: Tensor) -> str | None:
         return f"is no plain array but {tensor.layout}"
     if tensor.is_quantized or tensor.is_complex():
         return f"holds {tensor.dtype}, not real numbers"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"has the shape {tuple(tensor.shape)} over only {tensor.untyped_storage().nbytes()} bytes"
     if tensor.numel() == 0:
         return f"is empty: its shape is {tuple(tensor.shape)}"
     return None

@@ -1,16 +1,17 @@
-"""ONNX files in onnxruntime, on the processor."""
+"""ONNX files in onnxruntime, on the processor or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.runtime.runner import Batch, check_batch
+from deblur_deploy.runtime.ort_providers import open_session
+from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
 
 # onnxruntime's exceptions have no base of their own.
 _FAILURES = (
@@ -27,7 +28,7 @@ _FAILURES = (
 
 
 class OnnxruntimeRunner:
-    """An ONNX file in onnxruntime's CPU provider.
+    """An ONNX file in onnxruntime.
 
     The file runs as it was written: onnxruntime expands ``deblur::DeformConv2d`` by the local function that the file
     carries. The standard operator DeformConv in its place takes the same time (within 3 % of a 640x360 frame).
@@ -35,13 +36,15 @@ class OnnxruntimeRunner:
     Args:
         artifact: An ONNX artifact.
         threads: Threads within an operator, or None for one per core.
+        name: ``onnxruntime`` for the processor, or one of the runtimes that add a provider to this name.
 
     Raises:
         ArtifactError: onnxruntime cannot read the file.
+        DeblurDeployError: The provider cannot be loaded, or leaves computation to the processor.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
-        self.name = "onnxruntime"
+    def __init__(self, artifact: Artifact, threads: int | None = None, name: str = "onnxruntime") -> None:
+        self.name = name
         self.image = artifact.image
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
@@ -52,10 +55,10 @@ class OnnxruntimeRunner:
             # then refuse the file, and drop the Relu before a quantizer whose zero point is 0.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            session = onnxruntime.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
+            session = open_session(str(artifact.path), options, name)
         except _FAILURES as err:
             raise ArtifactError(
-                f"onnxruntime cannot read {artifact.path}: {_first_line(err)}", hint="export it again"
+                f"{name} cannot read {artifact.path}: {_first_line(err)}", hint="export it again"
             ) from err
         self._session: Any = session
         self._input = session.get_inputs()[0].name
@@ -68,11 +71,11 @@ class OnnxruntimeRunner:
     ) -> None:
         self._session = None
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
         check_batch(batch, self.image)
         try:
-            return cast(Batch, self._session.run(None, {self._input: batch})[0])
+            return infer_in_form(lambda taken: self._session.run(None, {self._input: taken})[0], batch, self.image)
         except _FAILURES as err:
             shape = "x".join(map(str, batch.shape))
             raise DeblurDeployError(

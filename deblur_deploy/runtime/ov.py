@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import onnx
 import onnx.inliner
@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.runtime.runner import Batch, check_batch
+from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
 
 
 class OpenVINORunner:
@@ -57,11 +57,11 @@ class OpenVINORunner:
     ) -> None:
         self._request = None
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
         check_batch(batch, self.image)
         try:
-            return cast(Batch, self._request.infer({0: batch})[0])
+            return infer_in_form(lambda taken: self._request.infer({0: taken})[0], batch, self.image)
         except RuntimeError as err:
             shape = "x".join(map(str, batch.shape))
             raise DeblurDeployError(

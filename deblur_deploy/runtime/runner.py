@@ -1,24 +1,31 @@
-"""Running an artifact, whatever it is made of: one small interface over PyTorch, onnxruntime and OpenVINO."""
+"""Running an artifact, whatever it is made of: one small interface over PyTorch, onnxruntime, OpenVINO and TensorRT."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact, Kind
-from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
-from deblur_deploy.images import ImageSpec, Resolution
-from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.images import ImageSpec, Resolution, from_frames, to_frames
+from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
+from deblur_deploy.runtime.runtimes import RUNTIMES, Runtime
 
 Batch = NDArray[np.float32]
 """(N, 3, H, W), RGB in [0, 1]."""
+
+Frames = NDArray[np.uint8]
+"""(N, H, W, 3), RGB as a camera gives it."""
+
+Pictures = TypeVar("Pictures", Batch, Frames)
+"""Either of the two; what goes into a runner as one comes out as the same."""
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
@@ -32,49 +39,23 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     name: str
     image: ImageSpec
 
-    def infer(self, batch: Batch) -> Batch:
+    def infer(self, batch: Pictures) -> Pictures:
         """Restore photographs.
 
+        Every runner takes both forms. The one that ``image`` says is the network's own; the other is converted before
+        and after it, and rounded to 8 bits.
+
         Args:
-            batch: (N, 3, H, W) float32, RGB in [0, 1]; where the network has a fixed size, of that size, with N = 1.
+            batch: (N, 3, H, W) float32, RGB in [0, 1], or (N, H, W, 3) uint8, RGB; where the network has a fixed size,
+                of that size, with N = 1.
 
         Returns:
-            Same shape and dtype, close to [0, 1] but not clipped.
+            Same shape and dtype; floats of a network of floats are close to [0, 1] but not clipped.
 
         Raises:
             ConfigError: The batch has a shape that the network does not take.
             DeblurDeployError: The runtime gave up, for instance for want of memory.
         """
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """A way to run one kind of artifact.
-
-    Args:
-        kind: What it runs.
-        modules: Modules that it imports.
-        install: The command that installs them.
-    """
-
-    kind: Kind
-    modules: tuple[str, ...]
-    install: str
-
-
-_TORCH = Runtime("checkpoint", ("torch",), "pip install torch")
-_OPENVINO = Runtime("onnx", ("openvino", "onnx"), "pip install openvino onnx")
-
-RUNTIMES: Mapping[str, Runtime] = {
-    "torch": _TORCH,
-    "torch-channels-last": _TORCH,
-    "openvino": _OPENVINO,
-    "openvino-bf16": _OPENVINO,
-    "onnxruntime": Runtime("onnx", ("onnxruntime",), "pip install onnxruntime"),
-    "tensorrt-rtx": Runtime("engine", ("tensorrt_rtx",), "pip install tensorrt-rtx-cu13"),
-    "tensorrt": Runtime("engine", ("tensorrt",), "pip install tensorrt"),
-}
-"""Every runtime by name; of several for one kind of artifact, the preferred first."""
 
 
 def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | None = None) -> Runner:
@@ -97,14 +78,19 @@ def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | N
     name = runtime or default_runtime(artifact)
     if obstacle := _obstacle(artifact, name):
         raise obstacle
-    if name in ("torch", "torch-channels-last"):
+    known = RUNTIMES[name]
+    if known.kind == "engine":
+        from deblur_deploy.runtime.trt import EngineOptions, EngineRunner
+
+        return EngineRunner(artifact, EngineOptions(cuda_graph=known.cuda_graph))
+    if known.torch:
         from deblur_deploy.runtime.eager import open_torch
 
         return open_torch(artifact, name, threads)
-    if name == "onnxruntime":
+    if known.provider:
         from deblur_deploy.runtime.ort import OnnxruntimeRunner
 
-        return OnnxruntimeRunner(artifact, threads)
+        return OnnxruntimeRunner(artifact, threads, name)
     from deblur_deploy.runtime.ov import OpenVINORunner
 
     return OpenVINORunner(artifact, name, threads)
@@ -113,14 +99,32 @@ def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | N
 def default_runtime(artifact: Artifact) -> str:
     """The preferred runtime for an artifact: of those that fit, the first that is installed, else the first."""
     fitting = runtimes_for(artifact)
+    if artifact.kind == "onnx" and artifact.figures.get("deform_op") == "standard":
+        fitting = ("onnxruntime",)
     return next((name for name in fitting if not _missing_modules(RUNTIMES[name])), fitting[0])
 
 
 def runtimes_for(artifact: Artifact) -> tuple[str, ...]:
     """Names of all runtimes for an artifact, the preferred first. An engine runs only on the TensorRT that built it."""
+    fitting = [name for name, runtime in RUNTIMES.items() if runtime.kind == artifact.kind]
     if artifact.kind == "engine":
-        return ("tensorrt",) if artifact.figures.get("flavour") == "tensorrt" else ("tensorrt-rtx",)
-    return tuple(name for name, runtime in RUNTIMES.items() if runtime.kind == artifact.kind)
+        is_rtx = flavour_of(artifact) == "rtx"
+        fitting = [name for name in fitting if name.startswith("tensorrt-rtx") == is_rtx]
+    return tuple(fitting)
+
+
+def measurable_runtimes(artifact: Artifact) -> tuple[str, ...]:
+    """Of :func:`runtimes_for`, those to measure where none is named.
+
+    Without an NVIDIA driver, what would run a network on a GPU is left out, but for engines, which run nowhere else. So
+    is what takes long to start. The others are there whether they can run or not: :func:`reason_unavailable` says.
+    """
+    has_driver = count_nvidia_gpus() is not None
+    return tuple(
+        name
+        for name in runtimes_for(artifact)
+        if not RUNTIMES[name].on_request and (has_driver or artifact.kind == "engine" or not RUNTIMES[name].needs_gpu)
+    )
 
 
 def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
@@ -133,26 +137,61 @@ def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
     return f"{obstacle.message}; {obstacle.hint}" if obstacle else None
 
 
+def runtime_states() -> dict[str, str | None]:
+    """For every runtime, what this machine lacks for it and what to do about that, or None where it is ready."""
+    obstacles = {name: _machine_obstacle(name) for name in RUNTIMES}
+    return {name: f"{obstacle.message}; {obstacle.hint}" if obstacle else None for name, obstacle in obstacles.items()}
+
+
+def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, image: ImageSpec) -> Pictures:
+    """Run a network on pictures in either form, converted where it takes the other.
+
+    Args:
+        run: The network, on an array of the form that ``image`` says.
+        batch: Pictures in either form. Floats are rounded to 8 bits for a network of frames.
+        image: What the network takes and gives.
+
+    Returns:
+        The result in the form of ``batch``.
+    """
+    given: NDArray[Any] = batch
+    takes_frames = image.dtype == "uint8"
+    restored: Any
+    if (given.dtype == np.uint8) == takes_frames:
+        restored = run(given)
+    elif takes_frames:
+        restored = from_frames(run(to_frames(given)))
+    else:
+        restored = to_frames(run(from_frames(given)))
+    return cast(Pictures, restored)
+
+
 def check_batch(batch: NDArray[Any], image: ImageSpec) -> None:
-    """Refuse a batch that the network would not take.
+    """Refuse a batch that the network would not take in either form.
 
     Raises:
-        ConfigError: It is not (N, 3, H, W) float32, or not of the network's fixed size.
+        ConfigError: It is neither (N, 3, H, W) float32 nor (N, H, W, 3) uint8, or not of the network's fixed size.
     """
-    if batch.ndim != 4 or batch.shape[1] != image.channels or batch.dtype != np.float32 or 0 in batch.shape:
+    is_batch = batch.ndim == 4 and batch.dtype == np.float32 and batch.shape[1] == image.channels
+    is_frames = batch.ndim == 4 and batch.dtype == np.uint8 and batch.shape[3] == image.channels
+    if not (is_batch or is_frames) or 0 in batch.shape:
         raise ConfigError(
             f"a batch has shape {batch.shape} and dtype {batch.dtype}",
-            hint=f"give float32 of shape (N, {image.channels}, H, W)",
+            hint=f"give float32 of shape (N, {image.channels}, H, W), or uint8 of shape (N, H, W, {image.channels})",
         )
     if (size := fixed_size(image)) is None:
         return
-    if batch.shape[2:] != (size.height, size.width):
+    height, width = batch.shape[2:] if is_batch else batch.shape[1:3]
+    if (height, width) != (size.height, size.width):
         raise ConfigError(
-            f"the network was exported for {size} and cannot take {batch.shape[3]}x{batch.shape[2]}",
-            hint=f"give images of {size}, or export again with --res {batch.shape[3]}x{batch.shape[2]}",
+            f"the network was exported for {size} and cannot take {width}x{height}",
+            hint=f"give images of {size}, or export again with --res {width}x{height}, or --dynamic for every size",
         )
     if batch.shape[0] != 1:
-        raise ConfigError(f"the network takes one image at a time, not {batch.shape[0]}", hint="give them one by one")
+        raise ConfigError(
+            f"the network takes one image at a time, not {batch.shape[0]}",
+            hint="give them one by one, or export with --dynamic",
+        )
 
 
 def fixed_size(image: ImageSpec) -> Resolution | None:
@@ -174,10 +213,30 @@ def _obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
             f"{name} runs artifacts of kind {runtime.kind}; {artifact.path} is of kind {artifact.kind}",
             hint=f"choose {' or '.join(runtimes_for(artifact))}",
         )
-    if artifact.kind == "engine":
-        return _engine_obstacle(artifact)
+    if name.startswith("openvino") and artifact.figures.get("deform_op") == "standard":
+        return ArtifactError(
+            f"OpenVINO has no DeformConv, which {artifact.path} is written with",
+            hint="use the runtime onnxruntime, or export with --deform-op plugin or native",
+        )
+    return _engine_obstacle(artifact, name) if artifact.kind == "engine" else _machine_obstacle(name)
+
+
+def _machine_obstacle(name: str) -> DeblurDeployError | None:
+    """What this machine lacks for a runtime, whatever is to run on it."""
+    runtime = RUNTIMES[name]
     if missing := _missing_modules(runtime):
         return MissingDependencyError(f"{name} needs {' and '.join(missing)}", hint=runtime.install)
+    if runtime.provider:
+        from deblur_deploy.runtime.ort_providers import provider_obstacle
+
+        if obstacle := provider_obstacle(name):
+            return obstacle
+    if runtime.needs_gpu and (obstacle := _gpu_obstacle(name)):
+        return obstacle
+    if runtime.torch:
+        from deblur_deploy.runtime.eager import torch_obstacle
+
+        return torch_obstacle(name)
     if name == "openvino-bf16":
         from deblur_deploy.runtime.ov import computes_bf16
 
@@ -188,34 +247,37 @@ def _obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
     return None
 
 
-def _engine_obstacle(artifact: Artifact) -> DeblurDeployError:
-    """Engines are built here and run on the card that they were built for."""
-    built = _name_engine(artifact)
+def _engine_obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
+    """What speaks against an engine here: it is of another TensorRT, for another card, or there is no GPU at all."""
+    if name not in runtimes_for(artifact):
+        built_by = flavour_title(flavour_of(artifact))
+        wanted = "rtx" if name.startswith("tensorrt-rtx") else "tensorrt"
+        return ConfigError(
+            f"{name} cannot run {artifact.path}: it was built by {built_by}",
+            hint=f"choose {' or '.join(runtimes_for(artifact))}, or {rebuild_hint(artifact, find_gpu(), wanted)}",
+        )
+    if obstacle := engine_obstacle(artifact):
+        return obstacle
+    return _machine_obstacle(name)
+
+
+def _gpu_obstacle(name: str) -> DeblurDeployError | None:
+    """There is no NVIDIA GPU."""
     gpus = count_nvidia_gpus()
-    if gpus is None:
-        return DeblurDeployError(
-            f"{built} needs an NVIDIA GPU, and this machine has no NVIDIA driver",
-            hint="copy it to a machine with that card; here, measure the ONNX file that it was built from",
-        )
-    if gpus == 0:
-        return DeblurDeployError(
-            f"{built} needs an NVIDIA GPU, and the driver of this machine finds none",
-            hint="check nvidia-smi, and CUDA_VISIBLE_DEVICES",
-        )
+    if gpus:
+        return None
+    lacks = "this machine has no NVIDIA driver" if gpus is None else "the driver of this machine finds none"
     return DeblurDeployError(
-        f"{built} cannot be run by this version, which builds engines but has no runner for them yet",
-        hint="time it with `trtexec --loadEngine` or TensorRT-RTX's `tensorrt_rtx --loadEngine`",
+        f"{name} needs an NVIDIA GPU, and {lacks}", hint="check nvidia-smi, or use another runtime"
     )
 
 
-def _name_engine(artifact: Artifact) -> str:
-    """An engine and its card, such as ``an engine for RTX 2080 Ti (SM75)``."""
-    target, capability = artifact.figures.get("target"), artifact.figures.get("capability")
-    if not capability:
-        return "an engine"
-    architecture = f"SM{capability.replace('.', '')}"
-    return f"an engine for {architecture if target in (None, architecture) else f'{target} ({architecture})'}"
-
-
 def _missing_modules(runtime: Runtime) -> list[str]:
-    return [module for module in runtime.modules if find_spec(module) is None]
+    return [module for module in runtime.modules if not _is_installed(module)]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it is missing, too
+        return False

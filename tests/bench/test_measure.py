@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from deblur_deploy.artifact import Artifact, NetworkSpec, Step, new_step
 from deblur_deploy.bench import measure as measure_module
 from deblur_deploy.bench.device import device_facts, usable_cores
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure, write_jsonl
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.runtime.phases import Phases
 
 SMALL = Resolution(32, 16)
 QUICK = BenchConfig(SMALL, threads=1, warmup_ms=0, duration_ms=60, min_iterations=6, max_windows=3)
@@ -216,12 +219,59 @@ def test_control_c_keeps_what_was_measured(use: Callable) -> None:
     assert all(runner.closed for runner in runners.values())
 
 
+class PhasedFake(FakeRunner):
+    """A runner that knows the times of its parts, and says how it runs."""
+
+    def __init__(self, on_infer: Callable[[], None]) -> None:
+        super().__init__(on_infer)
+        self.settings = {"cuda_graph": True, "spin_wait": True, "transfers": True}
+
+    def infer_phased(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], Phases]:
+        return self.infer(batch), Phases((0, 1), (0, 2), (2, 9), (9, 12))
+
+
+def test_a_runner_that_times_its_parts_is_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = PhasedFake(lambda: None)
+    monkeypatch.setattr(measure_module, "open_runner", lambda *_: runner)
+    (row,) = measure([entry("a")], QUICK).rows
+    assert row.metrics["GPU Compute Time"]["median"] == 7
+    assert row.metrics["Latency"]["p99"] == 12
+    assert row.settings == {"cuda_graph": True, "spin_wait": True, "transfers": True}
+    assert row.warnings == ()
+    assert row.latency_ms is not None
+    assert row.latency_ms.median < 7  # what the host saw
+
+
+def test_energy_and_memory_of_the_gpu_are_shared_out(use: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    joules, used = iter(range(0, 1000, 6)), iter([100 * 2**20, 350 * 2**20])
+    gpu = SimpleNamespace(
+        energy_joules=lambda: next(joules), used_bytes=lambda: next(used), conditions=lambda: {"sm_mhz": 1500}
+    )
+    monkeypatch.setattr(measure_module, "first_gpu", lambda: nullcontext(gpu))
+    use({"a": lambda: None})
+    config = BenchConfig(SMALL, warmup_ms=0, duration_ms=0, min_iterations=9, max_windows=3, tolerance=9e9)
+    report = measure([entry("a")], config)
+    (row,) = report.rows
+    assert row.joules_per_frame == pytest.approx(2)  # 6 J for the 3 inferences of each window
+    assert row.memory_mib["device"] == 250
+    assert report.device["before"]["gpu"] == report.device["after"]["gpu"] == {"sm_mhz": 1500}
+
+
+def test_the_device_is_that_outside_the_pinning(use: Callable) -> None:
+    use({"a": lambda: None})
+    device = measure([entry("a")], QUICK).device
+    assert device["cores"] == usable_cores()
+    assert len(device["pinned_to"]) == 1
+    assert device["before"].keys() == device["after"].keys()
+
+
 def test_json_has_the_documented_keys(use: Callable) -> None:
     use({"a": lambda: None})
     plain = measure([entry("a"), entry("a", "onnxruntime")], QUICK).as_json()
     assert plain.keys() == {"device", "baseline", "results"}
     assert plain["baseline"] == {"artifact": "a", "runtime": "torch"}
     keys = {"artifact", "runtime", "res", "latency_ms", "throughput_fps", "ratio", "ratio_ci", "stable", "skipped"}
+    keys |= {"batch", "memory_mib", "joules_per_frame", "floor", "over_floor"}
     measured, skipped = plain["results"]
     assert measured.keys() == skipped.keys() == keys
     assert measured["latency_ms"].keys() == {"median", "p90", "p95", "p99"}
@@ -236,19 +286,19 @@ def test_jsonl_holds_every_sample_and_the_machine(use: Callable, tmp_path: Path)
     use({"a": lambda: None})
     report = measure([entry("a")], QUICK)
     path = tmp_path / "results" / "a.jsonl"
-    write_jsonl(report, path)
+    write_jsonl(report_records(report), path)
     (line,) = path.read_text().splitlines()
     row = json.loads(line)
     assert row["sha256"] == "sha-a"
     assert [tuple(window) for window in row["windows_ms"]] == list(report.rows[0].windows_ms)
     assert row["device"]["cpu"]
     with pytest.raises(ArtifactError, match="cannot be written"):
-        write_jsonl(report, path / "below-a-file.jsonl")
+        write_jsonl(report_records(report), path / "below-a-file.jsonl")
 
 
 def test_the_machine_is_described() -> None:
     facts = device_facts()
-    assert facts.keys() == {"cpu", "instruction_sets", "cores", "memory_gib", "os", "python", "libraries"}
+    assert facts.keys() == {"cpu", "instruction_sets", "cores", "memory_gib", "gpu", "os", "python", "libraries"}
     assert facts["cores"] == usable_cores() >= 1
     assert facts["libraries"]["numpy"] == np.__version__
 
@@ -274,7 +324,14 @@ def test_nothing_to_measure_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"threads": 0}, {"warmup_ms": -1}, {"min_iterations": 0}, {"windows": 0}, {"windows": 3, "max_windows": 2}],
+    [
+        {"threads": 0},
+        {"batch": 0},
+        {"warmup_ms": -1},
+        {"min_iterations": 0},
+        {"windows": 0},
+        {"windows": 3, "max_windows": 2},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):

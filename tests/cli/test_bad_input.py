@@ -117,7 +117,9 @@ def test_a_bad_recipe(refuse, tmp_path):
 
 
 def test_a_layer_that_does_not_exist(refuse, made):
-    assert "there is no layer 'levels.9'" in refuse(2, "qat", made["import"], "--exempt", "levels.9", "--steps", 1)
+    for options in (("--steps", 1), ("--scan",)):
+        message = refuse(2, "qat", made["import"], "--exempt", "levels.9", *options)
+        assert "there is no layer 'levels.9'" in message
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,41 @@ def test_an_onnx_file_of_another_size(refuse, made):
 
 def test_fp32_from_a_quantized_network(refuse, made):
     assert "is quantized, and --fp32 was asked for" in refuse(2, "export-trt", made["export-onnx"], "--fp32")
+
+
+@pytest.mark.rtx
+def test_options_of_an_engine_that_do_not_go_together(refuse, made):
+    def refusal(code: int, *options: object) -> str:
+        return refuse(code, "export-trt", *options)
+
+    assert "--fp16 and --int8 were given" in refusal(2, made["qat"], "--fp16", "--int8")
+    assert "--batch is 'many'" in refusal(2, made["qat"], "--batch", "many")
+    assert "batch is 4 to 1" in refusal(2, made["qat"], "--batch", "4-1")
+    assert "range of sizes were given" in refusal(2, made["qat"], "--res", "64x48", "--max-res", "64x48")
+    assert "a range has both ends" in refusal(2, made["qat"], "--max-res", "64x48")
+    assert "'64' is not a resolution" in refusal(2, made["qat"], "--res", "64")
+    assert "workspace_bytes is 0" in refusal(2, made["qat"], "--workspace", 0)
+    assert "is not quantized to int8" in refusal(2, made["import"], "--int8", "--target", "sm86")
+    assert "`deblur-deploy qat --format fp8`" in refusal(2, made["qat"], "--fp8", "--target", "sm89")
+
+
+@pytest.mark.rtx
+def test_options_that_tensorrt_rtx_lacks(refuse, made):
+    for option, reason in (
+        (("--timing-cache", "kernels.cache"), "times no kernels"),
+        (("--version-compatible",), "lean runtime"),
+        (("--hardware-compatibility", "ampere_plus"), "no such levels"),
+        (("--plugin", "libdeblur_plugin.so"), "no plugins"),
+        (("--int8",), "in float without a word"),
+    ):
+        assert reason in refuse(1, "export-trt", made["qat"], *option)
+
+
+def test_several_sizes_of_a_network_that_has_one(refuse, made):
+    for options in (("--res", "64x48", "--res", "32x32"), ("--batch", 4), ("--min-res", "8x8", "--max-res", "64x48")):
+        message = refuse(2, "export-trt", made["export-onnx"], *options)
+        assert "does not leave free" in message
+        assert "--dynamic" in message
 
 
 # The command line itself

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -94,7 +95,25 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(refuse, netwo
     assert "is not a resolution" in refuse(2, "infer", network, photos, "--out", out, "--tile", "64")
     assert "write `infer SOURCE - --out - --raw" in refuse(2, "infer", network, "-", "--out", out)
     assert "both want stdout" in refuse(2, "infer", network, "-", "--out", "-", "--raw", "8x8")
+    assert "there is no engine 'spark'" in refuse(2, "infer", network, photos, "--out", out, "--engine", "spark")
+    assert "--workers is for a cluster" in refuse(2, "infer", network, photos, "--out", out, "--workers", 2)
     assert "poll is 0" in refuse(2, "infer", network, "--watch", photos, "--out", out, "--poll", 0)
+
+
+def test_a_cluster_without_ray_is_a_missing_extra(refuse, network, photos, tmp_path):
+    with mock.patch.dict(sys.modules, {"ray": None}):
+        sys.modules.pop("deblur_deploy.infer.cluster", None)
+        refusal = refuse(1, "infer", network, photos, "--out", tmp_path / "out", "--engine", "ray")
+    assert "pip install 'deblur-deploy[ray]'" in refusal
+
+
+def test_triton_gets_a_repository_from_a_graph(run, refuse, made, network, tmp_path):
+    outcome = run("export-triton", made["export-onnx"], "--out", tmp_path / "served", "--name", "sharpen").done()
+    assert "takes     blurred, TYPE_FP32 of 1x3x48x64" in outcome.out
+    assert (tmp_path / "served" / "models" / "sharpen" / "1" / "model.onnx").is_file()
+    assert "this stage cannot start from" in refuse(1, "export-triton", network, "--out", tmp_path / "other")
+    assert "device is 'tpu'" in refuse(2, "export-triton", network, "--out", tmp_path / "other", "--device", "tpu")
+    assert not (tmp_path / "other").exists()
 
 
 def environment() -> dict[str, str]:

@@ -139,7 +139,7 @@ def test_a_terminated_run_cleans_up(made, small_set, tmp_path):
         assert stage.end(signal.SIGTERM) == 143
 
     assert [line[:9] for line in stage.log.read_text().splitlines()] == ["source   "]
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_interrupted_while_writing_nothing_is_left(run, checkpoint_file, tmp_path, monkeypatch):
@@ -152,4 +152,4 @@ def test_interrupted_while_writing_nothing_is_left(run, checkpoint_file, tmp_pat
 
     assert outcome.code == 130
     assert outcome.err.startswith("Interrupted. ")
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()

@@ -50,14 +50,14 @@ def test_a_scan_writes_a_table_plain_data_and_a_chart(run, made, tmp_path):
     outcome = run("prune", made["import"], *options).done()
 
     answer = outcome.json
-    assert answer["files"] == [str(tmp_path / "scan" / f"scan.{end}") for end in ("csv", "json", "svg")]
+    assert answer["files"] == [str(tmp_path / "scan-001" / f"scan.{end}") for end in ("csv", "json", "svg")]
     assert (answer["images"], answer["size"]) == (1, 48)
-    with (tmp_path / "scan" / "scan.csv").open() as file:
+    with (tmp_path / "scan-001" / "scan.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["drop_db"]) for row in rows] == [row["drop_db"] for row in answer["rows"]]
-    assert json.loads((tmp_path / "scan" / "scan.json").read_text())["rows"] == answer["rows"]
+    assert json.loads((tmp_path / "scan-001" / "scan.json").read_text())["rows"] == answer["rows"]
     assert "recurrent.candidate, recurrent.gate" in outcome.err
-    assert [path.name for path in tmp_path.iterdir()] == ["scan"]
+    assert [path.name for path in tmp_path.iterdir()] == ["scan-001"]
 
 
 def test_a_scan_as_a_dry_run_writes_nothing(run, made, tmp_path):

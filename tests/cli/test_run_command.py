@@ -78,7 +78,7 @@ def test_folders_are_relative_to_the_recipe(tmp_path: Path) -> None:
     assert recipe.prune
     assert recipe.qat
     assert recipe.tuned_on_own_photos(recipe.prune).tuning.photos == str(tmp_path / "b")
-    assert recipe.tuned_on_own_photos(recipe.qat).tuning.photos == "own"
+    assert recipe.tuned_on_own_photos(recipe.qat).tuning.photos == str(tmp_path / "own")
 
 
 @pytest.mark.parametrize(

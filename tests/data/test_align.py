@@ -86,3 +86,12 @@ def test_a_search_that_runs_out_of_the_picture_says_so() -> None:
     noise, other = rng.integers(0, 255, (2, 6, 20, 3), dtype=np.uint8)
     with pytest.raises(VerificationError, match="does not match its sharp partner"):
         align(noise, other, "strangers")
+
+
+def test_a_step_that_makes_it_worse_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps to the right, of which the last is known to correlate less than the one before it."""
+    correlations = iter([0.5, 0.8, 0.6])
+    shift = np.array([0, 0, 0, 0, 0, 0, 1.0, 0])
+    monkeypatch.setattr("deblur_deploy.data.align._ecc_step", lambda *_: (shift, next(correlations)))
+    plane = np.arange(600.0).reshape(20, 30)
+    assert _find_homography(plane, plane, "a")[0, 2] == 1.0

@@ -86,3 +86,21 @@ def test_pairs_of_two_sizes_are_named(file: Path, photo: NDArray[np.uint8], tmp_
     assert len(open_pairs(files[:1], folder)) == 1
     with pytest.raises(ArtifactError, match=r"a\.png and its sharp partner differ in size: 208x160 and 208x50"):
         open_pairs(files, folder)
+
+
+def test_cached_photographs_hold_no_descriptors(file: Path, tmp_path: Path) -> None:
+    photos = open_photos([file] * 300, tmp_path / "cache")
+    pairs = open_pairs([PairFiles("a.png", file, file)] * 300, tmp_path / "cache")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    sizes = {photo.shape for photo in photos} | {picture.shape for pair in pairs for picture in pair}
+    assert sizes == {(160, 208, 3)}
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+    assert len(photos[1:4]) == 3
+
+
+def test_a_cache_that_is_removed_meanwhile_is_named(file: Path, tmp_path: Path) -> None:
+    photos = open_photos([file], tmp_path / "cache")
+    for decoded in (tmp_path / "cache").iterdir():
+        decoded.unlink()
+    with pytest.raises(ArtifactError, match=r"the cache of .*a\.png in .* cannot be used"):
+        photos[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deblur_deploy.data.pairs import Pair, crop_pairs, load_pairs, load_photos
+from deblur_deploy.data.pairs import Pair, crop_pair, load_pairs, load_photos
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.images import Resolution, save_rgb
 from deblur_deploy.metrics import psnr_db
@@ -102,14 +102,14 @@ def test_partners_of_two_sizes_are_named(tmp_path: Path, photo: Image8) -> None:
 
 
 def test_crops_come_from_the_centre_of_both(photo: Image8) -> None:
-    (cropped,) = crop_pairs([Pair("a.png", photo[::-1], photo)], Resolution(100, 60))
+    cropped = crop_pair(Pair("a.png", photo[::-1], photo), Resolution(100, 60))
     assert np.array_equal(cropped.sharp, photo[50:110, 54:154])
     assert np.array_equal(cropped.blurred, photo[::-1][50:110, 54:154])
 
 
 def test_a_photograph_too_small_for_a_crop_is_named(photo: Image8) -> None:
     with pytest.raises(ArtifactError, match=r"small\.png has 208x160 pixels, too few for a crop of 209x160"):
-        crop_pairs([Pair("small.png", photo, photo)], Resolution(209, 160))
+        crop_pair(Pair("small.png", photo, photo), Resolution(209, 160))
 
 
 def test_a_changed_file_of_a_set_is_named(tmp_path: Path, photo: Image8) -> None:

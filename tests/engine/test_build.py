@@ -18,7 +18,7 @@ import torch
 from onnx import numpy_helper, parser
 
 from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
-from deblur_deploy.config import EngineConfig
+from deblur_deploy.config import EngineConfig, PlanConfig, ShapeConfig
 from deblur_deploy.engine import flavour as flavour_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
@@ -26,6 +26,7 @@ from deblur_deploy.export.precision import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 
 SIZE = Resolution(64, 48)
 
@@ -43,11 +44,13 @@ def half_network(float_network: onnx.ModelProto) -> onnx.ModelProto:
     return convert_to_fp16(float_network)
 
 
-def onnx_artifact(out: Path, payload: bytes) -> Artifact:
+SIZED = ImageSpec(height=SIZE.height, width=SIZE.width)
+
+
+def onnx_artifact(out: Path, payload: bytes, image: ImageSpec = SIZED) -> Artifact:
     def write(path: Path) -> None:
         path.write_bytes(payload)
 
-    image = ImageSpec(height=SIZE.height, width=SIZE.width)
     return write_artifact(
         out, Draft("onnx", "model.onnx", write, NetworkSpec("srn", {}), image, new_step("export-onnx", {}, None, {}))
     )
@@ -59,6 +62,8 @@ def one_layer(body: str, domain: str = "", shape: str = "1,3,8,8") -> bytes:
     head = f"<ir_version: 9, opset_import: [{opsets}]> g (float[1,3,8,8] x) => (float[{shape}] y)"
     model = parser.parse_model(f"{head} {{ a = Conv(x, w) {body} }}")
     model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w"))
+    if "o)" in body:
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 2, 8, 8), np.float32), "o"))
     model.graph.node[-1].name = "the_culprit"
     return model.SerializeToString()
 
@@ -125,6 +130,12 @@ def test_float32_file_is_no_float16_engine(float_network: onnx.ModelProto, tmp_p
     [
         ("y = Det(a)", "", "1,3", r"'the_culprit' \(Det\): the operator is not supported"),
         ("y = com.example.Blur(a)", "com.example", "1,3,8,8", r"'the_culprit' \(Blur\): the operator is not supported"),
+        (
+            "y = DeformConv<pads = [0,0,0,0]>(a, w, o)",
+            "",
+            "1,3,8,8",
+            r"'the_culprit' \(DeformConv\): the operator is not",
+        ),
         ("y = MatMul(a, a)", "", "1,3,8,8", "the_culprit"),  # SM75 has no float32 matrix product in TensorRT-RTX
     ],
 )
@@ -159,12 +170,105 @@ def test_damaged_bytes_are_refused(half_network: onnx.ModelProto) -> None:
             build_engine_bytes(damaged, EngineConfig())
 
 
+def free_network() -> bytes:
+    """A float16 network whose batch, height and width are free; its convolutions are ``first`` and ``second``."""
+    head = '<ir_version: 9, opset_import: ["": 19]> g (float16[batch,3,height,width] x)'
+    body = "{ a = Conv<pads = [1,1,1,1]>(x, w) b = Relu(a) y = Conv<pads = [1,1,1,1]>(b, v) }"
+    model = parser.parse_model(f"{head} => (float16[batch,8,height,width] y) {body}")
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (16, 3, 3, 3)), ("v", (8, 16, 3, 3))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float16), name))
+    model.graph.node[0].name, model.graph.node[-1].name = "first", "second"
+    return model.SerializeToString()
+
+
 @pytest.mark.rtx
-def test_open_sizes_are_refused(half_network: onnx.ModelProto) -> None:
+@pytest.mark.parametrize(
+    ("shapes", "ends"),
+    [
+        (ShapeConfig(res=("64x48",)), [((1, 3, 48, 64), (1, 3, 48, 64))]),
+        (
+            ShapeConfig(res=("64x48", "96x64"), batch=(2, 2)),
+            [((2, 3, 48, 64), (2, 3, 48, 64)), ((2, 3, 64, 96), (2, 3, 64, 96))],
+        ),
+        (ShapeConfig(min_res="32x32", max_res="128x96", batch=(1, 4)), [((1, 3, 32, 32), (4, 3, 96, 128))]),
+    ],
+)
+def test_free_sizes_become_profiles(shapes: ShapeConfig, ends: list[Any]) -> None:
+    built = build_engine_bytes(free_network(), EngineConfig(shapes=shapes))
+
+    assert [(profile.min, profile.max) for profile in built.profiles] == ends
+    batch, _, height, width = ends[0][1]
+    assert built.proof.macs == {"first": batch * height * width * 432, "second": batch * height * width * 1152}
+    assert built.proof.types == {"first": "fp16", "second": "fp16"}  # in every profile
+
+
+@pytest.mark.rtx
+def test_an_engine_for_one_size_says_so(tmp_path: Path) -> None:
+    for name, shapes, size in (
+        ("one", ShapeConfig(res=("64x48",)), (48, 64)),
+        ("range", ShapeConfig(min_res="32x32", max_res="64x48"), (None, None)),
+    ):
+        source = onnx_artifact(tmp_path / f"{name}-source", free_network(), ImageSpec())
+        engine = build_engine(source, EngineConfig(shapes=shapes), tmp_path / name)
+        assert (engine.image.height, engine.image.width) == size
+        assert [profile["input"] for profile in engine.figures["profiles"]] == ["x"]
+
+
+@pytest.mark.rtx
+def test_open_sizes_need_a_size(half_network: onnx.ModelProto) -> None:
     model = onnx.ModelProto.FromString(half_network.SerializeToString())
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
-    with pytest.raises(BuildError, match="'blurred'"):
+    with pytest.raises(ConfigError, match="any size"):
         build_engine_bytes(model.SerializeToString(), EngineConfig())
+
+
+@pytest.mark.rtx
+def test_out_of_workspace_says_how_much_there_was() -> None:
+    config = EngineConfig(shapes=ShapeConfig(res=("64x48",)), workspace_bytes=1)
+    with pytest.raises(BuildError, match="workspace") as caught:
+        build_engine_bytes(free_network(), config)
+    assert "1 bytes" in caught.value.hint
+    assert "--workspace" in caught.value.hint
+
+
+@pytest.mark.rtx
+def test_options_that_tensorrt_rtx_lacks_are_refused_at_once() -> None:
+    for config in (
+        EngineConfig(plan=PlanConfig(timing_cache="kernels.cache")),
+        EngineConfig(plugin="libdeblur_plugin.so"),
+        EngineConfig(precision="int8"),
+        EngineConfig(precision="bf16"),
+        EngineConfig(precision="fp8", target="sm86"),
+    ):
+        with pytest.raises(BuildError, match="TensorRT-RTX"):
+            build_engine_bytes(b"never read", config)
+
+
+@pytest.mark.rtx
+def test_8_bit_on_turing_is_refused_with_what_to_use_instead() -> None:
+    with pytest.raises(BuildError, match=r"no int8 convolutions on RTX 2080 Ti \(SM75\)") as caught:
+        build_engine_bytes(b"never read", EngineConfig(precision="int8"))
+    assert "--fp16" in caught.value.hint
+
+
+@pytest.mark.rtx
+@pytest.mark.skipif(bool(count_nvidia_gpus()), reason="with a GPU, weights can be stripped")
+def test_weights_that_cannot_be_stripped_here_are_an_error() -> None:
+    config = EngineConfig(shapes=ShapeConfig(res=("64x48",)), plan=PlanConfig(strip_weights=True))
+    with pytest.raises(BuildError, match="could not build") as caught:
+        build_engine_bytes(free_network(), config)
+    assert "without a GPU" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+def test_a_builder_that_dies_takes_nothing_with_it(fake_tensorrt: Path, tmp_path: Path, name: str) -> None:
+    fake_tensorrt.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
+    source = onnx_artifact(tmp_path / "source", one_layer("y = Relu(a)"))
+    with pytest.raises(BuildError, match=f"ended by {name}") as caught:
+        build_engine(source, EngineConfig(flavour="tensorrt", plugin="none"), tmp_path / "out")
+    assert "memory ran out" in caught.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fake", "source"]
 
 
 def test_crash_of_the_builder_is_an_error_with_its_last_words(
@@ -174,7 +278,7 @@ def test_crash_of_the_builder_is_an_error_with_its_last_words(
     fake_tensorrt.write_text(crash)
     source = onnx_artifact(tmp_path / "source", float_network.SerializeToString())
     with pytest.raises(BuildError, match=r"(?s)ended by SIGABRT.*assertion failed in tactic 7"):
-        build_engine(source, EngineConfig(flavour="tensorrt"), tmp_path / "out")
+        build_engine(source, EngineConfig(flavour="tensorrt", plugin="none"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -183,7 +287,7 @@ def test_flavour_that_cannot_be_loaded_is_a_missing_dependency(
 ) -> None:
     fake_tensorrt.write_text("raise ImportError('libnvinfer.so.10 is not there')\n")
     with pytest.raises(MissingDependencyError, match=r"libnvinfer\.so\.10") as caught:
-        build_engine_bytes(float_network.SerializeToString(), EngineConfig(flavour="tensorrt"))
+        build_engine_bytes(float_network.SerializeToString(), EngineConfig(flavour="tensorrt", plugin="none"))
     assert caught.value.hint == "pip install 'deblur-deploy[trt]'"
 
 
@@ -212,7 +316,8 @@ def test_interruption_ends_the_builder(fake_tensorrt: Path, tmp_path: Path) -> N
         "import pathlib\n"
         "from deblur_deploy.config import EngineConfig\n"
         "from deblur_deploy.engine.build import build_engine_bytes\n"
-        f"build_engine_bytes(pathlib.Path({str(network)!r}).read_bytes(), EngineConfig(flavour='tensorrt'))\n"
+        f"network = pathlib.Path({str(network)!r}).read_bytes()\n"
+        "build_engine_bytes(network, EngineConfig(flavour='tensorrt', plugin='none'))\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 60
@@ -251,7 +356,7 @@ def test_engines_are_built_from_onnx(tmp_path: Path) -> None:
         ("optimization_level", 6),
         ("optimization_level", -1),
         ("flavour", "trt"),
-        ("precision", "int8"),
+        ("precision", "int4"),
     ],
 )
 def test_settings_check_themselves(field: str, value: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from deblur_deploy.engine.proof import (
@@ -77,6 +79,73 @@ def test_another_form_has_no_layers(text: str) -> None:
 )
 def test_layer_with_the_weights_decides(found: list[EngineLayer], proven: str) -> None:
     assert prove_precision(found, [CONV]).types == {"c": proven}
+
+
+def test_weights_that_an_earlier_layer_dequantized_are_an_input() -> None:
+    weights, activations = LayerTensor((8, 8, 3, 3), "fp32"), LayerTensor((1, 8, 4, 4), "fp32")
+    computing = EngineLayer("l", "correlation", (activations, weights), (LayerTensor((1,), "fp32"),), ("c",))
+    dequantizing = EngineLayer("d", "kgen", (), (LayerTensor((8, 8, 3, 3), "int8"),), ("c",))
+    assert prove_precision([dequantizing, computing], [CONV]).types == {"c": "fp32"}
+    mixed = EngineLayer("l", "correlation", (LayerTensor((1, 8, 4, 4), "int8"), weights), (), ("c",))
+    assert prove_precision([mixed], [CONV]).types == {"c": "unproven"}
+
+
+def test_profiles_that_differ_are_both_named() -> None:
+    assert prove_precision([layer("fp16", "fp16"), layer("fp32", "fp32")], [CONV]).types == {"c": "fp16+fp32"}
+    assert prove_precision([layer("fp16", "fp16"), layer("fp16", "fp32")], [CONV]).types == {"c": "unproven"}
+
+
+@pytest.mark.parametrize(
+    ("described", "proven"),
+    [
+        ("Half", "fp16"),
+        ("Channel major FP16 format where channel % 8 == 0", "fp16"),
+        ("Row major linear FP32", "fp32"),
+        ("Float", "fp32"),
+        ("Thirty-two wide channel vectorized row major Int8 format", "int8"),
+        ("BFloat16", "bf16"),
+        ("FP8", "fp8"),
+    ],
+)
+def test_the_inspectors_answer_is_read(described: str, proven: str) -> None:
+    named = {"fp16": "Half", "fp32": "Float", "int8": "Int8", "bf16": "BFloat16", "fp8": "FP8"}[proven]
+    tensor = {"Name": "x", "Location": "Device", "Dimensions": [1, 8, 4, 4], "Format/Datatype": described}
+    told = {
+        "Name": "c + relu",
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor],
+        "Outputs": [tensor],
+        "Weights": {"Type": named, "Count": 8 * 6 * 3 * 3},
+        "Bias": {"Type": "Float", "Count": 8},
+        "Metadata": "[ONNX Layer: c]\x1f[ONNX Layer: relu]",
+    }
+    answer = {"Layers": [{"Name": "copy", "LayerType": "Reformat", "Inputs": [tensor], "Outputs": [tensor]}, told]}
+
+    layers = parse_layers(json.dumps(answer))
+    assert [found.nodes for found in layers] == [("copy",), ("c", "relu")]
+    assert prove_precision(layers, [CONV]).types == {"c": proven}
+
+    del told["Metadata"]  # older releases name the nodes in the layer's own name
+    assert prove_precision(parse_layers(json.dumps(answer)), [CONV]).types == {"c": proven}
+    told["Weights"]["Count"] = 8
+    assert prove_precision(parse_layers(json.dumps(answer)), [CONV]).types == {"c": "unproven"}
+    assert parse_layers('{"Layers": ["names", "only"]}') == parse_layers("{ damaged") == ()
+
+
+def test_8_bits_are_asked_of_convolutions_alone() -> None:
+    kinds = {"a": "convolution", "b": "convolution", "up": "deconvolution", "warp": "deformable"}
+    macs = {"a": 95, "b": 5, "up": 50, "warp": 50}
+    proof = Proof({"a": "int8", "b": "fp32", "up": "fp16", "warp": "fp16"}, macs, kinds)
+    assert proof.kinds_present() == ("convolution", "deconvolution", "deformable")
+    assert proof.shares("convolution") == {"int8": 0.95, "fp32": 0.05}
+    assert proof.shares()["int8"] == 0.475
+    require_precision(proof, "int8")
+
+    macs |= {"b": 20}
+    with pytest.raises(BuildError, match=r"only 82\.6% of the multiply-accumulates of the convolutions .* b \(fp32\)"):
+        require_precision(proof, "int8")
+    with pytest.raises(BuildError, match=r"fp8 was asked for, but only 0\.0%"):
+        require_precision(proof, "fp8")
 
 
 def test_shares_are_of_multiply_accumulates() -> None:

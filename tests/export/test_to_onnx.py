@@ -365,3 +365,29 @@ def test_two_geometries_in_one_model_have_a_function_each():
     for k, weight, offset in zip((1, 3), weights, offsets, strict=True):
         expected = deform_conv2d(expected, torch.from_numpy(offset), torch.from_numpy(weight), padding=k // 2)
     assert np.abs(found - expected.numpy()).max() <= 1e-4
+
+
+def test_joined_values_that_are_joined_again_are_quantized_before_both():
+    head = '<ir_version: 9, opset_import: ["": 19]> g (float[1,2,4,4] x) => (float[1,6,4,4] y)'
+    body = """
+        r = Relu(x)   inner = Concat <axis = 1> (x, r)   n = Neg(x)   outer = Concat <axis = 1> (inner, n)
+        q = QuantizeLinear(outer, s, z)   y = DequantizeLinear(q, s, z)"""
+    model = onnx.parser.parse_model(f"{head} {{ {body} }}")
+    constants = {"s": np.float32(0.02), "z": np.int8(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v), k) for k, v in constants.items())
+    x = np.random.default_rng(2).standard_normal((1, 2, 4, 4), dtype=np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    (before,) = InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+
+    quantize_before_concat(model)
+
+    makers = {node.output[0]: node.op_type for node in model.graph.node}
+    joins = [node for node in model.graph.node if node.op_type == "Concat"]
+    assert [[makers[name] for name in node.input] for node in joins] == [
+        ["QuantizeLinear", "QuantizeLinear"],
+        ["Concat", "QuantizeLinear"],
+    ]
+    onnx.checker.check_model(model, full_check=True)
+    (after,) = InferenceSession(model.SerializeToString(), options).run(None, {"x": x})
+    np.testing.assert_array_equal(before, after)

@@ -71,3 +71,29 @@ def test_what_is_no_gray_picture_of_16_bits_is_named(tmp_path, runner, scan):
         with pytest.raises(ArtifactError, match=rf"{name}\.dcm.*{reason}"):
             restore(tmp_path / f"{name}.dcm", tmp_path / "out.dcm", Restorer(runner))
     assert not (tmp_path / "out.dcm").exists()
+
+
+def test_a_file_whose_elements_are_broken_is_named(tmp_path, runner, scan):
+    """Three planes under a gray name, no rows, an element that no file may have, and a damaged deflated part."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    scan.save_as(tmp_path / "good.dcm", enforce_file_format=True)
+    content = (tmp_path / "good.dcm").read_bytes()
+    samples, rows = (b"\x28\x00" + tag + b"\x00US\x02\x00" for tag in (b"\x02", b"\x10"))
+    for name, old, new in (
+        ("samples", samples + b"\x01", samples + b"\x03"),
+        ("rows", rows + b"\x30", rows + b"\x00"),
+        ("command", b"\x28\x00\x52\x10", b"\x00\x00\x52\x10"),
+    ):
+        assert old in content
+        (tmp_path / f"{name}.dcm").write_bytes(content.replace(old, new))
+    scan.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    scan.save_as(tmp_path / "deflated.dcm", enforce_file_format=True)
+    content = (tmp_path / "deflated.dcm").read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")  # after the header, whose length is its first element
+    (tmp_path / "deflated.dcm").write_bytes(content[:start] + b"\xff" + content[start + 1 :])
+
+    for name in ("samples", "rows", "command", "deflated"):
+        with pytest.raises(ArtifactError, match=rf"{name}\.dcm"):
+            restore(tmp_path / f"{name}.dcm", tmp_path / "out.dcm", Restorer(runner))
+    assert not (tmp_path / "out.dcm").exists()

@@ -141,6 +141,36 @@ def test_a_palette_becomes_colours_and_a_transparent_colour_alpha(tmp_path, phot
     assert set(np.unique(read_picture(tmp_path / "c.png").samples[..., 1])) == {0, 255}
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_that_counts_from_white_is_no_negative(tmp_path, bits):
+    tifffile = pytest.importorskip("tifffile", reason="writing such a file needs the extra `deep`")
+    stored = np.arange(60, dtype=np.uint8 if bits == 8 else np.uint16).reshape(6, 10)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite")
+    picture = read_picture(tmp_path / "a.tif")
+    assert np.array_equal(picture.samples[..., 0], 2**bits - 1 - stored)
+    write_picture(tmp_path / "b.tif", picture)
+    assert np.array_equal(read_picture(tmp_path / "b.tif").samples, picture.samples)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colours_that_were_multiplied_with_alpha_are_divided_again(tmp_path, bits):
+    """The result says that its colours were not, so they must not be."""
+    tifffile = pytest.importorskip("tifffile", reason="writing such a file needs the extra `deep`")
+    white = 2**bits - 1
+    alpha = np.linspace(0.2, 1, 40) * white
+    straight = np.stack([np.linspace(0, white, 40), np.full(40, white), np.full(40, white // 3), alpha])
+    straight = straight.T[None].repeat(5, 0)
+    stored = np.concatenate([straight[..., :3] * straight[..., 3:] / white, straight[..., 3:]], axis=2)
+    stored = np.rint(stored).astype(np.uint8 if bits == 8 else np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=["assocalpha"])
+
+    again = read_picture(tmp_path / "a.tif").samples
+    assert np.array_equal(again[..., 3], stored[..., 3])
+    assert np.abs(again[..., :3].astype(float) - straight[..., :3]).max() <= (6 if bits == 8 else 3)
+    write_picture(tmp_path / "b.tif", Picture(again, "TIFF"))
+    assert np.array_equal(read_picture(tmp_path / "b.tif").samples, again)
+
+
 def test_16_bits_are_rounded_for_a_format_of_8(tmp_path):
     samples = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16, 1) + np.uint16(0)
     write_picture(tmp_path / "a.webp", Picture(samples, "TIFF"), EncodeConfig("WEBP", 100))
@@ -246,3 +276,4 @@ def test_a_missing_and_an_unreadable_file(tmp_path: Path):
 def test_the_memory_that_it_takes_is_known_from_the_header(tmp_path):
     (tmp_path / "a.png").write_bytes(png_header(12_000, 10_000))
     assert decoding_bytes(tmp_path / "a.png") == 1_200_000_000
+    assert decoding_bytes(tmp_path / "a.png", "AVIF") > 4 * 1_200_000_000

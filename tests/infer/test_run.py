@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.images import ImageSpec
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
-from deblur_deploy.infer.jobs import find_jobs
+from deblur_deploy.infer.jobs import Job, find_jobs
 from deblur_deploy.infer.journal import JOURNAL
-from deblur_deploy.infer.picture import Picture, read_picture
-from deblur_deploy.infer.restore import deblur
+from deblur_deploy.infer.memory import resident_bytes
+from deblur_deploy.infer.picture import Metadata, Picture, read_picture
+from deblur_deploy.infer.reach import MEMORY_PROBE, measure_bytes_per_pixel
+from deblur_deploy.infer.restore import RestoreConfig, deblur
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
 
@@ -139,3 +145,63 @@ def test_an_output_that_cannot_be_written_is_named(artifact, runner, photos, out
     assert status["z.webp"] == "done"
     assert any("a.png cannot be written" in failure.error for failure in report.failures)
     assert not [path for path in out.rglob(".*") if path.name != JOURNAL]
+
+
+class Copier:
+    """A network that does nothing, and takes its time over the picture that it is measured on."""
+
+    name, image = "copier", ImageSpec()
+
+    def infer(self, batch):
+        if batch.shape[2:] == (MEMORY_PROBE, MEMORY_PROBE):
+            time.sleep(2)
+        return batch.copy()
+
+
+def budget(count):
+    """So many bytes beside what the process takes."""
+    return InferConfig(RestoreConfig(resident_bytes() // 128_000_000 * 128_000_000 + 128_000_000 + count))
+
+
+def test_memory_is_measured_while_nothing_else_runs(artifact, tmp_path, out):
+    """A large picture that is decoded meanwhile must not count as the network's memory, which the journal keeps."""
+    (tmp_path / "in").mkdir()
+    noise = np.tile(np.random.default_rng(0).integers(0, 16, (300, 400, 3), np.uint8), (10, 10, 1))
+    for name in ("a.png", "b.png"):
+        Image.fromarray(noise).save(tmp_path / "in" / name, compress_level=1)
+    files = FileRunner(artifact, Copier(), out, budget(1_200_000_000))
+    files.run(find_jobs([tmp_path / "in"], out), lambda progress: None)
+
+    (line,) = [line for line in (out / JOURNAL).read_text().splitlines() if "bytes_per_pixel" in line]
+    assert json.loads(line)["measured"]["bytes_per_pixel"] == measure_bytes_per_pixel(Copier())
+
+
+def test_a_picture_that_the_memory_cannot_hold_is_refused_before_it_is_decoded(artifact, tmp_path, out):
+    write_picture(tmp_path / "in" / "large.png", Picture(np.zeros((4000, 5000, 3), np.uint8), "PNG"))
+    write_picture(tmp_path / "in" / "small.png", Picture(np.zeros((40, 50, 3), np.uint8), "PNG"))
+    status, report = restore(artifact, Copier(), tmp_path / "in", out, budget(128_000_000))
+
+    assert status == {"large.png": "failed", "small.png": "done"}
+    assert "large.png takes 200 MB to decode" in report.failures[0].error
+    assert "--max-memory" in report.failures[0].error
+
+
+def test_damaged_camera_data_fails_one_file_and_not_the_run(artifact, runner, photo, tmp_path, out):
+    """TIFF holds EXIF tags as its own, so a block that is none cannot be written."""
+    for name, exif in (("a.png", b"Exif\0\0no camera data"), ("b.png", None)):
+        write_picture(tmp_path / "in" / name, Picture(photo[:32, :32], "PNG", Metadata(exif)))
+    files = FileRunner(artifact, runner, out, InferConfig(encode=EncodeConfig("TIFF")))
+    files.run(find_jobs([tmp_path / "in"], out, suffix=".tif"), lambda progress: None)
+
+    assert [result.status for result in files.report.files] == ["failed", "done"]
+    assert "a.tif" not in {path.name for path in out.iterdir()}
+    assert "damaged EXIF data" in files.report.failures[0].error
+
+
+def test_a_job_with_an_obstacle_is_a_failure_by_name(artifact, runner, photos, out):
+    obstacle = ConfigError("both would be written to it", hint="choose another --out")
+    jobs = [Job(photos / "a.png", out / "a.png", "a.png", obstacle), Job(photos / "z.webp", out / "z.webp", "z.webp")]
+    files = FileRunner(artifact, runner, out, ANEW)
+    files.run(jobs, lambda progress: None)
+    assert [result.status for result in files.report.files] == ["failed", "done"]
+    assert not (out / "a.png").exists()

@@ -142,6 +142,15 @@ def test_what_is_no_video_is_named(tmp_path, runner, photo, content, reason):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_sound_that_the_container_does_not_take_is_named(tmp_path, runner, photo):
+    """A file with the suffix of another container: its sound cannot go where its name says."""
+    make_video(tmp_path / "a.mkv", photo, codec="libvpx-vp9")
+    (tmp_path / "a.mkv").rename(tmp_path / "a.webm")
+    with pytest.raises(ArtifactError, match="webm files take no audio of the codec aac"):
+        restore_video(tmp_path / "a.webm", tmp_path / "b.webm", Restorer(runner), VideoConfig())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.webm"]
+
+
 def test_an_unknown_encoder_and_a_failing_network_leave_nothing_behind(tmp_path, runner, photo):
     make_video(tmp_path / "a.mp4", photo)
     with pytest.raises(ConfigError, match="'libx999' is no encoder"):
@@ -169,6 +178,8 @@ def test_raw_frames_go_through_in_order(runner, photo):
 
 
 def test_a_raw_stream_that_ends_within_a_frame_is_an_error(runner):
-    sink = io.BytesIO()
-    with pytest.raises(ArtifactError, match="ends within frame 1, after 10 of 48 bytes"):
-        restore_raw(io.BytesIO(bytes(58)), sink, Resolution(4, 4), Restorer(runner), lambda count: None)
+    sink, restorer = io.BytesIO(), Restorer(runner)
+    with pytest.raises(ArtifactError, match="ends within frame 3, after 10 of 48 bytes"):
+        restore_raw(io.BytesIO(bytes(3 * 48 + 10)), sink, Resolution(4, 4), restorer, lambda count: None)
+    black = deblur(runner, np.zeros((4, 4, 3), np.uint8)).tobytes()
+    assert sink.getvalue() == 3 * black  # the complete frames before it are not lost

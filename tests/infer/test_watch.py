@@ -55,3 +55,24 @@ def test_ctrl_c_is_the_normal_end():
 
     serve(batches(), worked.append)
     assert worked == [["job"]]
+
+
+def test_a_result_is_never_written_over_another_or_over_an_input(tmp_path, out):
+    """What the plain run refuses before it starts is found as the files arrive, and the others go on."""
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    (drop / "a.png").write_bytes(b"1")
+    out.mkdir()
+    looks = arriving_jobs(drop, out, suffix=".png", poll_seconds=0)
+    assert [next(looks), [job.obstacle for job in next(looks)]] == [[], [None]]
+
+    (drop / "a.jpg").write_bytes(b"2")
+    (drop / "a.png").write_bytes(b"changed")
+    (drop / "b.png").write_bytes(b"3")
+    (out / "b.png").symlink_to(drop / "b.png")
+    next(looks)
+    obstacles = {job.name: job.obstacle for job in next(looks)}
+    assert obstacles["a.png"] is None
+    assert "a.png and" in obstacles["a.jpg"].message
+    assert "would both be written to" in obstacles["a.jpg"].message
+    assert "would be written over the input" in obstacles["b.png"].message

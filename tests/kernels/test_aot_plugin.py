@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -46,29 +45,10 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def stubs(tmp_path_factory):
-    """Libraries with the names that TensorRT's bindings ask for."""
-    bindings = find_spec("tensorrt_bindings")
-    if bindings is None or bindings.origin is None:
-        pytest.skip("needs TensorRT's Python bindings: pip install tensorrt-cu13-bindings")
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs gcc for the stub of TensorRT's library")
-    module = (Path(bindings.origin).parent / "tensorrt.so").read_bytes()
-    names = sorted({name.decode() for name in re.findall(rb"libnv(?:infer|infer_plugin|onnxparser)\.so\.\d+", module)})
-    assert len(names) == 3
-    folder = tmp_path_factory.mktemp("stubs")
-    for name in names:
-        options = ["-shared", "-fPIC", f"-Wl,-soname,{name}", str(HERE / "tensorrt_stub.c"), "-o", str(folder / name)]
-        subprocess.run([compiler, *options], check=True, timeout=60)
-    return [str(folder / name) for name in names]
-
-
-@pytest.fixture(scope="module")
-def answers(stubs):
+def answers(tensorrt_stubs):
     """What the plugin tells TensorRT in each case."""
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs NVRTC: pip install 'deblur-deploy[cuda]'")
-    command = [sys.executable, str(HERE / "aot_probe.py"), *stubs]
+    command = [sys.executable, str(HERE / "aot_probe.py"), *tensorrt_stubs]
     ended = subprocess.run(command, input=json.dumps(CASES), capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])

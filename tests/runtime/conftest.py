@@ -1,13 +1,21 @@
-"""One tiny network as a checkpoint and as an ONNX file."""
+"""One tiny network as a checkpoint and as an ONNX file, facts of an engine, and a stand-in for what runs engines."""
 
 from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from deblur_deploy.artifact import Artifact, new_step
+from deblur_deploy.artifact import Artifact, NetworkSpec, new_step
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.export.to_onnx import export_onnx
+from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 
@@ -27,3 +35,40 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def onnx_file(checkpoint: Artifact) -> Artifact:
     """The same network for 50x36, a size that its pyramid does not divide."""
     return export_onnx(checkpoint, ExportConfig(width=50, height=36), checkpoint.directory.parent / "onnx")
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> ModuleType:
+    """The module ``cuda_stand_in``: CUDA and TensorRT in the processor's memory."""
+    name = "cuda_stand_in"
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Artifact:
+    """Facts of an engine and a file; what is in the file is up to the test's TensorRT."""
+    path = tmp_path / "model.engine"
+    path.write_bytes(b"engine")
+    figures = {"target": "RTX 2080 Ti", "capability": "7.5", "flavour": "rtx", "flavour_version": "1.7.1.116"}
+    step = new_step("export-trt", {"precision": "fp16"}, None, figures)
+    return Artifact("engine", path, "0" * 64, NetworkSpec("srn", {}), ImageSpec(height=360, width=640), (step,))
+
+
+WithFigures = Callable[..., Artifact]
+
+
+@pytest.fixture
+def with_figures() -> WithFigures:
+    """Makes an artifact with other figures."""
+
+    def change(artifact: Artifact, **figures: object) -> Artifact:
+        last = dataclasses.replace(artifact.history[-1], figures=figures)
+        return dataclasses.replace(artifact, history=(*artifact.history[:-1], last))
+
+    return change

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import openvino
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import deblur_deploy
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.runtime import engine_fit
 from deblur_deploy.runtime import runner as runner_module
-from deblur_deploy.runtime.eager import TorchRunner
+from deblur_deploy.runtime.eager import TorchRunner, torch_obstacle
+from deblur_deploy.runtime.nvidia import Gpu
 from deblur_deploy.runtime.ort import OnnxruntimeRunner
 from deblur_deploy.runtime.ov import OpenVINORunner, computes_bf16
 from deblur_deploy.runtime.runner import (
     RUNTIMES,
     Batch,
     default_runtime,
+    measurable_runtimes,
     open_runner,
     reason_unavailable,
+    runtime_states,
     runtimes_for,
 )
+
+WithFigures = Callable[..., Artifact]
 
 
 def frame(height: int = 36, width: int = 50) -> Batch:
     return np.random.default_rng(3).random((1, 3, height, width), dtype=np.float32)
+
+
+def relative_error(found: Batch, exact: Batch) -> float:
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
 @pytest.fixture
@@ -40,14 +53,6 @@ def expected(checkpoint: Artifact) -> Batch:
     """What the network makes of ``frame()`` in PyTorch."""
     with open_runner(checkpoint, "torch") as runner:
         return runner.infer(frame())
-
-
-@pytest.fixture
-def engine(checkpoint: Artifact) -> Artifact:
-    """Facts of an engine; nothing of it is read before it is known that it cannot run."""
-    figures = {"target": "RTX 2080 Ti", "capability": "7.5", "flavour": "rtx"}
-    step = new_step("export-trt", {}, checkpoint, figures)
-    return dataclasses.replace(checkpoint, kind="engine", history=(*checkpoint.history, step))
 
 
 def test_the_network_changes_the_picture(expected: Batch) -> None:
@@ -191,11 +196,6 @@ def test_defaults_are_the_preferred_runtimes(
     assert default_runtime(onnx_file) == "onnxruntime"
 
 
-def with_figures(artifact: Artifact, **figures: str | None) -> Artifact:
-    last = dataclasses.replace(artifact.history[-1], figures=figures)
-    return dataclasses.replace(artifact, history=(*artifact.history[:-1], last))
-
-
 @pytest.mark.parametrize(
     ("figures", "name"),
     [
@@ -205,13 +205,19 @@ def with_figures(artifact: Artifact, **figures: str | None) -> Artifact:
     ],
 )
 def test_engines_are_named_by_what_is_known_of_them(
-    monkeypatch: pytest.MonkeyPatch, engine: Artifact, figures: dict[str, str | None], name: str
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Artifact,
+    with_figures: WithFigures,
+    figures: dict[str, str | None],
+    name: str,
 ) -> None:
-    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: None)
+    monkeypatch.setattr(engine_fit, "count_nvidia_gpus", lambda: None)
     assert str(reason_unavailable(with_figures(engine, **figures), "tensorrt-rtx")).startswith(name)
 
 
-def test_every_runtime_belongs_to_one_kind(checkpoint: Artifact, onnx_file: Artifact, engine: Artifact) -> None:
+def test_every_runtime_belongs_to_one_kind(
+    checkpoint: Artifact, onnx_file: Artifact, engine: Artifact, with_figures: WithFigures
+) -> None:
     artifacts = (checkpoint, onnx_file, engine, with_figures(engine, flavour="tensorrt"))
     names = [name for artifact in artifacts for name in runtimes_for(artifact)]
     assert sorted(names) == sorted(RUNTIMES)
@@ -235,7 +241,7 @@ def test_a_missing_package_comes_with_the_line_that_installs_it(
 def test_the_wrong_kind_is_refused_with_what_would_fit(checkpoint: Artifact, onnx_file: Artifact) -> None:
     with pytest.raises(ConfigError, match="torch runs artifacts of kind checkpoint") as e:
         open_runner(onnx_file, "torch")
-    assert "openvino or openvino-bf16 or onnxruntime" in e.value.hint
+    assert "openvino or openvino-bf16 or onnxruntime or" in e.value.hint
     reason = reason_unavailable(checkpoint, "onnxruntime")
     assert reason is not None
     assert "choose torch" in reason
@@ -247,20 +253,100 @@ def test_an_unknown_runtime_gets_the_nearest_known(checkpoint: Artifact) -> None
     assert "'onnxruntime'" in e.value.hint
 
 
-@pytest.mark.parametrize(
-    ("gpus", "expected"),
-    [(None, "has no NVIDIA driver"), (0, "finds none"), (1, "has no runner for them yet")],
-)
-def test_engines_say_what_they_were_built_for_and_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, engine: Artifact, gpus: int | None, expected: str
+@pytest.mark.parametrize(("gpus", "expected"), [(None, "has no NVIDIA driver"), (0, "finds none")])
+def test_gpu_runtimes_say_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Artifact, engine: Artifact, gpus: int | None, expected: str
 ) -> None:
     monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: gpus)
-    reason = reason_unavailable(engine, "tensorrt-rtx")
-    assert reason is not None
+    monkeypatch.setattr(engine_fit, "count_nvidia_gpus", lambda: gpus)
+    monkeypatch.setattr(engine_fit, "find_gpu", lambda: None)
+    assert expected in str(reason_unavailable(checkpoint, "torch-cuda-fp16-graph"))
+    reason = str(reason_unavailable(engine, "tensorrt-rtx"))
     assert reason.startswith("an engine for RTX 2080 Ti (SM75)")
     assert expected in reason
     with pytest.raises(DeblurDeployError, match=expected):
         open_runner(engine)
+
+
+def test_an_engine_of_another_tensorrt_is_refused_with_the_command_that_builds_one(
+    monkeypatch: pytest.MonkeyPatch, engine: Artifact
+) -> None:
+    monkeypatch.setattr(runner_module, "find_gpu", lambda: Gpu("RTX 2080 Ti", "7.5", "13.0"))
+    with pytest.raises(ConfigError, match=r"tensorrt-no-graph cannot run .*: it was built by TensorRT-RTX") as e:
+        open_runner(engine, "tensorrt-no-graph")
+    assert "choose tensorrt-rtx or tensorrt-rtx-no-graph" in e.value.hint
+    assert "export-trt --flavour tensorrt --target 'current' --res 640x360 --fp16" in e.value.hint
+
+
+def test_what_is_measured_unasked_depends_on_the_driver(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Artifact, onnx_file: Artifact, engine: Artifact
+) -> None:
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: None)
+    assert measurable_runtimes(checkpoint) == ("torch", "torch-channels-last")
+    assert measurable_runtimes(onnx_file) == ("openvino", "openvino-bf16", "onnxruntime")
+    assert measurable_runtimes(engine) == ("tensorrt-rtx", "tensorrt-rtx-no-graph")
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: 1)
+    assert {"torch-cuda", "torch-cuda-fp16-compile", "torch-cuda-bf16-graph"} < set(measurable_runtimes(checkpoint))
+    assert "torch-compile" not in measurable_runtimes(checkpoint)
+    assert set(measurable_runtimes(onnx_file)) == set(runtimes_for(onnx_file))
+
+
+def test_the_machine_is_asked_about_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: None)
+    monkeypatch.setattr(runner_module, "find_spec", lambda name: None if name == "tensorrt" else object())
+    states = runtime_states()
+    assert list(states) == list(RUNTIMES)
+    assert [states[name] for name in ("torch", "torch-bf16", "openvino", "onnxruntime")] == [None] * 4
+    assert str(states["torch-cuda"]).startswith("torch-cuda needs an NVIDIA GPU, and this machine has no NVIDIA driver")
+    assert str(states["tensorrt-rtx"]).startswith("tensorrt-rtx needs an NVIDIA GPU")
+    assert states["tensorrt"] == "tensorrt needs tensorrt; pip install tensorrt cuda-python"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"])
+def test_an_onnxruntime_without_the_provider_is_named(onnx_file: Artifact, runtime: str) -> None:
+    provider = RUNTIMES[runtime].provider
+    if provider in onnxruntime.get_available_providers() or find_spec("onnxruntime_ep_nv_tensorrt_rtx"):
+        pytest.skip(f"this onnxruntime has {provider}")
+    with pytest.raises(MissingDependencyError, match=f"needs onnxruntime's {provider}, and the one installed") as e:
+        open_runner(onnx_file, runtime)
+    assert e.value.hint.startswith("pip ")
+    assert "onnxruntime-" in e.value.hint
+
+
+def test_bfloat16_in_pytorch_stays_close(checkpoint: Artifact, expected: Batch) -> None:
+    with open_runner(checkpoint, "torch-bf16") as runner:
+        restored = runner.infer(frame())
+    assert restored.dtype == np.float32
+    assert 0 < relative_error(restored, expected) < 0.05
+
+
+@pytest.mark.slow
+def test_a_compiled_network_agrees_with_the_eager_one() -> None:
+    if reason := torch_obstacle("torch-compile"):
+        pytest.skip(reason.message)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.ReLU()).eval()
+    with TorchRunner(net, ImageSpec()) as eager, TorchRunner(net, ImageSpec(), "torch-compile") as compiled:
+        np.testing.assert_allclose(compiled.infer(frame()), eager.infer(frame()), atol=1e-5)
+
+
+def test_pytorch_without_cuda_is_told_from_no_gpu(monkeypatch: pytest.MonkeyPatch, checkpoint: Artifact) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this PyTorch has CUDA")
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: 1)
+    with pytest.raises(MissingDependencyError, match="torch-cuda needs PyTorch with CUDA"):
+        open_runner(checkpoint, "torch-cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name.startswith("torch-cuda")])
+def test_every_way_of_pytorch_on_the_gpu_agrees(checkpoint: Artifact, expected: Batch, runtime: str) -> None:
+    if reason := reason_unavailable(checkpoint, runtime):
+        pytest.skip(reason)
+    with open_runner(checkpoint, runtime) as runner:
+        for _ in range(2):
+            assert relative_error(runner.infer(frame()), expected) < (0.05 if "16" in runtime else 1e-3)
+        assert runner.infer(frame(20, 24)).shape == (1, 3, 20, 24)
 
 
 def test_the_package_offers_its_functions_without_loading_anything() -> None:
@@ -271,3 +357,22 @@ def test_the_package_offers_its_functions_without_loading_anything() -> None:
     code = "import sys, deblur_deploy; print(sorted({'torch', 'numpy', 'onnx', 'PIL'} & sys.modules.keys()))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_camera_frames_are_converted_for_a_network_of_floats(checkpoint: Artifact) -> None:
+    frames = np.random.default_rng(6).integers(0, 256, (2, 20, 33, 3), dtype=np.uint8)
+    with open_runner(checkpoint, "torch") as runner:
+        restored = runner.infer(frames)
+        exact = runner.infer(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)) / np.float32(255))
+    assert restored.dtype == np.uint8
+    assert restored.shape == frames.shape
+    assert np.abs(restored - 255 * np.clip(exact, 0, 1).transpose(0, 2, 3, 1)).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [np.zeros((1, 3, 36, 50), np.uint8), np.zeros((1, 36, 50, 4), np.uint8), np.zeros((1, 35, 50, 3), np.uint8)],
+)
+def test_malformed_frames_are_refused(onnx_file: Artifact, frames: NDArray[np.uint8]) -> None:
+    with open_runner(onnx_file, "onnxruntime") as runner, pytest.raises(ConfigError):
+        runner.infer(frames)

@@ -1,0 +1,125 @@
+"""What NVIDIA's management library says of the GPU: name, driver, clocks, throttling, power, energy, memory.
+
+Without a driver, or without the package nvidia-ml-py, there is no GPU to tell of. A card that does not answer one of
+the questions (many know no energy counter) leaves that one out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+
+_THROTTLE_REASONS = {
+    0x0001: "idle",
+    0x0002: "clocks set by the user",
+    0x0004: "power cap",
+    0x0008: "hardware slowdown",
+    0x0010: "sync boost",
+    0x0020: "too hot (software)",
+    0x0040: "too hot (hardware)",
+    0x0080: "power brake",
+    0x0100: "display clocks",
+}
+"""Bits of NVML's clocks-event reasons (``nvmlClocksEventReasons`` in nvml.h)."""
+
+
+class Gpu:
+    """A GPU through NVML.
+
+    Args:
+        nvml: The module ``pynvml``, initialised.
+        handle: NVML's handle of the device.
+    """
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+
+    def facts(self) -> dict[str, Any]:
+        """What does not change: ``name``, ``driver``, ``memory_gib``."""
+        nvml, handle = self._nvml, self._handle
+        total = self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total)
+        return _known(
+            name=self._ask(lambda: _text(nvml.nvmlDeviceGetName(handle))),
+            driver=self._ask(lambda: _text(nvml.nvmlSystemGetDriverVersion())),
+            memory_gib=None if total is None else round(total / 2**30, 1),
+        )
+
+    def conditions(self) -> dict[str, Any]:
+        """What changes: ``sm_mhz``, ``memory_mhz``, ``temperature_c``, ``power_w``, ``throttle_reasons``."""
+        nvml, handle = self._nvml, self._handle
+        reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+        power = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        return _known(
+            sm_mhz=self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            memory_mhz=self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            temperature_c=self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            power_w=None if power is None else power / 1000,
+            throttle_reasons=None if reasons is None else throttle_reasons(reasons),
+        )
+
+    def energy_joules(self) -> float | None:
+        """Energy that the card has used since its driver was loaded."""
+        millijoules = self._ask(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        return None if millijoules is None else millijoules / 1000
+
+    def used_bytes(self) -> int | None:
+        """Memory in use on the card, by whomever."""
+        used: int | None = self._ask(lambda: self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+        return used
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """The answer, or None where the card has none."""
+        try:
+            return question()
+        except self._nvml.NVMLError:
+            return None
+
+
+@contextmanager
+def first_gpu() -> Iterator[Gpu | None]:
+    """The GPU that CUDA calls number 0, or None where there is none or NVML cannot be asked."""
+    if not count_nvidia_gpus() or find_spec("pynvml") is None:
+        yield None
+        return
+    import pynvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    try:
+        pynvml.nvmlInit()
+        gpu = Gpu(pynvml, _handle(pynvml, visible))
+    except pynvml.NVMLError:  # such as a slice of a card, which NVML knows by another name
+        yield None
+        return
+    try:
+        yield gpu
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def throttle_reasons(bits: int) -> list[str]:
+    """NVML's reasons for a lower clock in words; ones that are not known here as hexadecimal."""
+    known = [words for bit, words in _THROTTLE_REASONS.items() if bits & bit]
+    unknown = bits & ~sum(_THROTTLE_REASONS)
+    return [*known, *([hex(unknown)] if unknown else [])]
+
+
+def _handle(nvml: Any, visible: str) -> Any:
+    """The device that an entry of CUDA_VISIBLE_DEVICES names: a number or a UUID."""
+    if visible.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(visible))
+    return nvml.nvmlDeviceGetHandleByUUID(visible)
+
+
+def _text(value: str | bytes) -> str:
+    """Older versions of the package give bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _known(**answers: Any) -> dict[str, Any]:
+    return {name: answer for name, answer in answers.items() if answer is not None}

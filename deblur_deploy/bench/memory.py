@@ -1,0 +1,37 @@
+"""Host memory of this process, from Linux's ``/proc``; None on other systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident_bytes() -> int | None:
+    """Memory that the process holds now."""
+    return _status_bytes("VmRSS")
+
+
+def peak_resident_bytes() -> int | None:
+    """The most that the process has held since :func:`reset_peak`, or since its start."""
+    return _status_bytes("VmHWM")
+
+
+def reset_peak() -> bool:
+    """Forget the peak so far; False where the system does not let a process do so.
+
+    Source: proc_pid_clear_refs(5), value 5.
+    """
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)

@@ -1,0 +1,104 @@
+"""The gates of ``deblur-deploy bench``: an earlier measurement, and a budget of milliseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deblur_deploy.cli.console import Output
+from deblur_deploy.errors import BudgetError, ConfigError
+
+if TYPE_CHECKING:
+    from deblur_deploy.bench.measure import BenchReport
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a measurement is held against.
+
+    Args:
+        baseline: JSONL file of an earlier measurement, or None.
+        fail_below: Least speed over the earlier one's that is no loss.
+        other_device: Whether the earlier one may be of another device.
+        budget_ms: What the fastest stable median may be at most, or None.
+    """
+
+    baseline: Path | None = None
+    fail_below: float = 0.95
+    other_device: bool = False
+    budget_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fail_below <= 0:
+            raise ConfigError(f"--fail-below is {self.fail_below:g}", hint="give a positive number, such as 0.95")
+        if self.budget_ms is not None and self.budget_ms <= 0:
+            raise ConfigError(f"--budget-ms is {self.budget_ms:g}", hint="give milliseconds, such as 15")
+
+    def check_baseline(self, threads: int | None, output: Output) -> None:
+        """Find out before minutes of measuring whether the earlier measurement can be compared with one made here.
+
+        Args:
+            threads: Processor threads that will be used, or None for all.
+            output: Where to say that it is of another device, if that is allowed.
+
+        Raises:
+            ArtifactError: The file holds no measurement.
+            ConfigError: It is of another device.
+        """
+        if self.baseline is None:
+            return
+        from deblur_deploy.bench.compare import device_differences, refuse_other_device
+        from deblur_deploy.bench.device import device_facts, usable_cores
+        from deblur_deploy.bench.records import read_jsonl
+
+        here, earlier = device_facts() | {"threads": threads or usable_cores()}, read_jsonl(self.baseline)
+        differences = [text for old in earlier for text in device_differences(here, old["device"])]
+        if not self.other_device:
+            refuse_other_device(differences, self.baseline)
+        for difference in dict.fromkeys(differences):
+            output.say(f"warning   {self.baseline.name} is of another device: {difference}")
+
+    def judge(self, report: BenchReport, output: Output, result: dict[str, Any]) -> BudgetError | None:
+        """Print what comes out, and put it into the JSON object.
+
+        Returns:
+            The first gate that was missed, or None.
+        """
+        from deblur_deploy.bench.compare import check_latency_budget
+        from deblur_deploy.bench.records import report_records
+
+        missed = None
+        records = report_records(report)
+        try:
+            if self.baseline is not None:
+                self._compare(records, self.baseline, output, result)
+            if self.budget_ms is not None:
+                check_latency_budget(records, self.budget_ms)
+        except BudgetError as err:
+            missed = err
+        return missed
+
+    def _compare(self, records: list[dict[str, Any]], path: Path, output: Output, result: dict[str, Any]) -> None:
+        import dataclasses
+
+        from deblur_deploy.bench.compare import check_comparison, compare
+        from deblur_deploy.bench.records import read_jsonl
+
+        comparisons = compare(records, read_jsonl(path), self.fail_below)
+        result["comparison"] = [dataclasses.asdict(row) for row in comparisons]
+        output.table(
+            [f"against {path.name}", "x earlier [95 %]", "", ""],
+            [
+                [
+                    row.name,
+                    f"{row.ratio:.2f} [{row.ratio_ci[0]:.2f}, {row.ratio_ci[1]:.2f}]"
+                    if row.ratio and row.ratio_ci
+                    else "",
+                    row.verdict,
+                    row.note,
+                ]
+                for row in comparisons
+            ],
+        )
+        check_comparison(comparisons, self.fail_below)

@@ -1,0 +1,201 @@
+"""What ``deblur-deploy bench`` prints and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.cli.console import Output
+from deblur_deploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
+    from deblur_deploy.bench.stream import StreamRow
+
+Contender = tuple[Artifact, str | None]
+"""Something to measure, with the name of its rows where that is not its directory."""
+
+
+@dataclass(frozen=True)
+class BenchFiles:
+    """Files to write, each or None: every sample, two forms of the table, and trtexec's times."""
+
+    jsonl: Path | None
+    csv: Path | None
+    markdown: Path | None
+    times: Path | None
+
+    def write(self, report: BenchReport, output: Output) -> None:
+        """Write those that were asked for.
+
+        Raises:
+            ArtifactError: One cannot be written.
+        """
+        from deblur_deploy.bench.records import as_csv, as_markdown, report_records, write_jsonl, write_text
+        from deblur_deploy.bench.trtexec import write_times
+
+        records = report_records(report)
+        if self.jsonl:
+            write_jsonl(records, self.jsonl)
+        if self.csv:
+            write_text(self.csv, as_csv(records))
+        if self.markdown:
+            write_text(self.markdown, as_markdown(records))
+        for path in filter(None, (self.jsonl, self.csv, self.markdown)):
+            output.say(f"wrote     {path}")
+        timed = [row for row in report.rows if row.samples]
+        for row in timed if self.times else ():
+            assert self.times is not None
+            name = f"{Path(row.artifact).name}-{row.runtime}-{row.res}-{row.batch}"
+            suffix = "" if len(timed) == 1 else "-" + re.sub(r"[^\w.-]+", "-", name)
+            path = self.times.with_name(f"{self.times.stem}{suffix}{self.times.suffix or '.json'}")
+            write_times(row.samples, path)
+            output.say(f"wrote     {path}")
+
+
+def print_rows(output: Output, report: BenchReport) -> None:
+    """Print the latency table, skipped rows with their reason and trtexec's warnings below it."""
+    headings = [
+        "artifact",
+        "runtime",
+        "median ms",
+        "p90 ms",
+        "p99 ms",
+        "fps",
+        "x baseline [95 %]",
+        "x floor",
+        "MiB",
+        "",
+    ]
+    several = len({(row.res, row.batch) for row in report.rows}) > 1
+    rows = []
+    for row in report.rows:
+        if row.latency_ms is None:
+            continue
+        low, high = row.ratio_ci or (float("nan"), float("nan"))
+        cells = [
+            Path(row.artifact).name,
+            row.runtime,
+            f"{row.latency_ms.median:.1f}",
+            f"{row.latency_ms.p90:.1f}",
+            f"{row.latency_ms.p99:.1f}",
+            f"{row.throughput_fps or 0:.2f}",
+            f"{row.ratio or 0:.2f} [{low:.2f}, {high:.2f}]",
+            "" if row.over_floor is None else f"{row.over_floor:.1f}",
+            "" if "host" not in row.memory_mib else f"{row.memory_mib['host']:.0f}",
+            "" if row.stable else "unstable",
+        ]
+        rows.append([*cells[:2], row.res, str(row.batch), *cells[2:]] if several else cells)
+    output.table([*headings[:2], "res", "batch", *headings[2:]] if several else headings, rows)
+    for row in report.rows:
+        if row.skipped:
+            output.say(f"skipped   {Path(row.artifact).name} on {row.runtime}: {row.skipped}")
+        for warning in row.warnings:
+            output.say(f"warning   {Path(row.artifact).name} on {row.runtime}: {warning}")
+
+
+def print_ceilings(output: Output, report: BenchReport) -> None:
+    """Say what the floors are made of."""
+    for place, found in report.device["ceilings"].items():
+        rates = ", ".join(
+            f"{kind} {rate:.0f} GMAC/s ({found['best'][kind]})" for kind, rate in found["gmacs_per_s"].items()
+        )
+        output.say(f"ceilings  {place}: {rates}, copy {found['gb_per_s']:.1f} GB/s")
+
+
+def print_laws(output: Output, report: BenchReport) -> list[dict[str, Any]]:
+    """Print how time grows with the picture; returns the laws as plain data."""
+    from deblur_deploy.bench.sweep import fit_scaling
+
+    laws = fit_scaling(report.rows)
+    output.table(
+        ["artifact", "runtime", "ms = a MP^b: a", "b", "R²", "sizes"],
+        [
+            [
+                Path(law.artifact).name,
+                law.runtime,
+                f"{law.ms_per_mp:.1f}",
+                f"{law.exponent:.3f}",
+                f"{law.r_squared:.4f}",
+                str(law.sizes),
+            ]
+            for law in laws
+        ],
+    )
+    return [dataclasses.asdict(law) for law in laws]
+
+
+def run_streams(
+    entries: Sequence[BenchEntry],
+    config: BenchConfig,
+    stream: tuple[Sequence[float], bool],
+    files: BenchFiles,
+    output: Output,
+) -> None:
+    """Let frames arrive at every rate for every row, print and write how it kept up.
+
+    Args:
+        entries: The rows.
+        config: Size, threads and seconds.
+        stream: Rates in frames per second, and whether to pipeline.
+        files: Of which only JSONL fits.
+        output: Where to print.
+
+    Raises:
+        ConfigError: A file was asked for that streams have not.
+        KeyboardInterrupt: Ctrl-C, after what was measured is written.
+    """
+    from deblur_deploy.bench.device import device_facts, usable_cores
+    from deblur_deploy.bench.records import stream_records, write_jsonl
+    from deblur_deploy.bench.stream import StreamConfig, measure_stream
+
+    if files.csv or files.markdown or files.times:
+        raise ConfigError("streams are written as JSONL only", hint="give --save, and leave the other files out")
+    rates, pipelined = stream
+    device = device_facts() | {"threads": config.threads or usable_cores()}
+    rows: list[StreamRow] = []
+    interrupted = False
+    with output.waiting("streaming") as tick:
+        try:
+            for entry in entries:
+                for fps in rates:
+                    tick(f"{entry.runtime} at {fps:g} fps")
+                    arriving = StreamConfig(
+                        fps, config.duration_ms / 1000, pipelined, config.resolution, config.threads
+                    )
+                    rows.append(measure_stream(entry, arriving))
+        except KeyboardInterrupt:
+            interrupted = True
+    _print_streams(output, rows)
+    if files.jsonl:
+        write_jsonl(stream_records(rows, device), files.jsonl)
+        output.say(f"wrote     {files.jsonl}")
+    output.emit({"device": device, "streams": [row.as_json() for row in rows]})
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _print_streams(output: Output, rows: Sequence[StreamRow]) -> None:
+    output.table(
+        ["artifact", "runtime", "fps", "median ms", "p90 ms", "p99 ms", "frames", "dropped"],
+        [
+            [
+                Path(row.artifact).name,
+                row.runtime,
+                f"{row.stream_fps:g}",
+                *(f"{ms:.1f}" for ms in (row.latency_ms.median, row.latency_ms.p90, row.latency_ms.p99)),
+                str(row.frames),
+                str(row.dropped),
+            ]
+            for row in rows
+            if row.latency_ms
+        ],
+    )
+    for row in rows:
+        if row.skipped:
+            output.say(f"skipped   {Path(row.artifact).name} on {row.runtime} at {row.stream_fps:g} fps: {row.skipped}")

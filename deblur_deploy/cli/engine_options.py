@@ -1,0 +1,112 @@
+"""Options of ``deblur-deploy export-trt``, and what becomes of them; spellings of trtexec are taken too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deblur_deploy.config import HardwareCompatibility, Precision, ShapeConfig
+from deblur_deploy.errors import ConfigError
+
+Target = Annotated[
+    str,
+    typer.Option(help="Card or compute capability ('RTX 2080 Ti', 2080ti, sm75), portable (Ampere on), or current."),
+]
+Res = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--res",
+        help="Picture size as WIDTHxHEIGHT; repeated: the engine takes each of them. "
+        "Left out: the ONNX artifact's own, else 640x360.",
+    ),
+]
+MinRes = Annotated[str | None, typer.Option(help="Smallest size of a range that the engine takes, instead of --res.")]
+OptRes = Annotated[str | None, typer.Option(help="The size of the range to tune for. Left out: the largest.")]
+MaxRes = Annotated[str | None, typer.Option(help="Largest size of the range.")]
+Batch = Annotated[str, typer.Option(help="Pictures at a time: 4, or a range such as 1-4.")]
+Workspace = Annotated[
+    float | None, typer.Option(help="Scratch memory that the engine may use, in MiB. Left out: all there is.")
+]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option(
+        "--timing-cache",
+        "--timingCacheFile",
+        help="File of kernel timings to start from and to add to. Not TensorRT-RTX.",
+    ),
+]
+StripWeights = Annotated[
+    bool, typer.Option("--strip-weights", "--stripWeights", help="Leave the weights out; refit before it runs.")
+]
+Refit = Annotated[bool, typer.Option("--refit", help="Let the weights be replaced without building again.")]
+VersionCompatible = Annotated[
+    bool,
+    typer.Option(
+        "--version-compatible",
+        "--versionCompatible",
+        "--vc",
+        help="Later releases of the major version load the engine too. Not TensorRT-RTX.",
+    ),
+]
+Compatibility = Annotated[
+    HardwareCompatibility,
+    typer.Option(
+        "--hardware-compatibility",
+        "--hardwareCompatibilityLevel",
+        help="Other cards that run the engine. TensorRT-RTX: --target portable.",
+    ),
+]
+OptimizationLevel = Annotated[
+    int | None,
+    typer.Option(
+        "--optimization-level",
+        "--builderOptimizationLevel",
+        help="How long the builder may search: 0 (fast) to 5 (thorough).",
+    ),
+]
+Plugin = Annotated[
+    str,
+    typer.Option(
+        help="The deformable convolution in the full TensorRT: aot (its kernel inside the engine), the library that "
+        "build-plugin wrote, or none (standard operators). auto takes aot.",
+    ),
+]
+
+
+def chosen_precision(flags: Mapping[Precision, bool]) -> Precision:
+    """The precision whose flag was given; float16 if there was none.
+
+    Raises:
+        ConfigError: Several were given.
+    """
+    given = [name for name, is_given in flags.items() if is_given]
+    if len(given) > 1:
+        named = " and ".join(f"--{name}" for name in given)
+        raise ConfigError(f"{named} were given, and an engine has one precision", hint="give one of them")
+    return given[0] if given else "fp16"
+
+
+def parse_batch(text: str) -> tuple[int, int]:
+    """Read ``4`` or ``1-4``: fewest and most pictures at a time.
+
+    Raises:
+        ConfigError: The text has another form.
+    """
+    found = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", text)
+    if found is None:
+        raise ConfigError(f"--batch is {text!r}", hint="give a number of pictures, such as 4, or a range such as 1-4")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def workspace_bytes(mebibytes: float | None) -> int | None:
+    """Bytes of a number of MiB, which is trtexec's unit."""
+    return None if mebibytes is None else int(mebibytes * 2**20)
+
+
+def is_one_picture_size(shapes: ShapeConfig) -> bool:
+    """Whether an ONNX file for one size serves: no range, no second size, one picture at a time."""
+    return len(shapes.res) <= 1 and shapes.max_res is None and shapes.batch == (1, 1)

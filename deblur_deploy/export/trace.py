@@ -1,0 +1,153 @@
+"""Tracing a generator into an ONNX graph, at one size or for all of them.
+
+torch's TorchScript exporter does it, which is the one that knows fake-quantization modules. The deformable convolution
+comes out as a ``deblur::DeformConv2d`` node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
+
+from deblur_deploy.errors import ExportError
+from deblur_deploy.export.deform_function import DOMAIN, OP_TYPE, OPSET
+from deblur_deploy.export.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
+from deblur_deploy.images import Resolution
+from deblur_deploy.network.generator import Generator
+
+_FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}
+
+
+def trace(net: Generator, size: Resolution) -> onnx.ModelProto:
+    """The graph of a generator at one size, which its pyramid divides.
+
+    Returns:
+        A model with input ``padded`` and output ``uncropped``, (1, 3, H, W) float32, without positions in the source.
+
+    Raises:
+        ExportError: The size takes more memory than there is, or the network cannot be traced.
+    """
+    return _trace(net, torch.zeros(1, 3, size.height, size.width), {})
+
+
+def trace_any_size(net: Generator) -> onnx.ModelProto:
+    """The graph of a generator for every batch, height and width that its pyramid divides.
+
+    It is traced twice, at different sizes: a graph that holds for every size is the same both times.
+
+    Returns:
+        As :func:`trace`, with batch, height and width free.
+
+    Raises:
+        ExportError: The network cannot be traced, or it writes the size that it was traced at into its graph.
+    """
+    height, width = net.padded_size(1, 1)
+    axes = {PADDED: _FREE, UNCROPPED: _FREE}
+    first = _trace(net, torch.zeros(2, 3, 2 * height, 3 * width), axes)
+    second = _trace(net, torch.zeros(3, 3, 4 * height, 2 * width), axes)
+    if first.SerializeToString(deterministic=True) != second.SerializeToString(deterministic=True):
+        raise ExportError(
+            f"{net.arch} computes with its input's size as a plain number, so its graph holds for one size only",
+            hint="export it without --dynamic for the size that is needed: --res 640x360",
+        )
+    return first
+
+
+class _LastScale(nn.Module):
+    """The generator without padding: what is left is static once the input's size is."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, blurred: Tensor) -> Tensor:
+        estimates: list[Tensor] = self.net.forward_scales(blurred)  # type: ignore[operator]
+        return estimates[-1]
+
+
+def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
+    try:
+        model = _run_exporter(_LastScale(net), frame, axes)
+    except (RuntimeError, MemoryError) as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        size = Resolution(frame.shape[3], frame.shape[2])
+        raise ExportError(
+            f"the network cannot be traced at {size}: {reason}",
+            hint="tracing runs the network once; where memory is short, give a smaller --res",
+        ) from err
+    _strip(model)
+    return model
+
+
+def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    with _deform_conv_symbolic(), warnings.catch_warnings(), torch.no_grad():
+        # The exporter is deprecated, and warns of each Python number it freezes: at a fixed size all are meant to be,
+        # and two traces at different sizes show any that is not.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net,
+            (frame,),
+            buffer,  # type: ignore[arg-type]  # a file object is taken too
+            input_names=[PADDED],
+            output_names=[UNCROPPED],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            custom_opsets={DOMAIN: 1},
+            dynamo=False,
+        )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+@contextlib.contextmanager
+def _deform_conv_symbolic() -> Iterator[None]:
+    """While open, the exporter writes ``deblur::deform_conv2d`` as a ``deblur::DeformConv2d`` node."""
+    name = "deblur::deform_conv2d"
+    register_custom_op_symbolic(name, _write_deform_conv, OPSET)
+    try:
+        yield
+    finally:
+        unregister_custom_op_symbolic(name, OPSET)
+
+
+def _write_deform_conv(graph: Any, x: Any, offset: Any, weight: Any, *geometry: Any) -> Any:
+    """Symbolic of the operator; attributes and input order as ONNX ``DeformConv``."""
+    stride, padding, dilation, groups, offset_groups = (value.node() for value in geometry)
+    pads = _constant_ints(padding)
+    node = graph.op(
+        f"{DOMAIN}::{OP_TYPE}",
+        x,
+        weight,
+        offset,
+        strides_i=_constant_ints(stride),
+        pads_i=pads * 2,
+        dilations_i=_constant_ints(dilation),
+        kernel_shape_i=weight.type().sizes()[2:],
+        group_i=groups.t("value").item(),
+        offset_group_i=offset_groups.t("value").item(),
+    )
+    return node.setType(graph.original_node.output().type())
+
+
+def _constant_ints(node: Any) -> list[int]:
+    """The value of a constant list: a tensor constant, or a list of scalar constants."""
+    if node.kind() == "onnx::Constant":
+        return [int(item) for item in node.t("value").reshape(-1)]
+    return [int(value.node().t("value").item()) for value in node.inputs()]
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop source positions and scope names: on an unrolled network they outweigh the int8 weights."""
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    del model.graph.value_info[:]
+    model.graph.ClearField("doc_string")

@@ -1,0 +1,58 @@
+"""One file from its source to its target, from beginning to end: a picture, a video or a DICOM file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deblur_deploy.artifact import hash_file
+from deblur_deploy.infer.encode import write_picture
+from deblur_deploy.infer.jobs import Job
+from deblur_deploy.infer.picture import decoding_bytes, read_picture
+from deblur_deploy.infer.restore import Restorer
+from deblur_deploy.infer.settings import InferConfig
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was done for one file.
+
+    Args:
+        input_hash: sha256 of the file as it was read.
+        frames: Pictures restored.
+        tiles: Tiles of one picture; 0 where there are several.
+    """
+
+    input_hash: str
+    frames: int = 1
+    tiles: int = 0
+
+
+def restore_file(
+    job: Job, restorer: Restorer, config: InferConfig, tick: Callable[[int, int | None], None] = lambda count, of: None
+) -> Restored:
+    """Restore one file; its result appears whole or not at all.
+
+    Args:
+        job: The file.
+        restorer: The network.
+        config: How.
+        tick: Told after every frame of a video how many are restored, and of how many where the file says so.
+
+    Raises:
+        DeblurDeployError: The file is bad, or the memory does not suffice.
+    """
+    input_hash = hash_file(job.source)
+    if job.kind == "video":
+        from deblur_deploy.infer.video import restore_video
+
+        return Restored(input_hash, restore_video(job.source, job.target, restorer, config.video, tick))
+    if job.kind == "dicom":
+        from deblur_deploy.infer.dicom import restore_dicom
+
+        return Restored(input_hash, restore_dicom(job.source, job.target, restorer))
+    restorer.require(decoding_bytes(job.source, config.encode.format), str(job.source))
+    picture = read_picture(job.source)
+    tiles = restorer.restore_in_place(picture.samples)
+    write_picture(job.target, picture, config.encode)
+    return Restored(input_hash, 1, tiles)

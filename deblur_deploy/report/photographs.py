@@ -1,0 +1,183 @@
+"""Photographs before and after: restored by the original and by the compressed network, and small enough for a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deblur_deploy.data.pairs import Pair, PairsOnDisk, crop_pair
+from deblur_deploy.errors import DeblurDeployError, VerificationError
+from deblur_deploy.images import Resolution, from_batch, to_batch
+from deblur_deploy.metrics import psnr_db
+from deblur_deploy.report.stages import ORIGINAL, Stage
+from deblur_deploy.runtime.runner import default_runtime, fixed_size, open_runner, reason_unavailable
+
+MOST = 12
+"""Photographs that are shown, of sets with more."""
+PICTURE_BYTES = 3_300_000
+"""What all pictures of a page may take, before base64 adds a third: the page stays below 5 MB."""
+
+_LARGEST = Resolution(960, 540)
+_QUALITIES = (92, 88, 84, 78, 70)
+_THUMBNAIL = (144, 81)
+
+
+@dataclass(frozen=True)
+class View:
+    """One version of a photograph.
+
+    Args:
+        label: ``blurred``, ``sharp``, or the stage that restored it.
+        image: (H, W, 3) uint8.
+        psnr_db: Against the sharp one; None for the sharp one itself.
+    """
+
+    label: str
+    image: NDArray[np.uint8]
+    psnr_db: float | None
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph in all its versions: blurred, restored by each stage shown, sharp.
+
+    Args:
+        name: File name.
+        views: In that order.
+    """
+
+    name: str
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A photograph for a page.
+
+    Args:
+        name: File name.
+        views: Label, PSNR in dB or None, and JPEG as a data URI.
+        size: Width and height in pixels.
+        thumbnail: A small JPEG as a data URI.
+    """
+
+    name: str
+    views: tuple[tuple[str, float | None, str], ...]
+    size: tuple[int, int]
+    thumbnail: str
+
+
+def shown_stages(stages: Sequence[Stage]) -> list[Stage]:
+    """The original, and the smallest other stage, of those that this machine can run.
+
+    Raises:
+        VerificationError: It can run none; the reasons are named.
+    """
+    reasons = [_obstacle(stage) for stage in stages]
+    able = [stage for stage, reason in zip(stages, reasons, strict=True) if reason is None]
+    if not able:
+        why = "; ".join(sorted({str(reason) for reason in reasons}))
+        raise VerificationError(f"no stage can be run here: {why}", hint="pip install 'deblur-deploy[cpu]'")
+    originals = [stage for stage in able if stage.label == ORIGINAL][:1]
+    sizes = {fixed_size(stage.artifact.image) for stage in originals} | {None}
+    others = [
+        stage
+        for stage in able
+        if stage.label != ORIGINAL and (sizes == {None} or fixed_size(stage.artifact.image) in sizes)
+    ]
+    return [*originals, *sorted(others, key=lambda stage: stage.bytes)[:1]]
+
+
+def photographs_folder(stages: Sequence[Stage]) -> Path | None:
+    """The folder that the stages were evaluated on; None is the shipped photographs."""
+    for stage in reversed(stages):
+        for step in reversed(stage.artifact.history):
+            if "evaluation" in step.config:
+                return Path(step.config["evaluation"]) if step.config["evaluation"] else None
+    return None
+
+
+def restore_photographs(folder: Path | None, stages: Sequence[Stage]) -> Iterator[Photograph]:
+    """Restore the first photographs of a folder.
+
+    Args:
+        folder: As for :class:`~deblur_deploy.data.pairs.PairsOnDisk`.
+        stages: What restores them (see :func:`shown_stages`).
+
+    Raises:
+        DeblurDeployError: The folder has no photographs of the stages' size, or a stage cannot be run.
+    """
+    sizes = [size for stage in stages if (size := fixed_size(stage.artifact.image))]
+    with ExitStack() as stack:
+        runners = [(stage.label, stack.enter_context(open_runner(stage.artifact))) for stage in stages]
+        for pair in itertools.islice(PairsOnDisk(folder), MOST):
+            cropped = _cropped(pair, sizes)
+            batch = to_batch(cropped.blurred)
+            restored = [(label, from_batch(runner.infer(batch))) for label, runner in runners]
+            views = [
+                View(label, image, psnr_db(image, cropped.sharp))
+                for label, image in (("blurred", cropped.blurred), *restored)
+            ]
+            yield Photograph(pair.name, (*views, View("sharp", cropped.sharp, None)))
+
+
+def encode_photographs(photographs: Sequence[Photograph], budget: int = PICTURE_BYTES) -> list[Encoded]:
+    """Encode photographs in the best JPEG quality that fits; where even the lowest does not, the last are left out.
+
+    Args:
+        photographs: What to show.
+        budget: Bytes of all JPEG files together.
+    """
+    kept = list(photographs)
+    while kept:
+        for quality in _QUALITIES:
+            files = [[_jpeg(view.image, quality) for view in photograph.views] for photograph in kept]
+            if sum(len(data) for group in files for data in group) <= budget:
+                return [_encoded(photograph, group) for photograph, group in zip(kept, files, strict=True)]
+        kept.pop()
+    return []
+
+
+def _obstacle(stage: Stage) -> str | None:
+    try:
+        return reason_unavailable(stage.artifact, default_runtime(stage.artifact))
+    except DeblurDeployError as err:
+        return err.message
+
+
+def _cropped(pair: Pair, sizes: Sequence[Resolution]) -> Pair:
+    """The middle of a pair, as large as the networks want it; where they take any size, no larger than a page needs."""
+    height, width = pair.sharp.shape[:2]
+    smaller = Resolution(min(width, _LARGEST.width), min(height, _LARGEST.height))
+    return crop_pair(pair, sizes[0] if sizes else smaller)
+
+
+def _encoded(photograph: Photograph, files: Sequence[bytes]) -> Encoded:
+    sharp = photograph.views[-1].image
+    small = Image.fromarray(sharp)
+    small.thumbnail(_THUMBNAIL)
+    views = tuple(
+        (view.label, view.psnr_db, _data_uri(data)) for view, data in zip(photograph.views, files, strict=True)
+    )
+    return Encoded(
+        photograph.name, views, (sharp.shape[1], sharp.shape[0]), _data_uri(_jpeg(np.asarray(small), _QUALITIES[-1]))
+    )
+
+
+def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "JPEG", quality=quality, optimize=True)
+    return data.getvalue()
+
+
+def _data_uri(data: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,126 @@
+"""The rows of a report: what a run made of a generator, from the trained network to the engine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.report.quality import Quality, last_quality, same_pairs
+from deblur_deploy.sources import find_artifacts, shipped_generator
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of a report.
+
+    Args:
+        label: What it is called, such as ``pruned``; no two stages of a report have the same.
+        artifact: Its ONNX file or engine, or the checkpoint where it was not exported.
+        hashes: sha256 of the payload, and of the float checkpoint that the ONNX file is a plain export of.
+        quality: Its evaluation; an engine has that of the typed graph it was built from. None where there is none.
+    """
+
+    label: str
+    artifact: Artifact
+    hashes: frozenset[str]
+    quality: Quality | None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the payload on disk."""
+        return self.artifact.path.stat().st_size
+
+    @property
+    def precision(self) -> dict[str, float]:
+        """Share of the multiply-accumulates by type; of a quantized checkpoint, which only simulates, nothing."""
+        if self.artifact.kind == "checkpoint":
+            return {} if self.artifact.network.quantization else {"fp32": 1.0}
+        return dict(self.artifact.figures.get("precision", {}))
+
+
+def read_stages(run: Path) -> tuple[Stage, ...]:
+    """Find what a run made: the chain of the newest artifact under a directory.
+
+    Args:
+        run: Directory of a run, such as ``runs/demo``, or of several artifacts.
+
+    Returns:
+        The stages, the original first where it is known, then by the number of steps that they went through.
+
+    Raises:
+        ArtifactError: There is no such directory, or no artifact in it.
+    """
+    if not run.is_dir():
+        raise ArtifactError(f"there is no directory {run}", hint="name a run's directory, such as runs/demo")
+    found = find_artifacts(run)
+    if not found:
+        raise ArtifactError(f"{run} holds no artifact", hint="`deblur-deploy demo` makes a run to report on")
+    root = found[-1].history[0]
+    chain = [artifact for artifact in found if artifact.history[0] == root]
+    rows = sorted(_shown(chain), key=lambda artifact: (len(artifact.history), artifact.history[-1].created))
+    if all(_name(artifact) != ORIGINAL for artifact in rows):
+        shipped = shipped_generator()
+        rows = [*([shipped] if shipped.history[0] == root else []), *rows]
+    names = Counter(map(_name, rows))
+    return tuple(
+        Stage(_label(artifact, names), artifact, _hashes(artifact), last_quality(artifact.history)) for artifact in rows
+    )
+
+
+def compared(stages: Sequence[Stage]) -> list[tuple[Stage, Quality]]:
+    """The stages whose quality was measured on the same photographs as the original's, with it; the original first.
+
+    Nothing where the original's was not measured.
+    """
+    if not stages or stages[0].label != ORIGINAL or stages[0].quality is None:
+        return []
+    reference = stages[0].quality.blurred_db
+    return [
+        (stage, stage.quality)
+        for stage in stages
+        if stage.quality is not None and same_pairs(reference, stage.quality.blurred_db)
+    ]
+
+
+def _shown(chain: Sequence[Artifact]) -> list[Artifact]:
+    """Graphs and engines, and checkpoints that none was made from; a typed graph goes with its engine."""
+    exported = {artifact.history[-1].parent for artifact in chain if artifact.kind == "onnx"}
+    built = {artifact.history[-1].parent for artifact in chain if artifact.kind == "engine"}
+    onward = {artifact.history[-1].parent for artifact in chain if artifact.kind == "checkpoint"}
+    return [
+        artifact
+        for artifact in chain
+        if artifact.sha256 not in (built if artifact.stage == "to-fp16" else ())
+        and (artifact.kind != "checkpoint" or artifact.sha256 not in exported)
+        # A checkpoint on the way to another is a row only if it is where everything began.
+        and (artifact.kind != "checkpoint" or artifact.sha256 not in onward or _name(artifact) == ORIGINAL)
+    ]
+
+
+def _name(artifact: Artifact) -> str:
+    """What an artifact is, from its history."""
+    stages = {step.stage for step in artifact.history}
+    if artifact.kind == "engine":
+        return f"{artifact.history[-1].config.get('precision', 'typed')} engine"
+    if "to-fp16" in stages:
+        return "fp16"
+    if artifact.network.quantization is not None:
+        return str(artifact.network.quantization.get("format", "quantized"))
+    return "pruned" if "prune" in stages else ORIGINAL
+
+
+def _label(artifact: Artifact, names: Counter[str]) -> str:
+    name = _name(artifact)
+    return name if names[name] == 1 else f"{name} ({artifact.directory.name})"
+
+
+def _hashes(artifact: Artifact) -> frozenset[str]:
+    parent = artifact.history[-1].parent
+    is_plain_export = artifact.stage == "export-onnx" and artifact.network.quantization is None
+    return frozenset({artifact.sha256, *([parent] if is_plain_export and parent else [])})

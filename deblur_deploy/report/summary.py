@@ -1,0 +1,146 @@
+"""What a run did, in plain words and in four figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deblur_deploy.report.charts import SHARES, signed
+from deblur_deploy.report.stages import ORIGINAL, Stage, compared
+from deblur_deploy.report.timings import Session, Timing
+from deblur_deploy.report.units import format_bytes, format_ms
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure that stands out.
+
+    Args:
+        value: The figure with its unit.
+        label: What it is.
+        note: What it is compared with.
+    """
+
+    value: str
+    label: str
+    note: str
+
+
+def summarize(stages: Sequence[Stage], sessions: Sequence[Session]) -> tuple[list[str], list[Tile]]:
+    """Sentences for people who open the report first, and tiles beside them.
+
+    Args:
+        stages: Stages of the run, at least one.
+        sessions: Its timings; each is spoken of for itself.
+
+    Returns:
+        The sentences and the tiles; what was not measured has neither.
+    """
+    parts = [
+        _making(stages),
+        _quality(stages),
+        _size(stages),
+        *(_speed(session) for session in sessions),
+        _proof(stages),
+    ]
+    return [words for words, _ in parts if words], [tile for _, tile in parts if tile]
+
+
+def speedup(session: Session) -> tuple[Timing, Timing] | None:
+    """The fastest row of a session that is not the original's, and the original on the same runtime.
+
+    None where the session lacks either.
+    """
+    others = [row for row in session.rows if row.stage is not None and row.label != ORIGINAL]
+    originals = {row.runtime: row for row in session.rows if row.label == ORIGINAL}
+    fastest = min(others, key=lambda row: row.median, default=None)
+    if fastest is None or fastest.runtime not in originals:
+        return None
+    return originals[fastest.runtime], fastest
+
+
+Part = tuple[str, Tile | None]
+
+
+def _making(stages: Sequence[Stage]) -> Part:
+    labels = [stage.label for stage in stages]
+    if len(labels) == 1:
+        return f"This run has one network: {labels[0]}.", None
+    return f"One trained generator, {len(labels)} ways to deploy it: {', '.join(labels[:-1])} and {labels[-1]}.", None
+
+
+def _quality(stages: Sequence[Stage]) -> Part:
+    measured = compared(stages)
+    if len(measured) < 2:
+        return "", None
+    (_, original), (last, final) = measured[0], measured[-1]
+    change = final.psnr_db - original.psnr_db
+    where = f"the mean of {original.images} photographs" if original.images else "the mean of the photographs"
+    gained = ""
+    if original.blurred_db is not None:
+        gained = (
+            f" The trained network gains {original.psnr_db - original.blurred_db:.2f} dB over the blurred pictures."
+        )
+    verb = f"costs {-change:.2f} dB" if change < 0 else f"gains {change:.2f} dB"
+    words = (
+        f"From the original to the {last.label}, picture quality goes from {original.psnr_db:.2f} to "
+        f"{final.psnr_db:.2f} dB PSNR, {where}: the road {verb}.{gained}"
+    )
+    return words, Tile(
+        f"{signed(change)} dB", "Picture quality", f"{original.psnr_db:.2f} → {final.psnr_db:.2f} dB PSNR"
+    )
+
+
+def _size(stages: Sequence[Stage]) -> Part:
+    smallest = min(stages, key=lambda stage: stage.bytes)
+    if smallest is stages[0] or stages[0].label != ORIGINAL:
+        return "", None
+    ratio = smallest.bytes / stages[0].bytes
+    mark = SHARES[0]
+    verdict = f"within the mark of 1/{mark}" if ratio <= 1 / mark else f"above the mark of 1/{mark}"
+    words = (
+        f"The smallest file is {smallest.label} with {format_bytes(smallest.bytes)}, 1/{1 / ratio:.1f} of the "
+        f"original's {format_bytes(stages[0].bytes)}: {verdict}."
+    )
+    if any(stage.artifact.kind == "engine" and stage.bytes > smallest.bytes for stage in stages):
+        words += " The engine is larger because it holds compiled code beside the weights."
+    return words, Tile(
+        f"1/{1 / ratio:.1f}", "Smallest file", f"{format_bytes(stages[0].bytes)} → {format_bytes(smallest.bytes)}"
+    )
+
+
+def _speed(session: Session) -> Part:
+    found = speedup(session)
+    if found is None:
+        return "", None
+    before, after = found
+    times = before.median / after.median
+    words = (
+        f"On {session.device}, {after.label} needs {format_ms(after.median)} for a {session.res} frame in "
+        f"{after.runtime}, and the original {format_ms(before.median)}: {times:.1f} times as fast."
+    )
+    eager = next((row for row in session.rows if row.label == ORIGINAL and row.runtime == "torch"), None)
+    if eager is not None and eager is not before:
+        gain = eager.median / after.median
+        words += (
+            f" Against the original in eager PyTorch, which needs {format_ms(eager.median)}, it is {gain:.1f} times."
+        )
+    if not (before.stable and after.stable):
+        words += " These figures are unstable: their windows of time did not agree."
+    note = f"{format_ms(before.median)} → {format_ms(after.median)} in {after.runtime}"
+    return words, Tile(f"{times:.1f}×", f"Speed, {session.res}", note)
+
+
+def _proof(stages: Sequence[Stage]) -> Part:
+    engines = [stage for stage in stages if stage.artifact.kind == "engine"]
+    if not engines:
+        return "", None
+    figures = engines[-1].artifact.figures
+    builder = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}.get(figures["flavour"], figures["flavour"])
+    shares = ", ".join(f"{share:.0%} in {kind}" for kind, share in engines[-1].precision.items())
+    words = (
+        f"The engine is built for {figures['target']} by {builder} {figures['flavour_version']}; its list of layers "
+        f"proves the arithmetic: {shares}. Its quality is that of the graph it was built from."
+    )
+    kind, share = next(iter(engines[-1].precision.items()))
+    return words, Tile(f"{share:.0%} {kind}", "Engine arithmetic", f"proven, for {figures['target']}")

@@ -1,0 +1,148 @@
+"""Whether an engine can run here, as far as its manifest and the driver tell before it is loaded.
+
+An engine is bound to the TensorRT that built it (flavour and version), to a compute capability, and to a driver that
+knows its CUDA. TensorRT's own answer to a wrong one is a number or a null pointer; here it is a sentence and a command.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.errors import BuildError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus, find_gpu
+
+_MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+_TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
+_INSTALL = {"rtx": "pip install tensorrt-rtx-cu13", "tensorrt": "pip install tensorrt"}
+
+_AMPERE = (8, 0)
+"""First capability of engines for several cards: TensorRT-RTX's portable ones and TensorRT's ``ampere_plus``."""
+
+
+def flavour_of(artifact: Artifact) -> str:
+    """Which TensorRT built an engine: ``rtx`` or ``tensorrt``."""
+    return "tensorrt" if artifact.figures.get("flavour") == "tensorrt" else "rtx"
+
+
+def flavour_title(flavour: str) -> str:
+    """A TensorRT's name in messages."""
+    return _TITLES[flavour]
+
+
+def import_tensorrt(flavour: str) -> Any:
+    """Import the Python module of a TensorRT.
+
+    Args:
+        flavour: ``rtx`` or ``tensorrt``.
+
+    Raises:
+        MissingDependencyError: It is not installed, or its libraries cannot be loaded.
+    """
+    try:
+        return importlib.import_module(_MODULES[flavour])
+    except (ImportError, OSError) as err:
+        raise MissingDependencyError(
+            f"{_TITLES[flavour]}, which runs the engine, cannot be loaded: {err}", hint=_INSTALL[flavour]
+        ) from err
+
+
+def engine_obstacle(artifact: Artifact) -> DeblurDeployError | None:
+    """The error that running an engine here would end in, or None where nothing speaks against trying.
+
+    Args:
+        artifact: An engine.
+    """
+    name, gpus = name_engine(artifact), count_nvidia_gpus()
+    if gpus is None:
+        return DeblurDeployError(
+            f"{name} needs an NVIDIA GPU, and this machine has no NVIDIA driver",
+            hint="copy it to a machine with that card; here, measure the ONNX file that it was built from",
+        )
+    gpu = find_gpu()
+    if gpu is None:
+        return DeblurDeployError(
+            f"{name} needs an NVIDIA GPU, and the driver of this machine finds none",
+            hint="check nvidia-smi, and CUDA_VISIBLE_DEVICES",
+        )
+    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu) or _driver_obstacle(artifact, gpu)
+
+
+def name_engine(artifact: Artifact) -> str:
+    """An engine and its card, such as ``an engine for RTX 2080 Ti (SM75)``."""
+    target, capability = artifact.figures.get("target"), artifact.figures.get("capability")
+    if not capability:
+        return "an engine"
+    architecture = f"SM{capability.replace('.', '')}"
+    return f"an engine for {architecture if target in (None, architecture) else f'{target} ({architecture})'}"
+
+
+def rebuild_hint(artifact: Artifact, gpu: Gpu | None, flavour: str | None = None) -> str:
+    """The command that builds an engine like this one for a card.
+
+    Args:
+        artifact: The engine that does not run.
+        gpu: The card, or None where it is not known: then the card that the engine was built for.
+        flavour: Which TensorRT is to build it; by default the one that built this engine.
+    """
+    flavour, image = flavour or flavour_of(artifact), artifact.image
+    target = gpu.sm.lower() if gpu else str(artifact.figures.get("target", "portable"))
+    if gpu and flavour == "tensorrt":
+        target = "current"  # the full TensorRT builds for nothing else
+    size = f" --res {image.width}x{image.height}" if image.width and image.height else ""
+    precision = artifact.history[-1].config.get("precision")
+    kind = f" --{precision}" if precision else ""
+    return f"build it again: `deblur-deploy export-trt --flavour {flavour} --target '{target}'{size}{kind}`"
+
+
+def _version_obstacle(artifact: Artifact, gpu: Gpu) -> DeblurDeployError | None:
+    """TensorRT is missing, or is another one than that which built the engine."""
+    flavour = flavour_of(artifact)
+    try:
+        here = str(import_tensorrt(flavour).__version__)
+    except MissingDependencyError as err:
+        return err
+    built = artifact.figures.get("flavour_version")
+    if built is None or built == here or _is_compatible(artifact, built, here):
+        return None
+    return BuildError(
+        f"{name_engine(artifact)} was built by {_TITLES[flavour]} {built}, which {here}, installed here, cannot load",
+        hint=f"{rebuild_hint(artifact, gpu)}; or install {_TITLES[flavour]} {built}",
+    )
+
+
+def _is_compatible(artifact: Artifact, built: str, here: str) -> bool:
+    """Whether a version-compatible engine of the full TensorRT meets the same or a newer release of its series."""
+    if flavour_of(artifact) == "rtx" or not artifact.figures.get("version_compatible"):
+        return False
+    old, new = ([int(part) for part in version.split(".")[:3]] for version in (built, here))
+    return old[0] == new[0] and old <= new
+
+
+def _card_obstacle(artifact: Artifact, gpu: Gpu) -> BuildError | None:
+    """The engine is for other cards than the one in this machine."""
+    if _fits_card(artifact, gpu.capability):
+        return None
+    name = name_engine(artifact) if artifact.figures.get("capability") else "a portable engine, for Ampere and later,"
+    return BuildError(f"{name} cannot run on this machine's {gpu.name} ({gpu.sm})", hint=rebuild_hint(artifact, gpu))
+
+
+def _fits_card(artifact: Artifact, capability: str) -> bool:
+    figures = artifact.figures
+    here = tuple(map(int, capability.split(".")))
+    if figures.get("target") == "portable" or figures.get("hardware_compatibility") == "ampere_plus":
+        return here >= _AMPERE
+    built = figures.get("capability")
+    return built is None or built == capability
+
+
+def _driver_obstacle(artifact: Artifact, gpu: Gpu) -> DeblurDeployError | None:
+    """The driver does not know the CUDA that the engine was built with; within a major version it need not be newer."""
+    built = artifact.figures.get("driver_cuda")
+    if built is None or int(gpu.driver_cuda.split(".")[0]) >= int(str(built).split(".")[0]):
+        return None
+    return DeblurDeployError(
+        f"{name_engine(artifact)} was built with a driver for CUDA {built}, and this one knows CUDA {gpu.driver_cuda}",
+        hint=f"update the NVIDIA driver, or {rebuild_hint(artifact, gpu)} on this machine",
+    )

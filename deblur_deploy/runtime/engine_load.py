@@ -1,0 +1,129 @@
+"""From the bytes of an engine to TensorRT's object, with TensorRT's reasons for a refusal in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError
+from deblur_deploy.runtime.engine_fit import flavour_of, flavour_title, rebuild_hint
+from deblur_deploy.runtime.nvidia import find_gpu
+
+_NO_LIBRARY = ("auto", "aot", "none")
+"""Settings of export-trt's plugin that leave the engine without a library of its own."""
+
+_DAMAGED_HINT = "copy the file again, or build the engine again with `deblur-deploy export-trt`"
+
+_DIAGNOSTICS = {
+    "VERSION_MISMATCH": "it was built by another version",
+    "UNSUPPORTED_CC": "it was built for other cards than the one in this machine",
+    "OLD_CUDA_DRIVER": "the NVIDIA driver is too old for it",
+    "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
+    "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory for it",
+    "MALFORMED_ENGINE": "the file is no engine, or was damaged",
+    "CUDA_ERROR": "CUDA cannot be used here",
+}
+"""What the bits of TensorRT-RTX's EngineInvalidityDiagnostics mean for the user."""
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """An engine in memory.
+
+    Args:
+        engine: TensorRT's ``ICudaEngine``.
+        logger: What TensorRT said goes here; ``last_error`` is the last complaint.
+        runtime: TensorRT's ``IRuntime``, which must live as long as the engine.
+    """
+
+    engine: Any
+    logger: Any
+    runtime: Any
+
+
+def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
+    """Deserialize an engine.
+
+    Args:
+        artifact: An engine that nothing is known against (see ``engine_fit.py``).
+        trt: The module of the TensorRT that built it.
+
+    Raises:
+        ArtifactError: The file is damaged, or the library of its plugin is missing.
+        BuildError: It is for another version or another card.
+    """
+    logger = new_logger(trt)
+    data = _read(artifact.path)
+    runtime = trt.Runtime(logger)
+    if hasattr(runtime, "get_engine_validity"):
+        _check_validity(artifact, trt, runtime.get_engine_validity(data))
+    _load_plugin(artifact, runtime)
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        title = flavour_title(flavour_of(artifact))
+        raise ArtifactError(f"{title} cannot load {artifact.path}: {logger.last_error}", hint=_DAMAGED_HINT)
+    return LoadedEngine(engine, logger, runtime)
+
+
+def new_logger(trt: Any) -> Any:
+    """A logger that keeps the last error and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.last_error = "no reason was given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity.name in ("ERROR", "INTERNAL_ERROR"):
+                self.last_error = " ".join(message.split())
+
+    return Logger()
+
+
+def diagnostics(trt: Any, bits: Any) -> list[str]:
+    """Names of the bits that TensorRT-RTX sets in its answer on an engine's validity."""
+    return [name for name, value in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(value)]
+
+
+def _load_plugin(artifact: Artifact, runtime: Any) -> None:
+    """Load the library that the engine's plugin is in, unless its kernel is in the engine.
+
+    Never with TensorRT-RTX, whose registry a plugin brings down.
+    """
+    plugin = artifact.history[-1].config.get("plugin", "auto")
+    if plugin in _NO_LIBRARY or flavour_of(artifact) == "rtx":
+        return
+    if not Path(plugin).is_file():
+        raise ArtifactError(
+            f"{artifact.path} needs the plugin library {plugin}, which is not there",
+            hint=f"build it: `deblur-deploy build-plugin --out {plugin}`, or the engine with `--plugin aot`",
+        )
+    if runtime.get_plugin_registry().load_library(str(plugin)) is None:
+        raise ArtifactError(f"TensorRT cannot load the plugin library {plugin}", hint="build it for this TensorRT")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be read: {err}", hint="check the path and its permissions") from err
+    if not data:
+        raise ArtifactError(f"{path} is empty", hint=_DAMAGED_HINT)
+    return data
+
+
+def _check_validity(artifact: Artifact, trt: Any, answer: tuple[Any, Any]) -> None:
+    """Refuse what TensorRT-RTX reads off the engine's head."""
+    validity, bits = answer
+    if validity != trt.EngineValidity.INVALID:
+        return
+    found = diagnostics(trt, bits)
+    reasons = " and ".join(_DIAGNOSTICS.get(name, name) for name in found)
+    message = f"TensorRT-RTX {trt.__version__} refuses {artifact.path}: {reasons or 'it gives no reason'}"
+    if "MALFORMED_ENGINE" in found:
+        raise ArtifactError(message, hint=_DAMAGED_HINT)
+    if {"VERSION_MISMATCH", "UNSUPPORTED_CC"} & set(found):
+        raise BuildError(message, hint=rebuild_hint(artifact, find_gpu()))
+    raise DeblurDeployError(message, hint="check nvidia-smi and the driver, or build the engine again on this machine")

@@ -1,0 +1,139 @@
+"""onnxruntime's execution providers for NVIDIA GPUs: which are there, and whether one really runs the network.
+
+onnxruntime goes on with the processor where a provider cannot be loaded or does not take a node, and says so in its log
+at most. Here that is an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from importlib.util import find_spec
+from typing import Any
+
+import onnxruntime
+
+from deblur_deploy.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.runtime.runtimes import RUNTIMES
+
+CPU = "CPUExecutionProvider"
+
+_RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+"""TensorRT-RTX's provider as a library of its own, which plain onnxruntime loads (from 1.24 on)."""
+
+_COMPUTE_OPERATORS = frozenset(
+    {
+        "Conv",
+        "ConvTranspose",
+        "DeformConv",
+        "FusedConv",
+        "Gemm",
+        "MatMul",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+    }
+)
+_RECORD_PLACES = "session.record_ep_graph_assignment_info"
+
+
+def provider_obstacle(name: str) -> DeblurDeployError | None:
+    """The error where the installed onnxruntime has not got a runtime's provider, else None.
+
+    Args:
+        name: A runtime of onnxruntime.
+    """
+    runtime, available = RUNTIMES[name], onnxruntime.get_available_providers()
+    if runtime.provider in available or (name == "onnxruntime-tensorrt-rtx" and find_spec(_RTX_PLUGIN)):
+        return None
+    return MissingDependencyError(
+        f"{name} needs onnxruntime's {runtime.provider}, and the one installed has {' and '.join(available)}",
+        hint=runtime.install,
+    )
+
+
+def open_session(path: str, options: Any, name: str) -> Any:
+    """Load an ONNX file on a runtime's provider, and on nothing else.
+
+    Args:
+        path: The file.
+        options: onnxruntime's ``SessionOptions``.
+        name: The runtime.
+
+    Returns:
+        onnxruntime's ``InferenceSession``.
+
+    Raises:
+        DeblurDeployError: The provider cannot be loaded, or leaves computation to another.
+    """
+    provider = RUNTIMES[name].provider
+    assert provider is not None
+    options.add_session_config_entry(_RECORD_PLACES, "1")
+    if provider not in onnxruntime.get_available_providers():
+        provider = _add_rtx_plugin(options)
+        session = onnxruntime.InferenceSession(path, options, enable_fallback=0)
+    else:
+        if provider != CPU and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        session = onnxruntime.InferenceSession(path, options, providers=_in_order(provider), enable_fallback=0)
+    require_provider(session, provider, name)
+    return session
+
+
+def require_provider(session: Any, provider: str, name: str) -> None:
+    """Refuse a session that computes elsewhere than on a provider.
+
+    Args:
+        session: onnxruntime's ``InferenceSession``, made with a record of where its nodes were placed.
+        provider: Where it should compute.
+        name: The runtime, for the message.
+
+    Raises:
+        DeblurDeployError: The provider is not in use, or convolutions or matrix products run on another.
+    """
+    if provider not in session.get_providers():
+        raise DeblurDeployError(
+            f"{name}: onnxruntime could not load {provider} and would compute on the processor",
+            hint="install the CUDA libraries that it was built for: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        )
+    elsewhere = [
+        f"{node.name or node.op_type} on {part.ep_name}"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+        if node.op_type in _COMPUTE_OPERATORS
+    ]
+    if elsewhere:
+        more = f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else ""
+        raise DeblurDeployError(
+            f"{name}: {provider} does not take all of the network: {', '.join(elsewhere[:3])}{more}",
+            hint="use another runtime, or export the network again: `deblur-deploy export-onnx`",
+        )
+
+
+def _in_order(provider: str) -> list[str]:
+    """A provider, and what it leaves shapes and small operators to."""
+    if provider == CPU:
+        return [CPU]
+    return [provider, CPU] if provider == "CUDAExecutionProvider" else [provider, "CUDAExecutionProvider", CPU]
+
+
+def _add_rtx_plugin(options: Any) -> str:
+    """Let a session use TensorRT-RTX's provider from its own library; the provider's name."""
+    name = _register_rtx_plugin()
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        raise DeblurDeployError(
+            f"onnxruntime's {name} finds no GPU that it runs on", hint="it needs an RTX card, Ampere or later"
+        )
+    options.add_provider_for_devices(devices[:1], {})
+    return name
+
+
+@functools.cache
+def _register_rtx_plugin() -> str:
+    """Load the library, once in a process."""
+    plugin = importlib.import_module(_RTX_PLUGIN)
+    name = str(plugin.get_ep_name())
+    onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    return name

@@ -1,0 +1,208 @@
+"""Engines of TensorRT and TensorRT-RTX on the GPU."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, cast
+
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.runtime.cuda import Cuda
+from deblur_deploy.runtime.device_array import DeviceArray, as_device_array
+from deblur_deploy.runtime.engine_fit import flavour_of, import_tensorrt
+from deblur_deploy.runtime.engine_io import describe_io
+from deblur_deploy.runtime.engine_load import load_engine
+from deblur_deploy.runtime.engine_stream import EngineStream
+from deblur_deploy.runtime.phases import Phases
+from deblur_deploy.runtime.runner import Pictures
+from deblur_deploy.runtime.runtime_cache import ContextMaker
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is run.
+
+    Args:
+        cuda_graph: Run it as a CUDA graph, which takes the host a few microseconds for all layers together.
+        streams: How many batches may be in flight in :meth:`EngineRunner.infer_all`.
+    """
+
+    cuda_graph: bool = True
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.streams < 1:
+            raise ConfigError(f"streams is {self.streams}", hint="give 1 or more")
+
+
+@dataclass(frozen=True)
+class Libraries:
+    """What runs an engine.
+
+    Args:
+        trt: Module of the TensorRT that built it.
+        cuda: CUDA.
+    """
+
+    trt: Any
+    cuda: Cuda
+
+
+class EngineRunner:
+    """An engine on the GPU.
+
+    Args:
+        artifact: The engine. TensorRT-RTX keeps the kernels that it compiles in a file beside it.
+        options: How to run it.
+        libraries: TensorRT and CUDA; by default those that are installed.
+
+    Raises:
+        MissingDependencyError: TensorRT or cuda-python is not installed.
+        ArtifactError: The file is damaged, or is no deblurring engine.
+        BuildError: It was built for another version or another card.
+        DeblurDeployError: The GPU cannot be used, or has no memory left.
+    """
+
+    def __init__(
+        self, artifact: Artifact, options: EngineOptions | None = None, libraries: Libraries | None = None
+    ) -> None:
+        options = options or EngineOptions()
+        flavour = flavour_of(artifact)
+        libraries = libraries or Libraries(import_tensorrt(flavour), Cuda())
+        self.name = engine_runtime(flavour, cuda_graph=options.cuda_graph)
+        self.image = artifact.image
+        loaded = load_engine(artifact, libraries.trt)
+        self._loaded: Any = loaded
+        self._io = describe_io(loaded.engine, artifact.image)
+        maker = ContextMaker(libraries.trt, loaded.engine, artifact.path, cuda_graph=options.cuda_graph)
+        capture = options.cuda_graph and not maker.captures_itself
+        self._streams: list[EngineStream] = []
+        with ExitStack() as stack:
+            for _ in range(options.streams):
+                stream = EngineStream(libraries.cuda, maker.create(), self._io, loaded.logger, capture=capture)
+                stack.callback(stream.close)
+                self._streams.append(stream)
+            stack.callback(maker.save)
+            self._cleanup = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cleanup.close()
+        self._streams.clear()
+        self._loaded = None
+
+    def infer(self, batch: Pictures) -> Pictures:
+        """As :meth:`deblur_deploy.runtime.runner.Runner.infer`.
+
+        Camera frames, (N, H, W, 3) uint8, come out as such; they are converted where the engine takes floats.
+        """
+        stream = self._first()
+        self._io.check(batch, self.image)
+        stream.start(batch)
+        return cast(Pictures, stream.finish())
+
+    def infer_phased(self, batch: Pictures) -> tuple[Pictures, Phases]:
+        """The same, and where the time went."""
+        restored = self.infer(batch)
+        return restored, self._first().phases()
+
+    def compute_again(self) -> Phases:
+        """Run the network once more on what :meth:`infer` put on the device last, with no copies."""
+        return self._first().compute_again()
+
+    def infer_all(self, batches: Iterable[Pictures]) -> Iterator[Pictures]:
+        """Restore many batches, as many at a time as there are streams.
+
+        Args:
+            batches: Each as for :meth:`infer`.
+
+        Yields:
+            The results, in order.
+
+        Raises:
+            ConfigError: A batch has a shape that the engine does not take.
+            DeblurDeployError: TensorRT or CUDA gave up.
+        """
+        self._first()
+        free, busy = deque(self._streams), deque[EngineStream]()
+        try:
+            for batch in batches:
+                if not free:
+                    done = busy.popleft()
+                    free.append(done)
+                    yield cast(Pictures, done.finish())
+                self._io.check(batch, self.image)
+                stream = free.popleft()
+                stream.start(batch)
+                busy.append(stream)
+            while busy:
+                yield cast(Pictures, busy.popleft().finish())
+        finally:
+            while busy:  # left early: the streams have to be free for what comes next
+                busy.popleft().finish()
+
+    def infer_device(self, array: Any, out: Any = None, *, stream: int | None = None) -> DeviceArray:
+        """Restore pictures that lie on the GPU, without copying them.
+
+        Args:
+            array: In the engine's own type and layout: a tensor of PyTorch or JAX, an array of CuPy, PyCUDA or Numba,
+                or a :class:`DeviceArray`.
+            out: Where the result is to lie, an array of the same kinds; by default a buffer of the runner, which is
+                used again at the next call.
+            stream: Handle of the CUDA stream to run on, such as ``torch.cuda.current_stream().cuda_stream``: nothing is
+                waited for, and the result is there for what comes after it on that stream. By default the runner's own
+                stream, and the result is finished on return.
+
+        Returns:
+            The result; ``torch.as_tensor(result, device="cuda")`` and ``cupy.asarray(result)`` take it without a copy.
+
+        Raises:
+            ConfigError: An array does not lie on the GPU, has gaps, or has another type or shape.
+            DeblurDeployError: TensorRT or CUDA gave up.
+        """
+        lane = self._first()
+        on = lane.stream if stream is None else stream
+        source = self._ready(lane, array, on, self._io.input_dtype)
+        if out is None:
+            address = lane.run_in_place(source.shape, source.address, on)
+        else:
+            target = self._ready(lane, out, on, self._io.output_dtype)
+            if target.shape != source.shape:
+                raise ConfigError(f"out has shape {target.shape}", hint=f"give {source.shape}, as the input has")
+            address = lane.run_in_place(source.shape, (source.address, target.address), on)
+        if stream is None:
+            lane.synchronize()
+        return DeviceArray(address, lane.output_shape, self._io.output_dtype, stream, owner=(self, array, out))
+
+    def _ready(self, lane: EngineStream, array: Any, on: int, dtype: str) -> DeviceArray:
+        """Where an array lies, after the stream was told to wait for what makes it."""
+        found = as_device_array(array, on)
+        if found.dtype != dtype:
+            raise ConfigError(
+                f"the array is {found.dtype}, and the engine takes {dtype}", hint=f"convert it to {dtype} on the GPU"
+            )
+        if found.device not in (None, 0):
+            raise ConfigError(
+                f"the array lies on GPU {found.device}, and the engine on GPU 0",
+                hint="move it, or start with CUDA_VISIBLE_DEVICES set to the other GPU",
+            )
+        if found.stream is not None and found.stream != on:
+            lane.wait_for(found.stream, on=on)
+        return found
+
+    def _first(self) -> EngineStream:
+        assert self._streams, "the runner was closed"
+        return self._streams[0]
+
+
+def engine_runtime(flavour: str, *, cuda_graph: bool) -> str:
+    """Name of the runtime: ``tensorrt-rtx`` or ``tensorrt``, with ``-no-graph`` behind it where that is so."""
+    return ("tensorrt-rtx" if flavour == "rtx" else "tensorrt") + ("" if cuda_graph else "-no-graph")

@@ -1,0 +1,58 @@
+"""Typed bfloat16: what becomes of a network's types, and how far its values are off."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper, parser
+
+from deblur_deploy.errors import ConfigError
+from deblur_deploy.export.bfloat16 import OPSET, convert_to_bf16
+from deblur_deploy.export.to_onnx import network_to_onnx
+from deblur_deploy.images import Resolution
+from deblur_deploy.network.onnx_cost import share_of_macs
+from deblur_deploy.network.srn import SRN, SRNConfig
+
+
+def test_a_generator_is_written_in_bfloat16():
+    torch.manual_seed(0)
+    source = network_to_onnx(SRN(SRNConfig.from_base(8, (1, 1, 1))).eval(), Resolution(64, 48))
+
+    typed = convert_to_bf16(source)
+
+    assert [entry.version for entry in typed.opset_import if entry.domain == ""] == [OPSET]
+    assert share_of_macs(typed)["bf16"] >= 0.85
+    assert "fp16" not in share_of_macs(typed)
+    assert TensorProto.FLOAT16 not in {tensor.data_type for tensor in typed.graph.initializer}
+    assert typed.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert typed.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    weights = {tensor.name: tensor.data_type for tensor in typed.graph.initializer}
+    for node in typed.graph.node:
+        if node.op_type == "ConvTranspose":
+            assert weights[node.input[1]] == TensorProto.FLOAT
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(typed, check_type=True, strict_mode=True))
+
+
+def test_values_are_rounded_to_8_bits():
+    head = '<ir_version: 9, opset_import: ["": 19]> g (float[1,4,2,2] x) => (float[1,4,2,2] y)'
+    model = parser.parse_model(f"{head} {{ a = Conv(x, w) b = Mul(a, s) y = Conv(b, w) }}")
+    for index, node in enumerate(model.graph.node):
+        node.name = f"n{index}"
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(4, 4, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3.0), "s"))
+
+    typed = convert_to_bf16(model)
+
+    (rounded,) = (numpy_helper.to_array(t).astype(np.float32) for t in typed.graph.initializer if len(t.dims) == 4)
+    assert np.abs(rounded / weights - 1).max() <= 2**-8 + 2**-11  # rounded twice
+    assert np.abs(rounded / weights - 1).max() > 2**-11
+
+
+def test_a_name_that_fits_nothing_is_refused():
+    head = '<ir_version: 9, opset_import: ["": 19]> g (float[1,4,2,2] x) => (float[1,4,2,2] y)'
+    with pytest.raises(ConfigError, match="'/nothing/\\*'"):
+        convert_to_bf16(parser.parse_model(f"{head} {{ y = Relu(x) }}"), ("/nothing/*",))

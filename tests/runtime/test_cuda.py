@@ -1,0 +1,121 @@
+"""CUDA through cuda-python's own functions: every call is one that they take, and every failure a sentence."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.runtime.cuda import Cuda
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+
+runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python: pip install cuda-python")
+
+CALLS: dict[str, tuple[Any, ...]] = {
+    "allocate": (16,),
+    "free": (4096,),
+    "allocate_host": (16,),
+    "free_host": (4096,),
+    "upload": (4096, 8192, 16, 7),
+    "download": (4096, 8192, 16, 7),
+    "create_stream": (),
+    "destroy_stream": (7,),
+    "synchronize": (7,),
+    "create_event": (),
+    "destroy_event": (7,),
+    "record": (7, 8),
+    "wait_for": (7, 8),
+    "elapsed_ms": (7, 8),
+    "begin_capture": (7,),
+    "end_capture": (7,),
+    "launch_graph": (7, 8),
+    "destroy_graph": (7,),
+}
+
+
+def without_a_device() -> Cuda:
+    cuda = object.__new__(Cuda)
+    cuda._runtime = runtime
+    return cuda
+
+
+def methods(cls: type) -> dict[str, inspect.Signature]:
+    functions = inspect.getmembers(cls, inspect.isfunction)
+    return {name: inspect.signature(function) for name, function in functions if not name.startswith("_")}
+
+
+def test_the_stand_in_has_the_same_methods(stand_in: Any) -> None:
+    real, played = methods(Cuda), methods(stand_in.StandInCuda)
+    assert {name: played.get(name) for name in real} == real
+    assert set(CALLS) | {"abandon_capture"} == set(real)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_is_one_that_cuda_python_takes(name: str) -> None:
+    if count_nvidia_gpus():
+        pytest.skip("the handles are made up: only without a device nothing is done with them")
+    with pytest.raises(DeblurDeployError, match="this machine has no NVIDIA driver"):
+        getattr(without_a_device(), name)(*CALLS[name])
+
+
+def test_without_a_driver_cuda_cannot_be_opened() -> None:
+    if count_nvidia_gpus() is not None:
+        pytest.skip("this machine has a driver")
+    with pytest.raises(DeblurDeployError, match="this machine has no NVIDIA driver"):
+        Cuda()
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "hint"),
+    [
+        ("cudaErrorMemoryAllocation", "the GPU has no memory left", "a smaller picture"),
+        ("cudaErrorNoDevice", "CUDA finds no GPU", "CUDA_VISIBLE_DEVICES"),
+        ("cudaErrorInsufficientDriver", "the NVIDIA driver knows CUDA 12.4, and CUDA 13.5", "'cuda-python<13'"),
+        ("cudaErrorIllegalAddress", "CUDA's cudaMalloc failed: an illegal memory access", "nvidia-smi"),
+    ],
+)
+def test_failures_of_cuda_are_sentences(status: str, message: str, hint: str) -> None:
+    cuda = without_a_device()
+    error = getattr(runtime.cudaError_t, status)
+    cuda._runtime = SimpleNamespace(
+        cudaMalloc=lambda size: (error, None),
+        cudaError_t=runtime.cudaError_t,
+        cudaGetErrorString=runtime.cudaGetErrorString,
+        cudaDriverGetVersion=lambda: (runtime.cudaError_t.cudaSuccess, 12040),
+        cudaRuntimeGetVersion=lambda: (runtime.cudaError_t.cudaSuccess, 13050),
+    )
+    with pytest.raises(DeblurDeployError, match=message) as e:
+        cuda.allocate(1)
+    assert hint in e.value.hint
+
+
+@pytest.mark.gpu
+def test_memory_streams_events_and_graphs_on_the_gpu() -> None:
+    cuda = Cuda()
+    values = np.arange(1 << 20, dtype=np.float32)
+    back = np.zeros_like(values)
+    stream, events, device = cuda.create_stream(), [cuda.create_event() for _ in range(2)], cuda.allocate(values.nbytes)
+    cuda.record(events[0], stream)
+    cuda.upload(device, values.ctypes.data, values.nbytes, stream)
+    cuda.record(events[1], stream)
+    cuda.synchronize(stream)
+    assert cuda.elapsed_ms(*events) > 0
+    cuda.begin_capture(stream)
+    pinned = torch.zeros(values.shape, pin_memory=True)
+    cuda.download(pinned.data_ptr(), device, values.nbytes, stream)
+    graph = cuda.end_capture(stream)
+    cuda.launch_graph(graph, stream)
+    cuda.wait_for(events[1], stream)
+    cuda.synchronize(stream)
+    back[:] = pinned.numpy()
+    np.testing.assert_array_equal(back, values)
+    cuda.destroy_graph(graph)
+    cuda.free(device)
+    for event in events:
+        cuda.destroy_event(event)
+    cuda.destroy_stream(stream)

@@ -1,0 +1,80 @@
+"""Engines for this machine's own card, against PyTorch; nothing of this runs without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.config import EngineConfig
+from deblur_deploy.engine.build import build_engine
+from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.runtime.runner import Batch, open_runner, reason_unavailable, runtimes_for
+from deblur_deploy.runtime.trt import EngineOptions, EngineRunner
+
+pytestmark = pytest.mark.gpu
+
+FLAVOURS = [pytest.param("rtx", marks=pytest.mark.rtx), pytest.param("tensorrt", marks=pytest.mark.trt)]
+TOLERANCE = 5e-3
+"""Of the largest value; float32 convolutions may run in TF32."""
+
+
+def frame(seed: int = 0) -> Batch:
+    return np.random.default_rng(seed).random((1, 3, 36, 50), dtype=np.float32)
+
+
+@pytest.fixture(scope="module", params=FLAVOURS)
+def built(request: pytest.FixtureRequest, onnx_file: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out: Path = tmp_path_factory.mktemp("engine") / request.param
+    config = EngineConfig(target="current", flavour=request.param, precision="fp32")
+    try:
+        artifact = build_engine(onnx_file, config, out)
+    except DeblurDeployError as err:
+        pytest.skip(f"no engine for this card: {err.message}")
+    if reason := reason_unavailable(artifact, runtimes_for(artifact)[0]):
+        pytest.skip(reason)
+    return artifact
+
+
+def assert_agree(found: Batch, exact: Batch) -> None:
+    assert np.abs(found - exact).max() <= TOLERANCE * np.abs(exact).max()
+
+
+def test_engines_agree_with_pytorch_with_and_without_graphs(built: Artifact, checkpoint: Artifact) -> None:
+    with open_runner(checkpoint, "torch") as reference:
+        expected = [reference.infer(frame(seed)) for seed in range(4)]
+    for runtime in runtimes_for(built):
+        with open_runner(built, runtime) as runner:
+            for seed, exact in enumerate(expected):
+                assert_agree(runner.infer(frame(seed)), exact)
+            with pytest.raises(ConfigError, match="cannot take"):
+                runner.infer(frame()[:, :, :20])
+
+
+def test_tensors_of_pytorch_are_restored_where_they_are(built: Artifact) -> None:
+    x = torch.from_numpy(frame()).cuda()
+    with EngineRunner(built) as runner:
+        expected = runner.infer(frame())
+        result = torch.as_tensor(runner.infer_device(x), device="cuda")
+        assert_agree(result.cpu().numpy(), expected)
+        stream, out = torch.cuda.Stream(), torch.empty_like(x)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                runner.infer_device(x, out, stream=stream.cuda_stream)
+            doubled = out * 2
+        stream.synchronize()
+        assert_agree(doubled.cpu().numpy(), expected * 2)
+
+
+def test_streams_and_phases(built: Artifact) -> None:
+    with EngineRunner(built, EngineOptions(streams=3)) as runner:
+        expected = [runner.infer(frame(seed)) for seed in range(6)]
+        for found, exact in zip(runner.infer_all(map(frame, range(6))), expected, strict=True):
+            assert_agree(found, exact)
+        _, phases = runner.infer_phased(frame())
+        assert phases.h2d[0] < phases.h2d[1] <= phases.compute[0] < phases.compute[1] <= phases.d2h[0] < phases.d2h[1]
+        assert runner.compute_again().latency_ms > 0

@@ -1,0 +1,432 @@
+"""The engine runner on a stand-in for CUDA and TensorRT: what it copies, captures, refuses and gives back."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, DeblurDeployError
+from deblur_deploy.images import ImageSpec
+from deblur_deploy.runtime.device_array import DeviceArray
+from deblur_deploy.runtime.runtime_cache import SUFFIX
+from deblur_deploy.runtime.trt import EngineOptions, EngineRunner, Libraries
+
+FIXED = (1, 3, 4, 6)
+DYNAMIC = (-1, 3, -1, -1)
+TWO_PROFILES = (
+    ((1, 3, 2, 2), (1, 3, 4, 6), (1, 3, 8, 8)),
+    ((1, 3, 16, 16), (2, 3, 16, 16), (2, 3, 16, 32)),
+)
+
+
+class Bench:
+    """A stand-in engine of one flavour, and the runners opened on it."""
+
+    def __init__(self, stand_in: Any, artifact: Artifact, flavour: str, built: Any) -> None:
+        figures = artifact.figures | {"flavour": flavour}
+        step = dataclasses.replace(artifact.history[-1], figures=figures)
+        self.artifact = dataclasses.replace(artifact, history=(step,), image=ImageSpec())
+        self.cuda = built.cuda
+        self.engine = built
+        module = stand_in.StandInTensorRT if flavour == "tensorrt" else stand_in.StandInTensorRTRTX
+        self.trt = module({b"engine": built})
+
+    def open(self, **options: Any) -> EngineRunner:
+        return EngineRunner(self.artifact, EngineOptions(**options), Libraries(self.trt, self.cuda))
+
+    def count(self, name: str) -> int:
+        return self.cuda.log.count(name)
+
+
+@pytest.fixture
+def make(stand_in: Any, engine: Artifact) -> Callable[..., Bench]:
+    def make(shape: tuple[int, ...] = FIXED, flavour: str = "tensorrt", **settings: Any) -> Bench:
+        return Bench(stand_in, engine, flavour, stand_in.StandInEngine(stand_in.StandInCuda(), shape, **settings))
+
+    return make
+
+
+def picture(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape or FIXED, dtype=np.float32)
+
+
+def test_a_picture_goes_through_the_engine_and_comes_back(make: Callable[..., Bench]) -> None:
+    bench = make()
+    with bench.open() as runner:
+        assert runner.name == "tensorrt"
+        first, second = runner.infer(picture()), runner.infer(picture(seed=1))
+    np.testing.assert_array_equal(first, 1 - picture())
+    np.testing.assert_array_equal(second, 1 - picture(seed=1))
+    assert first.dtype == np.float32
+    assert bench.cuda.log[:3] == ["upload", "execute", "download"]
+    assert bench.cuda.leaks == {}
+
+
+def test_the_result_is_the_callers_own(make: Callable[..., Bench]) -> None:
+    with make().open() as runner:
+        first = runner.infer(picture())
+        kept = first.copy()
+        runner.infer(picture(seed=1))
+        np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
+def test_everything_is_given_back_when_something_fails_on_the_way(make: Callable[..., Bench], flavour: str) -> None:
+    bench = make(flavour=flavour)
+    bench.engine.refuses = lambda: True
+    with bench.open(streams=2) as runner, pytest.raises(DeblurDeployError, match="cannot be run: enqueue failed"):
+        runner.infer(picture())
+    assert bench.cuda.leaks == {}
+
+
+def test_what_was_opened_before_a_failure_is_given_back(make: Callable[..., Bench]) -> None:
+    bench = make()
+    made = iter([True, False])
+    create = bench.engine.create_execution_context
+    bench.engine.create_execution_context = lambda config=None: create(config) if next(made) else None
+    with pytest.raises(DeblurDeployError, match="no memory left"):
+        bench.open(streams=2)
+    assert bench.cuda.leaks == {}
+
+
+def test_no_room_on_the_gpu_is_an_error_and_leaves_nothing_behind(make: Callable[..., Bench], stand_in: Any) -> None:
+    bench = make()
+    bench.cuda._left = 300
+    with bench.open() as runner, pytest.raises(DeblurDeployError, match="no memory left"):
+        runner.infer(picture())
+    assert bench.cuda.leaks == {}
+
+
+def test_the_second_picture_of_a_size_is_captured_and_the_third_replayed(make: Callable[..., Bench]) -> None:
+    bench = make()
+    with bench.open() as runner:
+        results = [runner.infer(picture(seed=seed)) for seed in range(4)]
+        assert (bench.count("execute"), bench.count("capture"), bench.count("graph")) == (2, 1, 3)
+    for seed, result in enumerate(results):
+        np.testing.assert_array_equal(result, 1 - picture(seed=seed))
+    assert bench.cuda.leaks == {}
+
+
+def test_no_graph_where_none_is_wanted(make: Callable[..., Bench]) -> None:
+    bench = make()
+    with bench.open(cuda_graph=False) as runner:
+        assert runner.name == "tensorrt-no-graph"
+        for seed in range(3):
+            runner.infer(picture(seed=seed))
+    assert (bench.count("execute"), bench.count("capture"), bench.count("graph")) == (3, 0, 0)
+
+
+def test_a_graph_does_not_outlive_its_shape(make: Callable[..., Bench]) -> None:
+    bench = make(DYNAMIC, profiles=TWO_PROFILES)
+    sizes = [(4, 6), (4, 6), (8, 8), (4, 6), (4, 6)]
+    with bench.open() as runner:
+        for seed, (height, width) in enumerate(sizes):
+            x = picture(1, 3, height, width, seed=seed)
+            np.testing.assert_array_equal(runner.infer(x), 1 - x)
+            assert len(bench.cuda.live["graph"]) == (1 if seed in (1, 4) else 0)
+    assert bench.cuda.leaks == {}
+
+
+def test_a_failed_capture_says_which_runtime_needs_none(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.engine.refuses = lambda: bool(bench.cuda._captures)
+    with bench.open() as runner:
+        runner.infer(picture())
+        with pytest.raises(DeblurDeployError, match="no CUDA graph of the engine") as e:
+            runner.infer(picture())
+        assert "-no-graph" in e.value.hint
+        bench.engine.refuses = lambda: False
+        np.testing.assert_array_equal(runner.infer(picture(seed=1)), 1 - picture(seed=1))
+    assert bench.cuda.leaks == {}
+
+
+@pytest.mark.parametrize(("height", "width", "number"), [(2, 2, 1), (8, 8, 1), (16, 32, 2), (4, 6, 1)])
+def test_any_shape_within_a_profile_is_taken(make: Callable[..., Bench], height: int, width: int, number: int) -> None:
+    bench = make(DYNAMIC, profiles=TWO_PROFILES)
+    x = picture(number, 3, height, width)
+    with bench.open() as runner:
+        runner.infer(picture(1, 3, 8, 8))
+        np.testing.assert_array_equal(runner.infer(x), 1 - x)
+        np.testing.assert_array_equal(runner.infer(x), 1 - x)
+
+
+def test_a_shape_outside_of_the_profiles_is_refused_and_named(make: Callable[..., Bench]) -> None:
+    with make(DYNAMIC, profiles=TWO_PROFILES).open() as runner:
+        with pytest.raises(ConfigError) as e:
+            runner.infer(picture(1, 3, 8, 9))
+        assert "one picture of 2x2 to 8x8 or 1 to 2 pictures of 16x16 to 32x16" in e.value.message
+        assert "cannot take one picture of 9x8" in e.value.message
+        assert "--res 9x8" in e.value.hint
+        x = picture(1, 3, 4, 4)
+        np.testing.assert_array_equal(runner.infer(x), 1 - x)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((3, 4, 6), np.float32),
+        np.zeros((1, 1, 4, 6), np.float32),
+        np.zeros((1, 3, 4, 6), np.float64),
+        np.zeros((1, 3, 4, 6), np.uint8),
+        np.zeros((1, 3, 0, 6), np.float32),
+        np.zeros((2, 3, 4, 6), np.float32),
+    ],
+)
+def test_malformed_batches_are_refused(make: Callable[..., Bench], batch: np.ndarray) -> None:
+    with make().open() as runner, pytest.raises(ConfigError):
+        runner.infer(batch)
+
+
+def test_half_precision_tensors_are_converted_at_the_border(make: Callable[..., Bench], stand_in: Any) -> None:
+    x = picture()
+    with make(dtype=stand_in.Named.HALF).open() as runner:
+        result = runner.infer(x)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, (1 - x.astype(np.float16)).astype(np.float32))
+
+
+def frames_engine(make: Callable[..., Bench], stand_in: Any) -> Bench:
+    return make((1, 4, 6, 3), dtype=stand_in.Named.UINT8)
+
+
+def test_camera_frames_go_through_untouched(make: Callable[..., Bench], stand_in: Any) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
+    with frames_engine(make, stand_in).open() as runner:
+        result = runner.infer(frames)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, 255 - frames)
+
+
+def test_floats_are_rounded_for_an_engine_of_frames(make: Callable[..., Bench], stand_in: Any) -> None:
+    x = picture() * 1.4 - 0.2
+    with frames_engine(make, stand_in).open() as runner:
+        result = runner.infer(x)
+    assert result.dtype == np.float32
+    assert result.shape == x.shape
+    np.testing.assert_allclose(result, 1 - np.clip(x, 0, 1), atol=0.5 / 255 + 1e-6)
+
+
+def test_frames_are_scaled_for_an_engine_of_floats(make: Callable[..., Bench]) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
+    with make().open() as runner:
+        result = runner.infer(frames)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, 255 - frames)
+
+
+def test_phases_are_those_of_the_device(make: Callable[..., Bench], stand_in: Any) -> None:
+    with make().open() as runner:
+        runner.infer(picture())
+        _, phases = runner.infer_phased(picture())
+        again = runner.compute_again()
+    copies = (phases.h2d, phases.compute, phases.d2h)
+    expected = (stand_in.UPLOAD_MS, stand_in.COMPUTE_MS, stand_in.DOWNLOAD_MS)
+    assert [end - start for start, end in copies] == pytest.approx(expected)
+    assert phases.h2d[0] == pytest.approx(sum(expected))
+    assert phases.h2d[1] == phases.compute[0]
+    assert phases.compute[1] == phases.d2h[0]
+    assert phases.latency_ms == pytest.approx(sum(expected))
+    assert 0 < phases.enqueue[0] < phases.enqueue[1]
+    assert again.latency_ms == pytest.approx(stand_in.COMPUTE_MS)
+    assert again.compute[0] == pytest.approx(2 * sum(expected))
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_many_pictures_keep_their_order_on_several_streams(make: Callable[..., Bench], streams: int) -> None:
+    bench = make()
+    batches = [picture(seed=seed) for seed in range(7)]
+    with bench.open(streams=streams) as runner:
+        results = list(runner.infer_all(batches))
+        assert len(bench.cuda.live["stream"]) == streams
+    for batch, result in zip(batches, results, strict=True):
+        np.testing.assert_array_equal(result, 1 - batch)
+    assert bench.cuda.leaks == {}
+
+
+def test_streams_are_filled_before_the_first_result_is_waited_for(make: Callable[..., Bench]) -> None:
+    bench = make()
+    with bench.open(streams=3) as runner:
+        results = runner.infer_all(picture(seed=seed) for seed in range(5))
+        next(results)
+        assert bench.count("upload") == 3
+        results.close()
+        np.testing.assert_array_equal(runner.infer(picture()), 1 - picture())
+
+
+def test_zero_streams_are_refused() -> None:
+    with pytest.raises(ConfigError, match="streams is 0"):
+        EngineOptions(streams=0)
+
+
+class Foreign:
+    """An array of another library on the stand-in's device: what PyCUDA gives."""
+
+    def __init__(self, cuda: Any, values: np.ndarray, stream: int | None = None, version: int = 3) -> None:
+        self.address = cuda.allocate(values.nbytes)
+        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
+        self._shape, self._dtype, self._nbytes = values.shape, values.dtype, values.nbytes
+        self._facts = {"version": version, "strides": None} | ({"stream": stream} if version >= 3 else {})
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        where = {"data": (self.address, False), "shape": self._shape, "typestr": self._dtype.str}
+        return self._facts | where
+
+    def numpy(self) -> np.ndarray:
+        return values_at(self.address, self._shape, self._dtype)
+
+
+def values_at(address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape).copy()
+
+
+def test_arrays_on_the_gpu_are_used_where_they_are(make: Callable[..., Bench]) -> None:
+    bench = make()
+    x, out = Foreign(bench.cuda, picture()), Foreign(bench.cuda, np.zeros(FIXED, np.float32))
+    with bench.open() as runner:
+        result = runner.infer_device(x, out)
+        assert result.address == out.address
+        assert result.stream is None
+        np.testing.assert_array_equal(out.numpy(), 1 - picture())
+        own = runner.infer_device(x)
+        np.testing.assert_array_equal(values_at(own.address, own.shape), 1 - picture())
+        assert own.__cuda_array_interface__["typestr"] == "<f4"
+        assert own.__cuda_array_interface__["shape"] == FIXED
+        chained = runner.infer_device(result, x)
+        np.testing.assert_allclose(values_at(chained.address, FIXED), picture(), atol=1e-6)
+    assert bench.count("upload") == bench.count("download") == 0
+
+
+@pytest.mark.parametrize(("stream", "version", "waits_for"), [(77, 3, 77), (None, 3, None), (None, 2, 1)])
+def test_the_stream_that_makes_an_array_is_waited_for(
+    make: Callable[..., Bench], stream: int | None, version: int, waits_for: int | None
+) -> None:
+    bench = make()
+    x = Foreign(bench.cuda, picture(), stream, version)
+    with bench.open() as runner:
+        runner.infer_device(x)
+    assert bench.cuda.log == ([] if waits_for is None else [f"wait for {waits_for}"]) + ["execute"]
+
+
+def test_on_the_callers_stream_nothing_is_waited_for(make: Callable[..., Bench]) -> None:
+    bench = make()
+    x, out = Foreign(bench.cuda, picture()), Foreign(bench.cuda, np.zeros(FIXED, np.float32))
+    with bench.open() as runner:
+        result = runner.infer_device(x, out, stream=55)
+        assert result.stream == 55
+        assert not out.numpy().any()
+        np.testing.assert_array_equal(runner.infer(picture(seed=1)), 1 - picture(seed=1))
+        np.testing.assert_array_equal(out.numpy(), 1 - picture())  # the context ran one thing after the other
+
+
+def test_arrays_that_do_not_fit_are_refused(make: Callable[..., Bench]) -> None:
+    bench = make()
+    good = Foreign(bench.cuda, picture())
+    with bench.open() as runner:
+        with pytest.raises(ConfigError, match="float16, and the engine takes float32"):
+            runner.infer_device(Foreign(bench.cuda, picture().astype(np.float16)))
+        with pytest.raises(ConfigError, match="out has shape"):
+            runner.infer_device(good, Foreign(bench.cuda, picture(1, 3, 4, 7)))
+        with pytest.raises(ConfigError, match="cannot take one picture of 7x4"):
+            runner.infer_device(Foreign(bench.cuda, picture(1, 3, 4, 7)))
+        with pytest.raises(DeblurDeployError, match="that 256 divides"):
+            runner.infer_device(DeviceArray(good.address + 4, FIXED, "float32"))
+        with pytest.raises(ConfigError, match="lies on GPU 1"):
+            runner.infer_device(DeviceArray(good.address, FIXED, "float32", device=1))
+        with pytest.raises(ConfigError, match="ndarray does not lie on a CUDA device"):
+            runner.infer_device(picture())
+
+
+def test_rtx_makes_the_graph_itself_and_keeps_its_kernels(make: Callable[..., Bench], stand_in: Any) -> None:
+    bench = make(flavour="rtx")
+    strategies = stand_in.StandInTensorRTRTX.CudaGraphStrategy
+    cache = bench.artifact.path.with_name(bench.artifact.path.name + SUFFIX)
+    with bench.open(streams=2) as runner:
+        assert runner.name == "tensorrt-rtx"
+        for seed in range(3):
+            runner.infer(picture(seed=seed))
+    assert (bench.count("capture"), bench.count("execute")) == (0, 3)
+    assert [config.cuda_graph_strategy for config in bench.engine.configs] == [strategies.WHOLE_GRAPH_CAPTURE]
+    assert cache.read_bytes() == b"card A: compiled"
+    cache.write_bytes(b"card A: more")
+    with bench.open(cuda_graph=False) as runner:
+        assert runner.name == "tensorrt-rtx-no-graph"
+    assert bench.engine.configs[-1].cuda_graph_strategy is strategies.DISABLED
+    assert bench.engine.configs[-1].cache.content == b"card A: more"
+    cache.write_bytes(b"card B: compiled")
+    with bench.open():
+        pass
+    assert cache.read_bytes() == b"card A: compiled"
+    assert sorted(path.name for path in cache.parent.iterdir()) == ["model.engine", cache.name]
+
+
+def test_a_file_that_is_no_engine_is_named_with_the_reason(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.artifact.path.write_bytes(b"engi")
+    with pytest.raises(ArtifactError, match=r"TensorRT cannot load .*model\.engine: the magic tag does not match"):
+        bench.open()
+    bench.artifact.path.write_bytes(b"")
+    with pytest.raises(ArtifactError, match="is empty"):
+        bench.open()
+    assert bench.cuda.leaks == {}
+
+
+@pytest.mark.parametrize(
+    ("bits", "error", "message", "hint"),
+    [
+        (1, BuildError, "built by another version", "export-trt --flavour rtx"),
+        (2, BuildError, "for other cards than the one", "export-trt --flavour rtx"),
+        (4, DeblurDeployError, "driver is too old", "nvidia-smi"),
+        (32 + 1, ArtifactError, "another version and the file is no engine", "copy the file again"),
+        (0, DeblurDeployError, "it gives no reason", "nvidia-smi"),
+    ],
+)
+def test_what_rtx_reads_off_the_file_becomes_a_sentence(
+    make: Callable[..., Bench], bits: int, error: type[DeblurDeployError], message: str, hint: str
+) -> None:
+    bench = make(flavour="rtx")
+    bench.trt.validity = (bench.trt.EngineValidity.INVALID, bits)
+    with pytest.raises(error, match=message) as e:
+        bench.open()
+    assert type(e.value) is error
+    assert hint in e.value.hint
+
+
+def test_an_engine_of_another_network_is_refused(make: Callable[..., Bench], stand_in: Any) -> None:
+    bench = make()
+    bench.engine.tensors["state"] = stand_in.Named.INPUT
+    with pytest.raises(ArtifactError, match="the inputs input, state and the outputs output"):
+        bench.open()
+    del bench.engine.tensors["state"]
+    bench.engine.format = stand_in.Named.HWC8
+    with pytest.raises(ArtifactError, match="'input' is FLOAT in the format HWC8"):
+        bench.open()
+
+
+def test_the_library_of_a_plugin_is_loaded_first(make: Callable[..., Bench], stand_in: Any, tmp_path: Any) -> None:
+    bench, library = make(), tmp_path / "plugin.so"
+    step = dataclasses.replace(bench.artifact.history[-1], config={"plugin": str(library)})
+    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
+    with pytest.raises(ArtifactError, match=r"needs the plugin library .*plugin\.so, which is not there") as e:
+        bench.open()
+    assert "build-plugin --out" in e.value.hint
+    library.touch()
+    with bench.open() as runner:
+        runner.infer(picture())
+    assert bench.trt.libraries == [str(library)]
+
+
+@pytest.mark.parametrize("plugin", ["auto", "aot", "none"])
+def test_a_plugin_inside_the_engine_needs_no_library(make: Callable[..., Bench], plugin: str) -> None:
+    bench = make()
+    step = dataclasses.replace(bench.artifact.history[-1], config={"plugin": plugin})
+    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
+    with bench.open():
+        assert bench.trt.libraries == []
