@@ -13,6 +13,7 @@ from compression import Compression
 from kernels import KernelBuild, KernelSpeed
 from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
+from networks import Networks
 from published import PublishedCosts
 from target import Target
 
@@ -28,6 +29,7 @@ Work = (
     | KernelBuild
     | KernelSpeed
     | Matrix
+    | Networks
     | PublishedCosts
     | PublishedClaims
 )
@@ -43,6 +45,7 @@ KINDS: Mapping[str, type[Work]] = {
     "matrix": Matrix,
     "published-costs": PublishedCosts,
     "published-claims": PublishedClaims,
+    "networks": Networks,
 }
 """Kinds of measurement by the name that scenario files use."""
 

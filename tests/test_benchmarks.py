@@ -106,6 +106,24 @@ bound.at_most = 1e9
 device = "phone"
 """
 
+NETWORKS = """
+title = "Networks"
+about = "Side by side."
+kind = "networks"
+target.at_least = 0
+[parameters]
+ours = ["srn-demo", "not-there"]
+published = [{ name = "MIMO", arch = "mimo-unet", config = { blocks = 1 } }]
+rival = "MIMO"
+counted = { width = 64, height = 48 }
+[parameters.bench]
+resolution = { width = 32, height = 16 }
+warmup_ms = 0
+duration_ms = 0
+min_iterations = 2
+max_windows = 3
+"""
+
 
 @pytest.fixture(scope="module")
 def benchmarks():
@@ -171,6 +189,7 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "matrix-1280x720": (None, 4.0),
             "published-costs": (0.25, None),
             "published-claims": (0.0, None),
+            "networks-640x360": (None, 2.0),
         }
         == targets
     )
@@ -449,3 +468,22 @@ def test_a_damaged_results_file_is_named(benchmarks, root, capsys, line):
 )
 def test_results_lie_under_the_name_of_the_machine(benchmarks, cpu, cores, name):
     assert benchmarks.device_directory({"cpu": cpu, "cores": cores}) == name
+
+
+def test_published_networks_are_measured_beside_ours(benchmarks, root, shipped_tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr("networks.shipped", lambda folder: tmp_path / folder)
+    write(root, "side", NETWORKS)
+
+    assert run(benchmarks, root) == 0
+
+    (record,) = records(root, "side")
+    ours, mimo = record["details"]["networks"]
+    assert (ours["network"], mimo["network"]) == ("srn-demo", "MIMO")
+    assert mimo["params"] == 1_381_891
+    assert mimo["gmacs"] > ours["gmacs"] > 0
+    for row in (ours, mimo):
+        assert 0 < row["fastest_ms"] <= row["eager_ms"]
+        assert f"{row['network']}, {row['fastest_runtime']}" in record["samples_ms"]
+    assert record["figure"] == pytest.approx(mimo["fastest_ms"] / ours["fastest_ms"], rel=1e-3)
+    headings, rows = record["details"]["table"].values()
+    assert {len(row) for row in rows} == {len(headings)}

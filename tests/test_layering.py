@@ -18,7 +18,7 @@ ROOT = Path(deblur_deploy.__file__).parent
 FLOORS = (
     ("cli",),
     ("report", "bench", "infer"),
-    ("training", "compress", "export", "engine", "verify"),
+    ("training", "compress", "export", "engine", "verify", "norms"),
     ("evaluate", "evaluate_blurred"),
     ("runtime",),
     ("network", "kernels", "data"),

@@ -12,7 +12,7 @@ from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
 
 _ARCH = (
     "Network that the checkpoint belongs to: srn, srn-cvpr18, mimo-unet, mimo-unet-plus, deblurgan-v2-mobilenet, "
-    "deblurgan-v2-inception, or package.module:factory for your own."
+    "deblurgan-v2-inception, spandrel for whatever that library detects, or package.module:factory for your own."
 )
 _NORM = (
     "DeblurGAN-v2's normalisation: by each picture's own statistics, as the published code runs it (image, the "
@@ -41,11 +41,19 @@ def command(
     """Turn a trained checkpoint into an artifact. Widths are read off the weights, so pruned networks load too."""
     from deblur_deploy.network.architectures import ImportOptions
     from deblur_deploy.network.checkpoint import import_checkpoint
+    from deblur_deploy.norms import compare_norms
 
     output = Output(as_json)
     options = ImportOptions(variant, norm, multiple_of, unsafe_pickle)
-    artifact = import_checkpoint(checkpoint, arch, new_directory(out, runs, "import"), options)
+    directory = new_directory(out, runs, "import")
+    norms = compare_norms(checkpoint, arch, options)
+    artifact = import_checkpoint(checkpoint, arch, directory, options, {"norm_psnr_db": norms} if norms else None)
     if average := artifact.history[-1].config["average"]:
         output.say(f"weights   the moving average ({average}), not the raw weights beside it")
+    if norms:
+        output.say(
+            f"norm      {artifact.network.config['norm']} was taken; on shipped photographs image gives "
+            f"{norms['image']:.2f} dB and folded {norms['folded']:.2f} dB, {norms['folded'] - norms['image']:+.2f} dB"
+        )
     output.say(f"network   {arch}, {artifact.figures['params']:,} parameters, {artifact.figures['gmacs']:.1f} GMACs")
     output.wrote(artifact)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from deblur_deploy.config import TuningConfig
+from deblur_deploy.config import FitConfig, TuningConfig
+from deblur_deploy.config.training import CROP_MULTIPLE
 from deblur_deploy.data.crops import crop_batches
 from deblur_deploy.data.pairs import Pair, load_pairs, load_photos
 from deblur_deploy.data.shake import Image8
+from deblur_deploy.network.generator import Generator, padded_side
 from deblur_deploy.training.loop import FitReport, fit
 
 OnStep = Callable[[int, int, float], None]
@@ -27,9 +31,23 @@ def finetune(net: nn.Module, teacher: nn.Module, config: TuningConfig, on_step: 
         on_step: Called after each step.
     """
     steps = config.fit.steps
-    batches = crop_batches(tuning_photos(config), config.fit, config.shake, workers=1 if steps else 0)
+    fitted = fitting_crops(config.fit, net)
+    batches = crop_batches(tuning_photos(config), fitted, config.shake, workers=1 if steps else 0)
     report = (lambda step, loss: on_step(step, steps, loss)) if on_step else None
-    return fit(net, batches, config.fit, teacher, report)
+    return fit(net, batches, fitted, teacher, report)
+
+
+def fitting_crops(config: FitConfig, net: nn.Module) -> FitConfig:
+    """The schedule with crops that a network takes as they are: at least as large as it says, and a multiple of it.
+
+    Args:
+        config: The schedule that was asked for.
+        net: Any network; only a :class:`Generator` says what it takes.
+    """
+    if not isinstance(net, Generator):
+        return config
+    side = padded_side(config.crop, math.lcm(CROP_MULTIPLE, net.multiple_of), net.smallest_side)
+    return replace(config, crop=side)
 
 
 def tuning_photos(config: TuningConfig) -> list[Image8]:

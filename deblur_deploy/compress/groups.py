@@ -14,6 +14,7 @@ Source: Fang et al., *DepGraph: Towards Any Structural Pruning*, CVPR 2023.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from deblur_deploy.compress.layers import WEIGHTED, Side, channel_tensors, layout_of
 from deblur_deploy.compress.operations import check_operations, outputs_of
@@ -31,6 +34,9 @@ from deblur_deploy.network.deform_conv import DeformConv2dPack
 
 TRACED = Resolution(64, 64)
 """Size of the frame that is sent through a network to see what depends on what."""
+
+_CHANNELS = 1
+_DIMENSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def find_groups(net: nn.Module, traced: Resolution = TRACED) -> list[ChannelGrou
     names = {module: name for name, module in shadow.requires_grad_(True).named_modules()}
     with torch.enable_grad():
         graph = _trace(shadow, names, traced)
-    groups = [_plain_group(net, graph, group, names) for group in _inner_groups(graph)]
+    groups = [plain for group in _inner_groups(graph) for plain in _plain_groups(net, graph, group, names)]
     order = list(names.values())
     return sorted(groups, key=lambda group: order.index(group.layers[0]))
 
@@ -105,8 +111,78 @@ def _check_layers(net: nn.Module) -> None:
         raise ConfigError(
             f"the layer {name or 'at the top'} is a {type(module).__name__} with a parameter {own[0]!r}, "
             "and pruning does not know where it keeps its channels",
-            hint="pruning follows ordinary, transposed, depthwise and deformable convolutions, batch norm and PReLU",
+            hint="pruning follows ordinary, transposed, depthwise and deformable convolutions, batch and instance norm "
+            "and PReLU",
         )
+
+
+class _FollowableCalls(TorchFunctionMode):
+    """While open, calls that hide channels from Torch-Pruning are made in a form that shows them, to the same numbers.
+
+    - Instance normalisation of a single picture is batch normalisation. PyTorch puts two changes of shape around it, in
+      which the picture's axis and the channels' become one, and nothing behind those can be followed.
+    - What is joined to features but is none, such as the picture itself, has no place in the autograd graph. The
+      channels after it would be taken for the first ones of the joint, so it is given a place.
+
+    Args:
+        joined: Gathers the autograd nodes of what was given a place.
+    """
+
+    def __init__(self, joined: set[Any]) -> None:
+        super().__init__()
+        self.joined = joined
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if function is F.instance_norm:
+            # The two take the same values in the same order, but not by the same names.
+            bound = inspect.signature(F.instance_norm).bind(*args, **given)
+            bound.apply_defaults()
+            return F.batch_norm(*bound.arguments.values())
+        if function in _JOINS and args:
+            return function([self._in_place(tensor) for tensor in args[0]], *args[1:], **given)
+        return function(*args, **given)
+
+    def _in_place(self, tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_().clone()
+            self.joined.add(tensor.grad_fn)
+        return tensor
+
+
+_JOINS = (torch.cat, torch.concat, torch.concatenate)
+
+
+class _Graph(tp.DependencyGraph):  # type: ignore[misc]
+    """Torch-Pruning's graph, with the channels between layers read off the tensors.
+
+    The library guesses them from the layers around, and is wrong where a value is added on one way and joined on
+    another.
+
+    Attributes:
+        joined: Autograd nodes of what is joined to features and is none itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined: set[Any] = set()
+
+    def get_out_channels(self, module_or_node: Any) -> int | None:
+        """Channels that a layer or an operation gives."""
+        return super().get_out_channels(module_or_node) or _channels_of(module_or_node)
+
+    def get_in_channels(self, module_or_node: Any) -> int | None:
+        """Channels that a layer takes, or that an operation gives: those that are followed keep them or join them."""
+        return super().get_in_channels(module_or_node) or _channels_of(module_or_node)
+
+
+def _channels_of(node: Any) -> int | None:
+    """Channels of the picture that an operation gives, or None for a layer and for what is no picture."""
+    given = getattr(getattr(node, "grad_fn", None), "_input_metadata", ())
+    shape = given[0].shape if given else ()
+    return int(shape[_CHANNELS]) if len(shape) == _DIMENSIONS else None
 
 
 def _undeformed(layer: DeformConv2dPack) -> nn.Conv2d:
@@ -118,12 +194,14 @@ def _undeformed(layer: DeformConv2dPack) -> nn.Conv2d:
     return nn.Conv2d(layer.in_channels, layer.out_channels, kernel, stride, padding, dilation)
 
 
-def _trace(net: nn.Module, names: Mapping[nn.Module, str], traced: Resolution) -> tp.DependencyGraph:
+def _trace(net: nn.Module, names: Mapping[nn.Module, str], traced: Resolution) -> _Graph:
     """Torch-Pruning's dependency graph of one pass."""
+    graph = _Graph()
     layers = [module for module in net.modules() if layout_of(module) is not None]
 
     def forward(module: nn.Module, frame: Tensor) -> list[Tensor]:
-        outputs, runs = _watched_pass(module, frame, names)
+        with _FollowableCalls(graph.joined):
+            outputs, runs = _watched_pass(module, frame, names)
         for layer in layers:
             if runs[layer] > 1:
                 raise ConfigError(
@@ -133,7 +211,7 @@ def _trace(net: nn.Module, names: Mapping[nn.Module, str], traced: Resolution) -
         # A node of its own marks what leaves the network, also where that is a layer's output as it stands.
         return [output.clone() for output in outputs]
 
-    return tp.DependencyGraph().build_dependency(
+    graph.build_dependency(
         net,
         example_frame(traced),
         forward_fn=forward,
@@ -142,6 +220,7 @@ def _trace(net: nn.Module, names: Mapping[nn.Module, str], traced: Resolution) -
         ignored_layers=[],
         verbose=False,
     )
+    return graph
 
 
 def _watched_pass(
@@ -173,24 +252,52 @@ def _inner_groups(graph: tp.DependencyGraph) -> list[Any]:
     return [group for group in groups if not any(isinstance(dep.target.module, outputs) for dep, _ in group)]
 
 
-def _plain_group(net: nn.Module, graph: tp.DependencyGraph, group: Any, names: Mapping[nn.Module, str]) -> ChannelGroup:
-    """A group of Torch-Pruning as plain data."""
+_Touched = tuple[nn.Module, Side, Sequence[tuple[int, ...]]]
+"""A side of a layer, and where on it each channel of a group is."""
+
+
+def _plain_groups(
+    net: nn.Module, graph: tp.DependencyGraph, group: Any, names: Mapping[nn.Module, str]
+) -> list[ChannelGroup]:
+    """A group of Torch-Pruning as plain data.
+
+    Where channels of several layers are joined and the joint is added to a value, the library gives one group for all
+    of it. Its channels do not all touch the same layers, so it is several groups here.
+    """
     channels = len(group[0].idxs)
-    members = []
+    touched: list[_Touched] = []
+    fixed: set[int] = set()
     for item in group:
         layer = item.dep.target.module
-        if not isinstance(layer, nn.Module) or layer not in names or layout_of(layer) is None:
-            continue
-        side: Side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
         places = _places(item.root_idxs, item.idxs, channels)
+        if item.dep.target.grad_fn in graph.joined:
+            fixed.update(channel for channel, where in enumerate(places) if where)
+        elif isinstance(layer, nn.Module) and layer in names and layout_of(layer) is not None:
+            side: Side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            touched.append((layer, side, places))
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for channel in sorted(set(range(channels)) - fixed):
+        alike.setdefault(tuple(len(places[channel]) for *_, places in touched), []).append(channel)
+    return [
+        _plain_group(net, names, [(layer, side, [places[c] for c in some]) for layer, side, places in touched])
+        for some in alike.values()
+    ]
+
+
+def _plain_group(net: nn.Module, names: Mapping[nn.Module, str], touched: Sequence[_Touched]) -> ChannelGroup:
+    """The group of channels that are in these places."""
+    members = []
+    for layer, side, places in touched:
+        if not places[0]:
+            continue
         _check_places(layer, names[layer], side, places)
-        members.append(Member(names[layer], side, places))
+        members.append(Member(names[layer], side, tuple(places)))
         if side == "in" and isinstance(net.get_submodule(names[layer]), DeformConv2dPack):
             # Offsets are predicted from the same input.
-            members.append(Member(f"{names[layer]}.conv_offset", side, places))
+            members.append(Member(f"{names[layer]}.conv_offset", side, tuple(places)))
     made_by = {member.layer for member in members if member.side == "out"}
     layers = tuple(name for layer, name in names.items() if name in made_by and isinstance(layer, WEIGHTED))
-    return ChannelGroup(layers, channels, tuple(members))
+    return ChannelGroup(layers, len(touched[0][2]), tuple(members))
 
 
 def _places(channels: Sequence[int], places: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
@@ -200,12 +307,11 @@ def _places(channels: Sequence[int], places: Sequence[int], count: int) -> tuple
     return tuple(tuple(sorted(places_of_channel)) for places_of_channel in found)
 
 
-def _check_places(layer: nn.Module, name: str, side: Side, places: tuple[tuple[int, ...], ...]) -> None:
-    """Every channel must be somewhere in the layer, and all of them equally often."""
+def _check_places(layer: nn.Module, name: str, side: Side, places: Sequence[tuple[int, ...]]) -> None:
+    """Every place must be in the layer."""
     _, tensor, axis = channel_tensors(layer, side)[0]
     size = tensor.shape[axis]
-    often = {len(of_channel) for of_channel in places}
-    if len(often) != 1 or max(map(max, places)) >= size:
+    if max(map(max, places)) >= size:
         raise ConfigError(
             f"the {size} {side}puts of the layer {name} meet {len(places)} channels of another layer, "
             "and which belongs to which cannot be followed",

@@ -40,7 +40,7 @@ _TRANSPOSED = Layout({"weight": {"out": 1, "in": 0}, "bias": {"out": 0}}, _CONVO
 _DEPTHWISE = Layout(
     {"weight": {"out": 0}, "bias": {"out": 0}}, {"out": ("out_channels", "in_channels", "groups"), "in": ()}
 )
-_BATCH_NORM = Layout(
+_NORM = Layout(
     {name: {"out": 0} for name in ("weight", "bias", "running_mean", "running_var")}, {"out": ("num_features",)}
 )
 _PRELU = Layout({"weight": {"out": 0}}, {"out": ("num_parameters",)})
@@ -49,8 +49,9 @@ _PRELU = Layout({"weight": {"out": 0}}, {"out": ("num_parameters",)})
 def layout_of(layer: nn.Module) -> Layout | None:
     """The layout of a layer whose channels can be removed, or None.
 
-    A layer between whose inputs and outputs channels keep their places (a depthwise convolution, batch normalisation)
-    has outputs alone. The convolution inside a :class:`DeformConv2dPack` that predicts offsets is a layer of its own.
+    A layer between whose inputs and outputs channels keep their places (a depthwise convolution, a normalisation of
+    every channel by itself) has outputs alone; one without anything per channel has nothing to remove. The convolution
+    inside a :class:`DeformConv2dPack` that predicts offsets is a layer of its own.
     """
     if isinstance(layer, DeformConv2dPack):
         return _CONVOLUTION if layer.groups == 1 and layer.deform_groups == 1 else None
@@ -59,8 +60,8 @@ def layout_of(layer: nn.Module) -> Layout | None:
             return _TRANSPOSED if isinstance(layer, nn.ConvTranspose2d) else _CONVOLUTION
         depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels
         return _DEPTHWISE if depthwise else None
-    if isinstance(layer, nn.BatchNorm2d):
-        return _BATCH_NORM
+    if isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)):
+        return _NORM if layer.affine or layer.track_running_stats else None
     return _PRELU if isinstance(layer, nn.PReLU) and layer.num_parameters > 1 else None
 
 

@@ -16,6 +16,7 @@ from deblur_deploy.compress.width_cost import WidthCost
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION
+from deblur_deploy.network.generator import Generator
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -31,6 +32,14 @@ class Frames:
 
     traced: Resolution = TRACED
     costed: Resolution = REFERENCE_RESOLUTION
+
+    @classmethod
+    def of(cls, net: nn.Module) -> Frames:
+        """The usual frames; a generator that needs a larger one is traced with that."""
+        if not isinstance(net, Generator):
+            return cls()
+        height, width = net.padded_size(TRACED.height, TRACED.width)
+        return cls(Resolution(width, height))
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class Analysis:
             ConfigError: Channels cannot be followed through a layer or an operation, or there are no batches.
             DeblurDeployError: The network gives NaN on a batch.
         """
-        frames = frames or Frames()
+        frames = frames or Frames.of(net)
         groups = tuple(find_groups(net, frames.traced))
         if config.importance == "taylor":
             scores = taylor_scores(net, batches, config.tuning.fit)
@@ -151,7 +160,7 @@ class Analysis:
             VerificationError: It gives something else than the unpruned one with zeros for what was removed.
         """
         small = remove_channels(net, self.groups, plan.removed)
-        check_removal(net, small, self.groups, plan.removed, (frames or Frames()).traced)
+        check_removal(net, small, self.groups, plan.removed, (frames or Frames.of(net)).traced)
         return small
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
-from deblur_deploy.compress.layers import channel_tensors
+from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, fitting_crops, tuning_photos
 from deblur_deploy.compress.plan import Analysis, PrunedGroup, PrunePlan
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network, scan_pairs
 from deblur_deploy.config import PruneConfig
@@ -79,11 +78,12 @@ def prune(
         part = _of_round(config, number)
         if number:
             analysis = _analyse(net, part, first.state.original)
-        net = _rebuilt(analysis.carry_out(net, analysis.plan(part, curves)))
+        plan = analysis.plan(part, curves)
+        net = _rebuilt(analysis.carry_out(net, plan))
         rounds.append(_tune(net, teacher, part, _counting_on(on_step, config, number)))
     figures: dict[str, Any] = {
         **measure_cost(net),
-        "groups": [vars(group) for group in _kept(first, net)],
+        "groups": [vars(group) for group in _kept(first, plan)],
         **network_quality(net, evaluation_pairs(config.tuning)),
         **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "loss")},
         "seconds": sum(done.seconds for done in rounds),
@@ -139,7 +139,7 @@ def _analyse(net: Generator, config: PruneConfig, original: Sequence[int] | None
     """The network's groups and their strengths, on crops of the tuning set where these are needed."""
     if config.importance != "taylor":
         return Analysis.of(net, config, original=original)
-    fit = replace(config.tuning.fit, steps=_TAYLOR_BATCHES)
+    fit = fitting_crops(replace(config.tuning.fit, steps=_TAYLOR_BATCHES), net)
     batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.shake, workers=0)
     return Analysis.of(net, config, batches, original)
 
@@ -194,11 +194,9 @@ def _tune(net: Generator, teacher: Generator, config: PruneConfig, on_step: OnSt
     )
 
 
-def _kept(first: Analysis, net: Generator) -> list[PrunedGroup]:
-    """Every group of the unpruned network, and what is left of it after all rounds."""
-    groups = []
-    for group in first.groups:
-        _, weight, axis = channel_tensors(net.get_submodule(group.layers[0]), "out")[0]
-        left = weight.shape[axis]
-        groups.append(PrunedGroup(group.layers, group.channels, left, round(left / group.channels, 4)))
-    return groups
+def _kept(first: Analysis, last: PrunePlan) -> list[PrunedGroup]:
+    """Every group of the unpruned network, and what is left of it after the last round."""
+    return [
+        PrunedGroup(group.layers, group.channels, left.after, round(left.after / group.channels, 4))
+        for group, left in zip(first.groups, last.groups, strict=True)
+    ]

@@ -34,10 +34,14 @@ from deblur_deploy.network.fake_quant import (
     insert_quantizers,
     quantizable_layers,
 )
+from deblur_deploy.network.generator import Generator
 from deblur_deploy.tables import from_table
 
 RANGE_MOMENTUM = 0.05
 """Share of the way that activation ranges move towards the crops of one step."""
+
+_EXAMPLE = (64, 64)
+"""Height and width of the frame that shows in which order the layers run, where the network takes it."""
 
 _FP16_MAX = torch.finfo(torch.float16).max
 
@@ -100,7 +104,7 @@ def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) ->
     return scan_layers(net, evaluation_pairs(config.tuning), scheme.exempt, on_layer)
 
 
-def plan_scheme(net: nn.Module, config: QatConfig) -> QuantScheme:
+def plan_scheme(net: Generator, config: QatConfig) -> QuantScheme:
     """What the settings mean for this network.
 
     Args:
@@ -115,7 +119,7 @@ def plan_scheme(net: nn.Module, config: QatConfig) -> QuantScheme:
         check_layer(name, layers, "include")
     for name in config.exempt:
         check_layer(name, layers)
-    exempt = dict.fromkeys((*default_exemptions(net, torch.rand(1, 3, 64, 64)), *config.exempt))
+    exempt = dict.fromkeys((*default_exemptions(net, torch.rand(1, 3, *net.padded_size(*_EXAMPLE))), *config.exempt))
     return QuantScheme(
         config.format,
         weights_only=config.weights_only,
@@ -170,7 +174,7 @@ def round_float_weights(net: nn.Module) -> None:
             weight.copy_(weight.half().float())
 
 
-def _load_float(source: Artifact) -> nn.Module:
+def _load_float(source: Artifact) -> Generator:
     if source.network.quantization is not None:
         raise ArtifactError(f"{source.path} is quantized already", hint="start from the float checkpoint before it")
     return load_network(source)

@@ -11,6 +11,9 @@ from deblur_deploy.config.check import require
 
 Range = tuple[float, float]
 
+CROP_MULTIPLE = 16
+"""What the sides of training crops divide by."""
+
 
 @dataclass(frozen=True)
 class ShakeConfig:
@@ -94,7 +97,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"steps is {self.steps}", "give 0 or more optimiser steps")
         require(self.batch >= 1, f"batch is {self.batch}", "give at least one crop per step")
-        require(self.crop >= 16 and self.crop % 16 == 0, f"crop is {self.crop}", "give a multiple of 16, such as 128")
+        fits = self.crop >= CROP_MULTIPLE and self.crop % CROP_MULTIPLE == 0
+        require(fits, f"crop is {self.crop}", f"give a multiple of {CROP_MULTIPLE}, such as 128")
         require(self.candidates >= 1, f"candidates is {self.candidates}", "give 1 (take what comes) or more")
         rates = f"lr is {self.lr} and lr_final {self.lr_final}"
         require(0 < self.lr_final <= self.lr < math.inf, rates, "try 2e-4 and 1e-7")

@@ -15,7 +15,9 @@ import onnx
 
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import DeformOp, ExportConfig, Io
+from deblur_deploy.export.batch_norm import replace_batch_norms
 from deblur_deploy.export.check import check_graph
+from deblur_deploy.export.constant_folding import fold_constants
 from deblur_deploy.export.deform_function import OPSET
 from deblur_deploy.export.deform_op import write_deform_op
 from deblur_deploy.export.facts import write_facts
@@ -108,6 +110,8 @@ def network_to_onnx(
         model = trace_any_size(net)
     write_standard_fp8(model)
     share_constants(model)
+    fold_constants(model)
+    replace_batch_norms(model)
     quantized = fold_weight_quantizers(model)
     if resolution:
         pad_to_size(model, resolution, Resolution(width, height))

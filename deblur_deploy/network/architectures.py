@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deblur_deploy.errors import ConfigError
+from deblur_deploy.network import spandrel_network
 from deblur_deploy.network.conv_norm import Norm
 from deblur_deploy.network.deblurgan_v2 import (
     DeblurGANv2,
@@ -138,8 +139,10 @@ def find_architecture(name: str, multiple_of: int | None = None) -> Architecture
     """
     if ":" in name:
         return _own(name, multiple_of or 1)
+    if name == spandrel_network.NAME:
+        return _SPANDREL
     if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join((*ARCHITECTURES, spandrel_network.NAME))
         raise ConfigError(
             f"architecture {name!r} is unknown", hint=f"--arch takes {known}, or package.module:factory for your own"
         )
@@ -158,10 +161,23 @@ def _own(factory: str, multiple_of: int) -> Architecture:
     )
 
 
+_SPANDREL = Architecture(
+    "a network that spandrel knows",
+    spandrel_network.SpandrelConfig,
+    spandrel_network.SpandrelNetwork,
+    spandrel_network.read_spandrel_config,
+    # Only the arrays of a checkpoint say which of its networks it is, so there is no typical one.
+    lambda: spandrel_network.SpandrelNetwork(spandrel_network.SpandrelConfig("", {})),
+    from_published=lambda weights, _: spandrel_network.detect(weights),
+)
+
+
 def read_config(net: Generator) -> Any:
     """The config of a float network as it stands, widths read off its weights."""
     shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    return find_architecture(net.arch, net.multiple_of).read_config(shapes)
+    if isinstance(net, (OwnNetwork, spandrel_network.SpandrelNetwork)):
+        return net.config_at(shapes)  # their arrays alone do not say what they are
+    return find_architecture(net.arch).read_config(shapes)
 
 
 def recognise(names: Collection[str]) -> str | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +18,7 @@ from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, Step, new_step,
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.architectures import (
+    ARCHITECTURES,
     Architecture,
     ImportOptions,
     example_names,
@@ -28,11 +31,11 @@ from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, read_ranges
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
-from deblur_deploy.network.tensorflow_checkpoint import read_tensorflow_checkpoint
+from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
 from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, some
 from deblur_deploy.tables import from_table
 
-__all__ = ["build_network", "import_checkpoint", "load_network", "save_network", "spec_of"]
+__all__ = ["build_network", "import_checkpoint", "load_network", "read_checkpoint", "save_network", "spec_of"]
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -43,15 +46,32 @@ _BLOCK_KEY = re.compile(r"levels\.[012]\.blocks\.\d+\.conv[12]\.(weight|bias)")
 """Names of residual blocks, of which a network may have any number."""
 
 
-def import_checkpoint(path: Path, arch: str, out: Path, options: ImportOptions | None = None) -> Artifact:
+@dataclass(frozen=True)
+class ReadCheckpoint:
+    """A network out of a checkpoint from elsewhere.
+
+    Args:
+        net: The network with its weights.
+        spec: What it takes to build it again.
+        average: Key or prefix of the moving average that was taken, or None.
+    """
+
+    net: Generator
+    spec: NetworkSpec
+    average: str | None
+
+
+def import_checkpoint(
+    path: Path, arch: str, out: Path, options: ImportOptions | None = None, figures: Mapping[str, Any] | None = None
+) -> Artifact:
     """Turn a trained checkpoint from elsewhere into an artifact.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save`` with a state_dict, bare or wrapped, with or without
-            ``module.`` prefixes; for ``srn-cvpr18`` also the prefix of TensorFlow's files.
+        path: As for :func:`read_checkpoint`.
         arch: A name in the table of architectures, or ``package.module:factory``.
         out: The artifact's directory.
         options: What else to be told.
+        figures: What its manifest says beside parameters and multiply-accumulates.
 
     Raises:
         ConfigError: No such architecture, or an option that it does not take.
@@ -59,6 +79,27 @@ def import_checkpoint(path: Path, arch: str, out: Path, options: ImportOptions |
         MissingDependencyError: The checkpoint is TensorFlow's, and TensorFlow is not installed.
     """
     options = options or ImportOptions()
+    found = read_checkpoint(path, arch, options)
+    told = {name: value for name, value in dataclasses.asdict(options).items() if value}
+    facts = {"file": path.name, "arch": arch, **told, "average": found.average}
+    step = new_step("import", facts, None, {**_cost(found.net, path), **(figures or {})})
+    return save_network(out, found.net, found.spec, step)
+
+
+def read_checkpoint(path: Path, arch: str, options: ImportOptions) -> ReadCheckpoint:
+    """Read a trained checkpoint from elsewhere.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save`` with a state_dict, bare or wrapped, with or without
+            ``module.`` prefixes; for ``srn-cvpr18`` also the prefix of TensorFlow's files.
+        arch: A name in the table of architectures, or ``package.module:factory``.
+        options: What else to be told.
+
+    Raises:
+        ConfigError: No such architecture, or an option that it does not take.
+        ArtifactError: The file is no checkpoint, or one of another network.
+        MissingDependencyError: The checkpoint is TensorFlow's, and TensorFlow is not installed.
+    """
     architecture = find_architecture(arch, options.multiple_of)
     _check_options(options, arch, architecture)
     found = _read(path, architecture, options)
@@ -76,10 +117,7 @@ def import_checkpoint(path: Path, arch: str, out: Path, options: ImportOptions |
     spec = NetworkSpec(arch, dataclasses.asdict(config))
     net = build_network(spec)
     _load_strictly(net, weights, path)
-    told = {name: value for name, value in dataclasses.asdict(options).items() if value}
-    facts = {"file": path.name, "arch": arch, **told, "average": found.taken}
-    step = new_step("import", facts, None, _cost(net, path))
-    return save_network(out, net, spec, step)
+    return ReadCheckpoint(net, spec, found.taken)
 
 
 def build_network(spec: NetworkSpec) -> Generator:
@@ -168,19 +206,25 @@ def _read(path: Path, architecture: Architecture, options: ImportOptions) -> Fou
     """The weights in a file of either framework."""
     if architecture.tensorflow and path.suffix not in _TORCH_SUFFIXES:
         return FoundWeights(from_tensorflow(read_tensorflow_checkpoint(path)), None)
+    if path.suffix not in _TORCH_SUFFIXES and is_tensorflow_checkpoint(path):
+        known = ", ".join(name for name, row in ARCHITECTURES.items() if row.tensorflow)
+        raise ArtifactError(
+            f"{path} is a TensorFlow checkpoint, and {architecture.title} checkpoint is not: it looks like {known}",
+            hint=f"--arch {known}",
+        )
     return read_weights(path, options.unsafe_pickle)
 
 
 def _check_kind(weights: Mapping[str, Tensor], arch: str, path: Path) -> None:
     """Refuse a checkpoint that can be recognised as another architecture's."""
-    if ":" in arch or (found := recognise(weights.keys())) == arch:
+    if arch not in ARCHITECTURES or (found := recognise(weights.keys())) == arch:
         return
     if found is not None:
         raise ArtifactError(f"{path} is not {arch}: by its names it is {found}", hint=f"--arch {found}")
     if (known := recognise_unsupported(weights.keys())) is not None:
         raise ArtifactError(
             f"{path} is not {arch}: by its names it is {known}, which is not here",
-            hint="give its own code as --arch package.module:factory",
+            hint="try --arch spandrel, or give its own code as --arch package.module:factory",
         )
 
 

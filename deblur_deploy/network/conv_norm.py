@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Norm = Literal["image", "folded"]
 
@@ -35,6 +36,34 @@ class ConvForm:
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
     depthwise: bool = False
+
+
+class PictureNorm(nn.Module):
+    """Every channel to mean 0 and variance 1 over the picture (Ulyanov et al., 2016), without weights.
+
+    Unlike ``nn.InstanceNorm2d`` it counts no channels, so it fits any number that pruning leaves.
+
+    Args:
+        eps: What is added to the variance.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in and out."""
+        return F.instance_norm(x, eps=self.eps)
+
+
+def drop_channel_counts(net: nn.Module) -> None:
+    """Replace instance normalisations without weights by :class:`PictureNorm`, in place; the pictures are the same.
+
+    PyTorch's counts its channels all the same, and warns whenever the number that comes is another.
+    """
+    for name, layer in list(net.named_modules()):
+        if isinstance(layer, nn.InstanceNorm2d) and not (layer.affine or layer.track_running_stats):
+            net.set_submodule(name, PictureNorm(layer.eps))
 
 
 def conv_norm(

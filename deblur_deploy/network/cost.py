@@ -35,16 +35,26 @@ def measure_cost(net: nn.Module, resolution: Resolution = REFERENCE_RESOLUTION) 
 def count_macs(net: nn.Module, resolution: Resolution = REFERENCE_RESOLUTION) -> dict[str, int]:
     """Multiply-accumulates by module name, each with those of the modules inside it; the network itself is ``""``.
 
-    The forward pass runs on torch's meta device under its FLOP counter; a multiply-accumulate is two FLOPs. Only
-    convolutions and matrix products are counted, as is usual.
+    The forward pass runs on torch's meta device under its FLOP counter, or where its code cannot do that, for real; a
+    multiply-accumulate is two FLOPs. Only convolutions and matrix products are counted, as is usual.
     """
-    shadow = copy.deepcopy(net).to("meta")
-    frame = torch.empty(1, 3, resolution.height, resolution.width, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(frame)
+    try:
+        counter = _count_flops(copy.deepcopy(net).to("meta"), resolution)
+    except (RuntimeError, NotImplementedError):  # such as code that looks at numbers, which are not there
+        counter = _count_flops(net, resolution)
     # The counter calls the network itself by its class.
     found = {name.partition(".")[2]: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     return {**found, "": counter.get_total_flops() // 2}
+
+
+def _count_flops(net: nn.Module, resolution: Resolution) -> FlopCounterMode:
+    """The counter after one pass of a frame, on the network's device."""
+    device = next((parameter.device for parameter in net.parameters()), None)
+    frame = torch.zeros(1, 3, resolution.height, resolution.width, device=device)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        net(frame)
+    return counter
 
 
 @register_flop_formula(torch.ops.deblur.deform_conv2d)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deblur_deploy.network import inception_resnet_v2, mobilenet_v2
-from deblur_deploy.network.conv_norm import Norm, drop_statistics, fold_norms
+from deblur_deploy.network.conv_norm import Norm, PictureNorm, drop_statistics, fold_norms
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
 
@@ -48,17 +48,9 @@ class DeblurGANv2Config:
     widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-class PictureNorm(nn.Module):
-    """Every channel to mean 0 and variance 1 over the picture (Ulyanov et al., 2016), without weights."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) in and out."""
-        return F.instance_norm(x, eps=_NORM_EPS)
-
-
 def smoothing(in_channels: int, out_channels: int) -> nn.Sequential:
     """A 3x3 convolution, normalised, with ReLU."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), PictureNorm(), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), PictureNorm(_NORM_EPS), nn.ReLU())
 
 
 class Head(nn.Module):

@@ -34,6 +34,10 @@ QUANTIZABLE = (nn.Conv2d, nn.ConvTranspose2d, DeformConv2d)
 """Layers whose weights can be quantized."""
 
 
+_OUTPUT_AXES = {"nn.Conv2d": 0, "nn.ConvTranspose2d": 1, "DeformConv2dPack": 0}
+"""ModelOpt's names of these layers, and the axis of their weights that counts output channels."""
+
+
 @dataclass(frozen=True)
 class QuantScheme:
     """How a network is quantized, as its manifest keeps it.
@@ -116,16 +120,14 @@ def _rules(scheme: QuantScheme) -> list[dict[str, Any]]:
     """ModelOpt's table of quantizers; later rules overrule earlier ones."""
     per_channel = scheme.format == "int8"
     bits: int | tuple[int, int] = scheme.bits if per_channel else (4, 3)
-    rules: list[dict[str, Any]] = [
-        {"quantizer_name": "*", "enable": False},
-        {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": bits, "axis": 0 if per_channel else None}},
-    ]
-    if per_channel:
-        # A transposed convolution keeps its output channels on the second axis.
-        transposed = {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": bits, "axis": 1}}
-        rules.append({"parent_class": "nn.ConvTranspose2d", **transposed})
-    if not scheme.weights_only:
-        rules.append({"quantizer_name": "*input_quantizer", "cfg": {"num_bits": bits, "axis": None}})
+    rules: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    # ModelOpt would quantize what enters normalisation and pooling too, which runs in float on every runtime.
+    for layer, axis in _OUTPUT_AXES.items():
+        weight = {"num_bits": bits, "axis": axis if per_channel else None}
+        rules.append({"parent_class": layer, "quantizer_name": "*weight_quantizer", "cfg": weight})
+        if not scheme.weights_only:
+            given = {"num_bits": bits, "axis": None}
+            rules.append({"parent_class": layer, "quantizer_name": "*input_quantizer", "cfg": given})
     # By their full names: a deformable convolution holds the one that predicts its offsets.
     exempt = [f"{name}.{part}_quantizer" for name in scheme.exempt for part in ("weight", "input")]
     return rules + [{"quantizer_name": name, "enable": False} for name in exempt]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,9 @@ from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
 
 PREFIX = "net."
 """What stands before the names of the user's own arrays."""
+
+_OURS = __name__.partition(".")[0]
+_HINT = "write package.module:name, where name() gives a torch.nn.Module"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,10 @@ class OwnNetwork(Generator):
         self.arch = factory
         self.config: OwnConfig = config
         self.multiple_of = config.multiple_of
-        self.net = _find(factory)()
+        with torch.device(
+            "cpu"
+        ):  # also where networks are made without memory: user's code may compute while it is made
+            self.net = _find(factory)()
         if not isinstance(self.net, nn.Module):
             raise ConfigError(
                 f"{factory} gives {type(self.net).__name__!r}, not a network", hint="it must give a torch.nn.Module"
@@ -64,16 +72,33 @@ class OwnNetwork(Generator):
         Raises:
             ConfigError: That is no picture of the same size.
         """
-        given = self.net(blurred)
-        estimates = list(given) if isinstance(given, Sequence) else [given]
-        last = estimates[-1] if estimates else None
-        if not isinstance(last, Tensor) or last.shape != blurred.shape:
-            found = tuple(last.shape) if isinstance(last, Tensor) else f"{type(given).__name__!r}"
-            raise ConfigError(
-                f"{self.arch} gives {found} for a picture of {tuple(blurred.shape)}",
-                hint="it must give RGB of the size that it was given; --multiple-of N pads pictures to a multiple of N",
-            )
-        return estimates
+        return pictures_of(self.net(blurred), blurred, self.arch)
+
+    def config_at(self, shapes: Shapes) -> OwnConfig:
+        """The config of this network with arrays of these shapes."""
+        return read_own_config(self.arch, self.multiple_of, shapes)
+
+
+def pictures_of(given: Any, blurred: Tensor, name: str) -> list[Tensor]:
+    """What a network gave for a picture, as a list whose last is the restored one.
+
+    Args:
+        given: A picture, or a list or tuple of estimates.
+        blurred: (N, 3, H, W), what it was given.
+        name: What the network is called in messages.
+
+    Raises:
+        ConfigError: The last is no picture of the same size.
+    """
+    estimates = list(given) if isinstance(given, Sequence) else [given]
+    last = estimates[-1] if estimates else None
+    if not isinstance(last, Tensor) or last.shape != blurred.shape:
+        found = tuple(last.shape) if isinstance(last, Tensor) else f"{type(given).__name__!r}"
+        raise ConfigError(
+            f"{name} gives {found} for a picture of {tuple(blurred.shape)}",
+            hint="it must give RGB of the size that it was given; --multiple-of N pads pictures to a multiple of N",
+        )
+    return estimates
 
 
 def read_own_config(factory: str, multiple_of: int, shapes: Shapes) -> OwnConfig:
@@ -83,18 +108,20 @@ def read_own_config(factory: str, multiple_of: int, shapes: Shapes) -> OwnConfig
         ConfigError: The factory cannot be found or used.
         KeyError: An array of the network is missing; the exception names it.
     """
-    with torch.device("meta"):
-        own = OwnNetwork(factory, OwnConfig(multiple_of))
-    return OwnConfig(multiple_of, changed_widths(own, shapes))
+    return OwnConfig(multiple_of, changed_widths(OwnNetwork(factory, OwnConfig(multiple_of)), shapes))
 
 
 def _find(factory: str) -> Callable[[], nn.Module]:
     """The function or class of this name.
 
-    Only functions written in Python and ``nn.Module`` classes are called: the name may come from an artifact's
-    manifest, and should not be able to call whatever the standard library holds.
+    The name may come from an artifact's manifest, so only what can be a user's factory is called: a function or an
+    ``nn.Module`` class that needs no arguments, from neither Python's own library nor this package.
+
+    Raises:
+        ConfigError: It is none.
     """
     module_name, _, name = factory.partition(":")
+    _check_origin(factory, module_name)
     try:
         found = getattr(importlib.import_module(module_name), name, None)
     except (ImportError, ValueError) as err:
@@ -103,8 +130,23 @@ def _find(factory: str) -> Callable[[], nn.Module]:
             hint="install it, or put its folder on the path: PYTHONPATH=. deblur-deploy …",
         ) from err
     if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):
+        raise ConfigError(f"{factory} is no function and no class of networks", hint=_HINT)
+    _check_origin(factory, found.__module__)  # a module may hold what it has imported from elsewhere
+    try:
+        inspect.signature(found).bind()
+    except TypeError as err:
         raise ConfigError(
-            f"{factory} is no function and no class of networks",
-            hint="write package.module:name, where name() gives a torch.nn.Module",
-        )
+            f"{factory} needs arguments: {err}", hint="write a function without any that gives the network you trained"
+        ) from err
     return found
+
+
+def _check_origin(factory: str, module_name: str) -> None:
+    """Refuse what no user has written."""
+    package = module_name.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        raise ConfigError(f"{factory} is part of Python, and makes no network", hint=_HINT)
+    if package == _OURS:
+        raise ConfigError(
+            f"{factory} is part of deblur-deploy", hint="its own networks have names: --arch mimo-unet, for example"
+        )

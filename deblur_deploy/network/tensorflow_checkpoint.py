@@ -15,6 +15,12 @@ _PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 """Ends of the files that belong to one checkpoint."""
 
 
+def is_tensorflow_checkpoint(path: Path) -> bool:
+    """Whether a path is the prefix of a checkpoint of TensorFlow, or one of its files."""
+    prefix = path.with_name(_PART.sub("", path.name))
+    return prefix.with_name(f"{prefix.name}.index").is_file()
+
+
 def read_tensorflow_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
     """All variables of a checkpoint.
 

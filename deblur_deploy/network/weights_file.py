@@ -6,7 +6,7 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,13 +191,18 @@ def _unwrapped(loaded: Any) -> tuple[dict[str, Tensor], str | None]:
 
 def _without_prefixes(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
     """Names without prefixes that wrap them all, and the prefix of the moving average, if there is one to take."""
-    average = next((prefix for prefix in _AVERAGE_PREFIXES if any(name.startswith(prefix) for name in state)), None)
+    state = _unprefixed(state, _PREFIXES)
+    marked = {prefix: [name for name in state if name.startswith(prefix)] for prefix in _AVERAGE_PREFIXES}
+    average = next((prefix for prefix, names in marked.items() if 0 < len(names) < len(state)), None)
     if average is not None:
-        state = {name: tensor for name, tensor in state.items() if name.startswith(average)}
-    prefixes = (*_PREFIXES, *_AVERAGE_PREFIXES)
+        state = {name: state[name] for name in marked[average]}
+    return _unprefixed(state, (*_PREFIXES, *_AVERAGE_PREFIXES)), average
+
+
+def _unprefixed(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
     while prefix := next((p for p in prefixes if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return dict(state), average
+    return dict(state)
 
 
 def _reason_unusable(tensor: Tensor) -> str | None:

@@ -8,11 +8,13 @@ every width, and neither does one that a user brings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deblur_deploy.errors import ConfigError
+from deblur_deploy.network.conv_norm import drop_channel_counts
 
 Shapes = Mapping[str, Sequence[int]]
 """Names of parameters and buffers to their shapes."""
@@ -63,6 +65,8 @@ def apply_widths(net: nn.Module, widths: Shapes) -> None:
         fresh = torch.zeros(tuple(shape), dtype=tensor.dtype, device=tensor.device)
         setattr(owner, leaf, nn.Parameter(fresh) if isinstance(tensor, nn.Parameter) else fresh)
         owners[owner_name] = owner
+    if widths:
+        drop_channel_counts(net)
     for owner in owners.values():
         _settle(owner)
         if callable(reset := getattr(owner, "reset_parameters", None)):
@@ -81,7 +85,9 @@ def _settle(layer: nn.Module) -> None:
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)):
-        layer.num_features = layer.weight.shape[0]
+        # One of the two is there, for an array of this layer has changed its width.
+        per_channel = cast(Tensor, layer.weight if layer.affine else layer.running_mean)
+        layer.num_features = per_channel.shape[0]
     elif isinstance(layer, nn.GroupNorm):
         layer.num_channels = layer.weight.shape[0]
     elif isinstance(layer, nn.LayerNorm):

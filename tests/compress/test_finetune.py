@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deblur_deploy.compress import finetune as finetune_module
-from deblur_deploy.compress.finetune import finetune
+from deblur_deploy.compress.finetune import finetune, fitting_crops
 from deblur_deploy.config import FitConfig, ShakeConfig, TuningConfig
 from deblur_deploy.images import save_rgb
+from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training.loop import FitReport
 
@@ -63,3 +64,17 @@ def test_the_teachers_picture_is_part_of_the_loss(tiny_config: SRNConfig, config
     assert losses[0] is not None
     assert losses[1] is not None
     assert losses[1] > losses[0] + 1
+
+
+@pytest.mark.parametrize(
+    ("multiple_of", "smallest_side", "side"), [(1, 1, 80), (16, 16, 80), (32, 64, 96), (32, 128, 128), (7, 1, 112)]
+)
+def test_crops_are_as_large_as_the_network_needs(multiple_of: int, smallest_side: int, side: int) -> None:
+    class Demanding(Generator):
+        def forward_scales(self, blurred: Tensor) -> list[Tensor]:
+            return [blurred]
+
+    net = Demanding()
+    net.multiple_of, net.smallest_side = multiple_of, smallest_side
+    assert fitting_crops(FitConfig(crop=80), net).crop == side
+    assert fitting_crops(FitConfig(crop=80), nn.Identity()).crop == 80

@@ -214,3 +214,78 @@ def test_a_layer_that_runs_twice_needs_forward_once():
             return self(x, times=1)
 
     assert [group.layers for group in find_groups(Once(), SIZE)] == [("enter", "again")]
+
+
+class Normalised(nn.Module):
+    """Instance norm in its three forms, the picture joined to features, and a joint that is added to a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.InstanceNorm2d(16, affine=True))
+        self.inner = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.InstanceNorm2d(24), nn.ReLU())
+        self.fuse = nn.Conv2d(3 + 24, 16, 1)
+        self.aside = nn.Conv2d(16, 8, 3, padding=1)
+        self.join = nn.Conv2d(16, 24, 3, padding=1)
+        self.last = nn.Conv2d(24, 3, 3, padding=1)
+
+    def forward(self, x):
+        fine = F.relu(self.enter(x))
+        fused = F.instance_norm(self.fuse(torch.cat([x, self.inner(fine)], dim=1)))
+        joint = torch.cat([fused, self.aside(fine)], dim=1)
+        return x + self.last(joint + self.join(fine))
+
+
+def members(group) -> dict[tuple[str, str], tuple[tuple[int, ...], ...]]:
+    return {(member.layer, member.side): member.places for member in group.members}
+
+
+def test_instance_norm_goes_with_the_convolution_before_it():
+    group = group_of(Normalised(), "enter.0")
+
+    assert sides(group) == {
+        ("enter.0", "out", 1),
+        ("enter.1", "out", 1),
+        ("inner.0", "in", 1),
+        ("aside", "in", 1),
+        ("join", "in", 1),
+    }
+
+
+def test_channels_after_the_picture_in_a_joint_keep_their_places():
+    places = members(group_of(Normalised(), "inner.0"))["fuse", "in"]
+
+    assert places == tuple((3 + channel,) for channel in range(24))
+
+
+def test_a_joint_that_is_added_to_a_value_is_a_group_for_each_of_its_parts():
+    groups = [group for group in find_groups(Normalised(), SIZE) if "join" in group.layers]
+
+    assert sorted((group.channels, group.layers) for group in groups) == [
+        (8, ("aside", "join")),
+        (16, ("fuse", "join")),
+    ]
+    for group in groups:
+        first = 0 if "fuse" in group.layers else 16
+        assert members(group)["join", "out"] == members(group)["last", "in"]
+        assert members(group)["join", "out"][0] == (first,)
+
+
+def test_channels_that_are_added_to_the_picture_inside_stay():
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3, padding=1)
+            self.wide = nn.Conv2d(3, 11, 3, padding=1)
+            self.last = nn.Conv2d(11, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.last(torch.cat([x, self.first(x)], dim=1) + self.wide(x))
+
+    (group,) = find_groups(Inside(), SIZE)
+    assert members(group)["wide", "out"] == tuple((3 + channel,) for channel in range(8))
+
+
+def test_tracing_leaves_instance_norm_as_it_was():
+    x = torch.rand(2, 4, 8, 8)
+    find_groups(Normalised(), SIZE)
+    torch.testing.assert_close(F.instance_norm(x).mean((2, 3)), torch.zeros(2, 4), atol=1e-6, rtol=0)

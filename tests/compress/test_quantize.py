@@ -39,6 +39,22 @@ def test_first_last_and_offset_convolutions_are_exempt(net):
     assert default_exemptions(net, torch.rand(1, 3, 32, 32)) == EXEMPT
 
 
+def test_normalisation_and_pooling_get_no_quantizers(photo):
+    class Mixed(torch.nn.Sequential):
+        def forward_once(self, image):
+            return self(image)
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.InstanceNorm2d(8, affine=True), torch.nn.MaxPool2d(2)]
+    net = Mixed(*layers, torch.nn.BatchNorm2d(8), torch.nn.ConvTranspose2d(8, 3, 2, stride=2)).eval()
+
+    peaks = quantize_network(net, {"bits": 8}, [to_batch(photo)])
+
+    assert sorted(peaks) == ["0", "4"]
+    assert {name.rpartition(".")[0].rpartition(".")[0] for name in read_ranges(net)} == {"0", "4"}
+    assert read_ranges(net)["4.weight_quantizer._amax"].shape == (1, 3, 1, 1)
+
+
 def test_weights_are_rounded_per_output_channel_and_activations_per_tensor(net, photo):
     original = copy.deepcopy(net)
     quantize_network(net, {"bits": 8, "exempt": list(EXEMPT)}, [to_batch(photo)])

@@ -116,3 +116,48 @@ def test_a_network_whose_traced_pass_hides_something_is_refused():
 
     with pytest.raises(ConfigError, match="without channels of first the network does not run"):
         check_removal(net, remove_channels(net, groups, [[1]]), groups, [[1]], SIZE)
+
+
+def test_a_wrong_channel_shows_where_it_hardly_matters():
+    """A branch that adds a millionth of the picture: far less than single precision's rounding in a deep network."""
+
+    class Faint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, x):
+            return x + 1e-6 * self.last(self.first(x))
+
+    net = Faint()
+    (group,) = find_groups(net, SIZE)
+
+    check_removal(net, remove_channels(net, [group], [[3]]), [group], [[3]], SIZE)
+    with pytest.raises(VerificationError, match="without channels of first"):
+        check_removal(net, remove_channels(net, [group], [[4]]), [group], [[3]], SIZE)
+
+
+def test_code_that_is_bound_to_single_precision_is_held_to_that():
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.last(self.first(x.float()))
+
+    net = Single()
+    (group,) = find_groups(net, SIZE)
+    check_removal(net, remove_channels(net, [group], [[3]]), [group], [[3]], SIZE)
+
+
+def test_instance_norm_without_weights_fits_any_number_of_channels():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.Conv2d(8, 3, 3, padding=1))
+    groups = find_groups(net, SIZE)
+
+    small = remove_channels(net, groups, every_third(groups))  # a warning would be an error
+
+    check_removal(net, small, groups, every_third(groups), SIZE)
+    assert small[0].out_channels == 5

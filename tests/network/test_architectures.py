@@ -134,3 +134,64 @@ def test_the_history_says_what_was_imported_and_how(tiny_config, tmp_path):
 
     (step,) = load_artifact(tmp_path / "artifact").history
     assert step.config == {"file": "net.pth", "arch": "srn", "average": "params_ema"}
+
+
+@pytest.mark.parametrize("other", ARCHITECTURES)
+def test_a_checkpoint_is_told_from_those_of_all_other_networks(other, tmp_path):
+    """Wrapped, with the prefix of parallel training, and in half precision: none of it hides what it is."""
+    names = example_names(ARCHITECTURES[other])
+    state = {f"module.{name}": torch.zeros(1, dtype=torch.float16) for name in names}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net.pth")
+
+    for arch in ARCHITECTURES.keys() - {other}:
+        with pytest.raises(ArtifactError, match=f"is not {arch}: by its names it is {other}") as caught:
+            import_checkpoint(tmp_path / "net.pth", arch, tmp_path / "artifact")
+        assert caught.value.hint == f"--arch {other}"
+
+
+@pytest.mark.parametrize("given", ["deblur.model-1", "deblur.model-1.index", "deblur.model-1.data-00000-of-00001"])
+@pytest.mark.parametrize("arch", ["srn", "mimo-unet", "deblurgan-v2-inception"])
+def test_a_checkpoint_of_tensorflow_is_known_without_it(given, arch, tmp_path):
+    for part in ("index", "data-00000-of-00001"):
+        (tmp_path / f"deblur.model-1.{part}").write_bytes(b"x")
+
+    with pytest.raises(ArtifactError, match="is a TensorFlow checkpoint") as caught:
+        import_checkpoint(tmp_path / given, arch, tmp_path / "artifact")
+    assert caught.value.hint == "--arch srn-cvpr18"
+
+
+@pytest.mark.parametrize("arch", ["srn", "srn-cvpr18", "deblurgan-v2-mobilenet", "deblurgan-v2-inception"])
+def test_half_of_any_checkpoint_is_refused(arch, tmp_path):
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in ARCHITECTURES[arch].example().state_dict().items()}
+    half = dict(list(shapes.items())[: len(shapes) // 2])
+    torch.save({name: torch.zeros(shape) for name, shape in half.items()}, tmp_path / "half.pth")
+
+    with pytest.raises(ArtifactError, match=r"(lacks|missing)"):
+        import_checkpoint(tmp_path / "half.pth", arch, tmp_path / "artifact")
+    assert not (tmp_path / "artifact").exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "taken"),
+    [
+        (lambda raw, average: {"params": raw, "params_ema": average}, "params_ema"),
+        (
+            lambda raw, average: {
+                **{f"module.generator.{name}": tensor for name, tensor in raw.items()},
+                **{f"module.generator_ema.{name}": tensor for name, tensor in average.items()},
+            },
+            None,
+        ),
+    ],
+)
+def test_of_twins_the_average_is_taken_from_any_network(held, taken, tmp_path):
+    raw = MIMOUNet(MIMOUNetConfig(1)).state_dict()
+    average = {name: tensor * 0.5 for name, tensor in raw.items()}
+    torch.save(held(raw, average), tmp_path / "net.pth")
+
+    artifact = import_checkpoint(tmp_path / "net.pth", "mimo-unet", tmp_path / "artifact")
+
+    assert artifact.history[-1].config["average"] == (taken or "generator_ema.")
+    loaded = load_network(artifact).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in average.items())

@@ -42,6 +42,18 @@ class Smaller(Net):
 def nothing():
     return 3
 
+class Sized(Net):
+    def __init__(self, width):
+        super().__init__(width)
+
+class Computing(Net):
+    # Computes while it is made, as networks with stochastic depth do.
+
+    def __init__(self):
+        super().__init__(int(torch.linspace(0, 8, 2)[-1].item()))
+
+from platform import node
+
 number = 4
 """
 
@@ -63,7 +75,7 @@ def saved(factory: str, folder: Path) -> tuple[nn.Module, Path]:
     return net, folder / "own.pth"
 
 
-@pytest.mark.parametrize("factory", ["Net", "wide"])
+@pytest.mark.parametrize("factory", ["Net", "wide", "Computing"])
 def test_a_class_or_a_function_makes_the_network(factory, users_code):
     own, path = saved(factory, users_code)
     arch = f"users_networks:{factory}"
@@ -113,7 +125,12 @@ def test_pruned_widths_are_read_off_the_weights(users_code):
         (":Net", "cannot be imported"),
         ("users_networks:Missing", "is no function and no class of networks"),
         ("users_networks:number", "is no function and no class of networks"),
-        ("os:abort", "is no function and no class of networks"),
+        ("os:getcwd", "is part of Python"),
+        ("subprocess:getoutput", "is part of Python"),
+        ("builtins:exit", "is part of Python"),
+        ("users_networks:node", "is part of Python"),
+        ("deblur_deploy.cli:main", "is part of deblur-deploy"),
+        ("users_networks:Sized", "needs arguments: missing a required argument: 'width'"),
         ("users_networks:nothing", "gives 'int', not a network"),
         ("users_networks:Smaller", r"gives \(1, 8, 90, 160\) for a picture of \(1, 3, 360, 640\)"),
     ],

@@ -1,0 +1,55 @@
+"""The two normalisations of one published checkpoint, in dB."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deblur_deploy.data.pairs import Pair
+from deblur_deploy.evaluate import evaluate_network
+from deblur_deploy.network.architectures import ImportOptions
+from deblur_deploy.network.checkpoint import read_checkpoint
+from deblur_deploy.network.deblurgan_v2 import DeblurGANv2MobileNet
+from deblur_deploy.network.mimo_unet import MIMOUNet, MIMOUNetConfig
+from deblur_deploy.norms import compare_norms
+
+MOBILE = "deblurgan-v2-mobilenet"
+
+
+def published() -> dict[str, Tensor]:
+    """Weights with gathered statistics, which are not those of any picture."""
+    torch.manual_seed(0)
+    net = DeblurGANv2MobileNet()
+    state = net.state_dict()
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.InstanceNorm2d):
+            state[f"{name}.running_mean"] = torch.full((layer.num_features,), 0.1)
+            state[f"{name}.running_var"] = torch.full((layer.num_features,), 0.5)
+    return state
+
+
+@pytest.fixture
+def pairs(photo: NDArray[np.uint8]) -> list[Pair]:
+    return [Pair("drawn", np.roll(photo, 3, axis=1)[:64, :64], photo[:64, :64])]
+
+
+def test_both_normalisations_are_measured(pairs, tmp_path):
+    torch.save({"model": published()}, tmp_path / "net.h5")
+
+    norms = compare_norms(tmp_path / "net.h5", MOBILE, ImportOptions(), pairs)
+
+    assert list(norms) == ["image", "folded"]
+    assert norms["image"] != pytest.approx(norms["folded"], abs=0.01)
+    folded = read_checkpoint(tmp_path / "net.h5", MOBILE, ImportOptions(norm="folded")).net
+    assert norms["folded"] == evaluate_network(folded.eval(), pairs)
+
+
+def test_there_is_nothing_to_compare_without_a_choice(pairs, tmp_path):
+    torch.save({"model": DeblurGANv2MobileNet().state_dict()}, tmp_path / "bare.h5")
+    torch.save({"model": MIMOUNet(MIMOUNetConfig(1)).state_dict()}, tmp_path / "mimo.pkl")
+
+    assert compare_norms(tmp_path / "bare.h5", MOBILE, ImportOptions(), pairs) == {}
+    assert compare_norms(tmp_path / "mimo.pkl", "mimo-unet", ImportOptions(), pairs) == {}
