@@ -15,6 +15,7 @@ from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
+from shipped_pair import ShippedPair
 from target import Target
 
 from deblur_deploy.errors import ConfigError
@@ -32,6 +33,7 @@ Work = (
     | Networks
     | PublishedCosts
     | PublishedClaims
+    | ShippedPair
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -45,6 +47,7 @@ KINDS: Mapping[str, type[Work]] = {
     "matrix": Matrix,
     "published-costs": PublishedCosts,
     "published-claims": PublishedClaims,
+    "shipped-pair": ShippedPair,
     "networks": Networks,
 }
 """Kinds of measurement by the name that scenario files use."""

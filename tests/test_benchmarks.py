@@ -55,6 +55,17 @@ qat_steps = 0
 figure = "FIGURE"
 bench = { resolution = { width = 48, height = 32 }, warmup_ms = 0, duration_ms = 30, max_windows = 3 }
 """
+PAIR = """
+title = "Pair"
+about = "Cost."
+kind = "shipped-pair"
+target.at_most = 100
+[parameters]
+original = "srn-demo"
+compressed = "srn-demo"
+figure = "FIGURE"
+bench = { resolution = { width = 48, height = 32 }, warmup_ms = 0, duration_ms = 30, max_windows = 3 }
+"""
 MATRIX = """
 title = "Matrix"
 about = "Time."
@@ -188,6 +199,9 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "matrix-640x360": (None, 4.0),
             "matrix-1280x720": (None, 4.0),
             "published-costs": (0.25, None),
+            "srn-base-size": (0.125, None),
+            "srn-base-drop": (0.3, None),
+            "srn-base-speedup": (None, 10.0),
             "published-claims": (0.0, None),
             "networks-640x360": (None, 2.0),
         }
@@ -302,6 +316,22 @@ def test_a_frame_is_timed_on_every_runtime_and_the_best_is_the_figure(benchmarks
     assert record["details"]["int8_source"].startswith("made for this run: prune --keep 0.7 and qat")
     assert len(record["samples_ms"]["original, torch"]) == 3
     assert str(root) not in json.dumps(record)
+
+
+@pytest.mark.parametrize("figure", ["size_ratio", "drop_db", "speedup"])
+def test_a_shipped_pair_is_compared_as_onnx_files(benchmarks, root, shipped_tiny, monkeypatch, tmp_path, figure):
+    """A network beside itself: the same size and the same picture, and a time on every runtime."""
+    monkeypatch.setattr("shipped_pair.shipped", lambda folder: tmp_path / folder)
+    write(root, "pair", PAIR.replace("FIGURE", figure))
+
+    assert run(benchmarks, root, "pair") == 0
+
+    (record,) = records(root, "pair")
+    if figure == "speedup":
+        assert record["figure"] > 0
+        assert len(record["samples_ms"]) >= 3
+    else:
+        assert record["figure"] == {"size_ratio": 1, "drop_db": 0}[figure]
 
 
 def test_compression_is_measured_once_for_all_its_figures(benchmarks, root, shipped_tiny, monkeypatch, photo):

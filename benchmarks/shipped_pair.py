@@ -1,0 +1,78 @@
+"""A shipped generator beside the compressed one that is shipped with it: size, quality and latency as ONNX files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from measurement import Measurement
+
+from deblur_deploy.artifact import Artifact, load_artifact
+from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.config import ExportConfig
+from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.package_data import shipped
+
+
+@dataclass(frozen=True)
+class ShippedPair:
+    """What the compressed generator costs and buys against the one that it was made from.
+
+    Args:
+        original: Name of a shipped generator.
+        compressed: Name of the one made from it.
+        figure: ``size_ratio`` (of the ONNX files), ``drop_db`` (PSNR on the shipped pairs, both as ONNX files), or
+            ``speedup`` (the original in eager PyTorch over the compressed file in the fastest runtime).
+        bench: Size of the frame, and how it is timed.
+    """
+
+    original: str
+    compressed: str
+    figure: Literal["size_ratio", "drop_db", "speedup"]
+    bench: BenchConfig
+
+    def measure(self) -> Measurement:
+        """The figure."""
+        from deblur_deploy.export.to_onnx import export_onnx
+
+        size, needs_quality = self.bench.resolution, self.figure == "drop_db"
+        config = ExportConfig(size.width, size.height, evaluate=needs_quality)
+        checkpoints = [load_artifact(shipped("models") / name) for name in (self.original, self.compressed)]
+        hashes = {"model_sha256": checkpoints[0].sha256, "compressed_sha256": checkpoints[1].sha256}
+        with TemporaryDirectory() as folder:
+            graphs = [export_onnx(artifact, config, Path(folder) / artifact.directory.name) for artifact in checkpoints]
+            if self.figure == "size_ratio":
+                return _size(graphs, hashes)
+            if self.figure == "drop_db":
+                return _drop(graphs, hashes)
+            return self._speedup(checkpoints[0], graphs[1], hashes)
+
+    def _speedup(self, original: Artifact, graph: Artifact, hashes: dict[str, Any]) -> Measurement:
+        report = measure([BenchEntry(original, "torch"), *all_entries([graph])], self.bench)
+        if report.interrupted:
+            raise KeyboardInterrupt
+        first, rows = report.rows[0], [row for row in report.rows[1:] if row.latency_ms and row.ratio]
+        if not rows or first.latency_ms is None:
+            raise MissingDependencyError("there is nothing to compare", hint="pip install 'deblur-deploy[cpu]'")
+        best = max(rows, key=lambda row: row.ratio or 0.0)
+        assert best.latency_ms is not None
+        assert best.ratio is not None
+        medians = first.latency_ms.median, best.latency_ms.median
+        note = f"{medians[0]:.0f} ms in eager PyTorch against {medians[1]:.0f} ms in {best.runtime}"
+        details = hashes | {"threads": report.device["threads"], "rows": [row.as_json() for row in report.rows]}
+        samples = {f"{Path(row.artifact).name}, {row.runtime}": row.windows_ms for row in (first, *rows)}
+        return Measurement(best.ratio, "×", samples, note, details, first.stable and best.stable)
+
+
+def _size(graphs: list[Artifact], hashes: dict[str, Any]) -> Measurement:
+    sizes = [graph.path.stat().st_size for graph in graphs]
+    note = f"{sizes[0] / 1e6:.2f} MB to {sizes[1] / 1e6:.3f} MB"
+    return Measurement(sizes[1] / sizes[0], "of the size", {}, note, hashes | {"bytes": sizes})
+
+
+def _drop(graphs: list[Artifact], hashes: dict[str, Any]) -> Measurement:
+    psnr = [graph.figures["psnr_db"] for graph in graphs]
+    note = f"{psnr[0]:.2f} dB to {psnr[1]:.2f} dB, both as ONNX files"
+    return Measurement(psnr[0] - psnr[1], "dB", {}, note, hashes | {"psnr_db": psnr})
