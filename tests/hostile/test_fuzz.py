@@ -158,7 +158,8 @@ def fields(plain: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
                     break
             else:
                 key = path[-1]
-                if isinstance(table, dict) or (isinstance(table, list) and key in range(len(table))):
+                named = isinstance(table, dict) and isinstance(key, str)
+                if named or (isinstance(table, list) and key in range(len(table))):
                     table[key] = value
         return dict(copy)
 
