@@ -21,7 +21,7 @@ def sbom_of(pins: str, version: str) -> dict[str, Any]:
     """The bill for pinned packages.
 
     Args:
-        pins: Lines of ``constraints.txt``, ``requirements.lock``, or both; of several for a package the last one counts.
+        pins: Lines of ``constraints.txt``, ``requirements.lock``, or both; of a package's lines the last one counts.
         version: Version of deblur-deploy.
     """
     found = [line.groupdict() for line in map(_LINE.fullmatch, pins.splitlines()) if line]

@@ -30,7 +30,9 @@ def test_the_bill_names_every_pinned_package() -> None:
 
 
 def test_every_pinned_package_but_torch_is_locked() -> None:
-    pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith(("#", "torch=="))]
+    pinned = [
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith(("#", "torch=="))
+    ]
     locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
     assert sorted(line.partition(" --hash=sha256:")[0] for line in locked) == sorted(
         line.lower().replace("_", "-") for line in pinned

@@ -1,7 +1,7 @@
 """Random and mutated input for everything that reads files or text from outside: no exception but our own comes out.
 
-A hundred inputs each in every run of the tests; a hundred thousand each with ``-m slow``, which prints how many different
-outcomes there were (with ``-s``). Hypothesis makes the inputs; of each one, cheap variants are read too.
+A hundred inputs each in every run of the tests; a hundred thousand each with ``-m slow``, which prints how many
+different outcomes there were (with ``-s``). Hypothesis makes the inputs; of each one, cheap variants are read too.
 """
 
 from __future__ import annotations
@@ -89,10 +89,12 @@ def check(read: Callable[[Any], object], value: Any) -> tuple[object, ...]:
     try:
         read(value)
     except DeblurDeployError as err:
-        assert err.hint
-        assert len(str(err)) < 100_000
-        return tuple(lines(err.__traceback__))
-    return ()
+        error = err
+    else:
+        return ()
+    assert error.hint
+    assert len(str(error)) < 100_000
+    return tuple(lines(error.__traceback__))
 
 
 def lines(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:

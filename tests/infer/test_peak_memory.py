@@ -57,13 +57,19 @@ def gradient(width: int, height: int) -> Image.Image:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("megapixels", [2, 10, 25, 50, 100])
-def test_the_process_stays_within_the_budget(
-    megapixels: int, one_convolution: Artifact, tmp_path: Path
-) -> None:
+def test_the_process_stays_within_the_budget(megapixels: int, one_convolution: Artifact, tmp_path: Path) -> None:
     height = int((megapixels * 1e6 * 2 / 3) ** 0.5)
     width = round(megapixels * 1e6 / height)
     gradient(width, height).save(tmp_path / "in.png", compress_level=1)
-    given = (one_convolution.path.parent, tmp_path / "in.png", "--out", tmp_path / "out", "--max-memory", BUDGET, "--json")
+    given = (
+        one_convolution.path.parent,
+        tmp_path / "in.png",
+        "--out",
+        tmp_path / "out",
+        "--max-memory",
+        BUDGET,
+        "--json",
+    )
     command = [sys.executable, "-c", MEASURE, *map(str, given)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
