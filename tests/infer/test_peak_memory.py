@@ -55,6 +55,7 @@ def gradient(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("megapixels", [2, 10, 25, 50, 100])
 def test_the_process_stays_within_the_budget(megapixels: int, one_convolution: Artifact, tmp_path: Path) -> None:
