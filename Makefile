@@ -36,7 +36,7 @@ check: venv
 # Wheel, sdist and bill of materials, in dist.
 release: venv
 	$(BIN)/python -m hatchling build
-	$(BIN)/python release/sbom.py constraints.txt > dist/sbom.json
+	$(BIN)/python release/sbom.py constraints.txt requirements.lock > dist/sbom.json
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -1,8 +1,8 @@
 """Write a software bill of materials in CycloneDX's JSON (version 1.5): what is tested together.
 
-From ``requirements.lock`` it has the hashes of the files too.
+The versions are those of ``constraints.txt``; ``requirements.lock`` adds the hashes of the files.
 
-python release/sbom.py constraints.txt > dist/sbom.json
+python release/sbom.py constraints.txt requirements.lock > dist/sbom.json
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from typing import Any
 _LINE = re.compile(r"(?P<name>[^=\s]+)==(?P<version>\S+)(?: --hash=sha256:(?P<sha256>[0-9a-f]{64}))?")
 
 
-def sbom_of(lock: str, version: str) -> dict[str, Any]:
+def sbom_of(pins: str, version: str) -> dict[str, Any]:
     """The bill for pinned packages.
 
     Args:
-        lock: Text of ``constraints.txt`` or ``requirements.lock``.
+        pins: Lines of ``constraints.txt``, ``requirements.lock``, or both; of a package's lines the last one counts.
         version: Version of deblur-deploy.
     """
+    found = [line.groupdict() for line in map(_LINE.fullmatch, pins.splitlines()) if line]
+    parts = {_normal(part["name"]): part for part in found}
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
         "metadata": {"component": {"type": "application", "name": "deblur-deploy", "version": version}},
-        "components": [_component(**found.groupdict()) for found in map(_LINE.fullmatch, lock.splitlines()) if found],
+        "components": [_component(**part) for part in parts.values()],
     }
 
 
@@ -45,8 +47,13 @@ def _component(name: str, version: str, sha256: str | None) -> dict[str, Any]:
     }
 
 
+def _normal(name: str) -> str:
+    """A name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _purl(name: str, version: str) -> str:
-    return f"pkg:pypi/{name}@{version}"
+    return f"pkg:pypi/{_normal(name)}@{version}"
 
 
 def _license(name: str, version: str) -> str | None:
@@ -62,5 +69,6 @@ def _license(name: str, version: str) -> str | None:
 
 
 if __name__ == "__main__":
-    bill = sbom_of(Path(sys.argv[1]).read_text(encoding="utf-8"), metadata.version("deblur-deploy"))
+    pins = "".join(Path(name).read_text(encoding="utf-8") for name in sys.argv[1:])
+    bill = sbom_of(pins, metadata.version("deblur-deploy"))
     sys.stdout.write(json.dumps(bill, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -16,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def call(*arguments: object, cwd: Path) -> str:
-    ended = subprocess.run(list(map(str, arguments)), cwd=cwd, capture_output=True, text=True, check=False)
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(list(map(str, arguments)), cwd=cwd, env=own, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     return ended.stdout
 

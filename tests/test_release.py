@@ -22,9 +22,21 @@ def script(name: str) -> ModuleType:
 
 def test_the_bill_names_every_pinned_package() -> None:
     pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    bill = script("sbom").sbom_of((ROOT / "constraints.txt").read_text(), "0.1.0")
+    text = (ROOT / "constraints.txt").read_text() + (ROOT / "requirements.lock").read_text()
+    bill = script("sbom").sbom_of(text, "0.1.0")
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+    assert [part["name"] for part in bill["components"] if "hashes" not in part] == ["torch"]
     assert [f"{part['name']}=={part['version']}" for part in bill["components"]] == pinned
+
+
+def test_every_pinned_package_but_torch_is_locked() -> None:
+    pinned = [
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith(("#", "torch=="))
+    ]
+    locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert sorted(line.partition(" --hash=sha256:")[0] for line in locked) == sorted(
+        line.lower().replace("_", "-") for line in pinned
+    )
 
 
 def test_hashes_go_from_pip_s_report_into_the_lock_file_and_the_bill() -> None:

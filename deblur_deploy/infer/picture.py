@@ -135,10 +135,8 @@ def read_picture(path: Path) -> Picture:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The file with its header read and checked; Pillow's errors come out as ours."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what it warns of is within MAX_PIXELS
-            image = Image.open(path)
-        with image:
+        # Pillow warns of sizes within MAX_PIXELS and of damaged metadata; damaged pixels end in an error.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             _check_header(image, path)
             yield image
     except FileNotFoundError as err:

@@ -126,7 +126,7 @@ def photographs(photo: NDArray[np.uint8], tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     tables = []
     for split in ("calibration", "evaluation"):
-        save_rgb(folder / f"{split}.png", photo[:96, :112] if split == "calibration" else photo[32:128, 64:176])
+        save_rgb(folder / f"{split}.png", photo if split == "calibration" else photo[32:128, 64:176])
         sha256 = hash_file(folder / f"{split}.png")
         tables.append(f'[[image]]\nfile = "{split}.png"\nsha256 = "{sha256}"\nsplit = "{split}"\n')
     (folder / "set.toml").write_text("\n".join(tables))

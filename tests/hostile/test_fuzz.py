@@ -1,18 +1,25 @@
 """Random and mutated input for everything that reads files or text from outside: no exception but our own comes out.
 
-A hundred inputs each in every run of the tests; a hundred thousand each with ``-m slow``.
+A hundred inputs each in every run of the tests; a hundred thousand each with ``-m slow``, which prints how many
+different outcomes there were (with ``-s``). Hypothesis makes the inputs; of each one, cheap variants are read too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import random
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -25,11 +32,21 @@ from deblur_deploy.artifact import Draft, NetworkSpec, Step, load_artifact, writ
 from deblur_deploy.cli.recipe import load_recipe
 from deblur_deploy.engine.targets import resolve_target
 from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.export.facts import FORMAT, PREFIX, read_facts
 from deblur_deploy.external_data import refuse_external_data
 from deblur_deploy.images import ImageSpec, load_rgb, parse_resolution
 from deblur_deploy.infer.memory import parse_memory
+from deblur_deploy.infer.picture import read_picture
 
 COUNTS = [pytest.param(100, id="quick"), pytest.param(100_000, id="whole", marks=[pytest.mark.slow])]
+VARIANTS = {100: 1, 100_000: 49}
+"""How many variants are read of each input that Hypothesis makes, by how many inputs are wanted."""
+
+TOKENS = (
+    *(b"0", b"-1", b"1e999", b"NaN", b"9" * 25, b"0.5", b"null", b"true", b'""', b"[]", b"{}", b"[[[["),
+    *(b"../", b"/", b"\x00", b"\n", b'"', b"=", b",", b"\\ud800", b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\x80"),
+)
+"""What variants get put into them."""
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -38,33 +55,73 @@ JSON = st.recursive(
 )
 
 
-def feed(count: int, strategy: st.SearchStrategy[Any], read: Callable[[Any], object]) -> None:
+def feed(count: int, strategy: st.SearchStrategy[bytes], read: Callable[[bytes], object]) -> None:
     """Give so many inputs to a reader, of which our own errors may come out and nothing else."""
+    outcomes: Counter[tuple[object, ...]] = Counter()
+    began = time.process_time()
 
     @settings(
-        max_examples=count,
+        max_examples=count // (1 + VARIANTS[count]),
         deadline=None,
         database=None,
         derandomize=count <= 100,  # the quick run is the same every time
         suppress_health_check=list(HealthCheck),
     )
-    @given(strategy)
-    def one(value: Any) -> None:
-        check(read, value)
+    @given(strategy, st.integers(0, 2**32 - 1))
+    def one(content: bytes, seed: int) -> None:
+        chance = random.Random(seed)
+        outcomes[check(read, content)] += 1
+        for _ in range(VARIANTS[count]):
+            outcomes[check(read, varied(content, chance))] += 1
 
     one()
+    seconds = time.process_time() - began
+    print(f"{outcomes.total()} inputs, {len(outcomes)} distinct outcomes, {outcomes[()]} accepted, {seconds:.0f} s")
+    assert outcomes.total() >= count
 
 
-def check(read: Callable[[Any], object], value: Any) -> None:
-    """Read one input; an error of ours has a hint and a length that can be read."""
+def check(read: Callable[[Any], object], value: Any) -> tuple[object, ...]:
+    """Read one input; an error of ours has a hint and a length that can be read.
+
+    Returns:
+        The lines that the error came through; empty where there was none.
+    """
     try:
         read(value)
     except DeblurDeployError as err:
         error = err
     else:
-        return
+        return ()
     assert error.hint
     assert len(str(error)) < 100_000
+    return tuple(lines(error.__traceback__))
+
+
+def lines(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
+    """Where an exception passed, from outside in."""
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_name, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def varied(content: bytes, chance: random.Random) -> bytes:
+    """The content with one to four places changed: a bit, random bytes, a token, something left out or repeated."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        start = chance.randrange(len(changed) + 1)
+        stop = start + chance.choice((0, 1, 1, 2, 4, 8, 32))
+        kind = chance.randrange(5)
+        if kind == 0 and start < len(changed):
+            changed[start] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            changed[start:stop] = chance.randbytes(chance.randrange(1, 5))
+        elif kind == 2:
+            changed[start:stop] = chance.choice(TOKENS)
+        elif kind == 3:
+            del changed[start:stop]
+        else:
+            changed[start:start] = changed[start:stop]
+    return bytes(changed)
 
 
 @pytest.fixture
@@ -102,8 +159,10 @@ def fields(plain: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
                 except (KeyError, IndexError, TypeError):
                     break
             else:
-                if isinstance(table, dict) or (isinstance(table, list) and path[-1] < len(table)):
-                    table[path[-1]] = value
+                key = path[-1]
+                named = isinstance(table, dict) and isinstance(key, str)
+                if named or (isinstance(table, list) and key in range(len(table))):
+                    table[key] = value
         return dict(copy)
 
     return st.lists(st.tuples(st.sampled_from(paths), JSON), min_size=1, max_size=4).map(change)
@@ -122,14 +181,11 @@ def places(plain: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("count", COUNTS)
-def test_sizes_targets_and_amounts(count: int) -> None:
+@pytest.mark.parametrize("parse", [parse_resolution, resolve_target, parse_memory])
+def test_sizes_targets_and_amounts(parse: Callable[[str], object], count: int) -> None:
     near = st.from_regex(r"-?[0-9]{1,12}[xX*][0-9.]{1,12}") | st.text("0123456789xXsm. _gGBi", max_size=12)
-
-    def read(text: str) -> None:
-        for parse in (parse_resolution, resolve_target, parse_memory):
-            check(parse, text)
-
-    feed(count, st.text(max_size=20) | near, read)
+    content = (st.text(max_size=20) | near).map(lambda text: text.encode(errors="surrogatepass"))
+    feed(count, content, lambda content: parse(content.decode(errors="surrogateescape")))
 
 
 @pytest.mark.timeout(7200)
@@ -146,7 +202,12 @@ def test_manifests(count: int, folder: Path, sign: Callable[[dict[str, Any]], by
     whole = manifest.read_bytes()
 
     def read(content: bytes) -> None:
-        manifest.write_bytes(content)
+        try:
+            table = json.loads(content)
+        except (ValueError, RecursionError):
+            table = None
+        # Where it still is a table it gets its hash, without which nothing else of it would be looked at.
+        manifest.write_bytes(sign(table) if isinstance(table, dict) else content)
         load_artifact(folder / "a")
 
     feed(count, mutated(whole) | st.binary(max_size=64) | fields(json.loads(whole)).map(sign), read)
@@ -199,7 +260,8 @@ def test_recipes(count: int, folder: Path) -> None:
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("count", COUNTS)
-def test_images(count: int, folder: Path) -> None:
+@pytest.mark.parametrize("load", [load_rgb, read_picture])
+def test_images(load: Callable[[Path], object], count: int, folder: Path) -> None:
     picture = Image.fromarray((np.arange(7 * 9 * 3) % 251).astype(np.uint8).reshape(7, 9, 3))
     encoded = []
     for kind in ("PNG", "JPEG", "TIFF", "WEBP", "BMP"):
@@ -211,7 +273,7 @@ def test_images(count: int, folder: Path) -> None:
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
-        load_rgb(path)
+        load(path)
 
     feed(count, st.one_of([mutated(content) for content in encoded]) | st.binary(max_size=64), read)
 
@@ -229,3 +291,29 @@ def test_onnx_files(count: int, folder: Path) -> None:
         refuse_external_data(path)
 
     feed(count, mutated(original) | st.binary(max_size=256), read)
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("count", COUNTS)
+def test_metadata_of_onnx_files(count: int) -> None:
+    plain = {
+        "format": FORMAT,
+        "source_sha256": "0123456789abcdef" * 4,
+        "network": "srn",
+        "image": dataclasses.asdict(ImageSpec(height=48, width=64)),
+        "versions": {"torch": "2.0", "onnx": "1"},
+    }
+
+    def written(table: dict[str, Any]) -> bytes:
+        """Keys and values in turn, between zeros."""
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in table.items()}
+        return "\0".join(f"{PREFIX}{key}\0{text}" for key, text in texts.items()).encode(errors="replace")
+
+    def read(content: bytes) -> None:
+        parts = content.decode(errors="replace").split("\0")
+        model = onnx.ModelProto()
+        for key, value in zip(parts[::2], parts[1::2], strict=False):
+            model.metadata_props.add(key=key, value=value)
+        read_facts(model)
+
+    feed(count, mutated(written(plain)) | st.binary(max_size=64) | fields(plain).map(written), read)
