@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -46,12 +48,18 @@ from deblur_deploy.runtime.runner import open_runner
 pytestmark = pytest.mark.rtx
 
 FLOAT_BOUND = 1e-4
-INT8_BOUND = 2e-3
+INT8_BOUNDS = {"onnxruntime": 5e-4, "openvino": 2e-3}
 """How far a layer of a file may be from PyTorch's for the same input: in float by the largest difference over the
-largest value; in INT8 by root mean squares, for there a value at the edge between two codes may fall to either side."""
+largest value; in INT8 by root mean squares, for there a value at the edge between two codes may fall to either side.
+onnxruntime computes the file as it is written, OpenVINO as it has rearranged it."""
 
 LEVELS = 5
 """What a network adds to a picture or makes of it, as a standard deviation in steps of 8 bits."""
+
+UNSETTLED = ("deblurgan-v2-mobilenet image", "deblurgan-v2-inception")
+"""Where every layer of many is normalised by the picture, one code that falls to the other side goes on to move others:
+noise of 1e-6 on the picture moves PyTorch's own result by several steps. What OpenVINO, which sums in another order,
+makes of these is only compared layer by layer."""
 
 OWN = """
 import torch
@@ -158,12 +166,11 @@ def check(made: dict[str, Artifact], size: Resolution) -> None:
     assert {(name, runtime) for name in ("onnx", "half") for runtime in ("onnxruntime", "openvino")} <= measured
 
 
-def check_pictures(made: dict[str, Artifact], size: Resolution) -> None:
-    """The INT8 file gives the picture of the network that it was made from, in every runtime."""
+def check_pictures(made: dict[str, Artifact], size: Resolution, runtimes: Sequence[str]) -> None:
+    """The INT8 file gives the picture of the network that it was made from."""
     frame = random_frame(size)
     simulated = levels_of(made["quantized"], "torch", frame)
-    assert simulated.std() > 1
-    for runtime in ("onnxruntime", "openvino"):
+    for runtime in runtimes:
         apart = np.abs(levels_of(made["onnx"], runtime, frame) - simulated)
         assert (apart <= 1).mean() >= 0.999, runtime
 
@@ -176,12 +183,13 @@ def check_layers(made: dict[str, Artifact], size: Resolution) -> None:
     assert max(largest) <= FLOAT_BOUND
     net = load_network(made["quantized"]).eval()
     model = onnx.load(made["onnx"].path)
-    _, mean_square = errors_of_layers(net, model, frame)
-    assert max(mean_square) <= INT8_BOUND
+    for runtime, bound in INT8_BOUNDS.items():
+        _, mean_square = errors_of_layers(net, model, frame, runtime)
+        assert max(mean_square) <= bound, runtime
     scales = names_of_scales(model)
     spoil(model, scales[len(scales) // 2])
     _, mean_square = errors_of_layers(net, model, frame)
-    assert max(mean_square) > INT8_BOUND
+    assert max(mean_square) > INT8_BOUNDS["onnxruntime"]
 
 
 def random_frame(size: Resolution) -> NDArray[np.float32]:
@@ -210,11 +218,13 @@ def outputs_of_layers(net: Generator, frame: NDArray[np.float32]) -> tuple[Given
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
     net_is_float = not any(True for _ in enabled_quantizers(net))
     hooks = [layer.register_forward_hook(note) for layer in net.modules() if isinstance(layer, kinds)]
-    restored = net.forward_scales(torch.from_numpy(frame))[-1]
+    # Estimates of coarser scales are no part of the file, nor is what only they need; but SRN's go on to the finer ones,
+    # without gradients as a rule.
+    with mock.patch.object(Tensor, "detach", lambda tensor: tensor):
+        restored = net.forward_scales(torch.from_numpy(frame))[-1]
+        gradients = torch.autograd.grad(restored.sum(), [output for _, output in given], allow_unused=True)
     for hook in hooks:
         hook.remove()
-    # Estimates of coarser scales are no part of the file, nor is what only they need.
-    gradients = torch.autograd.grad(restored.sum(), [output for _, output in given], allow_unused=True)
     used = [
         (layer, output.detach()) for (layer, output), found in zip(given, gradients, strict=True) if found is not None
     ]
@@ -222,7 +232,7 @@ def outputs_of_layers(net: Generator, frame: NDArray[np.float32]) -> tuple[Given
 
 
 def errors_of_layers(
-    net: Generator, model: onnx.ModelProto, frame: NDArray[np.float32]
+    net: Generator, model: onnx.ModelProto, frame: NDArray[np.float32], runtime: str = "onnxruntime"
 ) -> tuple[list[float], list[float]]:
     """How far each convolution of a file is from PyTorch's where all before it gave what PyTorch's gave.
 
@@ -243,15 +253,28 @@ def errors_of_layers(
         model.graph.output.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, output.shape))
         feeds[name] = output
         asked.append(node.output[0])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # the file as it is written
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    found = session.run([*asked, model.graph.output[0].name], feeds)
+    found = run(model, feeds, [*asked, model.graph.output[0].name], runtime)
     pairs = list(zip(found, [*outputs, restored.numpy()], strict=True))
     largest = [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs]
     return largest, [float(np.sqrt(np.square(a - b).mean() / np.square(b).mean())) for a, b in pairs]
+
+
+def run(
+    model: onnx.ModelProto, feeds: Mapping[str, NDArray[np.float32]], asked: Sequence[str], runtime: str
+) -> list[NDArray[np.float32]]:
+    """What a model gives under these names, in onnxruntime as it is written or in OpenVINO as it likes it."""
+    data = model.SerializeToString()
+    if runtime == "openvino":
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        core = openvino.Core()
+        results = core.compile_model(core.read_model(data), "CPU", settings)(dict(feeds))
+        return [results[name] for name in asked]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+    return session.run(asked, dict(feeds))  # type: ignore[no-any-return]
 
 
 def names_of_scales(model: onnx.ModelProto) -> list[str]:
@@ -274,7 +297,7 @@ def test_every_network_goes_the_whole_way(name, make, tuning, tmp_path):
     made = go_the_whole_way(net, tuning, size, tmp_path / "made")
     check(made, size)
     check_layers(made, size)
-    check_pictures(made, size)
+    check_pictures(made, size, ("onnxruntime",) if name in UNSETTLED else tuple(INT8_BOUNDS))
 
 
 def test_a_network_of_ones_own_goes_the_whole_way(make, tuning, tmp_path):
@@ -290,11 +313,11 @@ def test_every_wrong_scale_of_a_file_is_seen(make, tuning, tmp_path):
     quantized = qat(source, QatConfig(tuning=tuning, calibration_images=1), tmp_path / "quantized")
     net = load_network(quantized).eval()
     right = network_to_onnx(net, size)
-    assert max(errors_of_layers(net, right, frame)[1]) <= INT8_BOUND
+    assert max(errors_of_layers(net, right, frame)[1]) <= INT8_BOUNDS["onnxruntime"]
     scales = names_of_scales(right)
     assert len(scales) >= 8
 
     for scale in scales:
         wrong = onnx.ModelProto.FromString(right.SerializeToString())
         spoil(wrong, scale)
-        assert max(errors_of_layers(net, wrong, frame)[1]) > INT8_BOUND, scale
+        assert max(errors_of_layers(net, wrong, frame)[1]) > INT8_BOUNDS["onnxruntime"], scale
