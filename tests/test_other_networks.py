@@ -121,7 +121,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 def tuning(photo: NDArray[np.uint8], tmp_path: Path) -> TuningConfig:
     """One step on one crop: what is tested is that it can be done."""
     (tmp_path / "photos").mkdir()
-    save_rgb(tmp_path / "photos" / "drawn.png", photo[:128, :128])
+    save_rgb(tmp_path / "photos" / "drawn.png", photo[:144, :144])
     folder = str(tmp_path / "photos")
     fit = FitConfig(1, batch=1, crop=64, lr=1e-6, lr_final=1e-7, warmup=0, ema_decay=0)
     return TuningConfig(folder, folder, ShakeConfig(length_px=(3.0, 6.0)), fit)
