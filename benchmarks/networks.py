@@ -16,7 +16,6 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.images import Resolution
 from deblur_deploy.package_data import shipped
-from deblur_deploy.runtime.runner import runtimes_for
 
 _EAGER = "torch"
 _HEADINGS = ("network", "parameters", "GMACs", "eager ms", "fastest ms", "in")
@@ -30,11 +29,13 @@ class Contestant:
         name: As it is called.
         arch: Name in the table of architectures.
         config: Fields of its config that differ from the defaults.
+        eager: Whether it is timed in eager PyTorch too.
     """
 
     name: str
     arch: str
     config: dict[str, Any] = field(default_factory=dict)
+    eager: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Networks:
         ours: Names of shipped generators; those that are not there are passed over, but the first must be.
         published: What they stand beside.
         rival: Name of the published network that the figure compares the first of ours with.
+        runtimes: What their ONNX files are timed in, besides eager PyTorch for the checkpoints.
         counted: Size of the frame that multiply-accumulates are counted for.
         bench: Size of the frame that is timed, and how.
     """
@@ -52,6 +54,7 @@ class Networks:
     ours: tuple[str, ...]
     published: tuple[Contestant, ...]
     rival: str
+    runtimes: tuple[str, ...]
     counted: Resolution
     bench: BenchConfig
 
@@ -91,13 +94,15 @@ class Networks:
         return found
 
     def _entries(self, label: str, checkpoint: Artifact, folder: Path) -> list[tuple[str, BenchEntry]]:
-        """A checkpoint in eager PyTorch, but not where it only simulates integers, and its ONNX file everywhere."""
+        """A checkpoint in eager PyTorch, but not where it only simulates integers, and its ONNX file."""
         from deblur_deploy.export.to_onnx import export_onnx
 
         size = self.bench.resolution
         graph = export_onnx(checkpoint, ExportConfig(size.width, size.height), folder / f"onnx-{label}")
-        eager = [] if checkpoint.network.quantization else [BenchEntry(checkpoint, _EAGER)]
-        return [(label, entry) for entry in [*eager, *(BenchEntry(graph, name) for name in runtimes_for(graph))]]
+        simulated = checkpoint.network.quantization is not None
+        left_out = simulated or label in {one.name for one in self.published if not one.eager}
+        eager = [] if left_out else [BenchEntry(checkpoint, _EAGER)]
+        return [(label, entry) for entry in [*eager, *(BenchEntry(graph, name) for name in self.runtimes)]]
 
     def _cost(self, checkpoint: Artifact) -> dict[str, float]:
         from deblur_deploy.network.checkpoint import build_network

@@ -126,6 +126,7 @@ target.at_least = 0
 ours = ["srn-demo", "not-there"]
 published = [{ name = "MIMO", arch = "mimo-unet", config = { blocks = 1 } }]
 rival = "MIMO"
+runtimes = ["openvino", "onnxruntime"]
 counted = { width = 64, height = 48 }
 [parameters.bench]
 resolution = { width = 32, height = 16 }

@@ -67,6 +67,7 @@ class _LastScale(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+        self.training = net.training  # the exporter puts everything inside back into this mode
 
     def forward(self, blurred: Tensor) -> Tensor:
         estimates: list[Tensor] = self.net.forward_scales(blurred)  # type: ignore[operator]

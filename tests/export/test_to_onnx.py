@@ -72,6 +72,15 @@ def test_a_network_of_another_multiple_is_padded_as_it_pads_itself():
         assert np.abs(restored - mimo(torch.from_numpy(frame)).numpy()).max() <= 1e-4
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_the_network_stays_in_its_mode(net, training):
+    net.train(training)
+
+    network_to_onnx(net, Resolution(16, 16))
+
+    assert {layer.training for layer in net.modules()} == {training}
+
+
 def test_the_file_carries_the_plugin_node_its_meaning_and_nothing_idle(net):
     model = network_to_onnx(net, Resolution(48, 32))
 
