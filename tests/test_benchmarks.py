@@ -174,7 +174,7 @@ def shipped_tiny(benchmarks, monkeypatch, tmp_path, tiny_config, photo):
     save_network(tmp_path / "models/srn-demo", net, spec_of(net), new_step("import", {}, None, {}))
     for module in ("measurements", "matrix"):
         monkeypatch.setattr(f"{module}.shipped_generator", lambda: load_artifact(tmp_path / "models" / "srn-demo"))
-    for module in ("claims", "published"):
+    for module in ("claims", "published", "shipped_pair"):
         monkeypatch.setattr(f"{module}.shipped", lambda folder: tmp_path / folder)
     monkeypatch.setattr("deblur_deploy.compress.finetune.load_photos", lambda *_: [photo])
     monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [Pair("photo", photo, photo)])
@@ -320,9 +320,8 @@ def test_a_frame_is_timed_on_every_runtime_and_the_best_is_the_figure(benchmarks
 
 
 @pytest.mark.parametrize("figure", ["size_ratio", "drop_db", "speedup"])
-def test_a_shipped_pair_is_compared_as_onnx_files(benchmarks, root, shipped_tiny, monkeypatch, tmp_path, figure):
+def test_a_shipped_pair_is_compared_as_onnx_files(benchmarks, root, shipped_tiny, figure):
     """A network beside itself: the same size and the same picture, and a time on every runtime."""
-    monkeypatch.setattr("shipped_pair.shipped", lambda folder: tmp_path / folder)
     write(root, "pair", PAIR.replace("FIGURE", figure))
 
     assert run(benchmarks, root, "pair") == 0
