@@ -59,6 +59,9 @@ def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
     runtime = trt.Runtime(logger)
     if hasattr(runtime, "get_engine_validity"):
         _check_validity(artifact, trt, runtime.get_engine_validity(data))
+    if artifact.figures.get("version_compatible"):
+        # Such an engine carries TensorRT's lean runtime as code; it is known here only of engines that were built here.
+        runtime.engine_host_code_allowed = True
     _load_plugin(artifact, runtime)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:

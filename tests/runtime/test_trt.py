@@ -430,3 +430,15 @@ def test_a_plugin_inside_the_engine_needs_no_library(make: Callable[..., Bench],
     bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
     with bench.open():
         assert bench.trt.libraries == []
+
+
+def test_only_an_engine_known_to_be_version_compatible_may_bring_its_own_code(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.engine.has_code = True
+    with pytest.raises(ArtifactError, match="host code is not allowed"):
+        bench.open()
+    figures = bench.artifact.figures | {"version_compatible": True}
+    step = dataclasses.replace(bench.artifact.history[-1], figures=figures)
+    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
+    with bench.open() as runner:
+        np.testing.assert_array_equal(runner.infer(picture()), 1 - picture())
