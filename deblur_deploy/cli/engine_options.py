@@ -40,7 +40,12 @@ TimingCache = Annotated[
     ),
 ]
 StripWeights = Annotated[
-    bool, typer.Option("--strip-weights", "--stripWeights", help="Leave the weights out; refit before it runs.")
+    bool,
+    typer.Option(
+        "--strip-weights",
+        "--stripWeights",
+        help="Leave the weights out, for a program of your own that refits it; deblur-deploy does not run it.",
+    ),
 ]
 Refit = Annotated[bool, typer.Option("--refit", help="Let the weights be replaced without building again.")]
 VersionCompatible = Annotated[

@@ -179,6 +179,7 @@ def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[s
         "layer_macs": dict(built.proof.macs),
         "layers": built.layers,
         "plugin": "library" if library else built.plugin,
+        "plugin_path": built.plugin if library else None,
         "plugin_sha256": library,
         "weights_stripped": config.plan.strip_weights,
         "version_compatible": config.plan.version_compatible,
