@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.artifact import TYPED_STAGES, Artifact
 from deblur_deploy.data.pairs import Image8, crop_center
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import ImageSpec, Resolution, to_batch
@@ -144,7 +144,7 @@ def default_tolerances(a: Artifact, b: Artifact) -> Tolerances:
     reduced = any(
         artifact.network.quantization
         or artifact.kind == "engine"
-        or artifact.stage == "to-fp16"
+        or artifact.stage in TYPED_STAGES
         or artifact.image.dtype == "uint8"
         for artifact in (a, b)
     )

@@ -1,6 +1,7 @@
 """Whether an engine can run here, as far as its manifest and the driver tell before it is loaded.
 
-An engine is bound to the TensorRT that built it (flavour and version) and to a compute capability. TensorRT's own answer to a wrong one is a number or a null pointer; here it is a sentence and a command.
+An engine is bound to the TensorRT that built it (flavour and version) and to a compute capability. TensorRT's own
+answer to a wrong one is a number or a null pointer; here it is a sentence and a command.
 """
 
 from __future__ import annotations
