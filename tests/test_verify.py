@@ -122,6 +122,7 @@ def test_bounds_follow_the_precisions() -> None:
     for other in (
         artifact("b", quantized=True),
         artifact("b", stage="to-fp16"),
+        artifact("b", stage="to-bf16"),
         dataclasses.replace(B, kind="engine"),
     ):
         assert default_tolerances(A, other) == REDUCED_TOLERANCES

@@ -12,6 +12,9 @@ Precision = Literal["fp16", "bf16", "int8", "fp8", "fp32"]
 Io = Literal["float", "uint8"]
 DeformOp = Literal["plugin", "standard", "native"]
 
+PLUGIN_WORDS = ("auto", "aot", "none")
+"""Settings of :class:`EngineConfig`'s plugin that are no file."""
+
 
 @dataclass(frozen=True)
 class ExportConfig:

@@ -68,12 +68,14 @@ def open_session(path: str, options: Any, name: str) -> Any:
     """
     provider = RUNTIMES[name].provider
     assert provider is not None
+    if provider == CPU:  # there is nowhere else to go, and releases before 1.23 keep no record
+        return onnxruntime.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry(_RECORD_PLACES, "1")
     if provider not in onnxruntime.get_available_providers():
         provider = _add_rtx_plugin(options)
         session = onnxruntime.InferenceSession(path, options, enable_fallback=0)
     else:
-        if provider != CPU and hasattr(onnxruntime, "preload_dlls"):
+        if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(path, options, providers=_in_order(provider), enable_fallback=0)
     require_provider(session, provider, name)
@@ -113,8 +115,6 @@ def require_provider(session: Any, provider: str, name: str) -> None:
 
 def _in_order(provider: str) -> list[str]:
     """A provider, and what it leaves shapes and small operators to."""
-    if provider == CPU:
-        return [CPU]
     return [provider, CPU] if provider == "CUDAExecutionProvider" else [provider, "CUDAExecutionProvider", CPU]
 
 

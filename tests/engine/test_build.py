@@ -266,7 +266,7 @@ def test_a_builder_that_dies_takes_nothing_with_it(fake_tensorrt: Path, tmp_path
     fake_tensorrt.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
     source = onnx_artifact(tmp_path / "source", one_layer("y = Relu(a)"))
     with pytest.raises(BuildError, match=f"ended by {name}") as caught:
-        build_engine(source, EngineConfig(flavour="tensorrt", plugin="none"), tmp_path / "out")
+        build_engine(source, EngineConfig("current", "tensorrt", plugin="none"), tmp_path / "out")
     assert "memory ran out" in caught.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fake", "source"]
 
@@ -278,7 +278,7 @@ def test_crash_of_the_builder_is_an_error_with_its_last_words(
     fake_tensorrt.write_text(crash)
     source = onnx_artifact(tmp_path / "source", float_network.SerializeToString())
     with pytest.raises(BuildError, match=r"(?s)ended by SIGABRT.*assertion failed in tactic 7"):
-        build_engine(source, EngineConfig(flavour="tensorrt", plugin="none"), tmp_path / "out")
+        build_engine(source, EngineConfig("current", "tensorrt", plugin="none"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -287,7 +287,7 @@ def test_flavour_that_cannot_be_loaded_is_a_missing_dependency(
 ) -> None:
     fake_tensorrt.write_text("raise ImportError('libnvinfer.so.10 is not there')\n")
     with pytest.raises(MissingDependencyError, match=r"libnvinfer\.so\.10") as caught:
-        build_engine_bytes(float_network.SerializeToString(), EngineConfig(flavour="tensorrt", plugin="none"))
+        build_engine_bytes(float_network.SerializeToString(), EngineConfig("current", "tensorrt", plugin="none"))
     assert caught.value.hint == "pip install 'deblur-deploy[trt]'"
 
 
@@ -317,7 +317,7 @@ def test_interruption_ends_the_builder(fake_tensorrt: Path, tmp_path: Path) -> N
         "from deblur_deploy.config import EngineConfig\n"
         "from deblur_deploy.engine.build import build_engine_bytes\n"
         f"network = pathlib.Path({str(network)!r}).read_bytes()\n"
-        "build_engine_bytes(network, EngineConfig(flavour='tensorrt', plugin='none'))\n"
+        "build_engine_bytes(network, EngineConfig('current', 'tensorrt', plugin='none'))\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 60
@@ -335,6 +335,12 @@ def test_unknown_card_is_refused_before_anything_runs(tmp_path: Path) -> None:
     source = onnx_artifact(tmp_path / "source", b"never read")
     with pytest.raises(ConfigError, match="2081"):
         build_engine(source, EngineConfig(target="2081 ti"), tmp_path / "out")
+
+
+def test_a_card_that_is_not_here_is_refused_before_the_full_tensorrt_starts(fake_tensorrt: Path) -> None:
+    fake_tensorrt.write_text("raise ImportError('was started')\n")
+    with pytest.raises(BuildError, match="builds for the GPU it runs on and cannot build for GTX 1060"):
+        build_engine_bytes(b"never read", EngineConfig("gtx 1060", "tensorrt", plugin="none"))
 
 
 def test_engines_are_built_from_onnx(tmp_path: Path) -> None:
