@@ -68,7 +68,7 @@ def open_session(path: str, options: Any, name: str) -> Any:
     """
     provider = RUNTIMES[name].provider
     assert provider is not None
-    if provider == CPU:  # there is nowhere else to go, and releases before 1.23 keep no record
+    if provider == CPU:  # there is nowhere else to go, and older releases keep no record
         return onnxruntime.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry(_RECORD_PLACES, "1")
     if provider not in onnxruntime.get_available_providers():
@@ -91,12 +91,18 @@ def require_provider(session: Any, provider: str, name: str) -> None:
         name: The runtime, for the message.
 
     Raises:
+        MissingDependencyError: This release cannot tell.
         DeblurDeployError: The provider is not in use, or convolutions or matrix products run on another.
     """
     if provider not in session.get_providers():
         raise DeblurDeployError(
             f"{name}: onnxruntime could not load {provider} and would compute on the processor",
             hint="install the CUDA libraries that it was built for: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        )
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise MissingDependencyError(
+            f"{name}: onnxruntime {onnxruntime.__version__} does not tell where it computes",
+            hint=RUNTIMES[name].install,
         )
     elsewhere = [
         f"{node.name or node.op_type} on {part.ep_name}"
