@@ -96,11 +96,12 @@ def verify(
     """
     if not images:
         raise ConfigError("there are no images to compare on", hint="give a folder with images")
+    size = _common_size(a.image, b.image)
     frames = "uint8" in (a.image.dtype, b.image.dtype)
     worst, total_abs, total_square, count = 0.0, 0.0, 0.0, 0
     with open_runner(a, runtimes[0]) as runner_a, open_runner(b, runtimes[1]) as runner_b:
         # An engine for several sizes has one in its runner only: there it is the largest.
-        size = _common_size(a.image, b.image) or _common_size(runner_a.image, runner_b.image)
+        size = size or _common_size(runner_a.image, runner_b.image)
         for number, image in enumerate(images, start=1):
             cropped = crop_center(image, size, f"image {number}") if size else image
             batch = to_batch(cropped)

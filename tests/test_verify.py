@@ -37,6 +37,8 @@ Image8 = NDArray[np.uint8]
 class FakeRunner:
     """Gives back its input with one error added at one value."""
 
+    image = ImageSpec()
+
     def __init__(self, error: float) -> None:
         self.error = error
 
