@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnx import numpy_helper, parser
 
 from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
 from deblur_deploy.config import EngineConfig, PlanConfig, ShapeConfig
+from deblur_deploy.engine import build_child
 from deblur_deploy.engine import flavour as flavour_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
@@ -368,3 +370,20 @@ def test_engines_are_built_from_onnx(tmp_path: Path) -> None:
 def test_settings_check_themselves(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{field} is {value!r}"):
         EngineConfig(**{field: value})
+
+
+@pytest.mark.parametrize("said", [None, "", "{}"])
+def test_an_engine_that_nothing_is_learnt_of_is_refused(monkeypatch: pytest.MonkeyPatch, said: str | None) -> None:
+    runtime = SimpleNamespace(engine_host_code_allowed=False)
+    inspector = SimpleNamespace(get_engine_information=lambda _: said)
+    runtime.deserialize_cuda_engine = lambda _: (
+        None if said is None else SimpleNamespace(create_engine_inspector=lambda: inspector)
+    )
+    formats = SimpleNamespace(JSON="JSON")
+    module = SimpleNamespace(__version__="11.4", Runtime=lambda _: runtime, LayerInformationFormat=formats)
+    monkeypatch.setattr(build_child, "count_nvidia_gpus", lambda: 1)
+    arguments = (flavour_module.Flavour("tensorrt", module), SimpleNamespace(last_error="no memory"), b"engine")
+    with pytest.raises(BuildError, match="no memory" if said is None else "nothing of the layers") as caught:
+        build_child._inspect(*arguments, PlanConfig(version_compatible=True))
+    assert "not proven" in caught.value.hint
+    assert runtime.engine_host_code_allowed
