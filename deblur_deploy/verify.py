@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.artifact import TYPED_STAGES, Artifact
 from deblur_deploy.data.pairs import Image8, crop_center
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import ImageSpec, Resolution, to_batch
@@ -100,6 +100,8 @@ def verify(
     frames = "uint8" in (a.image.dtype, b.image.dtype)
     worst, total_abs, total_square, count = 0.0, 0.0, 0.0, 0
     with open_runner(a, runtimes[0]) as runner_a, open_runner(b, runtimes[1]) as runner_b:
+        # An engine for several sizes has one in its runner only: there it is the largest.
+        size = size or _common_size(runner_a.image, runner_b.image)
         for number, image in enumerate(images, start=1):
             cropped = crop_center(image, size, f"image {number}") if size else image
             batch = to_batch(cropped)
@@ -143,7 +145,7 @@ def default_tolerances(a: Artifact, b: Artifact) -> Tolerances:
     reduced = any(
         artifact.network.quantization
         or artifact.kind == "engine"
-        or artifact.stage == "to-fp16"
+        or artifact.stage in TYPED_STAGES
         or artifact.image.dtype == "uint8"
         for artifact in (a, b)
     )

@@ -37,6 +37,8 @@ Image8 = NDArray[np.uint8]
 class FakeRunner:
     """Gives back its input with one error added at one value."""
 
+    image = ImageSpec()
+
     def __init__(self, error: float) -> None:
         self.error = error
 
@@ -122,6 +124,7 @@ def test_bounds_follow_the_precisions() -> None:
     for other in (
         artifact("b", quantized=True),
         artifact("b", stage="to-fp16"),
+        artifact("b", stage="to-bf16"),
         dataclasses.replace(B, kind="engine"),
     ):
         assert default_tolerances(A, other) == REDUCED_TOLERANCES

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deblur_deploy.config import HardwareCompatibility, Precision, ShapeConfig
+from deblur_deploy.config import ExportConfig, HardwareCompatibility, Precision, ShapeConfig
 from deblur_deploy.errors import ConfigError
+from deblur_deploy.images import Resolution
+
+DEFAULT_SIZE = Resolution(ExportConfig.width, ExportConfig.height)
+
+_MOST_MIB = 2**40
+"""An exbibyte: TensorRT's sizes are 64-bit numbers."""
 
 Target = Annotated[
     str,
@@ -40,7 +47,12 @@ TimingCache = Annotated[
     ),
 ]
 StripWeights = Annotated[
-    bool, typer.Option("--strip-weights", "--stripWeights", help="Leave the weights out; refit before it runs.")
+    bool,
+    typer.Option(
+        "--strip-weights",
+        "--stripWeights",
+        help="Leave the weights out, for a program of your own that refits it; deblur-deploy does not run it.",
+    ),
 ]
 Refit = Annotated[bool, typer.Option("--refit", help="Let the weights be replaced without building again.")]
 VersionCompatible = Annotated[
@@ -103,8 +115,23 @@ def parse_batch(text: str) -> tuple[int, int]:
 
 
 def workspace_bytes(mebibytes: float | None) -> int | None:
-    """Bytes of a number of MiB, which is trtexec's unit."""
-    return None if mebibytes is None else int(mebibytes * 2**20)
+    """Bytes of a number of MiB, which is trtexec's unit.
+
+    Raises:
+        ConfigError: It is no size of a memory.
+    """
+    if mebibytes is None:
+        return None
+    if not 1 <= mebibytes <= _MOST_MIB:  # NaN is refused, too
+        raise ConfigError(f"--workspace is {mebibytes:g}", hint="give MiB from 1 up, such as 1024 for 1 GiB")
+    return int(mebibytes * 2**20)
+
+
+def with_default_size(shapes: ShapeConfig) -> ShapeConfig:
+    """The same, with the usual size where none was given."""
+    if shapes.res or shapes.max_res is not None:
+        return shapes
+    return replace(shapes, res=(str(DEFAULT_SIZE),))
 
 
 def is_one_picture_size(shapes: ShapeConfig) -> bool:

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.artifact import TYPED_STAGES, Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.engine_options import (
+    DEFAULT_SIZE,
     Batch,
     Compatibility,
     MaxRes,
@@ -28,6 +29,7 @@ from deblur_deploy.cli.engine_options import (
     chosen_precision,
     is_one_picture_size,
     parse_batch,
+    with_default_size,
     workspace_bytes,
 )
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
@@ -36,18 +38,25 @@ from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import ImageSpec, Resolution, parse_resolution
 from deblur_deploy.runtime.runner import fixed_size
 
-_TYPED = ("to-fp16", "to-bf16")
-"""Stages that write 16-bit types into an ONNX file, which is then for engines of that type alone."""
-
 
 def is_exportable(artifact: Artifact) -> bool:
     """Whether an engine can be made from here."""
     return artifact.kind in ("checkpoint", "onnx")
 
 
-def gives_engine(artifact: Artifact, resolution: Resolution | None, precision: Precision) -> bool:
-    """Whether the engine that was asked for can be made from here, which is what is taken by default."""
-    has_size = resolution is None or artifact.kind == "checkpoint" or fixed_size(artifact.image) in (None, resolution)
+def gives_engine(
+    artifact: Artifact, resolution: Resolution | None, precision: Precision, *, free_sizes: bool = False
+) -> bool:
+    """Whether the engine that was asked for can be made from here, which is what is taken by default.
+
+    Args:
+        artifact: A candidate.
+        resolution: The one size asked for, or None for any.
+        precision: The engine's.
+        free_sizes: Whether several sizes or pictures at a time were asked for, which an exported file must leave free.
+    """
+    fixed = None if artifact.kind == "checkpoint" else fixed_size(artifact.image)
+    has_size = fixed is None if free_sizes else resolution is None or fixed in (None, resolution)
     return is_exportable(artifact) and has_size and _has_type(artifact, precision)
 
 
@@ -55,7 +64,7 @@ def _has_type(artifact: Artifact, precision: Precision) -> bool:
     """Whether a network of this precision can be made from here."""
     if precision in ("int8", "fp8"):
         return _runs_quantized(artifact, precision)
-    if artifact.stage in _TYPED:
+    if artifact.stage in TYPED_STAGES:
         return artifact.stage == f"to-{precision}"
     return precision == "fp16" or artifact.network.quantization is None
 
@@ -114,18 +123,24 @@ def _build(output: Output, source: Path | None, config: EngineConfig, places: tu
     from deblur_deploy.engine.build import build_engine, check_engine_config
 
     check_engine_config(config)
-    fits = is_exportable if source else lambda found: gives_engine(found, resolution, precision)
+    one_size = is_one_picture_size(shapes)
+
+    def fits(found: Artifact) -> bool:
+        if source is not None:
+            return is_exportable(found)
+        return gives_engine(found, resolution, precision, free_sizes=not one_size)
+
     artifact = output.source(source, runs, fits)
     _check_type(artifact, precision)
     directory = new_directory(out, runs, "engine")
-    one_size = is_one_picture_size(shapes)
     if one_size:
         size = engine_size(artifact, resolution)
         output.say(f"input     {_shape_text(artifact.image, size)}")
         config = replace(config, shapes=replace(shapes, res=(str(size),)))
     else:
-        size = sizes[-1] if sizes else Resolution(640, 360)
         _check_free_sizes(artifact)
+        size = sizes[-1] if sizes else DEFAULT_SIZE
+        config = replace(config, shapes=with_default_size(shapes))
     export = ExportConfig(size.width, size.height, dynamic=not one_size)
     typed = typed_onnx(output, artifact, export, runs, precision)
     engine = build_engine(typed, config, directory)
@@ -157,7 +172,7 @@ def _check_type(artifact: Artifact, precision: Precision) -> None:
             f"--{precision} was asked for, and {artifact.directory} is not quantized to {precision}",
             hint=f"`deblur-deploy {how}` makes such a network; an engine without one: --fp16",
         )
-    if artifact.stage in _TYPED and artifact.stage != f"to-{precision}":
+    if artifact.stage in TYPED_STAGES and artifact.stage != f"to-{precision}":
         raise ConfigError(
             f"{artifact.directory} has its types from {artifact.stage}, and --{precision} was asked for",
             hint="start from the ONNX artifact or the checkpoint that it was made from",
@@ -177,7 +192,7 @@ def engine_size(artifact: Artifact, resolution: Resolution | None) -> Resolution
             f"{artifact.directory} was exported for {fixed}, and --res {resolution} was asked for",
             hint="start from the checkpoint that it was made from, or leave --res out",
         )
-    return fixed or resolution or Resolution(640, 360)
+    return fixed or resolution or DEFAULT_SIZE
 
 
 def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: Path, precision: Precision) -> Artifact:

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deblur_deploy.bench.measure import BenchConfig
-from deblur_deploy.config import EngineConfig, ExportConfig, PrecisionConfig, PruneConfig, QatConfig, TuningConfig
+from deblur_deploy.cli.engine_options import is_one_picture_size
+from deblur_deploy.config import (
+    PLUGIN_WORDS,
+    EngineConfig,
+    ExportConfig,
+    PlanConfig,
+    PrecisionConfig,
+    PruneConfig,
+    QatConfig,
+    TuningConfig,
+)
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution
 from deblur_deploy.tables import load_settings
 
 C = TypeVar("C", PruneConfig, QatConfig)
-S = TypeVar("S", "Recipe", TuningConfig, ExportConfig, PrecisionConfig)
+S = TypeVar("S", "Recipe", TuningConfig, ExportConfig, PrecisionConfig, EngineConfig, PlanConfig)
 
 
 @dataclass(frozen=True)
@@ -74,10 +84,31 @@ class Recipe:
         if self.engine and self.engine.precision != "fp16" and self.fp16 is not None:
             name = self.engine.precision.upper()
             raise ConfigError(f"an {name} engine cannot be built from a typed FP16 graph", hint="leave out [fp16]")
+        if self.engine:
+            self._check_buildable(self.engine)
         if self.engine and self.engine.precision in ("int8", "fp8"):
             self._check_quantized(self.engine.precision)
         if self.budget.min_speedup is not None and self.bench is None:
             raise ConfigError("min_speedup needs a latency table", hint="add an empty table [bench]")
+
+    def _check_buildable(self, engine: EngineConfig) -> None:
+        """The stages before an engine must give it its types and its sizes."""
+        if engine.precision == "bf16":
+            raise ConfigError(
+                "a recipe has no stage that writes bfloat16 types",
+                hint="leave out [engine], and build it from the run's ONNX file: `deblur-deploy export-trt --bf16`",
+            )
+        shapes = engine.shapes
+        if self.export.dynamic and not shapes.res and shapes.max_res is None:
+            raise ConfigError(
+                "the graph takes pictures of any size, and an engine must know which",
+                hint='name sizes in [engine.shapes], such as res = ["640x360"], or leave out export.dynamic',
+            )
+        if not self.export.dynamic and not is_one_picture_size(shapes):
+            raise ConfigError(
+                "several sizes or pictures at a time were asked for, which the graph does not leave free",
+                hint="set dynamic = true in [export]",
+            )
 
     def _check_quantized(self, precision: str) -> None:
         """An engine of 8-bit types is built from a network that was quantized to them."""
@@ -108,7 +139,7 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; every folder that it names is taken relative to it.
+    """Read a recipe; every file and folder that it names is taken relative to it.
 
     Raises:
         ConfigError: The file is missing, not TOML, or has fields that cannot be used.
@@ -123,11 +154,20 @@ def load_recipe(path: Path) -> Recipe:
         prune=tuned(recipe.prune),
         qat=tuned(recipe.qat),
         export=_beside(path, recipe.export, "evaluation"),
-        fp16=recipe.fp16 and _beside(path, recipe.fp16, "evaluation"),
+        fp16=recipe.fp16 and _beside(path, recipe.fp16, "evaluation", "calibration"),
+        engine=recipe.engine and _engine_beside(path, recipe.engine),
     )
 
 
+def _engine_beside(recipe: Path, engine: EngineConfig) -> EngineConfig:
+    """An engine's settings with its files taken relative to the recipe."""
+    plan = _beside(recipe, engine.plan, "timing_cache")
+    if engine.plugin in PLUGIN_WORDS:
+        return dataclasses.replace(engine, plan=plan)
+    return dataclasses.replace(_beside(recipe, engine, "plugin"), plan=plan)
+
+
 def _beside(recipe: Path, table: S, *names: str) -> S:
-    """A table with the folders in these fields taken relative to the recipe's own."""
+    """A table with the files and folders in these fields taken relative to the recipe's own."""
     folders: dict[str, Any] = {name: str(recipe.parent / value) for name in names if (value := getattr(table, name))}
     return dataclasses.replace(table, **folders)

@@ -57,8 +57,8 @@ def _where_to_look(a: Artifact, b: Artifact) -> str:
     """How to find what makes the difference."""
     by_kind = {artifact.kind: artifact for artifact in (a, b)}
     if by_kind.keys() == {"onnx", "engine"}:
-        from deblur_deploy.engine.layers import has_polygraphy, reduce_command
+        from deblur_deploy.engine.layers import can_reduce, reduce_command
 
-        if has_polygraphy():
+        if can_reduce():
             return f"find the nodes with `{reduce_command(by_kind['onnx'], by_kind['engine'])}`"
     return "look at the step between them"

@@ -2,6 +2,7 @@
 
 from deblur_deploy.config.compression import Budget, PruneConfig, QatConfig, TuningConfig
 from deblur_deploy.config.deployment import (
+    PLUGIN_WORDS,
     DeformOp,
     EngineConfig,
     ExportConfig,
@@ -24,6 +25,7 @@ from deblur_deploy.config.training import (
 
 __all__ = [
     "NO_AUGMENTATION",
+    "PLUGIN_WORDS",
     "AugmentConfig",
     "Budget",
     "DeformOp",

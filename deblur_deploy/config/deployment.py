@@ -12,6 +12,9 @@ Precision = Literal["fp16", "bf16", "int8", "fp8", "fp32"]
 Io = Literal["float", "uint8"]
 DeformOp = Literal["plugin", "standard", "native"]
 
+PLUGIN_WORDS = ("auto", "aot", "none")
+"""Settings of :class:`EngineConfig`'s plugin that are no file."""
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -95,7 +98,8 @@ class PlanConfig:
 
     Args:
         timing_cache: File of kernel timings to start from and to add to. The full TensorRT only.
-        strip_weights: Leave the weights out; they are put in from the ONNX file before the engine runs.
+        strip_weights: Leave the weights out, for programs that put them in with TensorRT's Refitter; the runtimes here
+            do not run such an engine.
         refit: Weights can be replaced without building again.
         version_compatible: Later releases of the same major version load it too. The full TensorRT only.
         hardware_compatibility: Other cards that run it. The full TensorRT only.

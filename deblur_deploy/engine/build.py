@@ -22,7 +22,7 @@ from deblur_deploy.artifact import Artifact, Draft, hash_file, new_step, write_a
 from deblur_deploy.config import EngineConfig
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine.build_child import Request
-from deblur_deploy.engine.flavour import FlavourName, choose_flavour, load_flavour
+from deblur_deploy.engine.flavour import FlavourName, check_at_hand, choose_flavour, load_flavour
 from deblur_deploy.engine.handover import Handover, prepare_network, read_network
 from deblur_deploy.engine.options import check_plan
 from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
@@ -114,6 +114,8 @@ def check_engine_config(config: EngineConfig) -> FlavourName:
     if name == "rtx":
         check_buildable(target, load_flavour(name).module.ComputeCapability.__members__)
         check_precision(target, config.precision)
+    else:
+        check_at_hand(target)
     return name
 
 
@@ -179,6 +181,7 @@ def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[s
         "layer_macs": dict(built.proof.macs),
         "layers": built.layers,
         "plugin": "library" if library else built.plugin,
+        "plugin_path": built.plugin if library else None,
         "plugin_sha256": library,
         "weights_stripped": config.plan.strip_weights,
         "version_compatible": config.plan.version_compatible,

@@ -99,7 +99,7 @@ def _build(request: Request, folder: Path) -> str:
             hint = "building for the current card needs that card and its driver; or name one: `--target 2080ti`"
         raise BuildError(f"{flavour.title} could not build the engine: {logger.last_error}", hint=hint)
     (folder / ENGINE).write_bytes(engine)
-    (folder / LAYERS).write_text(logger.layers or _inspect(flavour, logger, engine), encoding="utf-8")
+    (folder / LAYERS).write_text(logger.layers or _inspect(flavour, logger, engine, request.plan), encoding="utf-8")
     if request.plan.timing_cache is not None:
         save_timing_cache(config, Path(request.plan.timing_cache))
     return flavour.version
@@ -119,15 +119,26 @@ def _configure(flavour: Flavour, builder: Any, config: Any, request: Request) ->
         config.builder_optimization_level = request.optimization_level
 
 
-def _inspect(flavour: Flavour, logger: Any, engine: Any) -> str:
-    """What the inspector says of an engine whose layers the builder did not list; empty where it cannot be loaded."""
+def _inspect(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -> str:
+    """What the inspector says of an engine whose layers the builder did not list; empty where there is no GPU to ask.
+
+    Raises:
+        BuildError: The GPU is there, and nothing is learnt of the engine.
+    """
     trt = flavour.module
     if flavour.name == "rtx" or not count_nvidia_gpus():
         return ""
-    loaded = trt.Runtime(logger).deserialize_cuda_engine(engine)
+    runtime = trt.Runtime(logger)
+    if plan.version_compatible:
+        runtime.engine_host_code_allowed = True  # it carries TensorRT's lean runtime as code
+    loaded = runtime.deserialize_cuda_engine(engine)
+    hint = "without that the types it runs in are not proven; build it again, and report the log if it fails again"
     if loaded is None:
-        return ""
-    return str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+        raise BuildError(f"{flavour.title} cannot load the engine that it built: {logger.last_error}", hint=hint)
+    text = str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    if '"Layers"' not in text:
+        raise BuildError(f"{flavour.title} says nothing of the layers of the engine that it built", hint=hint)
+    return text
 
 
 def _parse(flavour: Flavour, network: Any, logger: Any, path: Path) -> None:

@@ -91,6 +91,20 @@ def strongly_typed_flags(module: Any) -> int:
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
+def check_at_hand(target: Target) -> None:
+    """Refuse a card that is not in this machine, for the full TensorRT builds for no other.
+
+    Raises:
+        BuildError: It is another card.
+    """
+    gpu = find_gpu()
+    if target != CURRENT and (gpu is None or gpu.capability != target.capability):
+        raise BuildError(
+            f"TensorRT builds for the GPU it runs on and cannot build for {target.name}",
+            hint="give `--target current` on a machine with that card, or pip install 'deblur-deploy[rtx]'",
+        )
+
+
 def aim(flavour: Flavour, builder_config: Any, target: Target) -> None:
     """Tell the builder which card to build for.
 
@@ -103,12 +117,7 @@ def aim(flavour: Flavour, builder_config: Any, target: Target) -> None:
         BuildError: This flavour cannot build for it.
     """
     if not hasattr(builder_config, "set_compute_capability"):
-        gpu = find_gpu()
-        if target != CURRENT and (gpu is None or gpu.capability != target.capability):
-            raise BuildError(
-                f"TensorRT {flavour.version} builds for the GPU it runs on and cannot build for {target.name}",
-                hint="give `--target current` on a machine with that card, or pip install 'deblur-deploy[rtx]'",
-            )
+        check_at_hand(target)
         return
     capabilities = flavour.module.ComputeCapability
     check_buildable(target, capabilities.__members__)

@@ -25,6 +25,11 @@ def has_polygraphy() -> bool:
     return find_spec("polygraphy") is not None
 
 
+def can_reduce() -> bool:
+    """Whether what :func:`reduce_command` takes is installed."""
+    return has_polygraphy() and find_spec("onnx_graphsurgeon") is not None
+
+
 def list_layers(artifact: Artifact) -> str:
     """What Polygraphy says of a graph: inputs, outputs, and every layer with its tensors.
 
@@ -52,14 +57,20 @@ def list_layers(artifact: Artifact) -> str:
     kind = "engine" if artifact.kind == "engine" else "onnx"
     options = ["inspect", "model", str(artifact.path), "--model-type", kind, "--show", "layers"]
     use_rtx = artifact.kind == "engine" and flavour_of(artifact) == "rtx"
-    ended = subprocess.run(
-        [sys.executable, "-c", _START, *options],
-        env=os.environ | {_USE_RTX: "1" if use_rtx else "0"},
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", _START, *options],
+            env=os.environ | {_USE_RTX: "1" if use_rtx else "0"},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as err:
+        raise ArtifactError(
+            f"Polygraphy was not done with {artifact.path} after {_TIMEOUT_S} s",
+            hint=f"run it yourself: `polygraphy {shlex.join(options)}`",
+        ) from err
     if ended.returncode:
         lines = (ended.stderr or ended.stdout).strip().splitlines()
         raise ArtifactError(
@@ -73,10 +84,16 @@ def list_layers(artifact: Artifact) -> str:
 def reduce_command(onnx: Artifact, engine: Artifact) -> str:
     """The command that cuts an ONNX file down to the nodes in which TensorRT and onnxruntime differ.
 
+    A file with free sizes is looked at in the first shape that the engine was tuned for.
+
     Args:
         onnx: The ONNX artifact.
         engine: An engine built from it; its TensorRT is the one that is asked.
     """
+    profiles = engine.figures.get("profiles") or ()
+    shapes = [f"{profile['input']}:{list(profile['opt'])}".replace(" ", "") for profile in profiles[:1]]
+    sized = f" --model-input-shapes {shlex.join(shapes)}" if shapes else ""
     prefix = f"{_USE_RTX}=1 " if flavour_of(engine) == "rtx" else ""
     check = "--check polygraphy run polygraphy_debug.onnx --trt --onnxrt --atol 1e-2"
-    return f"{prefix}polygraphy debug reduce {shlex.quote(str(onnx.path))} -o reduced.onnx --mode bisect {check}"
+    reduce = f"polygraphy debug reduce {shlex.quote(str(onnx.path))} -o reduced.onnx --mode bisect{sized}"
+    return f"{prefix}{reduce} {check}"

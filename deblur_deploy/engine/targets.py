@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from deblur_deploy.errors import BuildError, ConfigError
+from deblur_deploy.runtime.nvidia import RTX_FIRST_IN_TYPE
 
 _CARDS = {
     "6.0": ("P100",),
@@ -30,8 +31,6 @@ _CARDS = {
     "12.1": ("GB10", "DGX Spark"),
 }
 _FIRST_IN_TENSORRT_10 = (7, 5)
-_FIRST_IN_TYPE = {"int8": (8, 0), "fp8": (8, 9), "bf16": (8, 0)}
-"""First capability for which TensorRT-RTX runs convolutions in a type."""
 
 _WITHOUT_IT = {
     "int8": ", and would build them in float without a word",
@@ -130,7 +129,7 @@ def check_precision(target: Target, precision: str) -> None:
     Raises:
         BuildError: The card's capability is too low.
     """
-    first = _FIRST_IN_TYPE.get(precision)
+    first = RTX_FIRST_IN_TYPE.get(precision)
     if first is None or target.capability is None or _numbers(target.capability) >= first:
         return
     raise BuildError(

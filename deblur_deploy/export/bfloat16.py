@@ -16,13 +16,14 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, inliner, numpy_helper, version_converter
 
 from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.errors import ExportError
-from deblur_deploy.export.precision import convert_to_fp16, drop_quantization, load_model
-from deblur_deploy.network.onnx_cost import share_of_macs
+from deblur_deploy.export.facts import write_facts
+from deblur_deploy.export.precision import convert_to_fp16, drop_quantization, load_model, shares_of
 
 OPSET = 22
 
@@ -45,7 +46,8 @@ def lower_to_bf16(source: Artifact, config: PrecisionConfig, out: Path) -> Artif
     """
     floats, pairs = drop_quantization(load_model(source))
     typed = convert_to_bf16(floats, config.keep_fp32)
-    figures = {"precision": share_of_macs(typed), "dropped_qdq_pairs": pairs}
+    figures = {"precision": shares_of(typed, source.image), "dropped_qdq_pairs": pairs}
+    write_facts(typed, source, source.image)
 
     def write(path: Path) -> None:
         path.write_bytes(typed.SerializeToString(deterministic=True))
@@ -69,12 +71,18 @@ def convert_to_bf16(model: onnx.ModelProto, keep_fp32: Sequence[str] = ()) -> on
         ConfigError: A pattern fits no node.
         ExportError: The network has something that cannot be retyped, or that opset 22 does not have.
     """
+    weights: dict[str, NDArray[np.float32]] = {}
+
+    def keep_values(tensor: TensorProto, name: str) -> TensorProto:
+        """A float16 tensor that stands in for one of values that float16 may not hold."""
+        weights[name] = numpy_helper.to_array(tensor)
+        return numpy_helper.from_array(np.zeros(weights[name].shape, np.float16), name)
+
     deconvolutions = [glob.escape(node.name) for node in model.graph.node if node.op_type == "ConvTranspose"]
-    typed = inliner.inline_local_functions(convert_to_fp16(model, (*keep_fp32, *deconvolutions)))
+    typed = inliner.inline_local_functions(convert_to_fp16(model, (*keep_fp32, *deconvolutions), keep_values))
     for tensor in typed.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            # By way of float16, whose steps are an eighth of bfloat16's.
-            values = numpy_helper.to_array(tensor).astype(np.float32).astype(ml_dtypes.bfloat16)
+        if tensor.name in weights:
+            values = weights[tensor.name].astype(ml_dtypes.bfloat16)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     for node in typed.graph.node:
         for attribute in node.attribute:

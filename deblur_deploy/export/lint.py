@@ -16,7 +16,7 @@ import onnx
 
 Rule = Literal["residual", "island", "empty pair", "cast"]
 
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv2d", "Gemm", "MatMul"})
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv", "DeformConv2d", "Gemm", "MatMul"})
 _HEAVY = _WEIGHTED | {"Resize"}
 """Operators whose work a runtime can do in integers, if the quantizers stand right."""
 

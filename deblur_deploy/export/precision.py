@@ -14,7 +14,7 @@ writes them. Convolutions and what lies between them become float16. What stays 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,15 @@ from deblur_deploy.export.fold import remove_unused, share_constants
 from deblur_deploy.export.padding import BATCH, HEIGHT, WIDTH
 from deblur_deploy.export.quality import measuring
 from deblur_deploy.export.shrink import restore_float_weights
+from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.onnx_cost import share_of_macs
 from deblur_deploy.network.onnx_sizes import fix_sizes
 from deblur_deploy.runtime.runner import reason_unavailable
 
 FP16_MAX = float(np.finfo(np.float16).max)
+
+HalfMaker = Callable[[TensorProto, str], TensorProto]
+"""Makes a float16 initialiser of this name from a float32 one."""
 
 _CHECKED_PHOTOS = 4
 
@@ -65,8 +69,7 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
     floats, pairs = drop_quantization(model)
     typed = convert_to_fp16(floats, config.keep_fp32)
     image = source.image
-    sizes = {BATCH: 1, HEIGHT: image.height or ExportConfig.height, WIDTH: image.width or ExportConfig.width}
-    figures = {"precision": share_of_macs(fix_sizes(typed, sizes)), "dropped_qdq_pairs": pairs}
+    figures = {"precision": shares_of(typed, image), "dropped_qdq_pairs": pairs}
     if config.check_overflow:
         figures |= _check_overflow(source, floats, typed, config)
     write_facts(typed, source, image)
@@ -87,6 +90,12 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
     return write_artifact(out, draft)
 
 
+def shares_of(typed: onnx.ModelProto, image: ImageSpec) -> dict[str, float]:
+    """Share of the multiply-accumulates per type; of a network with free sizes, for one picture of the usual size."""
+    sizes = {BATCH: 1, HEIGHT: image.height or ExportConfig.height, WIDTH: image.width or ExportConfig.width}
+    return share_of_macs(fix_sizes(typed, sizes))
+
+
 def _check_overflow(
     source: Artifact, floats: onnx.ModelProto, typed: onnx.ModelProto, config: PrecisionConfig
 ) -> dict[str, Any]:
@@ -100,12 +109,30 @@ def _check_overflow(
     return check_activations(floats, typed, photos, source.image)
 
 
-def convert_to_fp16(model: onnx.ModelProto, keep_fp32: Sequence[str] = ()) -> onnx.ModelProto:
+def half_of(tensor: TensorProto, name: str) -> TensorProto:
+    """A float32 initialiser as float16.
+
+    Raises:
+        ExportError: A value lies outside float16.
+    """
+    array = numpy_helper.to_array(tensor)
+    if not (np.abs(array) <= FP16_MAX).all():
+        raise ExportError(
+            f"weight {tensor.name!r} holds {array.flat[np.abs(array).argmax()]:g}, and float16 ends at {FP16_MAX:g}",
+            hint="build a float network with --fp32, or keep one layer so in Python: PrecisionConfig(('/layer/*',))",
+        )
+    return numpy_helper.from_array(array.astype(np.float16), name)
+
+
+def convert_to_fp16(
+    model: onnx.ModelProto, keep_fp32: Sequence[str] = (), to_half: HalfMaker = half_of
+) -> onnx.ModelProto:
     """Give a float32 network float16 types, with casts where the two meet.
 
     Args:
         model: A network without quantizers; opset 19 or later, no control flow. It is not changed.
         keep_fp32: Name patterns of nodes to leave in float32.
+        to_half: Makes the float16 initialiser of a name from a float32 one.
 
     Returns:
         A new model with the same inputs and outputs, checked. Each tensor is cast at most once per type.
@@ -124,7 +151,7 @@ def convert_to_fp16(model: onnx.ModelProto, keep_fp32: Sequence[str] = ()) -> on
     opsets = {entry.domain: entry.version for entry in typed.opset_import}
     functions = {(function.domain, function.name) for function in typed.functions}
 
-    retyper = _Retyper(graph, floats)
+    retyper = _Retyper(graph, floats, to_half)
     for index, node in enumerate(graph.node):
         if index in kept:
             retyper.add(node)
@@ -197,8 +224,9 @@ def _check_no_integers_left(nodes: Iterable[onnx.NodeProto], integers: Collectio
 class _Retyper:
     """Rewrites a graph node by node; casts each tensor at most once per type."""
 
-    def __init__(self, graph: onnx.GraphProto, floats: set[str]) -> None:
+    def __init__(self, graph: onnx.GraphProto, floats: set[str], to_half: HalfMaker) -> None:
         self._graph = graph
+        self._to_half = to_half
         self._floats = floats  # tensors that are float32 in the original
         self._halves: set[str] = set()  # those of them that have become float16
         self._cast: dict[tuple[str, int], str] = {}  # a tensor and another type -> its name in that type
@@ -232,7 +260,7 @@ class _Retyper:
         if (name, wanted) not in self._cast:
             self._cast[name, wanted] = made = self._unused(name)
             if name in self._initializers:
-                self._graph.initializer.append(_half(self._initializers[name], made))
+                self._graph.initializer.append(self._to_half(self._initializers[name], made))
             else:
                 self._add_cast(name, made, wanted)
         return self._cast[name, wanted]
@@ -282,17 +310,6 @@ def _check_convertible(model: onnx.ModelProto) -> None:
                 f"node {node.name!r} ({node.op_type}) is control flow, which cannot be retyped",
                 hint="export the network with a fixed number of steps",
             )
-
-
-def _half(tensor: TensorProto, name: str) -> TensorProto:
-    """A float32 initialiser as float16."""
-    array = numpy_helper.to_array(tensor)
-    if not (np.abs(array) <= FP16_MAX).all():
-        raise ExportError(
-            f"weight {tensor.name!r} holds {array.flat[np.abs(array).argmax()]:g}, and float16 ends at {FP16_MAX:g}",
-            hint="build a float network with --fp32, or keep one layer so in Python: PrecisionConfig(('/layer/*',))",
-        )
-    return numpy_helper.from_array(array.astype(np.float16), name)
 
 
 def _dequantized(node: onnx.NodeProto, initializers: dict[str, TensorProto]) -> TensorProto:

@@ -117,7 +117,7 @@ def tensors_of(source: Artifact) -> tuple[Tensor, Tensor]:
     """The network's input and output: of an ONNX file as its graph has them, of an engine as it was exported.
 
     Raises:
-        ArtifactError: ``source`` is neither, or an engine of TensorRT-RTX.
+        ArtifactError: ``source`` is neither, or an engine of TensorRT-RTX or without its weights.
         ExportError: The graph has not one input and one output of a type that is served.
     """
     if source.kind == "engine":
@@ -126,11 +126,12 @@ def tensors_of(source: Artifact) -> tuple[Tensor, Tensor]:
                 f"{source.path} is an engine of TensorRT-RTX, which Triton has no backend for",
                 hint="give the ONNX artifact, or an engine built with --flavour tensorrt",
             )
-        size, frames = (
-            (source.image.height or _ANY_SIZE, source.image.width or _ANY_SIZE),
-            source.image.dtype == "uint8",
-        )
-        kind, shape = ("TYPE_UINT8", (1, *size, 3)) if frames else ("TYPE_FP32", (1, 3, *size))
+        if source.figures.get("weights_stripped"):
+            raise ArtifactError(
+                f"{source.path} was built without its weights, and Triton does not put them in",
+                hint="build it again without --strip-weights",
+            )
+        kind, shape = "TYPE_UINT8" if source.image.dtype == "uint8" else "TYPE_FP32", _engine_dims(source)
         return Tensor(INPUT, kind, shape), Tensor(OUTPUT, kind, shape)
     if source.kind != "onnx":
         raise ArtifactError(
@@ -146,6 +147,16 @@ def tensors_of(source: Artifact) -> tuple[Tensor, Tensor]:
             hint="export it with `deblur-deploy export-onnx`",
         )
     return _tensor(inputs[0], source), _tensor(graph.output[0], source)
+
+
+def _engine_dims(source: Artifact) -> tuple[int, ...]:
+    """Shape of an engine's input: what all profiles have in common, and -1 for what they leave free."""
+    profiles = source.figures.get("profiles") or ()
+    if profiles:
+        shapes = [profile[end] for profile in profiles for end in ("min", "max")]
+        return tuple(sizes[0] if len(set(sizes)) == 1 else _ANY_SIZE for sizes in zip(*shapes, strict=True))
+    size = (source.image.height or _ANY_SIZE, source.image.width or _ANY_SIZE)
+    return (1, *size, 3) if source.image.layout == "NHWC" else (1, 3, *size)
 
 
 def _tensor(value: Any, source: Artifact) -> Tensor:
@@ -170,6 +181,12 @@ def model_config(source: Artifact, tensors: Sequence[Tensor], config: TritonConf
         raise ConfigError(
             f"max_batch is {config.max_batch}, and {source.path} takes one picture at a time",
             hint="leave it out, or serve a graph whose batch is free; more --instances run side by side",
+        )
+    most = max((profile["max"][0] for profile in source.figures.get("profiles") or ()), default=config.max_batch)
+    if source.kind == "engine" and config.max_batch > most:
+        raise ConfigError(
+            f"max_batch is {config.max_batch}, and {source.path} takes at most {most} pictures",
+            hint=f"give {most}, or build the engine with --batch 1-{config.max_batch}",
         )
     lines = [
         f'name: "{config.name}"',

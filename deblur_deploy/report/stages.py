@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.artifact import TYPED_STAGES, Artifact
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.report.quality import Quality, last_quality, same_pairs
 from deblur_deploy.sources import find_artifacts, shipped_generator
@@ -96,7 +96,7 @@ def _shown(chain: Sequence[Artifact]) -> list[Artifact]:
     return [
         artifact
         for artifact in chain
-        if artifact.sha256 not in (built if artifact.stage == "to-fp16" else ())
+        if artifact.sha256 not in (built if artifact.stage in TYPED_STAGES else ())
         and (artifact.kind != "checkpoint" or artifact.sha256 not in exported)
         # A checkpoint on the way to another is a row only if it is where everything began.
         and (artifact.kind != "checkpoint" or artifact.sha256 not in onward or _name(artifact) == ORIGINAL)
@@ -108,8 +108,8 @@ def _name(artifact: Artifact) -> str:
     stages = {step.stage for step in artifact.history}
     if artifact.kind == "engine":
         return f"{artifact.history[-1].config.get('precision', 'typed')} engine"
-    if "to-fp16" in stages:
-        return "fp16"
+    if typed := stages & set(TYPED_STAGES):
+        return min(typed).removeprefix("to-")
     if artifact.network.quantization is not None:
         return str(artifact.network.quantization.get("format", "quantized"))
     return "pruned" if "prune" in stages else ORIGINAL

@@ -1,7 +1,7 @@
 """Whether an engine can run here, as far as its manifest and the driver tell before it is loaded.
 
-An engine is bound to the TensorRT that built it (flavour and version), to a compute capability, and to a driver that
-knows its CUDA. TensorRT's own answer to a wrong one is a number or a null pointer; here it is a sentence and a command.
+An engine is bound to the TensorRT that built it (flavour and version) and to a compute capability. TensorRT's own
+answer to a wrong one is a number or a null pointer; here it is a sentence and a command.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import BuildError, DeblurDeployError, MissingDependencyError
-from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus, find_gpu
+from deblur_deploy.runtime.nvidia import RTX_FIRST_IN_TYPE, Gpu, count_nvidia_gpus, find_gpu
 
 _MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 _TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
@@ -19,6 +19,9 @@ _INSTALL = {"rtx": "pip install tensorrt-rtx-cu13", "tensorrt": "pip install ten
 
 _AMPERE = (8, 0)
 """First capability of engines for several cards: TensorRT-RTX's portable ones and TensorRT's ``ampere_plus``."""
+
+_WITHOUT_RTX = ("8.7", "9.0", "10.0", "10.3", "11.0")
+"""Capabilities of servers and embedded machines, which the full TensorRT builds for and TensorRT-RTX does not."""
 
 
 def flavour_of(artifact: Artifact) -> str:
@@ -55,6 +58,11 @@ def engine_obstacle(artifact: Artifact) -> DeblurDeployError | None:
         artifact: An engine.
     """
     name, gpus = name_engine(artifact), count_nvidia_gpus()
+    if artifact.figures.get("weights_stripped"):
+        return BuildError(
+            f"{name} was built without its weights, and deblur-deploy does not put them in",
+            hint=f"refit it in a program of your own with TensorRT's Refitter, or {rebuild_hint(artifact, None)}",
+        )
     if gpus is None:
         return DeblurDeployError(
             f"{name} needs an NVIDIA GPU, and this machine has no NVIDIA driver",
@@ -66,7 +74,7 @@ def engine_obstacle(artifact: Artifact) -> DeblurDeployError | None:
             f"{name} needs an NVIDIA GPU, and the driver of this machine finds none",
             hint="check nvidia-smi, and CUDA_VISIBLE_DEVICES",
         )
-    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu) or _driver_obstacle(artifact, gpu)
+    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu)
 
 
 def name_engine(artifact: Artifact) -> str:
@@ -86,14 +94,44 @@ def rebuild_hint(artifact: Artifact, gpu: Gpu | None, flavour: str | None = None
         gpu: The card, or None where it is not known: then the card that the engine was built for.
         flavour: Which TensorRT is to build it; by default the one that built this engine.
     """
-    flavour, image = flavour or flavour_of(artifact), artifact.image
+    flavour, precision = flavour or flavour_of(artifact), artifact.history[-1].config.get("precision")
     target = gpu.sm.lower() if gpu else str(artifact.figures.get("target", "portable"))
-    if gpu and flavour == "tensorrt":
+    if gpu and gpu.capability in _WITHOUT_RTX:
+        flavour = "tensorrt"
+    if flavour == "tensorrt":
         target = "current"  # the full TensorRT builds for nothing else
-    size = f" --res {image.width}x{image.height}" if image.width and image.height else ""
-    precision = artifact.history[-1].config.get("precision")
+    elif gpu and tuple(map(int, gpu.capability.split("."))) < RTX_FIRST_IN_TYPE.get(str(precision), (0, 0)):
+        precision = "fp16"
     kind = f" --{precision}" if precision else ""
-    return f"build it again: `deblur-deploy export-trt --flavour {flavour} --target '{target}'{size}{kind}`"
+    sizes = _size_options(artifact)
+    return f"build it again: `deblur-deploy export-trt --flavour {flavour} --target '{target}'{sizes}{kind}`"
+
+
+def driver_hint(artifact: Artifact, gpu: Gpu | None) -> str | None:
+    """What to do where an engine does not load and the driver is older than the one that it was built with.
+
+    By itself an older driver is no obstacle: what an engine needs is that of its TensorRT.
+    """
+    built = artifact.figures.get("driver_cuda")
+    if gpu is None or built is None or int(gpu.driver_cuda.split(".")[0]) >= int(str(built).split(".")[0]):
+        return None
+    return (
+        f"update the NVIDIA driver, which knows CUDA {gpu.driver_cuda} and the one at the build {built}, or "
+        f"{rebuild_hint(artifact, gpu)} on this machine"
+    )
+
+
+def _size_options(artifact: Artifact) -> str:
+    """The options of ``export-trt`` that gave an engine its sizes."""
+    image, shapes = artifact.image, artifact.history[-1].config.get("shapes") or {}
+    sizes = [f" --res {size}" for size in shapes.get("res") or ()]
+    ends = (("min", shapes.get("min_res")), ("opt", shapes.get("opt_res")), ("max", shapes.get("max_res")))
+    sizes += [f" --{end}-res {size}" for end, size in ends if size]
+    if not sizes and image.width and image.height:
+        sizes = [f" --res {image.width}x{image.height}"]
+    low, high = shapes.get("batch") or (1, 1)
+    batch = "" if high == 1 else f" --batch {high if low == high else f'{low}-{high}'}"
+    return "".join(sizes) + batch
 
 
 def _version_obstacle(artifact: Artifact, gpu: Gpu) -> DeblurDeployError | None:
@@ -135,14 +173,3 @@ def _fits_card(artifact: Artifact, capability: str) -> bool:
         return here >= _AMPERE
     built = figures.get("capability")
     return built is None or built == capability
-
-
-def _driver_obstacle(artifact: Artifact, gpu: Gpu) -> DeblurDeployError | None:
-    """The driver does not know the CUDA that the engine was built with; within a major version it need not be newer."""
-    built = artifact.figures.get("driver_cuda")
-    if built is None or int(gpu.driver_cuda.split(".")[0]) >= int(str(built).split(".")[0]):
-        return None
-    return DeblurDeployError(
-        f"{name_engine(artifact)} was built with a driver for CUDA {built}, and this one knows CUDA {gpu.driver_cuda}",
-        hint=f"update the NVIDIA driver, or {rebuild_hint(artifact, gpu)} on this machine",
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,21 @@ class EngineIO:
     channels_last: bool
     profiles: tuple[tuple[Shape, Shape], ...]
 
+    def image_for_one(self, image: ImageSpec) -> ImageSpec:
+        """What the engine takes where it is given one picture at a time: pictures of the largest size that it can.
+
+        Args:
+            image: What the artifact says, whose size may be missing.
+
+        Returns:
+            The same with a fixed size; with none where the engine takes several pictures at a time only.
+        """
+        if self.input_dtype == "uint8" and self.channels_last:
+            image = ImageSpec.of_frames(None, None, image.multiple_of)
+        sizes = [self._extent(high)[:2] for low, high in self.profiles if low[0] == 1]
+        width, height = max(sizes, key=math.prod, default=(None, None))
+        return replace(image, height=height, width=width)
+
     def choose_profile(self, shape: Shape) -> int:
         """The first optimization profile that takes a shape.
 
@@ -52,6 +67,13 @@ class EngineIO:
         if len(shape) != len(low):
             raise ConfigError(f"a batch has shape {shape}", hint=f"give one of {len(low)} axes: {sizes}")
         width, height, number = self._extent(shape)
+        if not any(least[0] <= number <= most[0] for least, most in self.profiles):
+            raise ConfigError(
+                f"the engine takes {sizes} at a time, and {number} {'was' if number == 1 else 'were'} given",
+                hint=f"build one that takes this number: `deblur-deploy export-trt --batch {number}-{high[0]}`"
+                if number < high[0]
+                else "give fewer at a time, or build one with --batch",
+            )
         raise ConfigError(
             f"the engine takes {sizes} and cannot take {_count(number)} of {width}x{height}",
             hint=f"give pictures of that size, or build an engine for this one: "

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.artifact import Artifact, hash_file
 from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError
-from deblur_deploy.runtime.engine_fit import flavour_of, flavour_title, rebuild_hint
+from deblur_deploy.runtime.engine_fit import driver_hint, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import find_gpu
-
-_NO_LIBRARY = ("auto", "aot", "none")
-"""Settings of export-trt's plugin that leave the engine without a library of its own."""
 
 _DAMAGED_HINT = "copy the file again, or build the engine again with `deblur-deploy export-trt`"
 
@@ -59,11 +56,15 @@ def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
     runtime = trt.Runtime(logger)
     if hasattr(runtime, "get_engine_validity"):
         _check_validity(artifact, trt, runtime.get_engine_validity(data))
+    if artifact.figures.get("version_compatible"):
+        # Such an engine carries TensorRT's lean runtime as code; it is known here only of engines that were built here.
+        runtime.engine_host_code_allowed = True
     _load_plugin(artifact, runtime)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         title = flavour_title(flavour_of(artifact))
-        raise ArtifactError(f"{title} cannot load {artifact.path}: {logger.last_error}", hint=_DAMAGED_HINT)
+        hint = driver_hint(artifact, find_gpu()) or _DAMAGED_HINT
+        raise ArtifactError(f"{title} cannot load {artifact.path}: {logger.last_error}", hint=hint)
     return LoadedEngine(engine, logger, runtime)
 
 
@@ -88,17 +89,24 @@ def diagnostics(trt: Any, bits: Any) -> list[str]:
 
 
 def _load_plugin(artifact: Artifact, runtime: Any) -> None:
-    """Load the library that the engine's plugin is in, unless its kernel is in the engine.
+    """Load the library that the engine was built with, unless the engine carries it or its kernel.
 
     Never with TensorRT-RTX, whose registry a plugin brings down.
     """
-    plugin = artifact.history[-1].config.get("plugin", "auto")
-    if plugin in _NO_LIBRARY or flavour_of(artifact) == "rtx":
+    figures = artifact.figures
+    if figures.get("plugin") != "library" or figures.get("version_compatible") or flavour_of(artifact) == "rtx":
         return
-    if not Path(plugin).is_file():
+    plugin = Path(figures["plugin_path"])
+    if not plugin.is_file():
         raise ArtifactError(
             f"{artifact.path} needs the plugin library {plugin}, which is not there",
             hint=f"build it: `deblur-deploy build-plugin --out {plugin}`, or the engine with `--plugin aot`",
+        )
+    if hash_file(plugin) != figures["plugin_sha256"]:
+        raise ArtifactError(
+            f"the plugin library {plugin} is not the one that {artifact.path} was built with",
+            hint="put the one of the build there, or build the engine again with this one: `deblur-deploy export-trt "
+            f"--flavour tensorrt --plugin {plugin}`",
         )
     if runtime.get_plugin_registry().load_library(str(plugin)) is None:
         raise ArtifactError(f"TensorRT cannot load the plugin library {plugin}", hint="build it for this TensorRT")

@@ -38,7 +38,7 @@ def adopt_engine(path: Path, *, trust: bool) -> Artifact:
             hint="an engine holds code that runs on this machine: build your own with `deblur-deploy export-trt`, "
             "or give --trust if you know where it is from",
         )
-    sha256, figures = hash_file(path), {"flavour": _guess_flavour(path), "target": "an unknown card"}
+    sha256, figures = hash_file(path), {"flavour": _guess_flavour(path)}
     step = Step("unknown", {}, {}, None, "", figures)
     return Artifact("engine", path, sha256, NetworkSpec("unknown", {}), ImageSpec(), (step,))
 

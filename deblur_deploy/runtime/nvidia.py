@@ -10,6 +10,9 @@ from typing import Any
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 128
 
+RTX_FIRST_IN_TYPE = {"int8": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
+"""First capability on which TensorRT-RTX 1.7 runs convolutions of a type; other types it runs everywhere."""
+
 
 @dataclass(frozen=True)
 class Gpu:

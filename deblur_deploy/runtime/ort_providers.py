@@ -68,12 +68,14 @@ def open_session(path: str, options: Any, name: str) -> Any:
     """
     provider = RUNTIMES[name].provider
     assert provider is not None
+    if provider == CPU:  # there is nowhere else to go, and older releases keep no record
+        return onnxruntime.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry(_RECORD_PLACES, "1")
     if provider not in onnxruntime.get_available_providers():
         provider = _add_rtx_plugin(options)
         session = onnxruntime.InferenceSession(path, options, enable_fallback=0)
     else:
-        if provider != CPU and hasattr(onnxruntime, "preload_dlls"):
+        if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(path, options, providers=_in_order(provider), enable_fallback=0)
     require_provider(session, provider, name)
@@ -89,12 +91,18 @@ def require_provider(session: Any, provider: str, name: str) -> None:
         name: The runtime, for the message.
 
     Raises:
+        MissingDependencyError: This release cannot tell.
         DeblurDeployError: The provider is not in use, or convolutions or matrix products run on another.
     """
     if provider not in session.get_providers():
         raise DeblurDeployError(
             f"{name}: onnxruntime could not load {provider} and would compute on the processor",
             hint="install the CUDA libraries that it was built for: pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        )
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise MissingDependencyError(
+            f"{name}: onnxruntime {onnxruntime.__version__} does not tell where it computes",
+            hint=RUNTIMES[name].install,
         )
     elsewhere = [
         f"{node.name or node.op_type} on {part.ep_name}"
@@ -113,8 +121,6 @@ def require_provider(session: Any, provider: str, name: str) -> None:
 
 def _in_order(provider: str) -> list[str]:
     """A provider, and what it leaves shapes and small operators to."""
-    if provider == CPU:
-        return [CPU]
     return [provider, CPU] if provider == "CUDAExecutionProvider" else [provider, "CUDAExecutionProvider", CPU]
 
 

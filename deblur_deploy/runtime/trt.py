@@ -55,6 +55,8 @@ class Libraries:
 class EngineRunner:
     """An engine on the GPU.
 
+    ``image`` has the largest size of which it takes one picture, whatever other sizes it takes.
+
     Args:
         artifact: The engine. TensorRT-RTX keeps the kernels that it compiles in a file beside it.
         options: How to run it.
@@ -74,10 +76,10 @@ class EngineRunner:
         flavour = flavour_of(artifact)
         libraries = libraries or Libraries(import_tensorrt(flavour), Cuda())
         self.name = engine_runtime(flavour, cuda_graph=options.cuda_graph)
-        self.image = artifact.image
         loaded = load_engine(artifact, libraries.trt)
         self._loaded: Any = loaded
         self._io = describe_io(loaded.engine, artifact.image)
+        self.image = self._io.image_for_one(artifact.image)
         maker = ContextMaker(libraries.trt, loaded.engine, artifact.path, cuda_graph=options.cuda_graph)
         capture = options.cuda_graph and not maker.captures_itself
         self._streams: list[EngineStream] = []

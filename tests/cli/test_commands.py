@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -135,6 +136,10 @@ def test_an_engine_is_made_from_what_has_its_size_and_type(made):
     assert gives_engine(quantized, other, "int8")
     assert not gives_engine(quantized, other, "fp8")
     assert not gives_engine(float_checkpoint, other, "int8")
+    assert gives_engine(float_checkpoint, None, "fp16", free_sizes=True)
+    assert not gives_engine(graph, None, "fp16", free_sizes=True)
+    free = dataclasses.replace(graph, image=dataclasses.replace(graph.image, height=None, width=None))
+    assert gives_engine(free, None, "fp16", free_sizes=True)
 
 
 @pytest.mark.rtx

@@ -81,6 +81,21 @@ def test_folders_are_relative_to_the_recipe(tmp_path: Path) -> None:
     assert recipe.tuned_on_own_photos(recipe.qat).tuning.photos == str(tmp_path / "own")
 
 
+def test_files_of_the_engine_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    text = '[fp16]\ncalibration = "photos"\n[engine]\nplugin = "{}"\nplan.timing_cache = "kernels"\n'
+    path.write_text(text.format("lib.so"))
+    recipe = load_recipe(path)
+    assert recipe.fp16
+    assert recipe.engine
+    found = (recipe.fp16.calibration, recipe.engine.plugin, recipe.engine.plan.timing_cache)
+    assert found == tuple(str(tmp_path / name) for name in ("photos", "lib.so", "kernels"))
+    path.write_text(text.format("aot"))
+    again = load_recipe(path).engine
+    assert again
+    assert again.plugin == "aot"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -91,6 +106,9 @@ def test_folders_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ("[budget]\nmin_speedup = 2", "min_speedup needs a latency table"),
         ("[engine]", "an FP16 engine is built from a typed FP16 graph"),
         ('[fp16]\n[engine]\nprecision = "fp32"', "an FP32 engine cannot be built from a typed FP16 graph"),
+        ('[engine]\nprecision = "bf16"', "no stage that writes bfloat16"),
+        ("[export]\ndynamic = true\n[fp16]\n[engine]", "an engine must know which"),
+        ("[fp16]\n[engine]\nshapes.batch = [1, 4]", "the graph does not leave free"),
         ('[qat]\n[engine]\nprecision = "fp32"', r"an FP32 engine cannot follow \[qat\]"),
     ],
 )

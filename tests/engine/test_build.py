@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnx import numpy_helper, parser
 
 from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
 from deblur_deploy.config import EngineConfig, PlanConfig, ShapeConfig
+from deblur_deploy.engine import build_child
 from deblur_deploy.engine import flavour as flavour_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
@@ -266,7 +268,7 @@ def test_a_builder_that_dies_takes_nothing_with_it(fake_tensorrt: Path, tmp_path
     fake_tensorrt.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
     source = onnx_artifact(tmp_path / "source", one_layer("y = Relu(a)"))
     with pytest.raises(BuildError, match=f"ended by {name}") as caught:
-        build_engine(source, EngineConfig(flavour="tensorrt", plugin="none"), tmp_path / "out")
+        build_engine(source, EngineConfig("current", "tensorrt", plugin="none"), tmp_path / "out")
     assert "memory ran out" in caught.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fake", "source"]
 
@@ -278,7 +280,7 @@ def test_crash_of_the_builder_is_an_error_with_its_last_words(
     fake_tensorrt.write_text(crash)
     source = onnx_artifact(tmp_path / "source", float_network.SerializeToString())
     with pytest.raises(BuildError, match=r"(?s)ended by SIGABRT.*assertion failed in tactic 7"):
-        build_engine(source, EngineConfig(flavour="tensorrt", plugin="none"), tmp_path / "out")
+        build_engine(source, EngineConfig("current", "tensorrt", plugin="none"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -287,7 +289,7 @@ def test_flavour_that_cannot_be_loaded_is_a_missing_dependency(
 ) -> None:
     fake_tensorrt.write_text("raise ImportError('libnvinfer.so.10 is not there')\n")
     with pytest.raises(MissingDependencyError, match=r"libnvinfer\.so\.10") as caught:
-        build_engine_bytes(float_network.SerializeToString(), EngineConfig(flavour="tensorrt", plugin="none"))
+        build_engine_bytes(float_network.SerializeToString(), EngineConfig("current", "tensorrt", plugin="none"))
     assert caught.value.hint == "pip install 'deblur-deploy[trt]'"
 
 
@@ -317,7 +319,7 @@ def test_interruption_ends_the_builder(fake_tensorrt: Path, tmp_path: Path) -> N
         "from deblur_deploy.config import EngineConfig\n"
         "from deblur_deploy.engine.build import build_engine_bytes\n"
         f"network = pathlib.Path({str(network)!r}).read_bytes()\n"
-        "build_engine_bytes(network, EngineConfig(flavour='tensorrt', plugin='none'))\n"
+        "build_engine_bytes(network, EngineConfig('current', 'tensorrt', plugin='none'))\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 60
@@ -335,6 +337,12 @@ def test_unknown_card_is_refused_before_anything_runs(tmp_path: Path) -> None:
     source = onnx_artifact(tmp_path / "source", b"never read")
     with pytest.raises(ConfigError, match="2081"):
         build_engine(source, EngineConfig(target="2081 ti"), tmp_path / "out")
+
+
+def test_a_card_that_is_not_here_is_refused_before_the_full_tensorrt_starts(fake_tensorrt: Path) -> None:
+    fake_tensorrt.write_text("raise ImportError('was started')\n")
+    with pytest.raises(BuildError, match="builds for the GPU it runs on and cannot build for GTX 1060"):
+        build_engine_bytes(b"never read", EngineConfig("gtx 1060", "tensorrt", plugin="none"))
 
 
 def test_engines_are_built_from_onnx(tmp_path: Path) -> None:
@@ -362,3 +370,20 @@ def test_engines_are_built_from_onnx(tmp_path: Path) -> None:
 def test_settings_check_themselves(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{field} is {value!r}"):
         EngineConfig(**{field: value})
+
+
+@pytest.mark.parametrize("said", [None, "", "{}"])
+def test_an_engine_that_nothing_is_learnt_of_is_refused(monkeypatch: pytest.MonkeyPatch, said: str | None) -> None:
+    runtime = SimpleNamespace(engine_host_code_allowed=False)
+    inspector = SimpleNamespace(get_engine_information=lambda _: said)
+    runtime.deserialize_cuda_engine = lambda _: (
+        None if said is None else SimpleNamespace(create_engine_inspector=lambda: inspector)
+    )
+    formats = SimpleNamespace(JSON="JSON")
+    module = SimpleNamespace(__version__="11.4", Runtime=lambda _: runtime, LayerInformationFormat=formats)
+    monkeypatch.setattr(build_child, "count_nvidia_gpus", lambda: 1)
+    arguments = (flavour_module.Flavour("tensorrt", module), SimpleNamespace(last_error="no memory"), b"engine")
+    with pytest.raises(BuildError, match="no memory" if said is None else "nothing of the layers") as caught:
+        build_child._inspect(*arguments, PlanConfig(version_compatible=True))
+    assert "not proven" in caught.value.hint
+    assert runtime.engine_host_code_allowed

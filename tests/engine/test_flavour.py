@@ -123,7 +123,7 @@ def test_card_that_the_builder_refuses_is_an_error() -> None:
 def test_full_tensorrt_builds_for_the_card_at_hand_only() -> None:
     config = SimpleNamespace()
     aim(FULL, config, CURRENT)
-    with pytest.raises(BuildError, match=r"TensorRT 11\.4 .* RTX 2080 Ti") as caught:
+    with pytest.raises(BuildError, match=r"TensorRT builds for the GPU .* RTX 2080 Ti") as caught:
         aim(FULL, config, resolve_target("2080ti"))
     assert "--target current" in caught.value.hint
 

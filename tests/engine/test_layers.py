@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from deblur_deploy.artifact import Artifact, NetworkSpec, new_step
 from deblur_deploy.engine import layers as layers_module
-from deblur_deploy.engine.layers import has_polygraphy, list_layers, reduce_command
+from deblur_deploy.engine.layers import can_reduce, has_polygraphy, list_layers, reduce_command
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.runtime import engine_fit
@@ -73,7 +73,32 @@ def test_an_engine_is_listed_only_where_it_can_be_loaded(
 
 
 def test_the_command_that_finds_a_bad_node_is_one_that_a_shell_takes(onnx_artifact: Artifact) -> None:
-    words = shlex.split(reduce_command(onnx_artifact, onnx_artifact))
+    def engine(**figures: object) -> Artifact:
+        step = new_step("export-trt", {}, onnx_artifact, figures)
+        path = onnx_artifact.path.with_name("model.engine")
+        return dataclasses.replace(onnx_artifact, kind="engine", path=path, history=(step,))
+
+    words = shlex.split(reduce_command(onnx_artifact, engine(flavour="rtx")))
     assert words[:4] == ["POLYGRAPHY_USE_TENSORRT_RTX=1", "polygraphy", "debug", "reduce"]
     assert words[4] == str(onnx_artifact.path)
     assert words[words.index("--check") + 1 :][:3] == ["polygraphy", "run", "polygraphy_debug.onnx"]
+    assert "--model-input-shapes" not in words
+    profile = {"input": "blurred", "min": [1, 3, 4, 6], "opt": [2, 3, 8, 6], "max": [2, 3, 8, 6]}
+    words = shlex.split(reduce_command(onnx_artifact, engine(flavour="tensorrt", profiles=[profile])))
+    assert words[:4] == ["polygraphy", "debug", "reduce", str(onnx_artifact.path)]
+    assert words[words.index("--model-input-shapes") + 1] == "blurred:[2,3,8,6]"
+    assert words.index("--model-input-shapes") < words.index("--check")
+
+
+def test_the_command_is_named_only_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers_module, "find_spec", lambda name: None if name == "onnx_graphsurgeon" else object())
+    assert has_polygraphy()
+    assert not can_reduce()
+
+
+def test_a_polygraphy_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch, onnx_artifact: Artifact) -> None:
+    monkeypatch.setattr(layers_module, "find_spec", lambda name: object())
+    monkeypatch.setattr(layers_module, "_TIMEOUT_S", 0.01)
+    with pytest.raises(ArtifactError, match="was not done with") as e:
+        list_layers(onnx_artifact)
+    assert "polygraphy inspect model" in e.value.hint

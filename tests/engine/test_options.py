@@ -70,7 +70,7 @@ wanted = {
     "set_memory_pool_limit builder_optimization_level profiling_verbosity plugins_to_serialize",
     trt.IPluginRegistry: "load_library", trt.Builder: "create_optimization_profile build_serialized_network",
     trt.IOptimizationProfile: "set_shape", trt.EngineInspector: "get_engine_information",
-    trt.ICudaEngine: "create_engine_inspector", trt.Runtime: "deserialize_cuda_engine",
+    trt.ICudaEngine: "create_engine_inspector", trt.Runtime: "deserialize_cuda_engine engine_host_code_allowed",
     trt.LayerInformationFormat: "JSON", trt.MemoryPoolType: "WORKSPACE", trt: "get_plugin_registry OnnxParser",
 }
 missing = [f"{o}.{n}" for o, names in wanted.items() for n in names.split() if not hasattr(o, n)]

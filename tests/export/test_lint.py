@@ -85,6 +85,12 @@ BAD = {
         "the_d",
         "DeformConv2d",
     ),
+    "standard deformable convolution": (
+        f"{CONV.format('c', 'a')} d = DeformConv(c, wd, x) {requantized('b', 'd')} {CONV.format('y', 'b')}",
+        "island",
+        "the_d",
+        "DeformConv",
+    ),
     "two quantizers in a row": (
         f"{requantized('b', 'a')} {CONV.format('y', 'b')}",
         "empty pair",

@@ -100,6 +100,23 @@ def test_an_engine_of_the_full_tensorrt_is_a_plan(graph, parse, tmp_path):
         export_triton(engine("rtx"), TritonConfig(), tmp_path / "other")
 
 
+def test_an_engines_free_sizes_are_those_of_its_profiles(graph, parse):
+    def engine(**figures: object) -> Artifact:
+        step = new_step("export-trt", {}, graph, {"flavour": "tensorrt", **figures})
+        return dataclasses.replace(graph, kind="engine", image=ImageSpec(), history=(*graph.history, step))
+
+    profile = {"input": "blurred", "min": [1, 3, 24, 40], "opt": [4, 3, 48, 40], "max": [4, 3, 48, 40]}
+    served = engine(profiles=[profile])
+    config = parse(model_config(served, tensors_of(served), TritonConfig(max_batch=4)))
+    assert (config.max_batch_size, list(config.input[0].dims)) == (4, [3, -1, 40])
+    with pytest.raises(ConfigError, match="takes at most 4 pictures"):
+        model_config(served, tensors_of(served), TritonConfig(max_batch=5))
+    other = engine(profiles=[profile | {"min": [4, 3, 24, 40]}, profile | {"min": [4, 3, 48, 40]}])
+    assert tensors_of(other)[0].dims == (4, 3, -1, 40)
+    with pytest.raises(ArtifactError, match="without its weights"):
+        tensors_of(engine(weights_stripped=True))
+
+
 def test_what_cannot_be_served_is_refused(graph, tmp_path):
     with pytest.raises(ArtifactError, match="is of kind checkpoint"):
         tensors_of(dataclasses.replace(graph, kind="checkpoint"))

@@ -240,7 +240,7 @@ class StandInEngine:
         self.refuses: Callable[[], bool] = lambda: False
         self.logger: Any = None
         self.configs: list[StandInRuntimeConfig] = []
-        self.has_memory = True
+        self.has_memory, self.has_code = True, False
 
     num_io_tensors = property(lambda self: len(self.tensors))
     num_optimization_profiles = property(lambda self: len(self.profiles))
@@ -321,12 +321,15 @@ class StandInTensorRT:
 
     def Runtime(self, logger: Any) -> Any:
         registry = SimpleNamespace(load_library=lambda path: self.libraries.append(path) or object())
-        return SimpleNamespace(
-            deserialize_cuda_engine=lambda data: self._deserialize(data, logger), get_plugin_registry=lambda: registry
-        )
+        runtime = SimpleNamespace(engine_host_code_allowed=False, get_plugin_registry=lambda: registry)
+        runtime.deserialize_cuda_engine = lambda data: self._deserialize(data, logger, runtime)
+        return runtime
 
-    def _deserialize(self, data: bytes, logger: Any) -> StandInEngine | None:
+    def _deserialize(self, data: bytes, logger: Any, runtime: Any) -> StandInEngine | None:
         engine = self.engines.get(data)
+        if engine is not None and engine.has_code and not runtime.engine_host_code_allowed:
+            logger.log(SimpleNamespace(name="ERROR"), "host code is not allowed")
+            return None
         if engine is None:
             logger.log(SimpleNamespace(name="INTERNAL_ERROR"), "the magic  tag does not match")
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import BuildError, MissingDependencyError
 from deblur_deploy.runtime import engine_fit
-from deblur_deploy.runtime.engine_fit import engine_obstacle, import_tensorrt, rebuild_hint
+from deblur_deploy.runtime.engine_fit import driver_hint, engine_obstacle, import_tensorrt, rebuild_hint
 from deblur_deploy.runtime.nvidia import Gpu
 
 RTX = {"flavour": "rtx", "flavour_version": "1.7.1.116"}
@@ -46,7 +47,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, engine: Artifact, with_figures: Any) 
         (FULL | {"target": "current", "capability": None}, "8.9"),
         (RTX | TURING | {"flavour_version": None}, "7.5"),
         (FULL | TURING | {"flavour_version": "11.2.9.9", "version_compatible": True}, "7.5"),
-        (RTX | TURING | {"driver_cuda": "13.5"}, "7.5"),
+        (RTX | TURING | {"driver_cuda": "14.5"}, "7.5"),
     ],
 )
 def test_engines_that_fit_meet_no_obstacle(judge: Callable[..., Any], figures: dict[str, Any], capability: str) -> None:
@@ -64,6 +65,8 @@ def test_engines_that_fit_meet_no_obstacle(judge: Callable[..., Any], figures: d
         (FULL | TURING | {"flavour_version": "11.2.0.1"}, "7.5", "11.2.0.1, which 11.4.0.106", "target 'current'"),
         (FULL | TURING | {"flavour_version": "10.9.0.1", "version_compatible": True}, "7.5", "cannot load", "export"),
         (FULL | TURING | {"flavour_version": "11.5.0.1", "version_compatible": True}, "7.5", "cannot load", "export"),
+        (FULL | TURING | {"weights_stripped": True}, "7.5", "without its weights", "Refitter"),
+        (RTX | TURING, "9.0", "cannot run on", "--flavour tensorrt --target 'current'"),
     ],
 )
 def test_other_cards_and_versions_are_refused(
@@ -75,10 +78,13 @@ def test_other_cards_and_versions_are_refused(
     assert "deblur-deploy export-trt" in e.value.hint
 
 
-def test_an_old_driver_is_told_to_be_updated(judge: Callable[..., Any]) -> None:
-    obstacle = judge(RTX | TURING | {"driver_cuda": "13.5"}, driver_cuda="12.8")
-    assert "was built with a driver for CUDA 13.5, and this one knows CUDA 12.8" in obstacle.message
-    assert "update the NVIDIA driver" in obstacle.hint
+def test_an_old_driver_is_named_where_an_engine_does_not_load(engine: Artifact, with_figures: Any) -> None:
+    built = with_figures(engine, driver_cuda="13.5")
+    hint = driver_hint(built, Gpu("NVIDIA card", "7.5", "12.8"))
+    assert hint is not None
+    assert hint.startswith("update the NVIDIA driver, which knows CUDA 12.8 and the one at the build 13.5")
+    assert driver_hint(built, Gpu("NVIDIA card", "7.5", "13.0")) is None
+    assert driver_hint(engine, Gpu("NVIDIA card", "7.5", "12.8")) is None
 
 
 def test_a_missing_tensorrt_comes_with_the_line_that_installs_it(
@@ -98,3 +104,11 @@ def test_a_missing_tensorrt_comes_with_the_line_that_installs_it(
 
 def test_the_engine_is_rebuilt_for_its_own_card_where_this_one_is_unknown(engine: Artifact) -> None:
     assert "--flavour rtx --target 'RTX 2080 Ti' --res 640x360 --fp16`" in rebuild_hint(engine, None)
+    assert "--flavour tensorrt --target 'current' --res" in rebuild_hint(engine, None, "tensorrt")
+
+
+def test_the_rebuilt_engine_has_the_sizes_of_this_one_and_a_type_of_the_card(engine: Artifact) -> None:
+    shapes = {"res": [], "min_res": "64x48", "opt_res": None, "max_res": "640x360", "batch": [1, 4]}
+    step = dataclasses.replace(engine.history[-1], config={"precision": "int8", "shapes": shapes})
+    hint = rebuild_hint(dataclasses.replace(engine, history=(step,)), Gpu("NVIDIA card", "7.5", "13.0"))
+    assert "--target 'sm75' --min-res 64x48 --max-res 640x360 --batch 1-4 --fp16`" in hint

@@ -21,7 +21,9 @@ CUDA = "CUDAExecutionProvider"
 
 @pytest.fixture(scope="module")
 def session(onnx_file: Artifact) -> Any:
-    return open_session(str(onnx_file.path), onnxruntime.SessionOptions(), "onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return onnxruntime.InferenceSession(onnx_file.path, options, providers=[CPU])
 
 
 class Elsewhere:
@@ -56,6 +58,12 @@ def test_what_computes_nothing_may_run_elsewhere() -> None:
     session = onnxruntime.InferenceSession(bytes_, options, providers=[CPU])
     assert onnx.load_from_string(bytes_).graph.node[0].op_type == "Sigmoid"
     require_provider(Elsewhere(session), CUDA, NAME)
+
+
+def test_on_the_processor_no_record_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = SimpleNamespace(get_providers=lambda: [CPU])  # a session of a release that keeps none
+    monkeypatch.setattr(ort_providers, "onnxruntime", SimpleNamespace(InferenceSession=lambda *_, **__: old))
+    assert open_session("model.onnx", SimpleNamespace(), "onnxruntime") is old
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.artifact import Artifact, hash_file
 from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec
+from deblur_deploy.infer.restore import RestoreConfig, Restorer
 from deblur_deploy.runtime.device_array import DeviceArray
 from deblur_deploy.runtime.runtime_cache import SUFFIX
 from deblur_deploy.runtime.trt import EngineOptions, EngineRunner, Libraries
@@ -412,21 +413,67 @@ def test_an_engine_of_another_network_is_refused(make: Callable[..., Bench], sta
 
 def test_the_library_of_a_plugin_is_loaded_first(make: Callable[..., Bench], stand_in: Any, tmp_path: Any) -> None:
     bench, library = make(), tmp_path / "plugin.so"
-    step = dataclasses.replace(bench.artifact.history[-1], config={"plugin": str(library)})
+    library.write_bytes(b"built")
+    known = {"plugin": "library", "plugin_path": str(library), "plugin_sha256": hash_file(library)}
+    step = dataclasses.replace(bench.artifact.history[-1], figures=bench.artifact.figures | known)
     bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
+    library.unlink()
     with pytest.raises(ArtifactError, match=r"needs the plugin library .*plugin\.so, which is not there") as e:
         bench.open()
     assert "build-plugin --out" in e.value.hint
-    library.touch()
+    library.write_bytes(b"another")
+    with pytest.raises(ArtifactError, match=r"plugin\.so is not the one that .*model\.engine was built with"):
+        bench.open()
+    assert bench.trt.libraries == []
+    library.write_bytes(b"built")
     with bench.open() as runner:
         runner.infer(picture())
     assert bench.trt.libraries == [str(library)]
 
 
-@pytest.mark.parametrize("plugin", ["auto", "aot", "none"])
-def test_a_plugin_inside_the_engine_needs_no_library(make: Callable[..., Bench], plugin: str) -> None:
+@pytest.mark.parametrize(
+    "figures", [{"plugin": "aot"}, {"plugin": "none"}, {"plugin": "library", "version_compatible": True}]
+)
+def test_a_plugin_inside_the_engine_needs_no_library(make: Callable[..., Bench], figures: dict[str, Any]) -> None:
     bench = make()
-    step = dataclasses.replace(bench.artifact.history[-1], config={"plugin": plugin})
+    step = dataclasses.replace(bench.artifact.history[-1], figures=bench.artifact.figures | figures)
     bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
     with bench.open():
         assert bench.trt.libraries == []
+
+
+def test_only_an_engine_known_to_be_version_compatible_may_bring_its_own_code(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.engine.has_code = True
+    with pytest.raises(ArtifactError, match="host code is not allowed"):
+        bench.open()
+    figures = bench.artifact.figures | {"version_compatible": True}
+    step = dataclasses.replace(bench.artifact.history[-1], figures=figures)
+    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
+    with bench.open() as runner:
+        np.testing.assert_array_equal(runner.infer(picture()), 1 - picture())
+
+
+def test_an_adopted_engine_of_one_size_restores_pictures_of_any(make: Callable[..., Bench]) -> None:
+    bench = make((1, 3, 32, 48))
+    samples = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    with bench.open() as runner:
+        assert (runner.image.height, runner.image.width) == (32, 48)
+        restored = Restorer(runner, RestoreConfig(count_process=False)).restore(samples)
+    np.testing.assert_array_equal(restored, 255 - samples)
+
+
+def test_of_several_sizes_the_largest_for_one_picture_is_used(make: Callable[..., Bench], stand_in: Any) -> None:
+    with make(DYNAMIC, profiles=TWO_PROFILES).open() as runner:
+        assert (runner.image.height, runner.image.width) == (16, 32)
+    with make((1, 4, 6, 3), dtype=stand_in.Named.UINT8).open() as runner:
+        assert runner.image == ImageSpec.of_frames(4, 6)
+
+
+def test_an_engine_for_batches_names_the_option_that_takes_one_picture(make: Callable[..., Bench]) -> None:
+    with make((4, 3, 4, 6)).open() as runner:
+        assert runner.image.height is None
+        with pytest.raises(ConfigError, match="4 pictures of 6x4 at a time, and 1 was given") as e:
+            runner.infer(picture())
+        assert "--batch 1-4" in e.value.hint
+        np.testing.assert_array_equal(runner.infer(picture(4, 3, 4, 6)), 1 - picture(4, 3, 4, 6))
