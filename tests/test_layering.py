@@ -22,7 +22,7 @@ FLOORS = (
     ("evaluate", "evaluate_blurred"),
     ("runtime",),
     ("network", "kernels", "data"),
-    ("artifact", "external_data", "sources", "images", "lock", "metrics", "side_effects", "package_data"),
+    ("artifact", "bench_rows", "external_data", "sources", "images", "lock", "metrics", "side_effects", "package_data"),
     ("config", "tables"),
     ("errors",),
 )
@@ -30,7 +30,7 @@ FLOORS = (
 
 OPEN_FLOORS = (
     ("network", "kernels", "data"),
-    ("artifact", "external_data", "sources", "images", "lock", "metrics", "side_effects", "package_data"),
+    ("artifact", "bench_rows", "external_data", "sources", "images", "lock", "metrics", "side_effects", "package_data"),
 )
 """Floors whose rooms may import each other; elsewhere only the command line composes neighbours."""
 

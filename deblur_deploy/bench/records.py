@@ -11,10 +11,8 @@ from typing import Any
 
 from deblur_deploy.bench.measure import BenchReport
 from deblur_deploy.bench.stream import StreamRow
+from deblur_deploy.bench_rows import Record, read_rows
 from deblur_deploy.errors import ArtifactError
-
-Record = dict[str, Any]
-"""One line of a JSONL file."""
 
 _COLUMNS: Mapping[str, str] = {
     "artifact": "artifact",
@@ -63,17 +61,9 @@ def read_jsonl(path: Path) -> list[Record]:
     """The rows of latencies in a file that :func:`write_jsonl` wrote.
 
     Raises:
-        ArtifactError: There is no such file, or a line is no record, or there is no row of latencies.
+        ArtifactError: There is no such file, or a line is damaged, or there is no row of latencies.
     """
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        records = [line for line in lines if "stream_fps" not in line]
-        for record in records:
-            _cells(record), record["device"]["cpu"], record["sha256"]
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be read: {err}", hint="give a file from `bench --save`") from err
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise ArtifactError(f"{path} holds no benchmark results", hint="give a file from `bench --save`") from err
+    records = read_rows(path)
     if not records:
         raise ArtifactError(f"{path} holds no latencies", hint="give a file from `bench --save`")
     return records
@@ -113,7 +103,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _cells(record: Record) -> dict[str, Any]:
     """What a record has for each column."""
-    latency, (low, high) = record["latency_ms"] or {}, record["ratio_ci"] or (None, None)
+    latency, (low, high) = record["latency_ms"] or {}, record.get("ratio_ci") or (None, None)
     memory = record.get("memory_mib", {})
     given = {
         **{f"{name}_ms": latency.get(name) for name in ("median", "p90", "p95", "p99")},
