@@ -8,6 +8,9 @@ from deblur_deploy.artifact import Artifact, NetworkSpec, Step, hash_file, load_
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import ImageSpec
 
+RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
+
 
 def load_contender(source: str, workspace: Path) -> tuple[Artifact, str | None]:
     """What the user has named, as something that runtimes take.
