@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import conditions, device_facts, usable_cores
-from deblur_deploy.bench.gpu import Gpu, first_gpu
+from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
 from deblur_deploy.bench.memory import peak_resident_bytes, reset_peak, resident_bytes
 from deblur_deploy.bench.rivals import RIVAL_FAILURES
 from deblur_deploy.bench.row import BenchRow
@@ -188,7 +188,7 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
     ]
     device, interrupted = device_facts(), False
     with ExitStack() as stack:
-        gpu = stack.enter_context(first_gpu())
+        gpu = stack.enter_context(gpu_sensors())
         cores = stack.enter_context(pinned(config.threads or 1))
         before = conditions(gpu)
         try:
@@ -219,7 +219,7 @@ class _Contender:
     memory_mib: dict[str, float] = field(default_factory=dict)
     joules: list[float] = field(default_factory=list)
 
-    def load(self, stack: ExitStack, config: BenchConfig, gpu: Gpu | None) -> None:
+    def load(self, stack: ExitStack, config: BenchConfig, gpu: GpuSensors | None) -> None:
         """Open the runner, which the stack will close, and warm it up."""
         if self.skipped:
             return
@@ -241,7 +241,7 @@ class _Contender:
         if used is not None and device_before is not None:
             self.memory_mib["device"] = max(used - device_before, 0) / 2**20
 
-    def measure_window(self, config: BenchConfig, gpu: Gpu | None) -> None:
+    def measure_window(self, config: BenchConfig, gpu: GpuSensors | None) -> None:
         """One turn: an equal share of the time and of the least number of inferences."""
         frame = _frame(config, self.entry.artifact.image)
         window: list[Sample] = []
@@ -287,7 +287,9 @@ class _Contender:
         return is_stable(self.windows_ms(), config.windows, config.tolerance)
 
 
-def _take_turns(contenders: list[_Contender], config: BenchConfig, on_window: OnWindow | None, gpu: Gpu | None) -> None:
+def _take_turns(
+    contenders: list[_Contender], config: BenchConfig, on_window: OnWindow | None, gpu: GpuSensors | None
+) -> None:
     """Window after window, each contender in its turn."""
     for done in range(1, config.max_windows + 1):
         for contender in contenders:
