@@ -126,7 +126,7 @@ def _is_device(value: Any) -> bool:
 
 Check = tuple[Callable[[Any], bool], str]
 
-_FIELDS: Mapping[str, Check] = {
+_FIELDS: dict[str, Check] = {
     "artifact": (_is_text, "a name"),
     "sha256": (_is_text, "a hash"),
     "runtime": (_is_text, "a name"),
@@ -138,7 +138,7 @@ _FIELDS: Mapping[str, Check] = {
     "device": (_is_device, "the facts of a machine"),
 }
 
-_OPTIONAL: Mapping[str, Check] = {
+_OPTIONAL: dict[str, Check] = {
     "batch": (_is_count, "a whole number from 1"),
     "throughput_fps": (_or_none(_is_number), "null or a number"),
     "ratio": (_or_none(_is_number), "null or a number"),
