@@ -25,13 +25,13 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import conditions, device_facts, usable_cores
 from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
-from deblur_deploy.bench.memory import peak_resident_bytes, reset_peak, resident_bytes
 from deblur_deploy.bench.rivals import RIVAL_FAILURES
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
 from deblur_deploy.bench.trtexec import PhasedRunner, Sample, trtexec_metrics, trtexec_warnings
 from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec, Resolution, to_frames
+from deblur_deploy.process_memory import peak_resident_bytes, reset_peak, resident_bytes
 from deblur_deploy.runtime.runner import (
     Runner,
     measurable_runtimes,

@@ -13,6 +13,8 @@ from deblur_deploy.bench.measure import BenchReport
 from deblur_deploy.bench.stream import StreamRow
 from deblur_deploy.bench_rows import Record, read_rows
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.markdown_table import table
+from deblur_deploy.text_file import write_text
 
 _COLUMNS: Mapping[str, str] = {
     "artifact": "artifact",
@@ -83,22 +85,8 @@ def as_markdown(records: Sequence[Record]) -> str:
     """Rows of latencies as a Markdown table, without the columns in which no row has anything."""
     cells = [{name: _shown(value) for name, value in _cells(record).items()} for record in records]
     used = [name for name in _COLUMNS if any(row[name] for row in cells)]
-    lines = ["| " + " | ".join(_COLUMNS[name] for name in used) + " |", "|" + "---|" * len(used)]
-    lines += ["| " + " | ".join(row[name] for name in used) + " |" for row in cells]
+    lines = table([_COLUMNS[name] for name in used], ([row[name] for name in used] for row in cells))
     return "\n".join(lines) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file and the folders above it.
-
-    Raises:
-        ArtifactError: It cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
 
 
 def _cells(record: Record) -> dict[str, Any]:
@@ -121,4 +109,4 @@ def _shown(value: Any) -> str:
     """A cell of a Markdown table."""
     if value is None or isinstance(value, bool):
         return {None: "", True: "yes", False: "no"}[value]
-    return f"{value:.2f}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -40,7 +40,8 @@ class BenchFiles:
         for path in filter(None, (self.jsonl, self.csv, self.markdown, self.times)):
             if path.is_dir():
                 raise ArtifactError(f"{path} cannot be written: it is a directory", hint="name a file in it")
-            check_writable(path.parent if path.exists() else path)
+            if path.is_file() or not path.exists():  # what is neither, such as a pipe, is written to as it is
+                check_writable(path.parent if path.exists() else path)
 
     def write(self, report: BenchReport, output: Output) -> None:
         """Write those that were asked for.
@@ -48,8 +49,9 @@ class BenchFiles:
         Raises:
             ArtifactError: One cannot be written.
         """
-        from deblur_deploy.bench.records import as_csv, as_markdown, report_records, write_jsonl, write_text
+        from deblur_deploy.bench.records import as_csv, as_markdown, report_records, write_jsonl
         from deblur_deploy.bench.trtexec import write_times
+        from deblur_deploy.text_file import write_text
 
         records = report_records(report)
         if self.jsonl:

@@ -18,8 +18,9 @@ from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.recipe import Recipe
 from deblur_deploy.data.pairs import hash_photos
-from deblur_deploy.errors import ArtifactError, VerificationError
-from deblur_deploy.report.markdown_table import table
+from deblur_deploy.errors import VerificationError
+from deblur_deploy.markdown_table import table
+from deblur_deploy.text_file import write_text
 
 FACT_HEADINGS = ("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost")
 """Columns of the table before those of the runtimes."""
@@ -165,7 +166,7 @@ def write_summary(path: Path, columns: Sequence[str], rows: Sequence[Sequence[st
         "",
         f"Blurred input: {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs.",
     ]
-    _write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _in_ms(latency: float | None) -> str:
@@ -188,12 +189,5 @@ def _kept(path: Path, key: str, measure_now: Callable[[], dict[str, Any]]) -> di
     except (OSError, ValueError, KeyError, TypeError):
         pass  # there is none, or not a whole one: measure again
     value = measure_now()
-    _write_text(path, json.dumps({"key": key, "value": value}, indent=1) + "\n")
+    write_text(path, json.dumps({"key": key, "value": value}, indent=1) + "\n")
     return value
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
