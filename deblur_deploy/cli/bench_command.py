@@ -161,7 +161,7 @@ def _with_floors(report: BenchReport, config: BenchConfig, output: Output) -> Be
     try:
         with output.waiting("probing the machine's limits"):
             report = add_floors(report, config)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # what was measured is still written
         return dataclasses.replace(report, interrupted=True)
     except (DeblurDeployError, OSError, ImportError, RuntimeError, MemoryError) as err:
         output.say(f"floor     skipped: the machine's limits could not be probed: {err}")

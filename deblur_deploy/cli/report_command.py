@@ -43,7 +43,8 @@ def command(
         output.say(f"run       {run} (it has the newest artifact under {runs})")
     target = out or run / {"html": "report.html", "md": "report.md", "png": "report-plots"}[wanted]
     check_writable(target.parent)
-    claim(target)
+    if out is not None or run.is_dir():  # a lock would make the directory that is missing
+        claim(target)
     with output.waiting("restoring photographs") as caption:
         content = gather(run, images, caption)
     written = write_report(content, target, wanted)

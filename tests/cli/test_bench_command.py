@@ -6,6 +6,7 @@ import csv
 import json
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -181,6 +182,26 @@ def test_control_c_keeps_what_was_measured(run, made, tmp_path, slowed, clock):
     assert sum(map(len, record["windows_ms"])) > 0
     assert not record["stable"]
     assert outcome.json["results"][0]["latency_ms"] is not None
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("no memory"), 0), (ImportError("no onnx"), 0)]
+)
+def test_what_was_measured_outlives_a_failed_probe(run, made, tmp_path, failure, code):
+    with mock.patch("deblur_deploy.bench.limits.measure_cpu_ceilings", side_effect=failure):
+        options = [option for option in QUICK if option != "--no-floor"]
+        outcome = run("bench", made["import"], *options, "--floor", "--json", "--save", tmp_path / "rows.jsonl")
+
+    assert outcome.code == code, outcome.err
+    (record,) = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert record["latency_ms"]["median"] > 0
+    assert outcome.json["results"][0]["latency_ms"] is not None
+
+
+def test_a_path_that_cannot_be_written_is_found_before_measuring(run, made, tmp_path):
+    with mock.patch("deblur_deploy.bench.measure.measure", side_effect=AssertionError("it measured")):
+        outcome = run("bench", made["import"], *QUICK, "--export-times", tmp_path)
+    assert "it is a directory" in outcome.refusal(1)
 
 
 @pytest.mark.parametrize(
