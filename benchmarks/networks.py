@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from measurements import Measurement
+from measurement import Measurement
 
 from deblur_deploy.artifact import Artifact, NetworkSpec, load_artifact, new_step
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
@@ -108,7 +109,9 @@ class Networks:
         from deblur_deploy.network.checkpoint import build_network
         from deblur_deploy.network.cost import measure_cost
 
-        return measure_cost(build_network(checkpoint.network), self.counted)
+        # A quantized network computes as much as the one that it was made from; its simulation would count more.
+        plain = dataclasses.replace(checkpoint.network, quantization=None)
+        return measure_cost(build_network(plain), self.counted)
 
 
 def _latencies(label: str, timed: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class DirectoryInUseError(ArtifactError):
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[bool]:
+def locked(directory: Path, *, inside: bool = False) -> Iterator[bool]:
     """Keep other processes from writing a directory, which need not exist.
 
     The lock is a file beside it, ``.NAME.lock``, that names the process. Folders that had to be made for it are removed
@@ -49,6 +49,8 @@ def locked(directory: Path) -> Iterator[bool]:
 
     Args:
         directory: What is going to be written.
+        inside: Put the lock into the directory, as ``.lock``: for one that stays and whose files are written one by
+            one, such as a mounted one, beside which nothing may be written.
 
     Returns:
         A context whose value is whether no other process can be in it: False where there are no such locks.
@@ -58,7 +60,7 @@ def locked(directory: Path) -> Iterator[bool]:
         ArtifactError: The lock cannot be written.
     """
     whole = directory.resolve()
-    path = whole.parent / f".{whole.name}.lock"
+    path = whole / ".lock" if inside else whole.parent / f".{whole.name}.lock"
     if held := _held.get(path):
         held.count += 1
         try:

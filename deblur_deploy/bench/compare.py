@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deblur_deploy.bench.records import Record
 from deblur_deploy.bench.samples import median_ratio_interval
+from deblur_deploy.bench_rows import Record, batch_of, device_identity
 from deblur_deploy.errors import BudgetError, ConfigError
-
-_IDENTITY = ("cpu", "instruction_sets", "cores", "memory_gib", "threads")
-"""Facts in which two devices must agree; the GPU's name is the other."""
 
 Verdict = Literal["kept", "slower", "failed", "unstable", "not measured"]
 
@@ -39,9 +36,8 @@ class Comparison:
 
 def device_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """In what two machines differ, in words; library versions are not counted, for new ones are what gates are for."""
-    pairs = {fact: (ours.get(fact), theirs.get(fact)) for fact in _IDENTITY}
-    pairs["gpu"] = ((ours.get("gpu") or {}).get("name"), (theirs.get("gpu") or {}).get("name"))
-    return [f"{fact} is {now} and was {then}" for fact, (now, then) in pairs.items() if now != then]
+    here, there = device_identity(ours), device_identity(theirs)
+    return [f"{fact} is {now} and was {there[fact]}" for fact, now in here.items() if now != there[fact]]
 
 
 def compare(now: Sequence[Record], then: Sequence[Record], fail_below: float) -> list[Comparison]:
@@ -122,7 +118,7 @@ def _compare_row(new: Record | None, old: Record, fail_below: float) -> Comparis
     note = "" if new["sha256"] == old["sha256"] else "the payload is another"
     before, after = (_counted_ms(record) for record in (old, new))
     ratio = old["latency_ms"]["median"] / new["latency_ms"]["median"]
-    interval = median_ratio_interval(before, after)
+    interval = median_ratio_interval(before, after) if before and after else None
     if not (_counts(new) and _counts(old)):
         return Comparison(name, "unstable", ratio, interval, note)
     return Comparison(name, "slower" if ratio < fail_below else "kept", ratio, interval, note)
@@ -138,7 +134,7 @@ def _counts(record: Record) -> bool:
 
 
 def _key(record: Record) -> tuple[str, str, str, int]:
-    return Path(record["artifact"]).name, record["runtime"], record["res"], record.get("batch", 1)
+    return Path(record["artifact"]).name, record["runtime"], record["res"], batch_of(record)
 
 
 def _name(record: Record) -> str:

@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import Artifact, library_versions
-from deblur_deploy.bench.gpu import Gpu, first_gpu
+from deblur_deploy.artifact import library_versions
+from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors
 
 _CPUINFO, _CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 _TELLING_FLAGS = (
@@ -30,11 +30,11 @@ def device_facts() -> dict[str, Any]:
     """What this machine is.
 
     Returns:
-        ``cpu``, ``instruction_sets``, ``cores``, ``memory_gib``, ``gpu`` (``name``, ``driver``, ``memory_gib``, or None
-        where there is none), ``os``, ``python``, ``libraries``.
+        ``cpu``, ``instruction_sets``, ``cores``, ``memory_gib``, ``gpu`` (see :func:`gpu_facts`),
+        ``os``, ``python``, ``libraries``.
     """
-    with first_gpu() as gpu:
-        gpu_facts = gpu.facts() if gpu else None
+    with gpu_sensors() as sensors:
+        gpu = gpu_facts(sensors)
     cpuinfo = _read_cpuinfo()
     flags = set(cpuinfo.get("flags", cpuinfo.get("Features", "")).split())
     return {
@@ -42,18 +42,18 @@ def device_facts() -> dict[str, Any]:
         "instruction_sets": [flag for flag in _TELLING_FLAGS if flag in flags],
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": gpu_facts,
+        "gpu": gpu,
         "os": platform.system(),
         "python": platform.python_version(),
         "libraries": library_versions(),
     }
 
 
-def conditions(gpu: Gpu | None) -> dict[str, Any]:
+def conditions(gpu: GpuSensors | None) -> dict[str, Any]:
     """What a measurement was taken under: recorded before and after, for a machine that throttles changes between.
 
     Args:
-        gpu: The GPU, if there is one.
+        gpu: The sensors of the GPU, if there are any.
 
     Returns:
         ``load_average`` of the last minute, ``cpu_mhz`` (mean over the cores) and ``cpu_throttled`` (how often the
@@ -79,11 +79,6 @@ def _core_clocks() -> list[float]:
     except OSError:
         return []
     return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-
-
-def runs_on_gpu(artifact: Artifact, runtime: str) -> bool:
-    """Whether a runtime computes on a GPU, by its name."""
-    return artifact.kind == "engine" or any(word in runtime for word in ("cuda", "tensorrt", "trt", "rtx"))
 
 
 def usable_cores() -> int:

@@ -1,4 +1,8 @@
-"""The least time that a machine's limits leave a network: its arithmetic and its memory traffic over both ceilings."""
+"""The time that a machine's measured ceilings would take a network: its arithmetic, and its memory traffic.
+
+It is what the network's multiply-accumulates take at the best rate that the probes reached. A runtime that does with
+fewer of them (Winograd's convolutions) or in another type (TF32) than is counted here may be below.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from typing import Literal
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.ceilings import Ceilings
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.bench.rivals import RIVAL_FAILURES
+from deblur_deploy.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.images import Resolution
 
 
@@ -20,7 +25,8 @@ class Floor:
 
     Args:
         gmacs: Multiply-accumulates of one inference in 10**9, by the type that they are computed in.
-        bytes: What has to cross the memory bus at least: weights, input and output, once each.
+        bytes: What has to cross the memory bus at least: weights, input and output, once each. The payload's size
+            stands for the weights, half of it where float32 weights are computed with in 16 bits.
         floor_ms: The longer of both times.
         bound: Which of the two it is.
     """
@@ -65,7 +71,7 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
     resolution, batch = frame
     try:
         macs = _count_macs(artifact, resolution)
-    except DeblurDeployError:
+    except (DeblurDeployError, ModuleNotFoundError, *RIVAL_FAILURES):
         return None
     if not macs:
         return None
@@ -74,8 +80,12 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
     gmacs = {
         types[kind]: sum(macs[other] for other in macs if types[other] == types[kind]) * batch / 1e9 for kind in macs
     }
-    pictures = 2 * batch * 3 * resolution.height * resolution.width * 4
-    return find_floor(gmacs, pictures + artifact.path.stat().st_size, ceilings)
+    values = 2 * batch * 3 * resolution.height * resolution.width
+    pictures = values * (1 if artifact.image.dtype == "uint8" else 4)
+    weights = artifact.path.stat().st_size
+    if lowered != "fp32" and set(macs) == {"fp32"}:
+        weights //= 2
+    return find_floor(gmacs, pictures + weights, ceilings)
 
 
 def _count_macs(artifact: Artifact, resolution: Resolution) -> dict[str, int]:
@@ -100,6 +110,16 @@ def _checkpoint_macs(artifact: Artifact, resolution: Resolution) -> int:
 
 
 def _onnx_macs(artifact: Artifact, resolution: Resolution) -> dict[str, int]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return _graph_macs(artifact, resolution)
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        raise ArtifactError(f"the sizes in {artifact.path} are not known: {err}", hint="export it again") from err
+
+
+def _graph_macs(artifact: Artifact, resolution: Resolution) -> dict[str, int]:
     import onnx
     from onnx import inliner
 

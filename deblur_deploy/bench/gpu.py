@@ -1,18 +1,17 @@
-"""What NVIDIA's management library says of the GPU: name, driver, clocks, throttling, power, energy, memory.
+"""The GPU that CUDA calls number 0: what it is, by its driver, and how it is, by NVIDIA's management library.
 
-Without a driver, or without the package nvidia-ml-py, there is no GPU to tell of. A card that does not answer one of
-the questions (many know no energy counter) leaves that one out.
+Without the package nvidia-ml-py only the driver is asked. A card that does not answer one of the questions (many know
+no energy counter) leaves that one out.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.runtime.nvidia import find_gpu
 
 _THROTTLE_REASONS = {
     0x0001: "idle",
@@ -27,9 +26,12 @@ _THROTTLE_REASONS = {
 }
 """Bits of NVML's clocks-event reasons (``nvmlClocksEventReasons`` in nvml.h)."""
 
+_SLICE = " MIG "
+"""Part of the names that the driver gives to slices of a card."""
 
-class Gpu:
-    """A GPU through NVML.
+
+class GpuSensors:
+    """A GPU as NVML sees it.
 
     Args:
         nvml: The module ``pynvml``, initialised.
@@ -41,11 +43,10 @@ class Gpu:
         self._handle = handle
 
     def facts(self) -> dict[str, Any]:
-        """What does not change: ``name``, ``driver``, ``memory_gib``."""
+        """What does not change: ``driver``, ``memory_gib``."""
         nvml, handle = self._nvml, self._handle
         total = self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total)
         return _known(
-            name=self._ask(lambda: _text(nvml.nvmlDeviceGetName(handle))),
             driver=self._ask(lambda: _text(nvml.nvmlSystemGetDriverVersion())),
             memory_gib=None if total is None else round(total / 2**30, 1),
         )
@@ -81,25 +82,50 @@ class Gpu:
             return None
 
 
+def gpu_facts(sensors: GpuSensors | None) -> dict[str, Any] | None:
+    """What does not change of the GPU, or None where there is none.
+
+    Args:
+        sensors: As :func:`gpu_sensors` gives them.
+
+    Returns:
+        ``name``, ``capability`` and ``driver_cuda``, with sensors ``driver`` and ``memory_gib`` as well.
+    """
+    gpu = find_gpu()
+    if gpu is None:
+        return None
+    facts = {"name": gpu.name, "capability": gpu.capability, "driver_cuda": gpu.driver_cuda}
+    return facts | (sensors.facts() if sensors else {})
+
+
 @contextmanager
-def first_gpu() -> Iterator[Gpu | None]:
-    """The GPU that CUDA calls number 0, or None where there is none or NVML cannot be asked."""
-    if not count_nvidia_gpus() or find_spec("pynvml") is None:
+def gpu_sensors() -> Iterator[GpuSensors | None]:
+    """The sensors of the GPU, or None where there is none or NVML cannot be asked.
+
+    A slice of a card has none: what NVML tells is of the whole card, on which others may be at work.
+    """
+    gpu = find_gpu()
+    if gpu is None or _SLICE in gpu.name or find_spec("pynvml") is None:
         yield None
         return
     import pynvml
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     try:
         pynvml.nvmlInit()
-        gpu = Gpu(pynvml, _handle(pynvml, visible))
-    except pynvml.NVMLError:  # such as a slice of a card, which NVML knows by another name
+    except pynvml.NVMLError:
         yield None
         return
     try:
-        yield gpu
+        yield _sensors_at(pynvml, gpu.pci_bus_id)
     finally:
         pynvml.nvmlShutdown()
+
+
+def _sensors_at(nvml: Any, pci_bus_id: str) -> GpuSensors | None:
+    try:
+        return GpuSensors(nvml, nvml.nvmlDeviceGetHandleByPciBusId(pci_bus_id))
+    except nvml.NVMLError:
+        return None
 
 
 def throttle_reasons(bits: int) -> list[str]:
@@ -107,13 +133,6 @@ def throttle_reasons(bits: int) -> list[str]:
     known = [words for bit, words in _THROTTLE_REASONS.items() if bits & bit]
     unknown = bits & ~sum(_THROTTLE_REASONS)
     return [*known, *([hex(unknown)] if unknown else [])]
-
-
-def _handle(nvml: Any, visible: str) -> Any:
-    """The device that an entry of CUDA_VISIBLE_DEVICES names: a number or a UUID."""
-    if visible.isdigit():
-        return nvml.nvmlDeviceGetHandleByIndex(int(visible))
-    return nvml.nvmlDeviceGetHandleByUUID(visible)
 
 
 def _text(value: str | bytes) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from deblur_deploy.bench.ceilings import Ceilings, measure_cpu_ceilings, measure_gpu_ceilings
-from deblur_deploy.bench.device import runs_on_gpu, usable_cores
+from deblur_deploy.bench.device import usable_cores
 from deblur_deploy.bench.floor import network_floor
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
 from deblur_deploy.images import parse_resolution
+from deblur_deploy.runtime.runtimes import RUNTIMES
 
 _PROBE_SECONDS = 2.0
 
@@ -42,4 +43,4 @@ def add_floors(report: BenchReport, config: BenchConfig) -> BenchReport:
 
 
 def _place(entry: BenchEntry) -> str:
-    return "gpu" if runs_on_gpu(entry.artifact, entry.runtime) else "cpu"
+    return "gpu" if RUNTIMES[entry.runtime].needs_gpu else "cpu"

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import conditions, device_facts, usable_cores
-from deblur_deploy.bench.gpu import Gpu, first_gpu
-from deblur_deploy.bench.memory import peak_resident_bytes, reset_peak, resident_bytes
+from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
+from deblur_deploy.bench.rivals import RIVAL_FAILURES
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
 from deblur_deploy.bench.trtexec import PhasedRunner, Sample, trtexec_metrics, trtexec_warnings
 from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec, Resolution, to_frames
+from deblur_deploy.process_memory import peak_resident_bytes, reset_peak, resident_bytes
 from deblur_deploy.runtime.runner import (
     Runner,
     measurable_runtimes,
@@ -42,9 +43,6 @@ from deblur_deploy.runtime.runtimes import RUNTIMES
 
 _SETTINGS = ("torch", "provider", "cuda_graph")
 """What the table of runtimes says of how a network is run; the rest says what it needs."""
-
-_RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,11 @@ class BenchConfig:
             raise ConfigError(f"threads is {self.threads}", hint="give 1 or more, or leave it out for all cores")
         if self.batch < 1:
             raise ConfigError(f"batch is {self.batch}", hint="give 1 frame or more")
-        if min(self.warmup_ms, self.duration_ms) < 0 or self.min_iterations < 1:
-            raise ConfigError("a time to measure is negative, or no iteration is asked for", hint="try the defaults")
+        times = (self.warmup_ms, self.duration_ms)
+        if not all(0 <= ms < math.inf for ms in times) or self.min_iterations < 1:
+            raise ConfigError(
+                "a time to measure is negative or endless, or no iteration is asked for", hint="try the defaults"
+            )
         if not 1 <= self.windows <= self.max_windows:
             raise ConfigError(
                 f"windows is {self.windows} and max_windows {self.max_windows}", hint="give 1 <= windows <= max_windows"
@@ -107,6 +108,19 @@ class BenchEntry:
     def name(self) -> str:
         """What the row is called."""
         return self.label or str(self.artifact.directory)
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What ends this row and not the whole measurement."""
+        own_network = ":" in self.artifact.network.arch
+        return (DeblurDeployError, *(RIVAL_FAILURES if own_network else ()))
+
+
+def failure_text(err: Exception) -> str:
+    """Why a row could not be measured, by one of :attr:`BenchEntry.failures`."""
+    if isinstance(err, DeblurDeployError):
+        return f"{err.message}; {err.hint}"
+    return f"its code raised {type(err).__name__}: {err}"
 
 
 OnWindow = Callable[[BenchEntry, int], None]
@@ -174,7 +188,7 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
     ]
     device, interrupted = device_facts(), False
     with ExitStack() as stack:
-        gpu = stack.enter_context(first_gpu())
+        gpu = stack.enter_context(gpu_sensors())
         cores = stack.enter_context(pinned(config.threads or 1))
         before = conditions(gpu)
         try:
@@ -205,7 +219,7 @@ class _Contender:
     memory_mib: dict[str, float] = field(default_factory=dict)
     joules: list[float] = field(default_factory=list)
 
-    def load(self, stack: ExitStack, config: BenchConfig, gpu: Gpu | None) -> None:
+    def load(self, stack: ExitStack, config: BenchConfig, gpu: GpuSensors | None) -> None:
         """Open the runner, which the stack will close, and warm it up."""
         if self.skipped:
             return
@@ -217,7 +231,7 @@ class _Contender:
             self.runner.infer(frame)
             while time.perf_counter() < end:
                 self.runner.infer(frame)
-        except self._failures() as err:
+        except self.entry.failures as err:
             self.give_up(err)
             return
         peak = peak_resident_bytes()
@@ -227,7 +241,7 @@ class _Contender:
         if used is not None and device_before is not None:
             self.memory_mib["device"] = max(used - device_before, 0) / 2**20
 
-    def measure_window(self, config: BenchConfig, gpu: Gpu | None) -> None:
+    def measure_window(self, config: BenchConfig, gpu: GpuSensors | None) -> None:
         """One turn: an equal share of the time and of the least number of inferences."""
         frame = _frame(config, self.entry.artifact.image)
         window: list[Sample] = []
@@ -242,7 +256,7 @@ class _Contender:
             joules = gpu.energy_joules() if gpu else None
             if joules is not None and joules_before is not None:
                 self.joules.append((joules - joules_before) / (len(window) * config.batch))
-        except self._failures() as err:
+        except self.entry.failures as err:
             self.give_up(err)
 
     def _time_one(self, frame: NDArray[Any]) -> Sample:
@@ -254,17 +268,9 @@ class _Contender:
             self.runner.infer(frame)
         return Sample(before * 1000, (time.perf_counter() - before) * 1000, phases)
 
-    def _failures(self) -> tuple[type[Exception], ...]:
-        """What ends this row and not the whole measurement."""
-        own_network = ":" in self.entry.artifact.network.arch
-        return (DeblurDeployError, *(_RIVAL_FAILURES if own_network else ()))
-
     def give_up(self, err: Exception) -> None:
         """Leave the measurement; what was measured before a failure is no figure of a working network."""
-        if isinstance(err, DeblurDeployError):
-            self.skipped = f"{err.message}; {err.hint}"
-        else:
-            self.skipped = f"its code raised {type(err).__name__}: {err}"
+        self.skipped = failure_text(err)
         self.runner = None
         self.windows.clear()
 
@@ -281,7 +287,9 @@ class _Contender:
         return is_stable(self.windows_ms(), config.windows, config.tolerance)
 
 
-def _take_turns(contenders: list[_Contender], config: BenchConfig, on_window: OnWindow | None, gpu: Gpu | None) -> None:
+def _take_turns(
+    contenders: list[_Contender], config: BenchConfig, on_window: OnWindow | None, gpu: GpuSensors | None
+) -> None:
     """Window after window, each contender in its turn."""
     for done in range(1, config.max_windows + 1):
         for contender in contenders:

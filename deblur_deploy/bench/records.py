@@ -11,10 +11,10 @@ from typing import Any
 
 from deblur_deploy.bench.measure import BenchReport
 from deblur_deploy.bench.stream import StreamRow
+from deblur_deploy.bench_rows import Record, read_rows
 from deblur_deploy.errors import ArtifactError
-
-Record = dict[str, Any]
-"""One line of a JSONL file."""
+from deblur_deploy.markdown_table import table
+from deblur_deploy.text_file import write_text
 
 _COLUMNS: Mapping[str, str] = {
     "artifact": "artifact",
@@ -63,17 +63,9 @@ def read_jsonl(path: Path) -> list[Record]:
     """The rows of latencies in a file that :func:`write_jsonl` wrote.
 
     Raises:
-        ArtifactError: There is no such file, or a line is no record, or there is no row of latencies.
+        ArtifactError: There is no such file, or a line is damaged, or there is no row of latencies.
     """
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        records = [line for line in lines if "stream_fps" not in line]
-        for record in records:
-            _cells(record), record["device"]["cpu"], record["sha256"]
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be read: {err}", hint="give a file from `bench --save`") from err
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise ArtifactError(f"{path} holds no benchmark results", hint="give a file from `bench --save`") from err
+    records = read_rows(path)
     if not records:
         raise ArtifactError(f"{path} holds no latencies", hint="give a file from `bench --save`")
     return records
@@ -93,27 +85,13 @@ def as_markdown(records: Sequence[Record]) -> str:
     """Rows of latencies as a Markdown table, without the columns in which no row has anything."""
     cells = [{name: _shown(value) for name, value in _cells(record).items()} for record in records]
     used = [name for name in _COLUMNS if any(row[name] for row in cells)]
-    lines = ["| " + " | ".join(_COLUMNS[name] for name in used) + " |", "|" + "---|" * len(used)]
-    lines += ["| " + " | ".join(row[name] for name in used) + " |" for row in cells]
+    lines = table([_COLUMNS[name] for name in used], ([row[name] for name in used] for row in cells))
     return "\n".join(lines) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file and the folders above it.
-
-    Raises:
-        ArtifactError: It cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
 
 
 def _cells(record: Record) -> dict[str, Any]:
     """What a record has for each column."""
-    latency, (low, high) = record["latency_ms"] or {}, record["ratio_ci"] or (None, None)
+    latency, (low, high) = record["latency_ms"] or {}, record.get("ratio_ci") or (None, None)
     memory = record.get("memory_mib", {})
     given = {
         **{f"{name}_ms": latency.get(name) for name in ("median", "p90", "p95", "p99")},
@@ -131,4 +109,4 @@ def _shown(value: Any) -> str:
     """A cell of a Markdown table."""
     if value is None or isinstance(value, bool):
         return {None: "", True: "yes", False: "no"}[value]
-    return f"{value:.2f}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

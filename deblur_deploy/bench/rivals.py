@@ -6,7 +6,11 @@ from pathlib import Path
 
 from deblur_deploy.artifact import Artifact, NetworkSpec, Step, hash_file, load_artifact, new_step
 from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.external_data import refuse_external_data
 from deblur_deploy.images import ImageSpec
+
+RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
 
 
 def load_contender(source: str, workspace: Path) -> tuple[Artifact, str | None]:
@@ -35,12 +39,13 @@ def read_onnx_file(path: Path) -> Artifact:
     """An ONNX file that is no artifact, as runtimes take it.
 
     Raises:
-        ArtifactError: It is no ONNX file.
+        ArtifactError: It is no ONNX file, or keeps weights in other files.
         ConfigError: It takes something else than one (N, 3, H, W) float32 tensor.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
+    refuse_external_data(path)
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except (DecodeError, OSError) as err:

@@ -36,9 +36,10 @@ class BenchRow:
         joules_per_frame: Energy that the GPU has used for a frame, or None.
         floor: The least time that the machine's limits allow, or None where the network cannot be counted.
         over_floor: Median over that floor.
-        metrics: As trtexec reports them.
+        metrics: As trtexec reports them; its GPU Compute Time is that without transfers.
         warnings: What trtexec would warn of.
-        settings: How the runtime runs a network, such as with a CUDA graph, with transfers, or spinning while it waits.
+        settings: How the runtime runs a network: what the table of runtimes says of it, and what the runner says of
+            itself, such as whether an engine runs as a CUDA graph and with transfers.
         samples: The inferences that count, with when they began.
     """
 

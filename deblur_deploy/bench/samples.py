@@ -86,10 +86,10 @@ def is_stable(windows: Sequence[Sequence[float]], needed: int, tolerance: float)
 
     Args:
         windows: Samples of each window of time, in the order they were taken.
-        needed: How many windows in a row must agree.
+        needed: How many windows in a row must agree; one alone agrees with nothing and is never stable.
         tolerance: How far each may be from their mean, as a share of it.
     """
-    if len(windows) < needed or not all(windows[-needed:]):
+    if needed < 2 or len(windows) < needed or not all(windows[-needed:]):
         return False
     medians = [statistics.median(window) for window in windows[-needed:]]
     mean = statistics.fmean(medians)

@@ -8,6 +8,7 @@ after work on three frames at once, each with one frame waiting before it; what 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import usable_cores
-from deblur_deploy.bench.measure import BenchEntry
+from deblur_deploy.bench.measure import BenchEntry, failure_text
 from deblur_deploy.bench.samples import Latency, summarize
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution, from_batch, to_batch
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
 
@@ -51,7 +52,7 @@ class StreamConfig:
     warmup: int = 3
 
     def __post_init__(self) -> None:
-        if self.fps <= 0 or self.seconds < 0:
+        if not (0 < self.fps < math.inf and 0 <= self.seconds < math.inf):
             raise ConfigError(
                 f"a stream of {self.fps:g} fps for {self.seconds:g} s is none", hint="give positive numbers, such as 30"
             )
@@ -118,11 +119,13 @@ def measure_stream(entry: BenchEntry, config: StreamConfig) -> StreamRow:
     arrivals = [index / config.fps for index in range(max(1, round(config.fps * config.seconds)))]
     try:
         with pinned(threads), open_runner(entry.artifact, entry.runtime, threads) as runner:
+            steps = _steps(runner)
             for _ in range(config.warmup):
-                runner.infer(to_batch(frame))
-            latencies = _play(runner, frame, arrivals, config.pipelined)
-    except DeblurDeployError as err:
-        return dataclasses.replace(row, skipped=f"{err.message}; {err.hint}")
+                play_one_in_flight(steps, frame, [0.0])
+            play = play_pipelined if config.pipelined else play_one_in_flight
+            latencies = play(steps, frame, arrivals)
+    except entry.failures as err:
+        return dataclasses.replace(row, skipped=failure_text(err))
     return dataclasses.replace(
         row,
         frames=len(arrivals),
@@ -132,9 +135,11 @@ def measure_stream(entry: BenchEntry, config: StreamConfig) -> StreamRow:
     )
 
 
-def _play(runner: Runner, frame: Frame, arrivals: Sequence[float], pipelined: bool) -> list[float]:
-    steps: tuple[Step, ...] = (to_batch, runner.infer, from_batch)
-    return play_pipelined(steps, frame, arrivals) if pipelined else play_one_in_flight(steps, frame, arrivals)
+def _steps(runner: Runner) -> tuple[Step, ...]:
+    """From a camera's frame to a restored one; a network of frames takes it as it is."""
+    if runner.image.dtype == "uint8":
+        return (lambda frame: frame[np.newaxis], runner.infer, lambda frames: frames[0])
+    return (to_batch, runner.infer, from_batch)
 
 
 def play_one_in_flight(steps: Sequence[Step], frame: Any, arrivals: Sequence[float]) -> list[float]:

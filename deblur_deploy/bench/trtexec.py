@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from deblur_deploy.bench.samples import spread, variation_percent
-from deblur_deploy.errors import ArtifactError
 from deblur_deploy.runtime.phases import Phases, Span
 from deblur_deploy.runtime.runner import Pictures
+from deblur_deploy.text_file import write_text
 
 _ENQUEUE_BOUND = 0.8
 """Median enqueue time over median compute time above which trtexec warns."""
@@ -115,11 +115,7 @@ def write_times(samples: Sequence[Sample], path: Path) -> None:
     """
     origin = min((sample.trace().enqueue or sample.trace().h2d)[0] for sample in samples)
     text = ",\n  ".join(json.dumps(_times(sample.trace(), origin)) for sample in samples)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"[\n  {text}\n]\n", encoding="utf-8")
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
+    write_text(path, f"[\n  {text}\n]\n")
 
 
 def _times(trace: Phases, origin: float) -> dict[str, float]:

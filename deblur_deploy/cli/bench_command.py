@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,7 @@ from deblur_deploy.cli.bench_gates import Gates
 from deblur_deploy.cli.bench_output import BenchFiles, Contender, print_ceilings, print_laws, print_rows, run_streams
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.images import parse_resolution
 from deblur_deploy.sources import describe, find_artifacts, shipped_generator
 
@@ -57,13 +59,15 @@ def command(
     from deblur_deploy.bench.measure import BenchConfig
 
     output = Output(as_json)
-    gates = Gates(compare, fail_below, other_device, budget_ms)
-    files = BenchFiles(save, csv, markdown, export_times)
     config = BenchConfig(parse_resolution(res), threads, duration_ms=seconds * 1000)
+    gates = Gates(compare, fail_below, other_device, budget_ms, str(config.resolution))
+    files = BenchFiles(save, csv, markdown, export_times)
+    files.check()
     gates.check_baseline(threads, output)
     with TemporaryDirectory() as workspace:
         if pipelined and stream is None:
             raise ConfigError("--pipelined is for streams", hint="give --stream 30 as well")
+        _refuse_budget_of_no_row(gates, sweep, batch)
         contenders = _contenders(sources or (), runs, Path(workspace), output)
         if stream is not None:
             _refuse_with_stream(sweep or batch != "1" or compare is not None or budget_ms is not None)
@@ -154,8 +158,14 @@ def _sweep(
 def _with_floors(report: BenchReport, config: BenchConfig, output: Output) -> BenchReport:
     from deblur_deploy.bench.limits import add_floors
 
-    with output.waiting("probing the machine's limits"):
-        report = add_floors(report, config)
+    try:
+        with output.waiting("probing the machine's limits"):
+            report = add_floors(report, config)
+    except KeyboardInterrupt:  # what was measured is still written
+        return dataclasses.replace(report, interrupted=True)
+    except (DeblurDeployError, OSError, ImportError, RuntimeError, MemoryError) as err:
+        output.say(f"floor     skipped: the machine's limits could not be probed: {err}")
+        return report
     print_ceilings(output, report)
     return report
 
@@ -166,6 +176,8 @@ def _numbers(text: str, option: str) -> list[float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError as err:
         raise ConfigError(f"{option} is {text!r}", hint="give numbers with commas between them, such as 1,2,4") from err
+    if not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"{option} is {text!r}", hint="give finite numbers, such as 1,2,4")
     if option == "--batch" and any(number != int(number) for number in numbers):
         raise ConfigError(f"{option} is {text!r}", hint="give whole numbers, such as 1,2,4")
     return numbers
@@ -175,6 +187,18 @@ def _refuse_with_stream(others: bool) -> None:
     if others:
         raise ConfigError(
             "--stream is a measurement of its own", hint="leave out --sweep, --batch, --compare and --budget-ms"
+        )
+
+
+def _refuse_budget_of_no_row(gates: Gates, sweep: bool, batch: str) -> None:
+    """A budget is for one frame of the size of ``--res``, which has to be among what is measured."""
+    from deblur_deploy.bench.sweep import SWEEP
+
+    is_measured = gates.res in map(str, SWEEP) if sweep else 1 in _numbers(batch, "--batch")
+    if gates.budget_ms is not None and not is_measured:
+        raise ConfigError(
+            f"--budget-ms is for one frame of {gates.res}, which is not measured",
+            hint="give a --res of the sweep, or a --batch that begins with 1",
         )
 
 

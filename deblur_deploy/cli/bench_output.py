@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.cli.options import check_writable
+from deblur_deploy.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
@@ -30,14 +31,27 @@ class BenchFiles:
     markdown: Path | None
     times: Path | None
 
+    def check(self) -> None:
+        """Find out before minutes of measuring whether they can be written.
+
+        Raises:
+            ArtifactError: One cannot.
+        """
+        for path in filter(None, (self.jsonl, self.csv, self.markdown, self.times)):
+            if path.is_dir():
+                raise ArtifactError(f"{path} cannot be written: it is a directory", hint="name a file in it")
+            if path.is_file() or not path.exists():  # what is neither, such as a pipe, is written to as it is
+                check_writable(path.parent if path.exists() else path)
+
     def write(self, report: BenchReport, output: Output) -> None:
         """Write those that were asked for.
 
         Raises:
             ArtifactError: One cannot be written.
         """
-        from deblur_deploy.bench.records import as_csv, as_markdown, report_records, write_jsonl, write_text
+        from deblur_deploy.bench.records import as_csv, as_markdown, report_records, write_jsonl
         from deblur_deploy.bench.trtexec import write_times
+        from deblur_deploy.text_file import write_text
 
         records = report_records(report)
         if self.jsonl:
@@ -158,16 +172,16 @@ def run_streams(
         raise ConfigError("streams are written as JSONL only", hint="give --save, and leave the other files out")
     rates, pipelined = stream
     device = device_facts() | {"threads": config.threads or usable_cores()}
+    streams = [
+        StreamConfig(fps, config.duration_ms / 1000, pipelined, config.resolution, config.threads) for fps in rates
+    ]
     rows: list[StreamRow] = []
     interrupted = False
     with output.waiting("streaming") as tick:
         try:
             for entry in entries:
-                for fps in rates:
-                    tick(f"{entry.runtime} at {fps:g} fps")
-                    arriving = StreamConfig(
-                        fps, config.duration_ms / 1000, pipelined, config.resolution, config.threads
-                    )
+                for arriving in streams:
+                    tick(f"{entry.runtime} at {arriving.fps:g} fps")
                     rows.append(measure_stream(entry, arriving))
         except KeyboardInterrupt:
             interrupted = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deblur_deploy.cli.findings import RUNTIMES, latency_ms
+from deblur_deploy.cli.findings import latency_ms, measured_runtimes
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.recipe import Budget
 from deblur_deploy.errors import BudgetError
@@ -82,7 +82,7 @@ def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None
 
 def fastest(journey: Journey, row: str, bench: dict[str, Any] | None) -> tuple[str, float] | None:
     """The runtime on which a row was fastest, and its median latency there in ms; None where it was timed on none."""
-    measured = {runtime: latency_ms(journey, row, bench, runtime) for runtime in RUNTIMES}
+    measured = {runtime: latency_ms(journey, row, bench, runtime) for runtime in measured_runtimes(bench)}
     timed = {runtime: ms for runtime, ms in measured.items() if ms is not None}
     return min(timed.items(), key=lambda item: item[1], default=None)
 

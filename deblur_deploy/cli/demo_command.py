@@ -50,7 +50,7 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
     from deblur_deploy.cli.recipe import Recipe
     from deblur_deploy.config import EngineConfig, PrecisionConfig, PruneConfig, QatConfig
 
-    hurried = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=3, windows=1, max_windows=1)
+    hurried = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=4, windows=2, max_windows=4)
     return Recipe(
         photos=photos,
         prune=with_tuning(PruneConfig(), None, 20 if quick else 500),

@@ -9,7 +9,7 @@ import typer
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Runs, Source, check_writable
+from deblur_deploy.cli.options import RUNS, Json, Runs, Source, check_writable, claim
 
 
 def is_servable(artifact: Artifact) -> bool:
@@ -32,6 +32,7 @@ def command(
 
     config = TritonConfig(name, cast(Device, device), instances, max_batch)
     check_writable(out)
+    claim(out)
     output = Output(as_json)
     artifact = output.source(source, runs, is_servable)
     repository = export_triton(artifact, config, out)

@@ -13,23 +13,28 @@ from deblur_deploy import __version__
 from deblur_deploy.bench.device import device_facts
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
 from deblur_deploy.bench.records import report_records, write_jsonl
+from deblur_deploy.bench_rows import device_identity
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.journey import Journey
 from deblur_deploy.cli.recipe import Recipe
 from deblur_deploy.data.pairs import hash_photos
-from deblur_deploy.errors import ArtifactError, VerificationError
-from deblur_deploy.report.markdown_table import table
+from deblur_deploy.errors import VerificationError
+from deblur_deploy.markdown_table import table
+from deblur_deploy.text_file import write_text
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "tensorrt-rtx")
-"""Runtimes that have a column in the table."""
+FACT_HEADINGS = ("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost")
+"""Columns of the table before those of the runtimes."""
 
-_MACHINE = ("cpu", "instruction_sets", "cores", "memory_gib", "libraries")
-"""Facts of the machine in which a latency holds; on another one it is measured again."""
 
-HEADINGS = (
-    *("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost"),
-    *(f"{runtime} ms" for runtime in RUNTIMES),
-)
+def measured_runtimes(bench: dict[str, Any] | None) -> tuple[str, ...]:
+    """Every runtime on which something was timed, in the order in which they were."""
+    results = bench["results"] if bench else ()
+    return tuple(dict.fromkeys(result["runtime"] for result in results if result["latency_ms"]))
+
+
+def headings(bench: dict[str, Any] | None) -> tuple[str, ...]:
+    """Columns of the table: a runtime has one where something was timed on it."""
+    return (*FACT_HEADINGS, *(f"{runtime} ms" for runtime in measured_runtimes(bench)))
 
 
 def read_quality(journey: Journey) -> dict[str, Any]:
@@ -116,7 +121,8 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, outp
         write_jsonl(report_records(report), directory / "bench.jsonl")
         return report.as_json()
 
-    machine = {name: fact for name, fact in device_facts().items() if name in _MACHINE}
+    facts = device_facts()
+    machine = device_identity(facts) | {"libraries": facts["libraries"]}  # on another one it is measured again
     return _kept(directory / "bench.json", _key(journey, config, machine), measure_now)
 
 
@@ -136,7 +142,7 @@ def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any
                 f"{figures['gmacs']:.1f}",
                 f"{psnr_db:.2f}",
                 f"{original_db - psnr_db:.2f}",
-                *(_in_ms(latency_ms(journey, name, bench, runtime)) for runtime in RUNTIMES),
+                *(_in_ms(latency_ms(journey, name, bench, runtime)) for runtime in measured_runtimes(bench)),
             ]
         )
     return rows
@@ -153,14 +159,14 @@ def latency_ms(journey: Journey, row: str, bench: dict[str, Any] | None, runtime
     return None
 
 
-def write_summary(path: Path, rows: Sequence[Sequence[str]], quality: dict[str, Any]) -> None:
+def write_summary(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], quality: dict[str, Any]) -> None:
     """Write the table as Markdown."""
     lines = [
-        *table(HEADINGS, rows),
+        *table(columns, rows),
         "",
         f"Blurred input: {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs.",
     ]
-    _write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _in_ms(latency: float | None) -> str:
@@ -183,12 +189,5 @@ def _kept(path: Path, key: str, measure_now: Callable[[], dict[str, Any]]) -> di
     except (OSError, ValueError, KeyError, TypeError):
         pass  # there is none, or not a whole one: measure again
     value = measure_now()
-    _write_text(path, json.dumps({"key": key, "value": value}, indent=1) + "\n")
+    write_text(path, json.dumps({"key": key, "value": value}, indent=1) + "\n")
     return value
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err

@@ -18,6 +18,7 @@ from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import Json, Runtime, check_writable
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import parse_resolution
+from deblur_deploy.lock import locked
 
 if TYPE_CHECKING:
     from deblur_deploy.infer.jobs import Job
@@ -137,7 +138,7 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
     jobs = find_jobs(choice.given, choice.out, choice.pattern, choice.suffix)
     artifact = machine.artifact()
     output.say(f"source    {artifact.directory} (named on the command line)")
-    with _file_runner(artifact, machine, choice.out, config) as files:
+    with _alone_in(choice.out), _file_runner(artifact, machine, choice.out, config) as files:
         if choice.watch is None:
             _restore_jobs(output, files, jobs)
         else:
@@ -149,6 +150,25 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
     if files.deaths:
         output.say(f"note      {files.deaths} workers died; their files were begun again by others")
     _conclude(output, files.report, choice.out)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep other processes out of the folder; what killed runs and killed workers left half is removed.
+
+    Raises:
+        ArtifactError: Another process is writing there.
+    """
+    from deblur_deploy.infer.encode import remove_partials
+
+    with locked(out, inside=True) as is_sure:
+        if is_sure:
+            remove_partials(out)
+        try:
+            yield
+        finally:
+            if is_sure:
+                remove_partials(out)
 
 
 @contextmanager

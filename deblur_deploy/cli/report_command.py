@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Runs, check_writable
+from deblur_deploy.cli.options import RUNS, Json, Runs, check_writable, claim
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.sources import find_artifacts
 
@@ -43,6 +43,8 @@ def command(
         output.say(f"run       {run} (it has the newest artifact under {runs})")
     target = out or run / {"html": "report.html", "md": "report.md", "png": "report-plots"}[wanted]
     check_writable(target.parent)
+    if out is not None or run.is_dir():  # a lock would make the directory that is missing
+        claim(target)
     with output.waiting("restoring photographs") as caption:
         content = gather(run, images, caption)
     written = write_report(content, target, wanted)

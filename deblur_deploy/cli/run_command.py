@@ -64,9 +64,9 @@ def follow(
     quality = findings.read_quality(journey)
     timing = dataclasses.replace(recipe.bench, resolution=recipe.resolution) if recipe.bench else None
     bench = findings.measure_latency(journey, timing, directory, output) if timing else None
-    rows = findings.summary_rows(journey, quality, bench)
+    columns, rows = findings.headings(bench), findings.summary_rows(journey, quality, bench)
     output.say("")
-    output.table(findings.HEADINGS, rows)
+    output.table(columns, rows)
     output.say("")
     output.say(f"blurred input {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs")
     if (
@@ -81,10 +81,10 @@ def follow(
     if journey.engine:
         report_engine(output, journey.engine)
         output.say(f"          {journey.engine.path}")
-    findings.write_summary(directory / "summary.md", rows, quality)
+    findings.write_summary(directory / "summary.md", columns, rows, quality)
     output.say(f"table     {directory / 'summary.md'}")
     page = findings.write_page(journey, recipe, bench, directory, output)
     output.say(f"finished in {time.perf_counter() - started:.0f} s")
-    table = [dict(zip(findings.HEADINGS, row, strict=True)) for row in rows]
+    table = [dict(zip(columns, row, strict=True)) for row in rows]
     output.emit({"rows": table, "quality": quality, "bench": bench, "report": str(page) if page else None})
     return journey, quality, bench

@@ -6,6 +6,7 @@ paths. A worker that dies costs the file that it had: another one begins it anew
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections import deque
@@ -25,7 +26,8 @@ from deblur_deploy.infer.one_file import Restored, restore_file
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
 from deblur_deploy.infer.run import FileResult, InferReport, Notify, Progress, done_result, failed_result, recipe_of
 from deblur_deploy.infer.settings import InferConfig
-from deblur_deploy.runtime.runner import Runner, open_runner
+from deblur_deploy.runtime.runner import Runner, default_runtime, open_runner
+from deblur_deploy.runtime.runtimes import RUNTIMES
 
 try:
     import ray
@@ -154,10 +156,14 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         self._starts_ray = not ray.is_initialized()
         if self._starts_ray:
             _start_ray(cluster.workers or 1)
+        known = RUNTIMES.get(cluster.runtime or default_runtime(artifact))  # of another the first worker complains
+        on_gpu = known is not None and known.needs_gpu
         try:
-            self._workers, options = _share_out(cluster, artifact.kind == "engine")
+            self._workers, options = _share_out(cluster, on_gpu)
             threads = cluster.threads or int(options["num_cpus"])
-            arguments = (artifact, config, ClusterConfig(self._workers, cluster.runtime, threads))
+            # Workers need not be in this process's directory.
+            placed = dataclasses.replace(artifact, path=artifact.path.absolute())
+            arguments = (placed, config, ClusterConfig(self._workers, cluster.runtime, threads))
             remote = ray.remote(**options)(Worker)
             self._new_worker: Callable[[], Any] = lambda: remote.remote(*arguments)
             first = self._new_worker()
@@ -271,7 +277,7 @@ def _start_ray(workers: int) -> None:
 
 
 def _share_out(cluster: ClusterConfig, on_gpu: bool) -> tuple[int, dict[str, Any]]:
-    """How many workers there are, and what Ray sets aside for each: a share of its machine, for an engine one card."""
+    """How many workers there are, and what Ray sets aside for each: a share of its machine, on GPUs one card."""
     resource = "GPU" if on_gpu else "CPU"
     amounts = [node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]]
     machines = [int(amount) for amount in amounts if amount >= 1]

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ _NO_EXIF = {"BMP"}
 _ORIENTATION = 274
 
 PARTIAL = ".partial"
-"""Stands in the names of files that are being written. What a killed run left goes when the file is written again."""
+"""Stands in the names of files that are being written. What a killed run left, :func:`remove_partials` takes away."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,6 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{escape(path.stem[:80])}.????????{PARTIAL}{escape(path.suffix)}"):
-            stale.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=f"{PARTIAL}{path.suffix}", dir=path.parent)
         os.close(handle)
         partial = Path(name)
@@ -144,3 +141,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         if partial is not None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def remove_partials(out: Path) -> None:
+    """Remove the hidden files that a killed run left; nobody else may be writing below the folder.
+
+    Raises:
+        ArtifactError: One cannot be removed.
+    """
+    try:
+        for stale in out.rglob(f".*.????????{PARTIAL}*"):
+            if stale.is_file():
+                stale.unlink(missing_ok=True)
+    except OSError as err:
+        raise ArtifactError(f"{out} cannot be written: {err}", hint="check its permissions") from err

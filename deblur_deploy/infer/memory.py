@@ -1,18 +1,12 @@
-"""How much memory this process takes, and a gate that keeps the pictures on their way within a budget."""
+"""Amounts of memory as users write them, and a gate that keeps the pictures on their way within a budget."""
 
 from __future__ import annotations
 
-import ctypes
 import re
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from deblur_deploy.errors import ConfigError
-
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_RESET_PEAK = "5"
-"""What to write into ``clear_refs`` to set the peak back to the present size (Linux, proc_pid_clear_refs(5))."""
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -27,43 +21,6 @@ def parse_memory(text: str) -> int:
     if match is None or match[2] == "IB" or not float(match[1]):
         raise ConfigError(f"{text!r} is no amount of memory", hint="write a number with a unit, such as 2GB or 800MB")
     return int(float(match[1]) * _UNITS[match[2] if match[2] != "B" else ""])
-
-
-def resident_bytes() -> int | None:
-    """Memory that this process holds now, in bytes, or None where the system does not say."""
-    return _status_bytes("VmRSS")
-
-
-def peak_during(action: Callable[[], object]) -> int | None:
-    """How far above its size before an action the process grew during it, in bytes.
-
-    Returns:
-        The growth, or None where the system cannot tell; the action has run all the same.
-    """
-    _give_back_freed()
-    before = resident_bytes()
-    try:
-        _CLEAR.write_text(_RESET_PEAK)
-    except OSError:
-        before = None
-    action()
-    peak = _status_bytes("VmHWM")
-    return None if before is None or peak is None else max(0, peak - before)
-
-
-def _give_back_freed() -> None:
-    """Have the allocator return what was freed, which an action would otherwise take unseen (malloc_trim(3))."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _status_bytes(field: str) -> int | None:
-    try:
-        match = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(match[1]) * 1024 if match else None
 
 
 class MemoryGate:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution
-from deblur_deploy.infer.memory import resident_bytes
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
 from deblur_deploy.infer.tiles import TileNeeds, TilePlan, largest_margin, plan_tiles, restore_rows, whole_bytes
+from deblur_deploy.process_memory import resident_bytes
 from deblur_deploy.runtime.runner import Runner, fixed_size
 
 Float = NDArray[np.float32]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from deblur_deploy.markdown_table import escape, table
 from deblur_deploy.report.content import Content, Section
-from deblur_deploy.report.markdown_table import escape, table
 
 _LONG = 40
 """Rows from which a table is folded away."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deblur_deploy.report.charts import SHARES, signed
 from deblur_deploy.report.stages import ORIGINAL, Stage, compared
 from deblur_deploy.report.timings import Session, Timing
-from deblur_deploy.report.units import format_bytes, format_ms
+from deblur_deploy.units import format_bytes, format_ms
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.bench_rows import Record, batch_of, read_rows
 from deblur_deploy.report.stages import Stage
 
 PERCENTILES = ("median", "p90", "p95", "p99")
-
-_NEEDED = ("artifact", "sha256", "runtime", "res", "latency_ms", "device")
 
 
 @dataclass(frozen=True)
@@ -73,14 +70,15 @@ def read_sessions(run: Path, stages: Sequence[Stage]) -> tuple[Session, ...]:
 
     Returns:
         One session for each machine (processor, GPU, cores, threads) and frame size. Of several measurements of one
-        network on one runtime the latest counts.
+        network on one runtime the latest counts. Rows of several frames in one inference are left out, for their time
+        is no latency of a frame.
 
     Raises:
         ArtifactError: A file of samples is damaged; it is named.
     """
     files = sorted(run.rglob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, str(path)))
-    sessions: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
-    for row in (row for path in files for row in _read_rows(path)):
+    sessions: dict[tuple[str, str], dict[tuple[str, str], Record]] = {}
+    for row in (row for path in files for row in read_rows(path) if batch_of(row) == 1):
         session = sessions.setdefault((device_name(row["device"]), row["res"]), {})
         session[row["sha256"] or row["artifact"], row["runtime"]] = row
     return tuple(_session(key, rows.values(), stages) for key, rows in sessions.items())
@@ -96,38 +94,7 @@ def device_name(device: dict[str, Any]) -> str:
     return ", ".join([*parts, *([str(name)] if name else [])])
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file of samples; nothing if it is another program's file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as err:
-        raise ArtifactError(f"{path} cannot be read: {err}", hint="remove it, or measure again") from err
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as err:
-            if not rows:
-                return []
-            raise ArtifactError(
-                f"line {number} of {path} is damaged: {err}", hint="remove the line, or measure again"
-            ) from err
-        if not isinstance(row, dict) or not {"runtime", "latency_ms"} <= row.keys():
-            return []
-        if missing := [name for name in _NEEDED if name not in row]:
-            raise ArtifactError(
-                f"line {number} of {path} lacks {', '.join(missing)}", hint="measure again with `deblur-deploy bench`"
-            )
-        if row["latency_ms"] is not None and "median" not in row["latency_ms"]:
-            raise ArtifactError(
-                f"line {number} of {path} has a latency without a median",
-                hint="measure again with `deblur-deploy bench`",
-            )
-        rows.append(row)
-    return rows
-
-
-def _session(key: tuple[str, str], rows: Iterable[dict[str, Any]], stages: Sequence[Stage]) -> Session:
+def _session(key: tuple[str, str], rows: Iterable[Record], stages: Sequence[Stage]) -> Session:
     order = {stage.label: index for index, stage in enumerate(stages)}
     timings, skipped, libraries = [], [], {}
     for row in rows:

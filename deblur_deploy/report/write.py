@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +12,7 @@ from deblur_deploy.report.content import Content
 from deblur_deploy.report.markdown import render_markdown
 from deblur_deploy.report.page import render_page
 from deblur_deploy.report.sheets import make_folder, save_sheet
+from deblur_deploy.text_file import write_text
 
 Format = Literal["html", "md", "png"]
 
@@ -61,18 +60,7 @@ def write_report(content: Content, out: Path, kind: Format) -> list[Path]:
     if kind == "png":
         return _write_plots(content, out)
     text = render_page(content) if kind == "html" else render_markdown(content)
-    make_folder(out.parent)
-    staging = None
-    try:
-        handle, staging = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(staging).chmod(0o644)
-        Path(staging).replace(out)
-    except OSError as err:
-        if staging:
-            Path(staging).unlink(missing_ok=True)
-        raise ArtifactError(f"{out} cannot be written: {err}", hint="check permissions and free space") from err
+    write_text(out, text)
     return [out]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 # CUdevice_attribute
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 128
+_BUS_ID_BYTES = 32
 
 RTX_FIRST_IN_TYPE = {"int8": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
 """First capability on which TensorRT-RTX 1.7 runs convolutions of a type; other types it runs everywhere."""
@@ -22,11 +23,13 @@ class Gpu:
         name: As its maker writes it, such as ``NVIDIA GeForce RTX 2080 Ti``.
         capability: Compute capability, such as ``7.5``.
         driver_cuda: Newest CUDA that the driver knows, such as ``13.0``.
+        pci_bus_id: Where it sits, such as ``0000:01:00.0``, by which every library of NVIDIA knows it.
     """
 
     name: str
     capability: str
     driver_cuda: str
+    pci_bus_id: str = ""
 
     @property
     def sm(self) -> str:
@@ -54,12 +57,18 @@ def find_gpu(index: int = 0) -> Gpu | None:
     if driver is None or index >= _count(driver):
         return None
     device, version = ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(_NAME_BYTES)
+    name, bus_id = ctypes.create_string_buffer(_NAME_BYTES), ctypes.create_string_buffer(_BUS_ID_BYTES)
     driver.cuDeviceGet(ctypes.byref(device), index)
     driver.cuDeviceGetName(name, _NAME_BYTES, device)
+    driver.cuDeviceGetPCIBusId(bus_id, _BUS_ID_BYTES, device)
     driver.cuDriverGetVersion(ctypes.byref(version))
     major, minor = (_attribute(driver, number, device) for number in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
-    return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", cuda_version(version.value))
+    return Gpu(
+        name.value.decode(errors="replace"),
+        f"{major}.{minor}",
+        cuda_version(version.value),
+        bus_id.value.decode(errors="replace"),
+    )
 
 
 def cuda_version(number: int) -> str:

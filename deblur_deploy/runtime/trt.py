@@ -57,6 +57,9 @@ class EngineRunner:
 
     ``image`` has the largest size of which it takes one picture, whatever other sizes it takes.
 
+    Attributes:
+        settings: How :meth:`infer` runs it: ``cuda_graph``, and ``transfers`` for pictures come from host memory.
+
     Args:
         artifact: The engine. TensorRT-RTX keeps the kernels that it compiles in a file beside it.
         options: How to run it.
@@ -76,6 +79,7 @@ class EngineRunner:
         flavour = flavour_of(artifact)
         libraries = libraries or Libraries(import_tensorrt(flavour), Cuda())
         self.name = engine_runtime(flavour, cuda_graph=options.cuda_graph)
+        self.settings = {"cuda_graph": options.cuda_graph, "transfers": True}
         loaded = load_engine(artifact, libraries.trt)
         self._loaded: Any = loaded
         self._io = describe_io(loaded.engine, artifact.image)

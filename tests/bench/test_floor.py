@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import onnx
 import pytest
@@ -12,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.ceilings import Ceilings, measure_cpu_ceilings
-from deblur_deploy.bench.device import runs_on_gpu
 from deblur_deploy.bench.floor import find_floor, network_floor
 from deblur_deploy.bench.limits import add_floors
 from deblur_deploy.bench.measure import BenchConfig, BenchReport
@@ -73,8 +74,32 @@ def test_batches_and_bfloat16_count(tiny_graph: Artifact) -> None:
 def test_an_engine_has_no_floor(tiny_graph: Artifact) -> None:
     engine = dataclasses.replace(tiny_graph, kind="engine")
     assert network_floor(engine, "tensorrt", (SMALL, 1), CEILINGS) is None
-    assert runs_on_gpu(engine, "tensorrt")
-    assert not runs_on_gpu(tiny_graph, "onnxruntime")
+
+
+def test_a_graph_that_cannot_be_counted_has_no_floor(tiny_graph: Artifact, tmp_path: Path) -> None:
+    broken = dataclasses.replace(tiny_graph, path=tmp_path / "broken.onnx")
+    broken.path.write_bytes(b"no graph")
+    assert network_floor(broken, "onnxruntime", (SMALL, 1), CEILINGS) is None
+
+
+def test_without_the_library_that_counts_there_is_no_floor(
+    tiny_graph: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert network_floor(tiny_graph, "onnxruntime", (SMALL, 1), CEILINGS) is None
+
+
+def test_frames_are_bytes_and_lowered_weights_are_half(tiny_checkpoint: Artifact) -> None:
+    frames = dataclasses.replace(tiny_checkpoint, image=dataclasses.replace(tiny_checkpoint.image, dtype="uint8"))
+    plain, lowered, small = (
+        network_floor(artifact, runtime, (SMALL, 1), CEILINGS)
+        for artifact, runtime in ((tiny_checkpoint, "torch"), (tiny_checkpoint, "torch-bf16"), (frames, "torch"))
+    )
+    assert plain is not None
+    assert lowered is not None
+    assert small is not None
+    assert plain.bytes - lowered.bytes == tiny_checkpoint.path.stat().st_size - tiny_checkpoint.path.stat().st_size // 2
+    assert plain.bytes - small.bytes == 2 * 3 * 32 * 16 * 3
 
 
 def test_the_machine_s_ceilings_are_measured() -> None:

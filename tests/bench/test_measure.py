@@ -247,7 +247,7 @@ def test_energy_and_memory_of_the_gpu_are_shared_out(use: Callable, monkeypatch:
     gpu = SimpleNamespace(
         energy_joules=lambda: next(joules), used_bytes=lambda: next(used), conditions=lambda: {"sm_mhz": 1500}
     )
-    monkeypatch.setattr(measure_module, "first_gpu", lambda: nullcontext(gpu))
+    monkeypatch.setattr(measure_module, "gpu_sensors", lambda: nullcontext(gpu))
     use({"a": lambda: None})
     config = BenchConfig(SMALL, warmup_ms=0, duration_ms=0, min_iterations=9, max_windows=3, tolerance=9e9)
     report = measure([entry("a")], config)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
@@ -15,41 +17,51 @@ from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import Resolution
 
 SIZE = Resolution(160, 96)
-ROUNDS, RUNS, ATTEMPTS, TOLERANCE = 5, 8, 6, 0.05
+RUNS = 20
 
 
-def loop_ms(session: onnxruntime.InferenceSession, picture: np.ndarray) -> list[float]:
-    """Times of the same calls in a row, as onnxruntime_perf_test takes them."""
-    session.run(None, {"blurred": picture})
-    times = []
-    for _ in range(RUNS):
+class PlainLoop:
+    """The same call, timed as onnxruntime_perf_test does, once whenever it is asked to."""
+
+    def __init__(self, graph: Artifact) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(graph.path, options, providers=["CPUExecutionProvider"])
+        self._picture = np.random.default_rng(0).random((1, 3, SIZE.height, SIZE.width), dtype=np.float32)
+        self.times_ms: list[float] = []
+
+    def take_turn(self, *_: object) -> None:
+        """One inference after one that is not counted, as in the harness's windows."""
+        self._session.run(None, {"blurred": self._picture})
         start = time.perf_counter_ns()
-        session.run(None, {"blurred": picture})
-        times.append((time.perf_counter_ns() - start) / 1e6)
-    return times
+        self._session.run(None, {"blurred": self._picture})
+        self.times_ms.append((time.perf_counter_ns() - start) / 1e6)
 
 
-def test_a_plain_loop_over_onnxruntime_takes_as_long(tiny_checkpoint: Artifact, tmp_path) -> None:
-    """Medians of both, taken in turns in one process, are within 5 % of each other.
+def lower_quartile(times: list[float]) -> float:
+    """What else the machine does only ever adds to a time, so that the shorter ones are nearer to the truth."""
+    return statistics.quantiles(times, n=4)[0]
 
-    What else the machine does adds to either side by chance, so several attempts are allowed; a harness that added or
-    left out something of its own would miss in all of them.
-    """
+
+def harness_over_loop(graph: Artifact) -> float:
+    """Lower quartile of the harness's times over that of the loop's, single inferences of both in turns."""
+    config = BenchConfig(
+        SIZE, threads=1, warmup_ms=0, duration_ms=0, min_iterations=RUNS, windows=RUNS, max_windows=RUNS, tolerance=9
+    )
+    plain = PlainLoop(graph)
+    (row,) = measure([BenchEntry(graph, "onnxruntime")], config, plain.take_turn).rows
+    ours = [sample for window in row.windows_ms for sample in window]
+    assert len(ours) == len(plain.times_ms) == RUNS
+    return lower_quartile(ours) / lower_quartile(plain.times_ms)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "tolerance"), [(3, 0.15), pytest.param(9, 0.05, marks=pytest.mark.slow)], ids=["15 %", "5 %"]
+)
+def test_a_plain_loop_over_onnxruntime_takes_as_long(
+    tiny_checkpoint: Artifact, tmp_path: Path, attempts: int, tolerance: float
+) -> None:
+    """The median of several attempts counts: a harness that added something of its own would add it in most."""
     graph = export_onnx(tiny_checkpoint, ExportConfig(SIZE.width, SIZE.height), tmp_path / "onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph.path, options, providers=["CPUExecutionProvider"])
-    picture = np.random.default_rng(0).random((1, 3, SIZE.height, SIZE.width), dtype=np.float32)
-    config = BenchConfig(SIZE, threads=1, warmup_ms=0, duration_ms=0, min_iterations=RUNS, windows=1, max_windows=1)
-    found = []
-    for _ in range(ATTEMPTS):
-        ours: list[float] = []
-        plain: list[float] = []
-        for _ in range(ROUNDS):
-            plain += loop_ms(session, picture)
-            (row,) = measure([BenchEntry(graph, "onnxruntime")], config).rows
-            ours += row.windows_ms[-1]
-        found.append(statistics.median(ours) / statistics.median(plain))
-        if abs(found[-1] - 1) <= TOLERANCE:
-            return
-    raise AssertionError(f"harness over plain loop in {ATTEMPTS} attempts: {found}")
+    ratios = [harness_over_loop(graph) for _ in range(attempts)]
+    assert statistics.median(ratios) == pytest.approx(1, abs=tolerance), ratios

@@ -46,6 +46,11 @@ def test_stability_is_three_windows_in_a_row_within_10_percent(medians: list[flo
     assert is_stable(windows, needed=3, tolerance=0.10) is expected
 
 
+def test_one_window_agrees_with_nothing() -> None:
+    assert not is_stable([[1.0, 1.0]], needed=1, tolerance=0.10)
+    assert is_stable([[1.0], [1.0]], needed=2, tolerance=0.10)
+
+
 def test_an_empty_window_is_not_stable() -> None:
     assert not is_stable([[1.0], [1.0], []], needed=3, tolerance=0.10)
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deblur_deploy.bench import gpu as gpu_module
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import conditions, device_facts
-from deblur_deploy.bench.gpu import Gpu, first_gpu, throttle_reasons
-from deblur_deploy.bench.memory import peak_resident_bytes, reset_peak, resident_bytes
-from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors, throttle_reasons
+from deblur_deploy.process_memory import peak_resident_bytes, reset_peak, resident_bytes
+from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
@@ -68,8 +69,7 @@ def library(**changed: Any) -> SimpleNamespace:
     answers = {
         "NVMLError": NVMLError,
         **{"NVML_CLOCK_SM": 1, "NVML_CLOCK_MEM": 2, "NVML_TEMPERATURE_GPU": 0},
-        "nvmlDeviceGetName": lambda _: b"NVIDIA GeForce RTX 2080 Ti",
-        "nvmlSystemGetDriverVersion": lambda: "580.10",
+        "nvmlSystemGetDriverVersion": lambda: b"580.10",
         "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=11 * 2**30, used=2**30),
         "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _: 0x44,
         "nvmlDeviceGetPowerUsage": lambda _: 250_500,
@@ -81,8 +81,8 @@ def library(**changed: Any) -> SimpleNamespace:
 
 
 def test_a_gpu_describes_itself() -> None:
-    gpu = Gpu(library(), handle=object())
-    assert gpu.facts() == {"name": "NVIDIA GeForce RTX 2080 Ti", "driver": "580.10", "memory_gib": 11.0}
+    gpu = GpuSensors(library(), handle=object())
+    assert gpu.facts() == {"driver": "580.10", "memory_gib": 11.0}
     assert gpu.conditions() == {
         **{"sm_mhz": 1545, "memory_mhz": 7000, "temperature_c": 71, "power_w": 250.5},
         "throttle_reasons": ["power cap", "too hot (hardware)"],
@@ -93,7 +93,9 @@ def test_a_gpu_describes_itself() -> None:
 
 
 def test_what_a_card_does_not_answer_is_left_out() -> None:
-    gpu = Gpu(library(nvmlDeviceGetTotalEnergyConsumption=refused, nvmlDeviceGetPowerUsage=refused), handle=object())
+    gpu = GpuSensors(
+        library(nvmlDeviceGetTotalEnergyConsumption=refused, nvmlDeviceGetPowerUsage=refused), handle=object()
+    )
     assert gpu.energy_joules() is None
     assert "power_w" not in gpu.conditions()
     assert gpu.conditions()["sm_mhz"] == 1545
@@ -106,16 +108,25 @@ def test_reasons_that_are_not_known_are_kept_as_bits() -> None:
 
 @pytest.mark.skipif(bool(count_nvidia_gpus()), reason="this machine has a GPU")
 def test_without_a_gpu_there_is_none_to_tell_of() -> None:
-    with first_gpu() as gpu:
+    with gpu_sensors() as gpu:
         assert gpu is None
     assert device_facts()["gpu"] is None
     assert "gpu" not in conditions(None)
 
 
+def test_without_sensors_the_driver_tells_what_the_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_module, "find_gpu", lambda: Gpu("a card", "7.5", "13.0", "0000:01:00.0"))
+    assert gpu_facts(None) == {"name": "a card", "capability": "7.5", "driver_cuda": "13.0"}
+    assert gpu_facts(GpuSensors(library(), handle=object())) == {
+        **{"name": "a card", "capability": "7.5", "driver_cuda": "13.0"},
+        **{"driver": "580.10", "memory_gib": 11.0},
+    }
+
+
 @pytest.mark.gpu
 def test_the_gpu_that_is_here_tells_its_name_and_clocks() -> None:
     pytest.importorskip("pynvml", reason="pip install nvidia-ml-py")
-    with first_gpu() as gpu:
+    with gpu_sensors() as gpu:
         assert gpu is not None
-        assert gpu.facts().keys() == {"name", "driver", "memory_gib"}
+        assert gpu.facts().keys() == {"driver", "memory_gib"}
         assert gpu.conditions()["sm_mhz"] > 0

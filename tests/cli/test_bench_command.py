@@ -6,6 +6,7 @@ import csv
 import json
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -184,6 +185,26 @@ def test_control_c_keeps_what_was_measured(run, made, tmp_path, slowed, clock):
 
 
 @pytest.mark.parametrize(
+    ("failure", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("no memory"), 0), (ImportError("no onnx"), 0)]
+)
+def test_what_was_measured_outlives_a_failed_probe(run, made, tmp_path, failure, code):
+    with mock.patch("deblur_deploy.bench.limits.measure_cpu_ceilings", side_effect=failure):
+        options = [option for option in QUICK if option != "--no-floor"]
+        outcome = run("bench", made["import"], *options, "--floor", "--json", "--save", tmp_path / "rows.jsonl")
+
+    assert outcome.code == code, outcome.err
+    (record,) = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert record["latency_ms"]["median"] > 0
+    assert outcome.json["results"][0]["latency_ms"] is not None
+
+
+def test_a_path_that_cannot_be_written_is_found_before_measuring(run, made, tmp_path):
+    with mock.patch("deblur_deploy.bench.measure.measure", side_effect=AssertionError("it measured")):
+        outcome = run("bench", made["import"], *QUICK, "--export-times", tmp_path)
+    assert "it is a directory" in outcome.refusal(1)
+
+
+@pytest.mark.parametrize(
     ("options", "complaint"),
     [
         (("--batch", "0"), "batch is 0"),
@@ -193,6 +214,13 @@ def test_control_c_keeps_what_was_measured(run, made, tmp_path, slowed, clock):
         (("--stream", "0"), "a stream of 0 fps"),
         (("--stream", "30", "--sweep"), "--stream is a measurement of its own"),
         (("--stream", "30", "--csv", "a.csv"), "streams are written as JSONL only"),
+        (("--stream", "nan"), "--stream is 'nan'"),
+        (("--batch", "inf"), "--batch is 'inf'"),
+        (("--seconds", "inf"), "a time to measure is negative or endless"),
+        (("--fail-below", "nan"), "--fail-below is nan"),
+        (("--budget-ms", "nan"), "--budget-ms is nan"),
+        (("--budget-ms", "5", "--batch", "2,4"), "one frame of 32x16, which is not measured"),
+        (("--budget-ms", "5", "--sweep"), "one frame of 32x16, which is not measured"),
         (("--fail-below", "0"), "--fail-below is 0"),
         (("--budget-ms", "-1"), "--budget-ms is -1"),
         (("--runtime", "pytorch"), "no runtime 'pytorch'"),

@@ -160,6 +160,27 @@ def test_a_drop_folder_is_served_until_ctrl_c(network, photos, tmp_path):
     assert (tmp_path / "out" / "late.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
 
 
+def test_two_processes_never_write_one_folder(run, network, photos, tmp_path):
+    out = tmp_path / "out"
+    arguments = [network, "--watch", photos, "--out", out, "--poll", "0.05"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "deblur_deploy.cli", "infer", *map(str, arguments)], env=environment(), text=True
+    )
+    try:
+        wait_for(out / "a.png", child)
+        partial = out / ".late.abcd_123.partial.png"
+        partial.write_bytes(b"half of what the first process writes")
+        refusal = run("infer", network, photos, "--out", out).refusal(1)
+        assert f"out is in use by process {child.pid} (" in refusal.replace("\n", " ")
+        assert partial.exists()
+    finally:
+        child.kill()
+        child.wait()
+    run("infer", network, photos, "--out", out).done()
+    assert not partial.exists()
+    assert not (out / ".lock").exists()
+
+
 def wait_for(path: Path, child: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not path.exists():

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import load_rgb
-from deblur_deploy.infer.encode import EncodeConfig, whole_file, write_picture
+from deblur_deploy.infer.encode import EncodeConfig, remove_partials, whole_file, write_picture
 from deblur_deploy.infer.picture import FORMATS, Metadata, Picture, decoding_bytes, read_picture
 
 LOSSLESS = [".png", ".tif", ".bmp"]
@@ -210,11 +210,13 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_what_a_killed_run_left_goes_when_the_file_is_written_again(tmp_path, photo):
-    for name in (".a [1].abcd_123.partial.png", ".b.abcd_123.partial.png"):
+def test_what_killed_runs_left_is_removed_in_every_folder(tmp_path, photo):
+    (tmp_path / "sub").mkdir()
+    for name in (".a [1].abcd_123.partial.png", "sub/.b.abcd_123.partial.mp4"):
         (tmp_path / name).write_bytes(b"half")
     write_picture(tmp_path / "a [1].png", Picture(photo, "PNG"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.abcd_123.partial.png", "a [1].png"]
+    remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a [1].png"]
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -10,10 +10,10 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import ImageSpec, Resolution, from_batch, to_batch
-from deblur_deploy.infer.memory import peak_during, resident_bytes
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.package_data import shipped
+from deblur_deploy.process_memory import peak_during, resident_bytes
 from deblur_deploy.runtime.runner import open_runner
 
 SEAM = 0.5 / 255

@@ -12,9 +12,9 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import Resolution
-from deblur_deploy.infer.memory import resident_bytes
 from deblur_deploy.infer.raw import restore_raw
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
+from deblur_deploy.process_memory import resident_bytes
 from deblur_deploy.runtime.runner import open_runner
 
 FRAMES, WARM_UP = 10_000, 2_000

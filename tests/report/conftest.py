@@ -39,6 +39,7 @@ class Run:
             "latency_ms": latency,
             "stable": True,
             "skipped": None if median else "no such card",
+            "windows_ms": [[median]] if median else [],
             "device": DEVICE,
         } | changes
         with (self.folder / "bench.jsonl").open("a") as file:

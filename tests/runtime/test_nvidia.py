@@ -32,6 +32,11 @@ class FakeDriver:
         name.value = f"card {device.value}".encode()
         return 0
 
+    def cuDeviceGetPCIBusId(self, bus_id: Any, size: int, device: Any) -> int:
+        assert len(bus_id) == size
+        bus_id.value = f"0000:{device.value}:00.0".encode()
+        return 0
+
     def cuDriverGetVersion(self, version: Any) -> int:
         version._obj.value = 12040
         return 0
@@ -57,7 +62,7 @@ def test_no_driver_is_told_from_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver(0, 2))
-    assert find_gpu(1) == Gpu("card 41", "8.6", "12.4")
+    assert find_gpu(1) == Gpu("card 41", "8.6", "12.4", "0000:41:00.0")
     assert find_gpu(1).sm == "SM86"
     assert find_gpu(2) is None
 

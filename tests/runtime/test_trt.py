@@ -226,6 +226,7 @@ def test_phases_are_those_of_the_device(make: Callable[..., Bench], stand_in: An
         runner.infer(picture())
         _, phases = runner.infer_phased(picture())
         again = runner.compute_again()
+        assert runner.settings == {"cuda_graph": True, "transfers": True}
     copies = (phases.h2d, phases.compute, phases.d2h)
     expected = (stand_in.UPLOAD_MS, stand_in.COMPUTE_MS, stand_in.DOWNLOAD_MS)
     assert [end - start for start, end in copies] == pytest.approx(expected)

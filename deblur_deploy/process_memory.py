@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -27,6 +29,26 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def peak_during(action: Callable[[], object]) -> int | None:
+    """How far above its size before an action the process grew during it, in bytes.
+
+    Returns:
+        The growth, or None where the system cannot tell; the action has run all the same.
+    """
+    _give_back_freed()
+    before = resident_bytes() if reset_peak() else None
+    action()
+    peak = peak_resident_bytes()
+    return None if before is None or peak is None else max(0, peak - before)
+
+
+def _give_back_freed() -> None:
+    """Have the allocator return what was freed, which an action would otherwise take unseen (malloc_trim(3))."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status_bytes(field: str) -> int | None:

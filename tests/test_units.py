@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deblur_deploy.report.units import format_bytes, format_ms
+from deblur_deploy.units import format_bytes, format_ms
 
 
 def test_figures_have_the_unit_that_fits() -> None:
