@@ -3,7 +3,7 @@ r"""Write ``requirements.lock``: every pinned package with the hash of its file,
 torch is left out, whose builds for processors and for CUDA are different files of one version. The hashes are those of
 the files for Linux on x86-64 with Python 3.11, on which the versions are tested together.
 
-    grep -v '^#\\|^torch==' constraints.txt > pins.txt
+    grep -v '^#\|^torch==' constraints.txt > pins.txt
     pip install --dry-run --no-deps --ignore-installed --report report.json -r pins.txt
     python release/lock.py report.json > requirements.lock
 """
