@@ -172,7 +172,7 @@ def test_options_of_an_engine_that_do_not_go_together(refuse, made):
     assert "range of sizes were given" in refusal(2, made["qat"], "--res", "64x48", "--max-res", "64x48")
     assert "a range has both ends" in refusal(2, made["qat"], "--max-res", "64x48")
     assert "'64' is not a resolution" in refusal(2, made["qat"], "--res", "64")
-    assert "workspace_bytes is 0" in refusal(2, made["qat"], "--workspace", 0)
+    assert "--workspace is 0" in refusal(2, made["qat"], "--workspace", 0)
     assert "is not quantized to int8" in refusal(2, made["import"], "--int8", "--target", "sm86")
     assert "`deblur-deploy qat --format fp8`" in refusal(2, made["qat"], "--fp8", "--target", "sm89")
 

@@ -132,7 +132,7 @@ def test_folders_in_every_table_are_relative_to_the_recipe(tmp_path: Path) -> No
 def test_latencies_of_another_machine_are_not_taken_over(
     parent: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts, measured = {"cpu": "this one", "cores": 2, "temperature": 50}, []
+    facts, measured = {"cpu": "this one", "cores": 2, "temperature": 50, "libraries": {}}, []
 
     def measure(*_: object) -> SimpleNamespace:
         measured.append(facts["cpu"])
