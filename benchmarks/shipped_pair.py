@@ -61,7 +61,8 @@ class ShippedPair:
         assert best.ratio is not None
         medians = first.latency_ms.median, best.latency_ms.median
         note = f"{medians[0]:.0f} ms in eager PyTorch against {medians[1]:.0f} ms in {best.runtime}"
-        details = hashes | {"threads": report.device["threads"], "rows": [row.as_json() for row in report.rows]}
+        rows_as_json = [row.as_json() | {"artifact": Path(row.artifact).name} for row in report.rows]
+        details = hashes | {"threads": report.device["threads"], "rows": rows_as_json}
         samples = {f"{Path(row.artifact).name}, {row.runtime}": row.windows_ms for row in (first, *rows)}
         return Measurement(best.ratio, "×", samples, note, details, first.stable and best.stable)
 
