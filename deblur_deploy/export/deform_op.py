@@ -3,10 +3,11 @@
 ======== ============================================================ ==========================================
 form     nodes                                                        read by
 ======== ============================================================ ==========================================
-plugin   ``deblur::DeformConv2d`` with its meaning as local function  onnxruntime, TensorRT-RTX and OpenVINO (both
-                                                                      after inlining, which is done for them),
-                                                                      TensorRT with its plugin
-standard ``DeformConv`` of opset 19                                   onnxruntime, TensorRT by its own plugin
+plugin   ``deblur::DeformConv2d`` with its meaning as local function  onnxruntime, TensorRT-RTX after inlining,
+                                                                      OpenVINO by its own operator, TensorRT with
+                                                                      its plugin (all done for them)
+standard ``DeformConv`` of opset 19                                   onnxruntime, OpenVINO through this package,
+                                                                      TensorRT by its own plugin
 native   GridSample and Conv                                          whatever reads ONNX of opset 19
 ======== ============================================================ ==========================================
 """

@@ -5,21 +5,20 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
-import onnx
-import onnx.inliner
 import openvino
 from google.protobuf.message import DecodeError
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.runtime.ov_graph import read_for_openvino
 from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
 
 
 class OpenVINORunner:
     """An ONNX file in OpenVINO's CPU plugin, tuned for latency.
 
-    OpenVINO reads no local functions, so ``deblur::DeformConv2d`` is replaced by its body first. Convolutions between
-    QuantizeLinear and DequantizeLinear run in INT8 with either precision; the precision is that of everything else.
+    Convolutions between QuantizeLinear and DequantizeLinear run in INT8 with either precision; the precision is that
+    of everything else.
 
     Args:
         artifact: An ONNX artifact.
@@ -40,9 +39,8 @@ class OpenVINORunner:
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            model = onnx.inliner.inline_local_functions(onnx.load(artifact.path))
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+            compiled = core.compile_model(read_for_openvino(core, artifact.path), "CPU", settings)
         except (RuntimeError, OSError, DecodeError) as err:
             raise ArtifactError(
                 f"OpenVINO cannot read {artifact.path}: {_reason(err)}", hint="export it again"

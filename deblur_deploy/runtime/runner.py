@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
@@ -212,11 +212,6 @@ def _obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
         return ConfigError(
             f"{name} runs artifacts of kind {runtime.kind}; {artifact.path} is of kind {artifact.kind}",
             hint=f"choose {' or '.join(runtimes_for(artifact))}",
-        )
-    if name.startswith("openvino") and artifact.figures.get("deform_op") == "standard":
-        return ArtifactError(
-            f"OpenVINO has no DeformConv, which {artifact.path} is written with",
-            hint="use the runtime onnxruntime, or export with --deform-op plugin or native",
         )
     return _engine_obstacle(artifact, name) if artifact.kind == "engine" else _machine_obstacle(name)
 

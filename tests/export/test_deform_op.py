@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto
 
-from deblur_deploy.errors import ArtifactError
 from deblur_deploy.export.precision import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.images import ImageSpec, Resolution, from_frames
 from deblur_deploy.network.onnx_cost import compute_nodes, share_of_macs
-from deblur_deploy.runtime.runner import default_runtime, open_runner, reason_unavailable
+from deblur_deploy.runtime.runner import open_runner
 
 SIZE = Resolution(41, 30)
 FORMS = ("plugin", "standard", "native")
@@ -26,26 +23,14 @@ def forms(tiny) -> dict[str, onnx.ModelProto]:
     return {form: network_to_onnx(tiny, SIZE, deform_op=form) for form in FORMS}
 
 
-def with_form(artifact, form):
-    last = dataclasses.replace(artifact.history[-1], figures={"deform_op": form})
-    return dataclasses.replace(artifact, history=(*artifact.history[:-1], last))
-
-
-@pytest.mark.parametrize(
-    ("form", "runtimes"),
-    [
-        ("plugin", ("onnxruntime", "openvino")),
-        ("standard", ("onnxruntime",)),
-        ("native", ("onnxruntime", "openvino")),
-    ],
-)
-def test_each_form_is_exact_where_it_is_read(tiny, forms, save, draw_frames, form, runtimes):  # noqa: PLR0913
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_is_exact_in_every_runtime(tiny, forms, save, draw_frames, form, runtime):  # noqa: PLR0913
     batch = from_frames(draw_frames(1, SIZE.height, SIZE.width))
     with torch.no_grad():
         expected = tiny(torch.from_numpy(batch)).numpy()
-    for runtime in runtimes:
-        with open_runner(save(forms[form], ImageSpec(height=30, width=41)), runtime, threads=1) as runner:
-            assert np.abs(runner.infer(batch) - expected).max() <= 1e-4
+    with open_runner(save(forms[form], ImageSpec(height=30, width=41)), runtime, threads=1) as runner:
+        assert np.abs(runner.infer(batch) - expected).max() <= 1e-4
 
 
 def test_each_form_has_the_nodes_it_promises(forms):
@@ -56,17 +41,6 @@ def test_each_form_has_the_nodes_it_promises(forms):
     assert [len(forms[form].functions) for form in FORMS] == [1, 0, 0]
     domains = {form: {item.domain for item in model.opset_import} for form, model in forms.items()}
     assert domains == {"plugin": {"", "deblur"}, "standard": {""}, "native": {""}}
-
-
-def test_the_standard_form_is_kept_from_openvino(forms, save):
-    artifact = with_form(save(forms["standard"], ImageSpec(height=30, width=41)), "standard")
-    assert default_runtime(artifact) == "onnxruntime"
-    reason = reason_unavailable(artifact, "openvino")
-    assert reason is not None
-    assert "DeformConv" in reason
-    assert "--deform-op plugin" in reason
-    with pytest.raises(ArtifactError, match="OpenVINO cannot read"):  # without the figure, it finds out for itself
-        open_runner(save(forms["standard"], ImageSpec(height=30, width=41)), "openvino")
 
 
 @pytest.mark.parametrize("form", FORMS)
