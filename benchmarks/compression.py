@@ -47,6 +47,7 @@ class Compression:
             that of the INT8 one), ``pruned_drop_db`` (the same of the pruned one), or ``speedup`` (latency of the
             original in eager PyTorch over that of the INT8 file in the fastest runtime).
         bench: How latency is measured; its resolution is that of the graphs.
+        photos: Folder of sharp photographs to tune on, or None for the shipped ones.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Compression:
     qat_steps: int
     figure: Figure
     bench: BenchConfig
+    photos: Path | None = None
 
     def measure(self) -> Measurement:
         """The figure at the first keep ratio, and a table of all of them."""
@@ -88,8 +90,8 @@ class Compression:
 
         size = self.bench.resolution
         recipe = Recipe(
-            prune=with_tuning(PruneConfig(keep=keep), None, self.prune_steps),
-            qat=with_tuning(QatConfig(), None, self.qat_steps),
+            prune=with_tuning(PruneConfig(keep=keep), self.photos, self.prune_steps),
+            qat=with_tuning(QatConfig(), self.photos, self.qat_steps),
             export=ExportConfig(size.width, size.height),
         )
         directory, output = RUNS / f"{self.model}-{keep:g}", Output(as_json=True)

@@ -3,7 +3,7 @@
 A scenario is a TOML file: what kind of measurement, its parameters, and the target. Each run appends one line of JSON
 to ``results/<device>/<scenario>.jsonl``, raw samples included; of several lines, the last one counts.
 
-    python benchmarks/run.py [SCENARIO...] [--device-dir NAME]
+    python benchmarks/run.py [SCENARIO...] [--device-dir NAME] [--photos DIR]
     python benchmarks/run.py --render
 
 Exit codes: 0 every target met, 1 a scenario could not run, 2 bad usage, 3 a target was missed.
@@ -17,15 +17,17 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from compression import Compression
 from rendering import describe_outcome, render
 from scenario import Scenario, load_scenario, load_scenarios
 
 from deblur_deploy.bench.device import device_facts
+from deblur_deploy.data.pairs import sharp_files
 from deblur_deploy.errors import ConfigError, DeblurDeployError
 
 ROOT = Path(__file__).parent
@@ -47,19 +49,22 @@ def run_scenario(scenario: Scenario, results: Path) -> dict[str, Any]:
     """
     load_before = round(os.getloadavg()[0], 2)
     found = scenario.work.measure()
+    parameters = asdict(scenario.work)
+    if photos := parameters.get("photos"):  # where they lie on this machine is nobody's business
+        parameters["photos"] = f"{len(sharp_files(photos, 'calibration'))} photographs"
     figure = round(found.figure, 6)
     device = device_facts()
     record = {
         "scenario": scenario.name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/run.py {scenario.name}",
+        "command": f"python benchmarks/run.py {scenario.name}" + (" --photos DIR" if parameters.get("photos") else ""),
         "figure": figure,
         "unit": found.unit,
         "target": {key: value for key, value in asdict(scenario.target).items() if value is not None},
         "met": scenario.target.is_met(figure),
         "stable": found.stable,
         "note": found.note,
-        "parameters": asdict(scenario.work),
+        "parameters": parameters,
         "versions": {"python": device.pop("python"), **device.pop("libraries")},
         "device": device | {"load_average_before": load_before},
         "details": found.details,
@@ -69,6 +74,17 @@ def run_scenario(scenario: Scenario, results: Path) -> dict[str, Any]:
     with (results / f"{scenario.name}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return record
+
+
+def tune_on(scenario: Scenario, photos: Path) -> Scenario:
+    """The scenario with a folder of sharp photographs to tune on instead of the shipped ones.
+
+    Raises:
+        ConfigError: It tunes nothing.
+    """
+    if not isinstance(scenario.work, Compression):
+        raise ConfigError(f"{scenario.name} tunes nothing", hint="give --photos with scenarios of kind compression")
+    return replace(scenario, work=replace(scenario.work, photos=photos))
 
 
 def device_directory(facts: Mapping[str, Any]) -> str:
@@ -95,6 +111,8 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
             return 0
         named = [load_scenario(root / "scenarios" / f"{name}.toml") for name in options.scenario]
         scenarios = named or load_scenarios(root)
+        if options.photos:
+            scenarios = [tune_on(scenario, options.photos) for scenario in scenarios]
         directory = options.device_dir or device_directory(device_facts())
         if not re.fullmatch(r"\w[\w.-]*", directory):
             raise ConfigError(f"--device-dir is {directory!r}", hint="give a plain name such as ryzen-9-16-cores")
@@ -108,6 +126,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks/run.py", description="Run benchmark scenarios and record the figures.")
     parser.add_argument("scenario", nargs="*", help="names of scenario files; without any, all of them")
     parser.add_argument("--device-dir", metavar="NAME", help="directory under results/ instead of the processor's name")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="sharp photographs to tune on, for compression")
     parser.add_argument("--render", action="store_true", help="run nothing, write README.md from the recorded results")
     return parser.parse_args(arguments)
 

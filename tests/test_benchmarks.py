@@ -9,8 +9,10 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deblur_deploy.artifact import load_artifact, new_step
 from deblur_deploy.data.pairs import Pair
@@ -203,6 +205,7 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "srn-base-size": (0.125, None),
             "srn-base-drop": (0.3, None),
             "srn-base-speedup": (None, 10.0),
+            "srn-base-curve": (None, 10.0),
             "published-claims": (0.0, None),
             "networks-640x360": (None, 2.0),
         }
@@ -358,6 +361,34 @@ def test_compression_is_measured_once_for_all_its_figures(benchmarks, root, ship
     assert benchmarks.main(["--render"], root) == 0
     readme = (root / "README.md").read_text(encoding="utf-8")
     assert f"| 0.5 | {second['params']:,} |" in readme
+
+
+def test_compression_tunes_on_photographs_of_ones_own(benchmarks, root, shipped_tiny, monkeypatch, photo):
+    compression = importlib.import_module("compression")
+    monkeypatch.setattr(compression, "shipped", lambda folder: root / folder)
+    monkeypatch.setattr(compression, "RUNS", root / "runs")
+    own = root / "own"
+    own.mkdir()
+    for number in range(2):
+        Image.fromarray(np.roll(photo, 8 * number, 0)).save(own / f"{number}.png")
+    write(root, "size", COMPRESSION.replace("FIGURE", "size_ratio").replace("[0.9, 0.5]", "[0.5]"))
+
+    assert run(benchmarks, root, "size", "--photos", str(own)) == 0
+
+    (record,) = records(root, "size")
+    assert record["parameters"]["photos"] == "2 photographs"
+    assert record["command"] == "python benchmarks/run.py size --photos DIR"
+    assert str(root) not in json.dumps(record)
+    (pruned,) = (root / "runs").glob("*/prune/manifest.json")
+    assert json.loads(pruned.read_text(encoding="utf-8"))["history"][-1]["config"]["tuning"]["photos"] == str(own)
+
+
+def test_photographs_are_for_scenarios_that_tune(benchmarks, root, capsys):
+    write(root, "easy", HELP.format(bound="at_most = 1000", runs=2))
+
+    assert run(benchmarks, root, "easy", "--photos", str(root)) == 2
+
+    assert "easy tunes nothing" in capsys.readouterr().err
 
 
 def test_the_matrix_has_every_network_on_every_runtime(benchmarks, root, shipped_tiny):
