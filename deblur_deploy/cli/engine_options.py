@@ -51,7 +51,8 @@ StripWeights = Annotated[
     typer.Option(
         "--strip-weights",
         "--stripWeights",
-        help="Leave the weights out, for a program of your own that refits it; deblur-deploy does not run it.",
+        help="Leave the weights out: they are put in at load, from the ONNX file that the engine is built from. "
+        "TensorRT-RTX needs a GPU for it.",
     ),
 ]
 Refit = Annotated[bool, typer.Option("--refit", help="Let the weights be replaced without building again.")]

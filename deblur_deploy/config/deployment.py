@@ -98,9 +98,10 @@ class PlanConfig:
 
     Args:
         timing_cache: File of kernel timings to start from and to add to. The full TensorRT only.
-        strip_weights: Leave the weights out, for programs that put them in with TensorRT's Refitter; the runtimes here
-            do not run such an engine.
-        refit: Weights can be replaced without building again.
+        strip_weights: Leave the weights out; they are put in when the engine is loaded, from the ONNX file that it was
+            built from. TensorRT-RTX needs a GPU to build it.
+        refit: Other weights can be put in without building again, by programs with TensorRT's Refitter. TensorRT-RTX
+            needs a GPU to build it.
         version_compatible: Later releases of the same major version load it too. The full TensorRT only.
         hardware_compatibility: Other cards that run it. The full TensorRT only.
     """

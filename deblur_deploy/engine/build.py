@@ -23,16 +23,17 @@ from deblur_deploy.config import EngineConfig
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine.build_child import Request
 from deblur_deploy.engine.flavour import FlavourName, check_at_hand, choose_flavour, load_flavour
-from deblur_deploy.engine.handover import Handover, prepare_network, read_network
 from deblur_deploy.engine.options import check_plan
 from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
-from deblur_deploy.engine.profile import Profile
 from deblur_deploy.engine.proof import Proof, parse_layers, prove_precision, require_precision
 from deblur_deploy.engine.shapes import resolve_profiles
 from deblur_deploy.engine.targets import CURRENT, Target, check_buildable, check_precision, resolve_target
 from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError
 from deblur_deploy.images import ImageSpec
-from deblur_deploy.runtime.nvidia import find_gpu
+from deblur_deploy.runtime import weights_file
+from deblur_deploy.runtime.handover import Handover, prepare_network, read_network
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
+from deblur_deploy.runtime.profile import Profile
 
 _TAIL_LINES = 12
 
@@ -89,7 +90,10 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
     def write(path: Path) -> None:
         path.write_bytes(built.data)
 
-    step = new_step("export-trt", config, source, _figures(built, target, config))
+    figures = _figures(built, target, config)
+    if config.plan.strip_weights:
+        figures[weights_file.FIGURE] = weights_file.places_of(source.path, out)
+    step = new_step("export-trt", config, source, figures)
     image = _image_of(built, source.image)
     draft = Draft("engine", "model.engine", write, source.network, image, step, source.history)
     return write_artifact(out, draft)
@@ -109,7 +113,7 @@ def check_engine_config(config: EngineConfig) -> FlavourName:
     """
     target = resolve_target(config.target)
     name = choose_flavour(config.flavour)
-    check_plan(name, config.plan)
+    check_plan(name, config.plan, has_gpu=bool(count_nvidia_gpus()))
     check_plugin(name, config.plugin)
     if name == "rtx":
         check_buildable(target, load_flavour(name).module.ComputeCapability.__members__)

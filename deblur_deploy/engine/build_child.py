@@ -17,10 +17,10 @@ from deblur_deploy.config import PlanConfig
 from deblur_deploy.engine.flavour import Flavour, FlavourName, aim, load_flavour, strongly_typed_flags
 from deblur_deploy.engine.options import Failure, apply_plan, save_timing_cache
 from deblur_deploy.engine.plugin import NO_PLUGIN, load_plugin
-from deblur_deploy.engine.profile import Profile, add_profile
 from deblur_deploy.engine.targets import CURRENT, resolve_target
 from deblur_deploy.errors import BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.runtime.profile import Profile
 from deblur_deploy.tables import from_table
 
 REQUEST, REPLY = "request.json", "reply.json"
@@ -94,7 +94,7 @@ def _build(request: Request, folder: Path) -> str:
     _configure(flavour, builder, config, request)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        hint = Failure(logger.last_error, request.workspace_bytes, request.plan).hint(flavour)
+        hint = Failure(logger.last_error, request.workspace_bytes).hint()
         if resolve_target(request.target) == CURRENT:
             hint = "building for the current card needs that card and its driver; or name one: `--target 2080ti`"
         raise BuildError(f"{flavour.title} could not build the engine: {logger.last_error}", hint=hint)
@@ -111,12 +111,23 @@ def _configure(flavour: Flavour, builder: Any, config: Any, request: Request) ->
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     aim(flavour, config, resolve_target(request.target))
     for profile in request.profiles:
-        add_profile(builder, config, profile)
+        _add_profile(builder, config, profile)
     apply_plan(flavour, config, request.plan)
     if request.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
     if request.optimization_level is not None:
         config.builder_optimization_level = request.optimization_level
+
+
+def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
+    """Give a range of shapes to the builder."""
+    made = builder.create_optimization_profile()
+    made.set_shape(profile.input, profile.min, profile.opt, profile.max)
+    if config.add_optimization_profile(made) < 0:
+        raise BuildError(
+            f"the builder refuses the shapes {profile.min} to {profile.max}, tuned for {profile.opt}",
+            hint="every size must lie between the smallest and the largest",
+        )
 
 
 def _inspect(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -> str:

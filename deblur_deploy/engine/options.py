@@ -32,14 +32,34 @@ _RTX_REASONS = {
 """What TensorRT-RTX cannot do, why, and what to do instead; by field of :class:`PlanConfig`."""
 
 
-def check_plan(flavour: FlavourName, plan: PlanConfig) -> None:
+_RTX_NEEDS_A_GPU = ("strip_weights", "refit")
+"""What TensorRT-RTX cannot build without a GPU, by field of :class:`PlanConfig`.
+
+Any network with weights, for any card, ends in ``graph_jit.cpp: CHECK(status == CUDA_SUCCESS)``; one without weights is
+built (1.7.1, with no driver).
+"""
+
+
+def check_plan(flavour: FlavourName, plan: PlanConfig, *, has_gpu: bool) -> None:
     """Refuse what a flavour is known not to have, before any work.
 
+    Args:
+        flavour: What builds.
+        plan: What was asked for.
+        has_gpu: Whether this machine has an NVIDIA GPU that its driver finds.
+
     Raises:
-        BuildError: It does not have one of the things asked for.
+        BuildError: It does not have one of the things asked for, or not without a GPU.
     """
     if flavour != "rtx":
         return
+    for field in () if has_gpu else _RTX_NEEDS_A_GPU:
+        if getattr(plan, field):
+            raise BuildError(
+                f"--{field.replace('_', '-')}: TensorRT-RTX needs the CUDA driver to build an engine whose weights are "
+                "put in later, and this machine has no NVIDIA GPU with one",
+                hint="build on a machine with an NVIDIA GPU, or leave it out",
+            )
     for field, (reason, hint) in _RTX_REASONS.items():
         if getattr(plan, field) not in (None, False, "none"):
             raise BuildError(reason, hint=hint)
@@ -88,24 +108,16 @@ class Failure:
     Args:
         reason: The builder's last error.
         workspace_bytes: The scratch memory that it was given, or None for its default.
-        plan: What the file should have been able to do.
     """
 
     reason: str
     workspace_bytes: int | None
-    plan: PlanConfig
 
-    def hint(self, flavour: Flavour) -> str:
+    def hint(self) -> str:
         """What to change."""
         if "workspace" in self.reason.lower():
             given = "its default" if self.workspace_bytes is None else f"{self.workspace_bytes} bytes"
             return f"out of workspace, which is {given}: give more --workspace, or leave it out for all there is"
-        stripped = self.plan.strip_weights or self.plan.refit
-        if flavour.name == "rtx" and stripped and "CUDA" in self.reason:
-            return (
-                "without a GPU, TensorRT-RTX builds no engine whose weights are put in later: build on a machine with "
-                "the card, or leave --strip-weights and --refit out"
-            )
         return "if memory ran out, give more --workspace; if a layer is named, other types may help: --fp16 or --fp32"
 
 

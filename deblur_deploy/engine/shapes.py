@@ -10,10 +10,9 @@ from __future__ import annotations
 import onnx
 
 from deblur_deploy.config import ShapeConfig
-from deblur_deploy.engine.profile import Profile, Shape
 from deblur_deploy.errors import BuildError, ConfigError
 from deblur_deploy.images import Resolution, parse_resolution
-from deblur_deploy.network.onnx_sizes import fix_sizes
+from deblur_deploy.runtime.profile import Profile, Shape
 
 _Range = tuple[Resolution, Resolution, Resolution]
 
@@ -51,34 +50,6 @@ def resolve_profiles(model: onnx.ModelProto, config: ShapeConfig) -> tuple[Profi
     if repeated := next((p for i, p in enumerate(profiles) if p in profiles[:i]), None):
         raise ConfigError(f"the shape {repeated.opt} was asked for twice", hint="name each size once")
     return profiles
-
-
-def fix_to_shape(model: onnx.ModelProto, input_name: str, shape: Shape) -> onnx.ModelProto:
-    """A copy of a network with its free sizes fixed.
-
-    Args:
-        model: The network, local functions inlined.
-        input_name: The input that has free sizes.
-        shape: The shape that it gets.
-
-    Raises:
-        ConfigError: Two sizes have one name in the network, and were to be different.
-    """
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
-    sizes: dict[str, int] = {}
-    (source,) = (value for value in named.graph.input if value.name == input_name)
-    for axis, (dim, size) in enumerate(zip(source.type.tensor_type.shape.dim, shape, strict=True)):
-        if not dim.dim_value:
-            dim.dim_param = dim.dim_param or f"axis_{axis}"
-            if sizes.setdefault(dim.dim_param, size) != size:
-                message = f"sizes {sizes[dim.dim_param]} and {size} of {input_name!r} are one, {dim.dim_param!r}"
-                raise ConfigError(message, hint="give it the same value on both axes")
-    for value in named.graph.output:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param not in sizes:
-                dim.ClearField("dim_param")  # a name of the output's own; its value follows from the input's
-    return fix_sizes(named, sizes)
 
 
 def _dims(value: onnx.ValueInfoProto) -> Shape:

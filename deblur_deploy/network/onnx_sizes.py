@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from deblur_deploy.errors import ExportError
+from deblur_deploy.errors import ConfigError, ExportError
 
 _SIZING = frozenset({"Add", "Concat", "Div", "Max", "Mul", "Sub"})
 """Operators that compute sizes from sizes."""
@@ -49,6 +49,34 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
     del graph.value_info[:]
     _fold_sizes(graph, _shapes(fixed))
     return fixed
+
+
+def fix_to_shape(model: onnx.ModelProto, input_name: str, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """A copy of a network with its free sizes fixed.
+
+    Args:
+        model: The network, local functions inlined.
+        input_name: The input that has free sizes.
+        shape: The shape that it gets.
+
+    Raises:
+        ConfigError: Two sizes have one name in the network, and were to be different.
+    """
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    sizes: dict[str, int] = {}
+    (source,) = (value for value in named.graph.input if value.name == input_name)
+    for axis, (dim, size) in enumerate(zip(source.type.tensor_type.shape.dim, shape, strict=True)):
+        if not dim.dim_value:
+            dim.dim_param = dim.dim_param or f"axis_{axis}"
+            if sizes.setdefault(dim.dim_param, size) != size:
+                message = f"sizes {sizes[dim.dim_param]} and {size} of {input_name!r} are one, {dim.dim_param!r}"
+                raise ConfigError(message, hint="give it the same value on both axes")
+    for value in named.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param not in sizes:
+                dim.ClearField("dim_param")  # a name of the output's own; its value follows from the input's
+    return fix_sizes(named, sizes)
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

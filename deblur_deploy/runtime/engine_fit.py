@@ -10,8 +10,9 @@ import importlib
 from typing import Any
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import BuildError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.nvidia import RTX_FIRST_IN_TYPE, Gpu, count_nvidia_gpus, find_gpu
+from deblur_deploy.runtime.weights_file import find_weights
 
 _MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 _TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
@@ -58,11 +59,6 @@ def engine_obstacle(artifact: Artifact) -> DeblurDeployError | None:
         artifact: An engine.
     """
     name, gpus = name_engine(artifact), count_nvidia_gpus()
-    if artifact.figures.get("weights_stripped"):
-        return BuildError(
-            f"{name} was built without its weights, and deblur-deploy does not put them in",
-            hint=f"refit it in a program of your own with TensorRT's Refitter, or {rebuild_hint(artifact, None)}",
-        )
     if gpus is None:
         return DeblurDeployError(
             f"{name} needs an NVIDIA GPU, and this machine has no NVIDIA driver",
@@ -74,7 +70,7 @@ def engine_obstacle(artifact: Artifact) -> DeblurDeployError | None:
             f"{name} needs an NVIDIA GPU, and the driver of this machine finds none",
             hint="check nvidia-smi, and CUDA_VISIBLE_DEVICES",
         )
-    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu)
+    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu) or _weights_obstacle(artifact)
 
 
 def name_engine(artifact: Artifact) -> str:
@@ -164,6 +160,17 @@ def _card_obstacle(artifact: Artifact, gpu: Gpu) -> BuildError | None:
         return None
     name = name_engine(artifact) if artifact.figures.get("capability") else "a portable engine, for Ampere and later,"
     return BuildError(f"{name} cannot run on this machine's {gpu.name} ({gpu.sm})", hint=rebuild_hint(artifact, gpu))
+
+
+def _weights_obstacle(artifact: Artifact) -> DeblurDeployError | None:
+    """The engine was built without its weights, and the ONNX file that has them is not there."""
+    if not artifact.figures.get("weights_stripped"):
+        return None
+    try:
+        find_weights(artifact)
+    except ArtifactError as err:
+        return err
+    return None
 
 
 def _fits_card(artifact: Artifact, capability: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.artifact import Artifact, hash_file
-from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError
+from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.engine_fit import driver_hint, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import find_gpu
 
@@ -48,8 +48,10 @@ def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
         trt: The module of the TensorRT that built it.
 
     Raises:
-        ArtifactError: The file is damaged, or the library of its plugin is missing.
+        ArtifactError: The file is damaged, or the library of its plugin is missing, or the ONNX file with the
+            weights of an engine that was built without them.
         BuildError: It is for another version or another card.
+        MissingDependencyError: Its weights are in an ONNX file, and onnx is not installed.
     """
     logger = new_logger(trt)
     data = _read(artifact.path)
@@ -65,6 +67,8 @@ def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
         title = flavour_title(flavour_of(artifact))
         hint = driver_hint(artifact, find_gpu()) or _DAMAGED_HINT
         raise ArtifactError(f"{title} cannot load {artifact.path}: {logger.last_error}", hint=hint)
+    if artifact.figures.get("weights_stripped"):
+        _put_weights_in(engine, artifact, trt, logger)
     return LoadedEngine(engine, logger, runtime)
 
 
@@ -86,6 +90,16 @@ def new_logger(trt: Any) -> Any:
 def diagnostics(trt: Any, bits: Any) -> list[str]:
     """Names of the bits that TensorRT-RTX sets in its answer on an engine's validity."""
     return [name for name, value in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(value)]
+
+
+def _put_weights_in(engine: Any, artifact: Artifact, trt: Any, logger: Any) -> None:
+    try:
+        from deblur_deploy.runtime.refit import refit  # needs onnx, which engines with their weights run without
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"{artifact.path} was built without its weights, which are read with onnx: {err}", hint="pip install onnx"
+        ) from err
+    refit(engine, artifact, trt, logger)
 
 
 def _load_plugin(artifact: Artifact, runtime: Any) -> None:

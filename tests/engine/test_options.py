@@ -15,7 +15,6 @@ from deblur_deploy.engine.flavour import Flavour, load_flavour
 from deblur_deploy.engine.options import Failure, apply_plan, check_plan, save_timing_cache
 from deblur_deploy.errors import BuildError, ConfigError
 
-RTX = Flavour("rtx", SimpleNamespace(__version__="1.7"))
 FULL = Flavour("tensorrt", SimpleNamespace(__version__="11.4"))
 
 
@@ -29,10 +28,20 @@ FULL = Flavour("tensorrt", SimpleNamespace(__version__="11.4"))
 )
 def test_what_tensorrt_rtx_lacks_is_refused_with_the_reason(plan: PlanConfig, reason: str, hint: str):
     with pytest.raises(BuildError, match=reason) as caught:
-        check_plan("rtx", plan)
+        check_plan("rtx", plan, has_gpu=True)
     assert hint in caught.value.hint
-    check_plan("tensorrt", plan)
-    check_plan("rtx", PlanConfig(strip_weights=True, refit=True))
+    check_plan("tensorrt", plan, has_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "plan"), [("strip", PlanConfig(strip_weights=True)), ("refit", PlanConfig(refit=True))]
+)
+def test_weights_that_are_put_in_later_need_a_gpu_at_the_build_for_rtx(option: str, plan: PlanConfig):
+    with pytest.raises(BuildError, match=f"--{option}.*: TensorRT-RTX needs the CUDA driver") as caught:
+        check_plan("rtx", plan, has_gpu=False)
+    assert "leave it out" in caught.value.hint
+    check_plan("rtx", plan, has_gpu=True)
+    check_plan("tensorrt", plan, has_gpu=False)
 
 
 def test_what_a_version_lacks_is_named():
@@ -144,13 +153,10 @@ def test_a_timing_cache_that_does_not_fit_is_refused(tmp_path: Path):
 
 
 def test_hints_follow_the_reason():
-    workspace = Failure("no tactics within the workspace limit", 1024, PlanConfig())
-    assert "1024 bytes" in workspace.hint(RTX)
-    assert "its default" in Failure("Out of Workspace", None, PlanConfig()).hint(FULL)
-    stripped = Failure("CHECK(status == CUDA_SUCCESS) failed", None, PlanConfig(strip_weights=True))
-    assert "without a GPU" in stripped.hint(RTX)
-    assert "without a GPU" not in stripped.hint(FULL)
-    assert "--fp16" in Failure("node /Conv", None, PlanConfig()).hint(RTX)
+    workspace = Failure("no tactics within the workspace limit", 1024)
+    assert "1024 bytes" in workspace.hint()
+    assert "its default" in Failure("Out of Workspace", None).hint()
+    assert "--fp16" in Failure("node /Conv", None).hint()
 
 
 def test_levels_are_those_of_trtexec():

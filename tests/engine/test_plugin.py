@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,17 +13,19 @@ import onnx
 import pytest
 import torch
 
+from deblur_deploy.artifact import Draft, NetworkSpec, load_artifact, new_step, write_artifact
 from deblur_deploy.config import EngineConfig, PlanConfig
 from deblur_deploy.engine import plugin as plugin_module
-from deblur_deploy.engine.build import build_engine_bytes
+from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.engine.flavour import Flavour
-from deblur_deploy.engine.handover import prepare_network
 from deblur_deploy.engine.plugin import check_plugin, load_plugin
 from deblur_deploy.errors import BuildError, MissingDependencyError
 from deblur_deploy.export.to_onnx import network_to_onnx
-from deblur_deploy.images import Resolution
+from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.runtime.handover import prepare_network
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.runtime.refit import network_of
 
 pytestmark = pytest.mark.skipif(
     bool(count_nvidia_gpus()), reason="a GPU's engine would be inspected by the real TensorRT"
@@ -161,3 +164,22 @@ def test_no_library_is_ever_loaded_into_tensorrt_rtx(library: Path):
             check_plugin("rtx", wanted)
         with pytest.raises(BuildError, match="TensorRT-RTX has no plugins"):
             load_plugin(Flavour("rtx", None), None, wanted, serialize=False)
+
+
+@pytest.mark.parametrize("plugin", ["library", "none"])
+def test_the_network_of_a_stripped_engine_can_be_made_again(
+    network: onnx.ModelProto, library: Path, tmp_path: Path, plugin: str
+):
+    def write(path: Path) -> None:
+        path.write_bytes(network.SerializeToString())
+
+    image = ImageSpec(height=48, width=64)
+    draft = Draft("onnx", "model.onnx", write, NetworkSpec("srn", {}), image, new_step("export-onnx", {}, None, {}))
+    source = write_artifact(tmp_path / "onnx", draft)
+    config = full(str(library) if plugin == "library" else "none", PlanConfig(strip_weights=True))
+    engine = build_engine(source, config, tmp_path / "engine")
+
+    assert engine.figures["weights_from"] == ["../onnx/model.onnx", str(source.path)]
+    handed = network_of(load_artifact(engine.directory))
+    assert hashlib.sha256(handed).hexdigest() == engine.figures["network_sha256"]
+    assert b"plugin_namespace" in handed or plugin == "none"

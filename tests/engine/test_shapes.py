@@ -8,9 +8,9 @@ import pytest
 from onnx import numpy_helper, parser
 
 from deblur_deploy.config import ShapeConfig
-from deblur_deploy.engine.profile import Profile
-from deblur_deploy.engine.shapes import fix_to_shape, resolve_profiles
+from deblur_deploy.engine.shapes import resolve_profiles
 from deblur_deploy.errors import BuildError, ConfigError
+from deblur_deploy.runtime.profile import Profile
 
 
 def network(shape: str = "batch,3,height,width", output: str = "batch,3,height,width") -> onnx.ModelProto:
@@ -81,26 +81,6 @@ def test_networks_that_are_no_batch_of_pictures_are_refused():
         resolve_profiles(network("N,C", "N,C"), ShapeConfig(res=("64x48",)))
     with pytest.raises(BuildError, match="number of channels"):
         resolve_profiles(network("1,C,H,W", "1,C,H,W"), ShapeConfig(res=("64x48",)))
-
-
-def test_a_network_is_fixed_to_a_shape():
-    for model in (network(), network(output="a,b,c,d"), _unnamed()):
-        fixed = onnx.shape_inference.infer_shapes(fix_to_shape(model, "x", (2, 3, 48, 64)))
-
-        for value in (*fixed.graph.input, *fixed.graph.output):
-            assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == [2, 3, 48, 64]
-
-
-def _unnamed() -> onnx.ModelProto:
-    model = network(output="a,b,c,d")
-    for dim in model.graph.input[0].type.tensor_type.shape.dim:
-        dim.ClearField("dim_param")
-    return model
-
-
-def test_one_name_for_two_sizes_is_one_size():
-    with pytest.raises(ConfigError, match="are one, 'S'"):
-        fix_to_shape(network("1,3,S,S", "1,3,S,S"), "x", (1, 3, 48, 64))
 
 
 @pytest.mark.parametrize(

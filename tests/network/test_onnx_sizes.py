@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from deblur_deploy.errors import ExportError
+from deblur_deploy.errors import ConfigError, ExportError
 from deblur_deploy.network.onnx_cost import compute_nodes
-from deblur_deploy.network.onnx_sizes import fix_sizes, free_dimensions
+from deblur_deploy.network.onnx_sizes import fix_sizes, fix_to_shape, free_dimensions
 
 
 def graph(side: str) -> onnx.ModelProto:
@@ -46,3 +46,27 @@ def test_a_dimension_without_a_value_is_named(model):
     with pytest.raises(ExportError, match="'height' is not fixed") as caught:
         fix_sizes(model, {"batch": 1, "width": 8})
     assert "export the file again" in caught.value.hint
+
+
+def relu(shape: str, output: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 19]> g (float[{shape}] x) => (float[{output}] y) {{ y = Relu(x) }}'
+    )
+
+
+@pytest.mark.parametrize("output", ["batch,3,height,width", "a,b,c,d"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_network_is_fixed_to_a_shape(output, is_named):
+    free = relu("batch,3,height,width", output)
+    for dim in [] if is_named else free.graph.input[0].type.tensor_type.shape.dim:
+        if dim.dim_param:
+            dim.ClearField("dim_param")
+    fixed = onnx.shape_inference.infer_shapes(fix_to_shape(free, "x", (2, 3, 48, 64)))
+
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == [2, 3, 48, 64]
+
+
+def test_one_name_for_two_sizes_is_one_size():
+    with pytest.raises(ConfigError, match="are one, 'S'"):
+        fix_to_shape(relu("1,3,S,S", "1,3,S,S"), "x", (1, 3, 48, 64))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,19 @@ from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
+
+
+def _load(name: str) -> None:
+    """Let the tests of this folder import a module beside them by its name."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+for _name in ("cuda_stand_in", "trt_stand_in", "engine_bench"):
+    _load(_name)
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +53,19 @@ def onnx_file(checkpoint: Artifact) -> Artifact:
 
 @pytest.fixture(scope="session")
 def stand_in() -> ModuleType:
-    """The module ``cuda_stand_in``: CUDA and TensorRT in the processor's memory."""
-    name = "cuda_stand_in"
-    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module ``trt_stand_in``: CUDA and TensorRT in the processor's memory."""
+    return sys.modules["trt_stand_in"]
+
+
+@pytest.fixture
+def make(stand_in: Any, engine: Artifact) -> Callable[..., Any]:
+    """Makes a stand-in engine with what opens it, of the module ``engine_bench``."""
+
+    def make(shape: tuple[int, ...] = (1, 3, 4, 6), flavour: str = "tensorrt", **settings: Any) -> Any:
+        built = stand_in.StandInEngine(stand_in.StandInCuda(), shape, **settings)
+        return sys.modules["engine_bench"].Bench(stand_in, engine, flavour, built)
+
+    return make
 
 
 @pytest.fixture

@@ -65,7 +65,6 @@ def test_engines_that_fit_meet_no_obstacle(judge: Callable[..., Any], figures: d
         (FULL | TURING | {"flavour_version": "11.2.0.1"}, "7.5", "11.2.0.1, which 11.4.0.106", "target 'current'"),
         (FULL | TURING | {"flavour_version": "10.9.0.1", "version_compatible": True}, "7.5", "cannot load", "export"),
         (FULL | TURING | {"flavour_version": "11.5.0.1", "version_compatible": True}, "7.5", "cannot load", "export"),
-        (FULL | TURING | {"weights_stripped": True}, "7.5", "without its weights", "Refitter"),
         (RTX | TURING, "9.0", "cannot run on", "--flavour tensorrt --target 'current'"),
     ],
 )

@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_stand_in import COMPUTE_MS, DOWNLOAD_MS, UPLOAD_MS
+from engine_bench import DYNAMIC, TWO_PROFILES, Bench, picture
 
-from deblur_deploy.artifact import Artifact, hash_file
-from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, DeblurDeployError
+from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
-from deblur_deploy.runtime.device_array import DeviceArray
-from deblur_deploy.runtime.runtime_cache import SUFFIX
-from deblur_deploy.runtime.trt import EngineOptions, EngineRunner, Libraries
-
-FIXED = (1, 3, 4, 6)
-DYNAMIC = (-1, 3, -1, -1)
-TWO_PROFILES = (
-    ((1, 3, 2, 2), (1, 3, 4, 6), (1, 3, 8, 8)),
-    ((1, 3, 16, 16), (2, 3, 16, 16), (2, 3, 16, 32)),
-)
-
-
-class Bench:
-    """A stand-in engine of one flavour, and the runners opened on it."""
-
-    def __init__(self, stand_in: Any, artifact: Artifact, flavour: str, built: Any) -> None:
-        figures = artifact.figures | {"flavour": flavour}
-        step = dataclasses.replace(artifact.history[-1], figures=figures)
-        self.artifact = dataclasses.replace(artifact, history=(step,), image=ImageSpec())
-        self.cuda = built.cuda
-        self.engine = built
-        module = stand_in.StandInTensorRT if flavour == "tensorrt" else stand_in.StandInTensorRTRTX
-        self.trt = module({b"engine": built})
-
-    def open(self, **options: Any) -> EngineRunner:
-        return EngineRunner(self.artifact, EngineOptions(**options), Libraries(self.trt, self.cuda))
-
-    def count(self, name: str) -> int:
-        return self.cuda.log.count(name)
-
-
-@pytest.fixture
-def make(stand_in: Any, engine: Artifact) -> Callable[..., Bench]:
-    def make(shape: tuple[int, ...] = FIXED, flavour: str = "tensorrt", **settings: Any) -> Bench:
-        return Bench(stand_in, engine, flavour, stand_in.StandInEngine(stand_in.StandInCuda(), shape, **settings))
-
-    return make
-
-
-def picture(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random(shape or FIXED, dtype=np.float32)
+from deblur_deploy.runtime.trt import EngineOptions
 
 
 def test_a_picture_goes_through_the_engine_and_comes_back(make: Callable[..., Bench]) -> None:
@@ -221,21 +180,21 @@ def test_frames_are_scaled_for_an_engine_of_floats(make: Callable[..., Bench]) -
     np.testing.assert_array_equal(result, 255 - frames)
 
 
-def test_phases_are_those_of_the_device(make: Callable[..., Bench], stand_in: Any) -> None:
+def test_phases_are_those_of_the_device(make: Callable[..., Bench]) -> None:
     with make().open() as runner:
         runner.infer(picture())
         _, phases = runner.infer_phased(picture())
         again = runner.compute_again()
         assert runner.settings == {"cuda_graph": True, "transfers": True}
     copies = (phases.h2d, phases.compute, phases.d2h)
-    expected = (stand_in.UPLOAD_MS, stand_in.COMPUTE_MS, stand_in.DOWNLOAD_MS)
+    expected = (UPLOAD_MS, COMPUTE_MS, DOWNLOAD_MS)
     assert [end - start for start, end in copies] == pytest.approx(expected)
     assert phases.h2d[0] == pytest.approx(sum(expected))
     assert phases.h2d[1] == phases.compute[0]
     assert phases.compute[1] == phases.d2h[0]
     assert phases.latency_ms == pytest.approx(sum(expected))
     assert 0 < phases.enqueue[0] < phases.enqueue[1]
-    assert again.latency_ms == pytest.approx(stand_in.COMPUTE_MS)
+    assert again.latency_ms == pytest.approx(COMPUTE_MS)
     assert again.compute[0] == pytest.approx(2 * sum(expected))
 
 
@@ -264,195 +223,6 @@ def test_streams_are_filled_before_the_first_result_is_waited_for(make: Callable
 def test_zero_streams_are_refused() -> None:
     with pytest.raises(ConfigError, match="streams is 0"):
         EngineOptions(streams=0)
-
-
-class Foreign:
-    """An array of another library on the stand-in's device: what PyCUDA gives."""
-
-    def __init__(self, cuda: Any, values: np.ndarray, stream: int | None = None, version: int = 3) -> None:
-        self.address = cuda.allocate(values.nbytes)
-        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
-        self._shape, self._dtype, self._nbytes = values.shape, values.dtype, values.nbytes
-        self._facts = {"version": version, "strides": None} | ({"stream": stream} if version >= 3 else {})
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        where = {"data": (self.address, False), "shape": self._shape, "typestr": self._dtype.str}
-        return self._facts | where
-
-    def numpy(self) -> np.ndarray:
-        return values_at(self.address, self._shape, self._dtype)
-
-
-def values_at(address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape).copy()
-
-
-def test_arrays_on_the_gpu_are_used_where_they_are(make: Callable[..., Bench]) -> None:
-    bench = make()
-    x, out = Foreign(bench.cuda, picture()), Foreign(bench.cuda, np.zeros(FIXED, np.float32))
-    with bench.open() as runner:
-        result = runner.infer_device(x, out)
-        assert result.address == out.address
-        assert result.stream is None
-        np.testing.assert_array_equal(out.numpy(), 1 - picture())
-        own = runner.infer_device(x)
-        np.testing.assert_array_equal(values_at(own.address, own.shape), 1 - picture())
-        assert own.__cuda_array_interface__["typestr"] == "<f4"
-        assert own.__cuda_array_interface__["shape"] == FIXED
-        chained = runner.infer_device(result, x)
-        np.testing.assert_allclose(values_at(chained.address, FIXED), picture(), atol=1e-6)
-    assert bench.count("upload") == bench.count("download") == 0
-
-
-@pytest.mark.parametrize(("stream", "version", "waits_for"), [(77, 3, 77), (None, 3, None), (None, 2, 1)])
-def test_the_stream_that_makes_an_array_is_waited_for(
-    make: Callable[..., Bench], stream: int | None, version: int, waits_for: int | None
-) -> None:
-    bench = make()
-    x = Foreign(bench.cuda, picture(), stream, version)
-    with bench.open() as runner:
-        runner.infer_device(x)
-    assert bench.cuda.log == ([] if waits_for is None else [f"wait for {waits_for}"]) + ["execute"]
-
-
-def test_on_the_callers_stream_nothing_is_waited_for(make: Callable[..., Bench]) -> None:
-    bench = make()
-    x, out = Foreign(bench.cuda, picture()), Foreign(bench.cuda, np.zeros(FIXED, np.float32))
-    with bench.open() as runner:
-        result = runner.infer_device(x, out, stream=55)
-        assert result.stream == 55
-        assert not out.numpy().any()
-        np.testing.assert_array_equal(runner.infer(picture(seed=1)), 1 - picture(seed=1))
-        np.testing.assert_array_equal(out.numpy(), 1 - picture())  # the context ran one thing after the other
-
-
-def test_arrays_that_do_not_fit_are_refused(make: Callable[..., Bench]) -> None:
-    bench = make()
-    good = Foreign(bench.cuda, picture())
-    with bench.open() as runner:
-        with pytest.raises(ConfigError, match="float16, and the engine takes float32"):
-            runner.infer_device(Foreign(bench.cuda, picture().astype(np.float16)))
-        with pytest.raises(ConfigError, match="out has shape"):
-            runner.infer_device(good, Foreign(bench.cuda, picture(1, 3, 4, 7)))
-        with pytest.raises(ConfigError, match="cannot take one picture of 7x4"):
-            runner.infer_device(Foreign(bench.cuda, picture(1, 3, 4, 7)))
-        with pytest.raises(DeblurDeployError, match="that 256 divides"):
-            runner.infer_device(DeviceArray(good.address + 4, FIXED, "float32"))
-        with pytest.raises(ConfigError, match="lies on GPU 1"):
-            runner.infer_device(DeviceArray(good.address, FIXED, "float32", device=1))
-        with pytest.raises(ConfigError, match="ndarray does not lie on a CUDA device"):
-            runner.infer_device(picture())
-
-
-def test_rtx_makes_the_graph_itself_and_keeps_its_kernels(make: Callable[..., Bench], stand_in: Any) -> None:
-    bench = make(flavour="rtx")
-    strategies = stand_in.StandInTensorRTRTX.CudaGraphStrategy
-    cache = bench.artifact.path.with_name(bench.artifact.path.name + SUFFIX)
-    with bench.open(streams=2) as runner:
-        assert runner.name == "tensorrt-rtx"
-        for seed in range(3):
-            runner.infer(picture(seed=seed))
-    assert (bench.count("capture"), bench.count("execute")) == (0, 3)
-    assert [config.cuda_graph_strategy for config in bench.engine.configs] == [strategies.WHOLE_GRAPH_CAPTURE]
-    assert cache.read_bytes() == b"card A: compiled"
-    cache.write_bytes(b"card A: more")
-    with bench.open(cuda_graph=False) as runner:
-        assert runner.name == "tensorrt-rtx-no-graph"
-    assert bench.engine.configs[-1].cuda_graph_strategy is strategies.DISABLED
-    assert bench.engine.configs[-1].cache.content == b"card A: more"
-    cache.write_bytes(b"card B: compiled")
-    with bench.open():
-        pass
-    assert cache.read_bytes() == b"card A: compiled"
-    assert sorted(path.name for path in cache.parent.iterdir()) == ["model.engine", cache.name]
-
-
-def test_a_file_that_is_no_engine_is_named_with_the_reason(make: Callable[..., Bench]) -> None:
-    bench = make()
-    bench.artifact.path.write_bytes(b"engi")
-    with pytest.raises(ArtifactError, match=r"TensorRT cannot load .*model\.engine: the magic tag does not match"):
-        bench.open()
-    bench.artifact.path.write_bytes(b"")
-    with pytest.raises(ArtifactError, match="is empty"):
-        bench.open()
-    assert bench.cuda.leaks == {}
-
-
-@pytest.mark.parametrize(
-    ("bits", "error", "message", "hint"),
-    [
-        (1, BuildError, "built by another version", "export-trt --flavour rtx"),
-        (2, BuildError, "for other cards than the one", "export-trt --flavour rtx"),
-        (4, DeblurDeployError, "driver is too old", "nvidia-smi"),
-        (32 + 1, ArtifactError, "another version and the file is no engine", "copy the file again"),
-        (0, DeblurDeployError, "it gives no reason", "nvidia-smi"),
-    ],
-)
-def test_what_rtx_reads_off_the_file_becomes_a_sentence(
-    make: Callable[..., Bench], bits: int, error: type[DeblurDeployError], message: str, hint: str
-) -> None:
-    bench = make(flavour="rtx")
-    bench.trt.validity = (bench.trt.EngineValidity.INVALID, bits)
-    with pytest.raises(error, match=message) as e:
-        bench.open()
-    assert type(e.value) is error
-    assert hint in e.value.hint
-
-
-def test_an_engine_of_another_network_is_refused(make: Callable[..., Bench], stand_in: Any) -> None:
-    bench = make()
-    bench.engine.tensors["state"] = stand_in.Named.INPUT
-    with pytest.raises(ArtifactError, match="the inputs input, state and the outputs output"):
-        bench.open()
-    del bench.engine.tensors["state"]
-    bench.engine.format = stand_in.Named.HWC8
-    with pytest.raises(ArtifactError, match="'input' is FLOAT in the format HWC8"):
-        bench.open()
-
-
-def test_the_library_of_a_plugin_is_loaded_first(make: Callable[..., Bench], stand_in: Any, tmp_path: Any) -> None:
-    bench, library = make(), tmp_path / "plugin.so"
-    library.write_bytes(b"built")
-    known = {"plugin": "library", "plugin_path": str(library), "plugin_sha256": hash_file(library)}
-    step = dataclasses.replace(bench.artifact.history[-1], figures=bench.artifact.figures | known)
-    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
-    library.unlink()
-    with pytest.raises(ArtifactError, match=r"needs the plugin library .*plugin\.so, which is not there") as e:
-        bench.open()
-    assert "build-plugin --out" in e.value.hint
-    library.write_bytes(b"another")
-    with pytest.raises(ArtifactError, match=r"plugin\.so is not the one that .*model\.engine was built with"):
-        bench.open()
-    assert bench.trt.libraries == []
-    library.write_bytes(b"built")
-    with bench.open() as runner:
-        runner.infer(picture())
-    assert bench.trt.libraries == [str(library)]
-
-
-@pytest.mark.parametrize(
-    "figures", [{"plugin": "aot"}, {"plugin": "none"}, {"plugin": "library", "version_compatible": True}]
-)
-def test_a_plugin_inside_the_engine_needs_no_library(make: Callable[..., Bench], figures: dict[str, Any]) -> None:
-    bench = make()
-    step = dataclasses.replace(bench.artifact.history[-1], figures=bench.artifact.figures | figures)
-    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
-    with bench.open():
-        assert bench.trt.libraries == []
-
-
-def test_only_an_engine_known_to_be_version_compatible_may_bring_its_own_code(make: Callable[..., Bench]) -> None:
-    bench = make()
-    bench.engine.has_code = True
-    with pytest.raises(ArtifactError, match="host code is not allowed"):
-        bench.open()
-    figures = bench.artifact.figures | {"version_compatible": True}
-    step = dataclasses.replace(bench.artifact.history[-1], figures=figures)
-    bench.artifact = dataclasses.replace(bench.artifact, history=(step,))
-    with bench.open() as runner:
-        np.testing.assert_array_equal(runner.infer(picture()), 1 - picture())
 
 
 def test_an_adopted_engine_of_one_size_restores_pictures_of_any(make: Callable[..., Bench]) -> None:

@@ -52,7 +52,12 @@ def missing(stand_in: Any, real: dict[str, set[str]], names: dict[str, str]) -> 
 @pytest.mark.parametrize("flavour", ["full", pytest.param("rtx", marks=pytest.mark.rtx)])
 def test_all_that_the_runner_calls_exists(stand_in: Any, request: pytest.FixtureRequest, flavour: str) -> None:
     real = request.getfixturevalue(flavour)
-    names = {"ICudaEngine": "StandInEngine", "IExecutionContext": "StandInContext"}
+    names = {
+        "ICudaEngine": "StandInEngine",
+        "IExecutionContext": "StandInContext",
+        "Refitter": "StandInRefitter",
+        "OnnxParserRefitter": "StandInOnnxParserRefitter",
+    }
     assert len(played(stand_in.StandInEngine)) > 8
     assert missing(stand_in, real, names) == {}
     assert {"INPUT", "OUTPUT"} <= real["TensorIOMode"]
@@ -60,7 +65,8 @@ def test_all_that_the_runner_calls_exists(stand_in: Any, request: pytest.Fixture
     assert "LINEAR" in real["TensorFormat"]
     assert "DEVICE" in real["TensorLocation"]
     assert {"deserialize_cuda_engine", "get_plugin_registry"} <= real["Runtime"]
-    assert {"Runtime", "ILogger", "__version__"} <= real[""]
+    assert "desc" in real["ParserError"]
+    assert {"Runtime", "ILogger", "Refitter", "OnnxParserRefitter", "__version__"} <= real[""]
 
 
 @pytest.mark.rtx

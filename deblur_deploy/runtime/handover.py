@@ -1,4 +1,8 @@
-"""The network as the builder gets it, and as its arithmetic is counted."""
+"""The network as TensorRT gets it, and as its arithmetic is counted.
+
+It is made when an engine is built, and once more where weights are put into an engine that was built without them: the
+names by which TensorRT knows the weights are those of this network, not of the file that it was made from.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import inliner
 
-from deblur_deploy.engine.profile import Profile
-from deblur_deploy.engine.shapes import fix_to_shape
 from deblur_deploy.errors import BuildError
 from deblur_deploy.kernels.aot_plugin import NAME, NAMESPACE
 from deblur_deploy.kernels.plugin_node import address_plugin
 from deblur_deploy.network.onnx_cost import ComputeNode, compute_nodes
+from deblur_deploy.network.onnx_sizes import fix_to_shape
+from deblur_deploy.runtime.profile import Profile
 
 _DEFORM_CONV = (NAMESPACE, NAME)
 

@@ -1,0 +1,46 @@
+"""Where the weights of an engine are that was built without them: the ONNX file that it was built from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from deblur_deploy.artifact import Artifact, hash_file
+from deblur_deploy.errors import ArtifactError
+
+FIGURE = "weights_from"
+"""Figure of a stripped engine: the places of its ONNX file, in the order in which they are looked at."""
+
+
+def places_of(onnx_file: Path, engine_directory: Path) -> list[str]:
+    """What the manifest says of an ONNX file: its place seen from the engine, which copies keep, and its own."""
+    absolute = onnx_file.absolute()
+    return [os.path.relpath(absolute, engine_directory.absolute()), str(absolute)]
+
+
+def find_weights(engine: Artifact) -> Path:
+    """The ONNX file that an engine was built from.
+
+    Args:
+        engine: An engine that was built without its weights.
+
+    Raises:
+        ArtifactError: The file is not where the manifest says, or has been changed.
+    """
+    places = [engine.directory / place for place in engine.figures.get(FIGURE) or ()]
+    found = [path for path in places if path.is_file()]
+    expected = engine.history[-1].parent
+    for path in found:
+        if hash_file(path) == expected:
+            return path
+    if found:
+        raise ArtifactError(
+            f"{engine.path} was built without its weights, and {found[0]} is not the file that it was built from",
+            hint=f"put that file back there (sha256 {str(expected)[:12]}…), or build the engine again from this one: "
+            f"`deblur-deploy export-trt {found[0].parent} --strip-weights`",
+        )
+    where = str(places[-1]) if places else "the ONNX file, whose place its manifest does not say,"
+    raise ArtifactError(
+        f"{engine.path} was built without its weights, and {where} with the weights is not there",
+        hint="put the ONNX file that it was built from back there, or build it again without --strip-weights",
+    )
