@@ -226,7 +226,8 @@ class _Contender:
         host_before, device_before = resident_bytes(), gpu.used_bytes() if gpu else None
         can_tell = reset_peak()
         try:
-            self.runner = stack.enter_context(open_runner(self.entry.artifact, self.entry.runtime, config.threads))
+            opened = open_runner(self.entry.artifact, self.entry.runtime, config.threads, batch=config.batch)
+            self.runner = stack.enter_context(opened)
             frame, end = _frame(config, self.entry.artifact.image), time.perf_counter() + config.warmup_ms / 1000
             self.runner.infer(frame)
             while time.perf_counter() < end:

@@ -218,9 +218,15 @@ def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: P
 
 def report_engine(output: Output, engine: Artifact) -> None:
     """Print what was built and what precision is proven."""
+    from deblur_deploy.engine.proof import UNPROVEN
+
     figures = engine.figures
-    shares = ", ".join(f"{share:.0%} of MACs in {kind}" for kind, share in figures["precision"].items() if share)
-    output.say(f"engine    {figures['flavour']} {figures['flavour_version']} for {figures['target']}, proven {shares}")
+    proven = {kind: share for kind, share in figures["precision"].items() if share and kind != UNPROVEN}
+    shares = ", ".join(f"{share:.0%} of MACs in {kind}" for kind, share in proven.items())
+    precision = f"proven {shares}" if proven else "precision unproven"
+    output.say(f"engine    {figures['flavour']} {figures['flavour_version']} for {figures['target']}, {precision}")
+    if reason := figures.get("precision_unproven_because"):
+        output.say(f"unproven  {figures['precision'].get(UNPROVEN, 0.0):.0%} of MACs: {reason}")
     for profile in figures["profiles"]:
         low, best, high = ("x".join(map(str, profile[end])) for end in ("min", "opt", "max"))
         output.say(f"shapes    {best}" if low == high else f"shapes    {low} to {high}, tuned for {best}")

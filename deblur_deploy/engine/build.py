@@ -25,7 +25,7 @@ from deblur_deploy.engine.build_child import Request
 from deblur_deploy.engine.flavour import FlavourName, check_at_hand, choose_flavour, load_flavour
 from deblur_deploy.engine.options import check_plan
 from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
-from deblur_deploy.engine.proof import Proof, parse_layers, prove_precision, require_precision
+from deblur_deploy.engine.proof import Proof, prove_from_list, require_precision
 from deblur_deploy.engine.shapes import resolve_profiles
 from deblur_deploy.engine.targets import CURRENT, Target, check_buildable, check_precision, resolve_target
 from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError
@@ -148,12 +148,12 @@ def build_engine_bytes(model_bytes: bytes, config: EngineConfig) -> BuiltEngine:
         start = time.perf_counter()
         version = _run_child(folder)
         seconds = time.perf_counter() - start
-        layers = parse_layers((folder / build_child.LAYERS).read_text(encoding="utf-8"))
+        said = (folder / build_child.LAYERS).read_text(encoding="utf-8")
         data = (folder / build_child.ENGINE).read_bytes()
-    proof = prove_precision(layers, handover.nodes)
+    proof, layers = prove_from_list(said, handover.nodes)
     require_precision(proof, config.precision)
     digest = hashlib.sha256(handover.network).hexdigest()
-    return BuiltEngine(data, flavour, version, digest, proof, len(layers), seconds, profiles, request.plugin)
+    return BuiltEngine(data, flavour, version, digest, proof, layers, seconds, profiles, request.plugin)
 
 
 def _request(flavour: FlavourName, config: EngineConfig, handover: Handover, plugin: str) -> Request:
@@ -182,6 +182,7 @@ def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[s
         "precision": built.proof.shares(),
         "precision_by_kind": {kind: built.proof.shares(kind) for kind in built.proof.kinds_present()},
         "compute_layers": dict(built.proof.types),
+        "precision_unproven_because": built.proof.reason or None,
         "layer_macs": dict(built.proof.macs),
         "layers": built.layers,
         "plugin": "library" if library else built.plugin,

@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deblur_deploy.errors import BuildError
@@ -55,6 +55,9 @@ _TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[([-\d,]*)\].*?, Datatype: (\w
 _NODE = re.compile(r"\[ONNX Layer: (.*)\]")
 _NODE_SEPARATOR = "\x1f"
 
+_QUOTED = 60
+"""How many characters of a list that is not understood are quoted."""
+
 
 @dataclass(frozen=True)
 class LayerTensor:
@@ -91,11 +94,13 @@ class Proof:
         types: Node to type, or ``unproven``.
         macs: Node to multiply-accumulates.
         kinds: Node to what it is, as :class:`ComputeNode` has it; a node that is left out is a convolution.
+        reason: Why nodes are unproven; empty where none is.
     """
 
     types: Mapping[str, str]
     macs: Mapping[str, int]
     kinds: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
 
     def shares(self, kind: str | None = None) -> dict[str, float]:
         """Share of the multiply-accumulates per type, largest first; they add up to 1.
@@ -116,6 +121,21 @@ class Proof:
     def kinds_present(self) -> tuple[str, ...]:
         """The kinds of nodes that there are, in order of the network."""
         return tuple(dict.fromkeys(self.kind_of(node) for node in self.types))
+
+
+def prove_from_list(text: str, nodes: Sequence[ComputeNode]) -> tuple[Proof, int]:
+    """Find out from what the builder or the inspector said in which type each compute node runs.
+
+    Args:
+        text: As for :func:`parse_layers`; empty where neither said anything.
+        nodes: Compute nodes of the network that the engine was built from.
+
+    Returns:
+        The proof, with the reason where nodes are unproven, and the number of layers that were read.
+    """
+    layers = parse_layers(text)
+    proof = prove_precision(layers, nodes)
+    return replace(proof, reason=_why_unproven(text, layers, proof)), len(layers)
 
 
 def prove_precision(layers: Sequence[EngineLayer], nodes: Sequence[ComputeNode]) -> Proof:
@@ -172,6 +192,31 @@ def parse_layers(text: str) -> tuple[EngineLayer, ...]:
     if text.lstrip().startswith("{"):
         return _parse_inspection(text)
     return tuple(_parse_layer(match) for line in text.splitlines() if (match := _LAYER.match(line)))
+
+
+def _why_unproven(text: str, layers: Sequence[EngineLayer], proof: Proof) -> str:
+    """What the list of layers lacks, empty where every node is proven."""
+    unproven = [node for node, kind in proof.types.items() if kind == UNPROVEN]
+    if not proof.types:
+        return "the network has no node with weights"
+    if not unproven:
+        return ""
+    if not text.strip():
+        return "the builder listed no layers, and there is no GPU whose inspector could be asked"
+    if not layers:
+        return f"there is a list of layers, and its format is not known; it starts with {_start_of(text)!r}"
+    if len(unproven) == len(proof.types):
+        return (
+            f"a list of {len(layers)} layers was read, and none names a node of the network with its weights; "
+            f"the first is {layers[0].name!r} ({layers[0].kind})"
+        )
+    more = f" and {len(unproven) - 3} more" if len(unproven) > 3 else ""
+    return f"no listed layer has the weights of {', '.join(unproven[:3])}{more} in one type with its input"
+
+
+def _start_of(text: str) -> str:
+    """The first words of a list, after the heading that every list has."""
+    return " ".join(text.strip().removeprefix("Layers:").split())[:_QUOTED]
 
 
 def _type_of(node: ComputeNode, layers: Sequence[EngineLayer]) -> str:

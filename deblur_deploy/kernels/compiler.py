@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.errors import BuildError, MissingDependencyError
+from deblur_deploy.user_cache import user_cache
 
 SOURCE, HEADERS = "deform_conv.cu", ("tiles.cuh", "hardware.cuh")
 _OPTIONS = ("--std=c++17", "--ptxas-options=-v")
@@ -41,12 +42,6 @@ def kernel_sources() -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf-8") for name in (SOURCE, *HEADERS)}
 
 
-def cache_directory() -> Path:
-    """Where compiled kernels are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "deblur-deploy" / "kernels"
-
-
 def compile_cached(arch: str, *options: str, sources: Mapping[str, str] | None = None) -> bytes:
     """Compile the kernels, or take them from the cache; arguments and errors as for :func:`compile_source`.
 
@@ -57,7 +52,7 @@ def compile_cached(arch: str, *options: str, sources: Mapping[str, str] | None =
     sources = sources or kernel_sources()
     facts = (sorted(sources.items()), arch, options, _OPTIONS, nvrtc_version(nvrtc))
     key = hashlib.sha256(repr(facts).encode()).hexdigest()
-    kept = cache_directory() / f"{key}.{'cubin' if arch.startswith('sm') else 'ptx'}"
+    kept = user_cache("kernels") / f"{key}.{'cubin' if arch.startswith('sm') else 'ptx'}"
     try:
         return kept.read_bytes()
     except OSError:

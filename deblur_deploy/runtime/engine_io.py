@@ -62,22 +62,31 @@ class EngineIO:
         for index, (low, high) in enumerate(self.profiles):
             if len(shape) == len(low) and all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
                 return index
-        low, high = self.profiles[0]
-        sizes = " or ".join(self._describe(*profile) for profile in self.profiles)
-        if len(shape) != len(low):
-            raise ConfigError(f"a batch has shape {shape}", hint=f"give one of {len(low)} axes: {sizes}")
+        axes, sizes = len(self.profiles[0][0]), self._sizes()
+        if len(shape) != axes:
+            raise ConfigError(f"a batch has shape {shape}", hint=f"give one of {axes} axes: {sizes}")
         width, height, number = self._extent(shape)
-        if not any(least[0] <= number <= most[0] for least, most in self.profiles):
-            raise ConfigError(
-                f"the engine takes {sizes} at a time, and {number} {'was' if number == 1 else 'were'} given",
-                hint=f"build one that takes this number: `deblur-deploy export-trt --batch {number}-{high[0]}`"
-                if number < high[0]
-                else "give fewer at a time, or build one with --batch",
-            )
+        self.check_number(number)
         raise ConfigError(
             f"the engine takes {sizes} and cannot take {_count(number)} of {width}x{height}",
             hint=f"give pictures of that size, or build an engine for this one: "
             f"`deblur-deploy export-trt --res {width}x{height}`",
+        )
+
+    def check_number(self, number: int) -> None:
+        """Refuse a number of pictures that no profile takes at a time, whatever their size.
+
+        Raises:
+            ConfigError: None does.
+        """
+        if any(low[0] <= number <= high[0] for low, high in self.profiles):
+            return
+        most = max(high[0] for _, high in self.profiles)
+        raise ConfigError(
+            f"the engine takes {self._sizes()} at a time, and {number} {'was' if number == 1 else 'were'} given",
+            hint=f"build one that takes this number: `deblur-deploy export-trt --batch {number}-{most}`"
+            if number < most
+            else "give fewer at a time, or build one with --batch",
         )
 
     def bytes_of(self, input_shape: Shape, output_shape: Shape) -> tuple[int, int]:
@@ -138,6 +147,10 @@ class EngineIO:
                 f"a batch has shape {batch.shape} and dtype {batch.dtype}",
                 hint=f"give float32 of shape (N, {number}, H, W), or uint8 of shape (N, H, W, {number})",
             )
+
+    def _sizes(self) -> str:
+        """All profiles in words."""
+        return " or ".join(self._describe(*profile) for profile in self.profiles)
 
     def _extent(self, shape: Shape) -> tuple[int, int, int]:
         """Width, height and number of the pictures in a shape."""

@@ -55,7 +55,7 @@ class OnnxruntimeRunner:
             # then refuse the file, and drop the Relu before a quantizer whose zero point is 0.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            session = open_session(str(artifact.path), options, name)
+            session = open_session(artifact, options, name)
         except _FAILURES as err:
             raise ArtifactError(
                 f"{name} cannot read {artifact.path}: {_first_line(err)}", hint="export it again"

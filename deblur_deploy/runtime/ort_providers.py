@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import onnxruntime
 
+from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.runtime.ort_caches import cache_options
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 CPU = "CPUExecutionProvider"
@@ -52,11 +55,11 @@ def provider_obstacle(name: str) -> DeblurDeployError | None:
     )
 
 
-def open_session(path: str, options: Any, name: str) -> Any:
+def open_session(artifact: Artifact, options: Any, name: str) -> Any:
     """Load an ONNX file on a runtime's provider, and on nothing else.
 
     Args:
-        path: The file.
+        artifact: The ONNX file.
         options: onnxruntime's ``SessionOptions``.
         name: The runtime.
 
@@ -66,18 +69,19 @@ def open_session(path: str, options: Any, name: str) -> Any:
     Raises:
         DeblurDeployError: The provider cannot be loaded, or leaves computation to another.
     """
-    provider = RUNTIMES[name].provider
+    provider, path = RUNTIMES[name].provider, str(artifact.path)
     assert provider is not None
     if provider == CPU:  # there is nowhere else to go, and older releases keep no record
         return onnxruntime.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry(_RECORD_PLACES, "1")
+    caches = cache_options(artifact, provider)
     if provider not in onnxruntime.get_available_providers():
-        provider = _add_rtx_plugin(options)
+        provider = _add_rtx_plugin(options, caches)
         session = onnxruntime.InferenceSession(path, options, enable_fallback=0)
     else:
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
-        session = onnxruntime.InferenceSession(path, options, providers=_in_order(provider), enable_fallback=0)
+        session = onnxruntime.InferenceSession(path, options, providers=_in_order(provider, caches), enable_fallback=0)
     require_provider(session, provider, name)
     return session
 
@@ -119,12 +123,14 @@ def require_provider(session: Any, provider: str, name: str) -> None:
         )
 
 
-def _in_order(provider: str) -> list[str]:
-    """A provider, and what it leaves shapes and small operators to."""
-    return [provider, CPU] if provider == "CUDAExecutionProvider" else [provider, "CUDAExecutionProvider", CPU]
+def _in_order(provider: str, caches: Mapping[str, str]) -> list[str | tuple[str, dict[str, str]]]:
+    """A provider with its options, and what it leaves shapes and small operators to."""
+    if provider == "CUDAExecutionProvider":
+        return [provider, CPU]
+    return [(provider, dict(caches)), "CUDAExecutionProvider", CPU]
 
 
-def _add_rtx_plugin(options: Any) -> str:
+def _add_rtx_plugin(options: Any, caches: Mapping[str, str]) -> str:
     """Let a session use TensorRT-RTX's provider from its own library; the provider's name."""
     name = _register_rtx_plugin()
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
@@ -132,7 +138,7 @@ def _add_rtx_plugin(options: Any) -> str:
         raise DeblurDeployError(
             f"onnxruntime's {name} finds no GPU that it runs on", hint="it needs an RTX card, Ampere or later"
         )
-    options.add_provider_for_devices(devices[:1], {})
+    options.add_provider_for_devices(devices[:1], dict(caches))
     return name
 
 

@@ -58,19 +58,23 @@ class Runner(AbstractContextManager["Runner"], Protocol):
         """
 
 
-def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | None = None) -> Runner:
+def open_runner(
+    artifact: Artifact, runtime: str | None = None, threads: int | None = None, *, batch: int = 1
+) -> Runner:
     """Load an artifact, ready to run.
 
     Args:
         artifact: What to run.
         runtime: One of :data:`RUNTIMES`; by default the preferred one that is installed (see :func:`default_runtime`).
         threads: Processor threads to use; by default what the runtime chooses.
+        batch: How many pictures at a time it will be given; an engine that does not take so many is refused at once.
 
     Returns:
         The runner, to be used in a ``with`` block.
 
     Raises:
-        ConfigError: There is no such runtime, or it runs other kinds of artifact.
+        ConfigError: There is no such runtime, or it runs other kinds of artifact, or an engine takes other numbers of
+            pictures alone.
         MissingDependencyError: The runtime is not installed.
         ArtifactError: The runtime cannot read the payload.
         DeblurDeployError: This machine cannot run it.
@@ -82,7 +86,7 @@ def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | N
     if known.kind == "engine":
         from deblur_deploy.runtime.trt import EngineOptions, EngineRunner
 
-        return EngineRunner(artifact, EngineOptions(cuda_graph=known.cuda_graph))
+        return EngineRunner(artifact, EngineOptions(cuda_graph=known.cuda_graph, batch=batch))
     if known.torch:
         from deblur_deploy.runtime.eager import open_torch
 

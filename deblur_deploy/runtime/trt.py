@@ -29,14 +29,18 @@ class EngineOptions:
     Args:
         cuda_graph: Run it as a CUDA graph, which takes the host a few microseconds for all layers together.
         streams: How many batches may be in flight in :meth:`EngineRunner.infer_all`.
+        batch: How many pictures at a time the engine will be given, where that is known: one that takes another number
+            alone is refused when it is opened, and not at the first picture.
     """
 
     cuda_graph: bool = True
     streams: int = 1
+    batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.streams < 1:
-            raise ConfigError(f"streams is {self.streams}", hint="give 1 or more")
+        for name, number in (("streams", self.streams), ("batch", self.batch)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name} is {number}", hint="give 1 or more")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class EngineRunner:
         MissingDependencyError: TensorRT or cuda-python is not installed.
         ArtifactError: The file is damaged, or is no deblurring engine.
         BuildError: It was built for another version or another card.
+        ConfigError: It does not take the number of pictures that it will be given.
         DeblurDeployError: The GPU cannot be used, or has no memory left.
     """
 
@@ -83,6 +88,8 @@ class EngineRunner:
         loaded = load_engine(artifact, libraries.trt)
         self._loaded: Any = loaded
         self._io = describe_io(loaded.engine, artifact.image)
+        if options.batch is not None:
+            self._io.check_number(options.batch)
         self.image = self._io.image_for_one(artifact.image)
         maker = ContextMaker(libraries.trt, loaded.engine, artifact.path, cuda_graph=options.cuda_graph)
         capture = options.cuda_graph and not maker.captures_itself

@@ -64,7 +64,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Callable[[], 
     def use(actions: Mapping[str, Callable[[], None]]) -> dict[str, FakeRunner]:
         runners = {name: FakeRunner(action) for name, action in actions.items()}
         monkeypatch.setattr(
-            measure_module, "open_runner", lambda artifact, runtime, threads: runners[artifact.directory.name]
+            measure_module, "open_runner", lambda artifact, runtime, threads, batch: runners[artifact.directory.name]
         )
         return runners
 
@@ -232,7 +232,7 @@ class PhasedFake(FakeRunner):
 
 def test_a_runner_that_times_its_parts_is_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = PhasedFake(lambda: None)
-    monkeypatch.setattr(measure_module, "open_runner", lambda *_: runner)
+    monkeypatch.setattr(measure_module, "open_runner", lambda *_, **__: runner)
     (row,) = measure([entry("a")], QUICK).rows
     assert row.metrics["GPU Compute Time"]["median"] == 7
     assert row.metrics["Latency"]["p99"] == 12

@@ -11,6 +11,7 @@ from deblur_deploy.engine.proof import (
     LayerTensor,
     Proof,
     parse_layers,
+    prove_from_list,
     prove_precision,
     require_precision,
 )
@@ -176,3 +177,38 @@ def test_nothing_known_is_said_and_not_refused() -> None:
     for proof in (Proof({"a": "unproven"}, {"a": 80}), Proof({}, {})):
         assert proof.shares() == {"unproven": 1.0}
         require_precision(proof, "fp16")
+
+
+HALF, OTHER = tensor_text("1,8,4,4", "Half"), tensor_text("8,8,3,3", "Half")
+
+
+@pytest.mark.parametrize(
+    ("text", "layers", "reason"),
+    [
+        ("", 0, "the builder listed no layers"),
+        ("Layers:\n  \n", 0, "it starts with ''"),
+        ("Layers:\n#1 conv [c] f16 -> f16", 0, "format is not known; it starts with '#1 conv [c] f16 -> f16'"),
+        ('{"Layers": ["names", "only"]}', 0, """starts with '{"Layers": ["names", "only"]}'"""),
+        (
+            "Layers:\n" + layer_text("other", "correlation", HALF, f" {OTHER}", "[ONNX Layer: d]"),
+            1,
+            "none names a node",
+        ),
+        ("Layers:\n" + layer_text("conv", "correlation", HALF, f" {OTHER}", "[ONNX Layer: c]"), 1, ""),
+    ],
+)
+def test_why_nothing_is_proven_is_said(text: str, layers: int, reason: str) -> None:
+    proof, count = prove_from_list(text, [CONV])
+    assert count == layers
+    assert proof.types == {"c": "unproven" if reason else "fp16"}
+    assert reason in proof.reason
+    assert bool(proof.reason) == bool(reason)
+    require_precision(proof, "fp16")
+
+
+def test_nodes_that_the_list_leaves_out_are_named() -> None:
+    text = "Layers:\n" + layer_text("conv", "correlation", HALF, f" {OTHER}", "[ONNX Layer: c]")
+    proof, _ = prove_from_list(text, [CONV, ComputeNode("d", (8, 8, 3, 3), 1)])
+    assert proof.types == {"c": "fp16", "d": "unproven"}
+    assert proof.reason == "no listed layer has the weights of d in one type with its input"
+    assert prove_from_list(text, [])[0].reason == "the network has no node with weights"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deblur_deploy.artifact import Artifact, load_artifact, new_step
 from deblur_deploy.compress.plan import prune_network
-from deblur_deploy.config import EngineConfig, ExportConfig, Precision, PrecisionConfig, PruneConfig
+from deblur_deploy.compress.quantize import plan_scheme, quantize_network
+from deblur_deploy.config import EngineConfig, ExportConfig, Precision, PrecisionConfig, PruneConfig, QatConfig
 from deblur_deploy.engine.build import build_engine
 from deblur_deploy.engine.targets import resolve_target
 from deblur_deploy.errors import BuildError
@@ -35,6 +38,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
         "original": lambda: load_artifact(shipped("models") / "srn-demo"),
         "pruned": lambda: _pruned(checkpoints["original"](), root / "pruned"),
         "quantized": lambda: load_artifact(shipped("models") / "srn-demo-p70-int8"),
+        "float8": lambda: _calibrated(checkpoints["original"](), root / "float8"),
     }
     made: dict[tuple[str, Precision], Artifact] = {}
 
@@ -55,6 +59,15 @@ def _pruned(source: Artifact, out: Path) -> Artifact:
     """Seven tenths of the channels, without the fine-tuning, which changes no shape."""
     net, _ = prune_network(load_network(source), PruneConfig())
     return save_network(out, net, spec_of(net), new_step("prune", {}, source, measure_cost(net)))
+
+
+def _calibrated(source: Artifact, out: Path) -> Artifact:
+    """Every layer but the exempt ones in float8, ranges read off one small picture, without the fine-tuning."""
+    net = load_network(source)
+    scheme = asdict(plan_scheme(net, QatConfig(format="fp8")))
+    frame = np.random.default_rng(0).random((1, 3, SMALL.height, SMALL.width), dtype=np.float32)
+    quantize_network(net, scheme, [frame])
+    return save_network(out, net, replace(source.network, quantization=scheme), new_step("qat", {}, source, {}))
 
 
 @pytest.mark.parametrize("target", ["sm75", "sm86", "portable"])
@@ -85,6 +98,25 @@ def test_int8_engines(graph: Graph, tmp_path: Path, target: str):
     assert by_kind["convolution"]["int8"] >= 0.9
     assert "int8" not in by_kind["deconvolution"]
     assert engine.figures["precision"].get("unproven", 0.0) == 0
+
+
+@pytest.mark.parametrize("target", ["sm89", pytest.param("sm120", marks=pytest.mark.slow)])
+def test_float8_engines(graph: Graph, tmp_path: Path, target: str):
+    """Deconvolutions and the deformable convolutions stay float32, as they are in the file."""
+    engine = build_engine(graph("float8", "fp8"), EngineConfig(target=target, precision="fp8"), tmp_path / "engine")
+
+    by_kind = load_artifact(tmp_path / "engine").figures["precision_by_kind"]
+    assert by_kind["convolution"]["fp8"] >= 0.9
+    assert by_kind["deformable"] == by_kind["deconvolution"] == {"fp32": 1.0}
+    assert engine.figures["precision"]["fp8"] > 0.8
+    assert engine.figures["precision_unproven_because"] is None
+
+
+@pytest.mark.parametrize("target", ["sm75", "sm86", "portable"])
+def test_a_float8_network_is_no_float8_engine_before_ada(graph: Graph, tmp_path: Path, target: str):
+    with pytest.raises(BuildError, match="no fp8 convolutions") as caught:
+        build_engine(graph("float8", "fp8"), EngineConfig(target=target, precision="fp8"), tmp_path / "engine")
+    assert "--fp16" in caught.value.hint
 
 
 def test_a_quantized_network_is_no_int8_engine_for_turing(graph: Graph, tmp_path: Path):

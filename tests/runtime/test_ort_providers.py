@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +14,13 @@ from onnx import TensorProto, helper
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.runtime import ort_providers
+from deblur_deploy.runtime import ort_caches, ort_providers
+from deblur_deploy.runtime.nvidia import Gpu
+from deblur_deploy.runtime.ort_caches import cache_options
 from deblur_deploy.runtime.ort_providers import CPU, open_session, provider_obstacle, require_provider
 
 NAME = "onnxruntime-cuda"
-CUDA = "CUDAExecutionProvider"
+CUDA, RTX = "CUDAExecutionProvider", "NvTensorRTRTXExecutionProvider"
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +64,10 @@ def test_what_computes_nothing_may_run_elsewhere() -> None:
     require_provider(Elsewhere(session), CUDA, NAME)
 
 
-def test_on_the_processor_no_record_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_processor_no_record_is_asked_for(monkeypatch: pytest.MonkeyPatch, onnx_file: Artifact) -> None:
     old = SimpleNamespace(get_providers=lambda: [CPU])  # a session of a release that keeps none
     monkeypatch.setattr(ort_providers, "onnxruntime", SimpleNamespace(InferenceSession=lambda *_, **__: old))
-    assert open_session("model.onnx", SimpleNamespace(), "onnxruntime") is old
+    assert open_session(onnx_file, SimpleNamespace(), "onnxruntime") is old
 
 
 @pytest.fixture
@@ -81,24 +85,82 @@ def providers(monkeypatch: pytest.MonkeyPatch, session: Any) -> list[Any]:
     return asked
 
 
-@pytest.mark.parametrize(
-    ("name", "order"),
-    [
-        (NAME, [CUDA, CPU]),
-        ("onnxruntime-tensorrt", ["TensorrtExecutionProvider", CUDA, CPU]),
-    ],
-)
-def test_a_provider_that_is_there_and_does_not_load_is_an_error(
-    providers: list[Any], name: str, order: list[str]
+def test_a_provider_that_is_there_and_does_not_load_is_an_error(providers: list[Any], onnx_file: Artifact) -> None:
+    assert provider_obstacle(NAME) is None
+    with pytest.raises(DeblurDeployError, match=f"{NAME}: onnxruntime could not load {CUDA}"):
+        open_session(onnx_file, onnxruntime.SessionOptions(), NAME)
+    assert providers == [{"providers": [CUDA, CPU], "enable_fallback": 0}]
+
+
+def test_what_tensorrt_builds_is_kept_for_the_next_start(
+    providers: list[Any], onnx_file: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert provider_obstacle(name) is None
-    with pytest.raises(DeblurDeployError, match=f"{name}: onnxruntime could not load {order[0]}"):
-        open_session("model.onnx", onnxruntime.SessionOptions(), name)
-    assert providers == [{"providers": order, "enable_fallback": 0}]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for artifact in (onnx_file, onnx_file, dataclasses.replace(onnx_file, sha256="1" * 64)):
+        with pytest.raises(DeblurDeployError, match="could not load TensorrtExecutionProvider"):
+            open_session(artifact, onnxruntime.SessionOptions(), "onnxruntime-tensorrt")
+    assert [asked["enable_fallback"] for asked in providers] == [0, 0, 0]
+    (first, *rest), again, (other, *_) = (asked["providers"] for asked in providers)
+    assert again == [first, *rest]
+    assert (first[0], rest) == ("TensorrtExecutionProvider", [CUDA, CPU])
+    ours, others = Path(first[1].pop("trt_engine_cache_path")), Path(other[1]["trt_engine_cache_path"])
+    assert ours.is_dir()
+    assert ours != others
+    assert ours.parent == others.parent
+    assert ours.is_relative_to(tmp_path / "deblur-deploy" / "onnxruntime")
+    assert first[1] == {
+        "trt_engine_cache_enable": "True",
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(ours.parent),
+    }
 
 
-def test_the_plugin_of_rtx_needs_a_card_that_it_runs_on(monkeypatch: pytest.MonkeyPatch, providers: list[Any]) -> None:
-    monkeypatch.setattr(ort_providers, "_register_rtx_plugin", lambda: "NvTensorRTRTXExecutionProvider")
+def test_other_cards_and_versions_have_other_caches(
+    onnx_file: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = []
+    for capability, version in (("7.5", "1.27"), ("8.6", "1.27"), ("8.6", "1.31")):
+        monkeypatch.setattr(ort_caches, "find_gpu", lambda c=capability: Gpu("card", c, "13.0"))
+        monkeypatch.setattr(ort_caches, "onnxruntime", SimpleNamespace(__version__=version))
+        found.append(cache_options(onnx_file, "TensorrtExecutionProvider")["trt_engine_cache_path"])
+    assert len(set(found)) == 3
+    assert "-sm86-cuda13.0" in found[1]
+
+
+def test_a_folder_that_cannot_be_made_is_done_without(
+    onnx_file: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cache_options(onnx_file, "TensorrtExecutionProvider") == {}
+    assert cache_options(onnx_file, CUDA) == {}
+
+
+def test_the_provider_of_rtx_keeps_its_kernels(
+    monkeypatch: pytest.MonkeyPatch, providers: list[Any], onnx_file: Artifact, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ort_providers, "_register_rtx_plugin", lambda: RTX)
+    devices = [SimpleNamespace(ep_name=RTX), SimpleNamespace(ep_name=CPU), SimpleNamespace(ep_name=RTX)]
+    monkeypatch.setattr(ort_providers.onnxruntime, "get_ep_devices", lambda: devices)
+    told: list[Any] = []
+    options = SimpleNamespace(
+        add_session_config_entry=lambda *_: None, add_provider_for_devices=lambda *a: told.append(a)
+    )
+    with pytest.raises(DeblurDeployError, match="could not load"):
+        open_session(onnx_file, options, "onnxruntime-tensorrt-rtx")
+    ((used, given),) = told
+    assert used == devices[:1]
+    assert list(given) == ["nv_runtime_cache_path"]
+    assert Path(given["nv_runtime_cache_path"]).is_dir()
+    assert Path(given["nv_runtime_cache_path"]).name == onnx_file.sha256[:32]
+
+
+def test_the_plugin_of_rtx_needs_a_card_that_it_runs_on(
+    monkeypatch: pytest.MonkeyPatch, providers: list[Any], onnx_file: Artifact
+) -> None:
+    monkeypatch.setattr(ort_providers, "_register_rtx_plugin", lambda: RTX)
     with pytest.raises(DeblurDeployError, match="NvTensorRTRTXExecutionProvider finds no GPU"):
-        open_session("model.onnx", onnxruntime.SessionOptions(), "onnxruntime-tensorrt-rtx")
+        open_session(onnx_file, onnxruntime.SessionOptions(), "onnxruntime-tensorrt-rtx")
     assert providers == []

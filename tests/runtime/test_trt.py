@@ -220,9 +220,10 @@ def test_streams_are_filled_before_the_first_result_is_waited_for(make: Callable
         np.testing.assert_array_equal(runner.infer(picture()), 1 - picture())
 
 
-def test_zero_streams_are_refused() -> None:
-    with pytest.raises(ConfigError, match="streams is 0"):
-        EngineOptions(streams=0)
+@pytest.mark.parametrize("name", ["streams", "batch"])
+def test_zero_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is 0"):
+        EngineOptions(**{name: 0})
 
 
 def test_an_adopted_engine_of_one_size_restores_pictures_of_any(make: Callable[..., Bench]) -> None:
@@ -239,6 +240,24 @@ def test_of_several_sizes_the_largest_for_one_picture_is_used(make: Callable[...
         assert (runner.image.height, runner.image.width) == (16, 32)
     with make((1, 4, 6, 3), dtype=stand_in.Named.UINT8).open() as runner:
         assert runner.image == ImageSpec.of_frames(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "profiles"), [((4, 3, 4, 6), ()), (DYNAMIC, (((2, 3, 2, 2),) * 2 + ((4, 3, 8, 8),),))]
+)
+def test_an_engine_for_batches_is_refused_at_once_where_pictures_come_one_by_one(
+    make: Callable[..., Bench], shape: tuple[int, ...], profiles: tuple[Any, ...]
+) -> None:
+    bench = make(shape, profiles=profiles)
+    with pytest.raises(ConfigError, match=r"4 pictures of .* at a time, and 1 was given") as e:
+        bench.open(batch=1)
+    assert "--batch 1-4" in e.value.hint
+    assert bench.cuda.leaks == {}
+    with pytest.raises(ConfigError, match="5 were given") as e:
+        bench.open(batch=5)
+    assert "give fewer" in e.value.hint
+    with bench.open(batch=4) as runner:
+        np.testing.assert_array_equal(runner.infer(picture(4, 3, 4, 6)), 1 - picture(4, 3, 4, 6))
 
 
 def test_an_engine_for_batches_names_the_option_that_takes_one_picture(make: Callable[..., Bench]) -> None:
