@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from deform_ways import COMPILED, GRID_SAMPLE, IM2COL, OURS
 from torch import Tensor
 
 from deblur_deploy.kernels.compiler import compile_cached, kernel_sources
@@ -18,9 +19,6 @@ from deblur_deploy.network.deform_conv import sample_and_multiply
 KERNEL = 3
 PADDING = KERNEL // 2
 DTYPES: dict[Element, torch.dtype] = {"f16": torch.float16, "f32": torch.float32}
-
-OURS = "fused kernel, NHWC"
-IM2COL = "im2col + cuBLAS"
 
 Way = Callable[[], Tensor]
 
@@ -79,8 +77,8 @@ def ways_on_gpu(layer: Layer, element: Element) -> dict[str, Way]:
         OURS: lambda: run_deform_conv((channels_last, layer.offset, layer.weight), steps),
         "fused kernel, NCHW": lambda: run_deform_conv((layer.x, layer.offset, layer.weight), steps),
         IM2COL: Im2col(layer, element),
-        "grid_sample": layer.grid_sample,
-        "grid_sample, torch.compile": compiled,
+        GRID_SAMPLE: layer.grid_sample,
+        COMPILED: compiled,
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from deform_ways import IM2COL
 from measurement import Measurement
 
 from deblur_deploy.errors import ConfigError, MissingDependencyError, VerificationError
@@ -143,8 +144,6 @@ def make_row(
         timed: Milliseconds by way; the first is ours.
         facts: The roofline floor in milliseconds, and the relative error of the first way.
     """
-    from deform_rivals import IM2COL
-
     floor_ms, error = facts
     medians = {way: statistics.median(times) for way, times in timed.items()}
     ours = next(iter(medians.values()))

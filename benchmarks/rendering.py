@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from claims import PublishedClaims, render_claims
+from gpu_proofs import GpuProofs, render_proofs
 from scenario import Scenario, load_scenarios
 from target import Target, spaced
 
@@ -46,6 +47,12 @@ met or missed only where it was measured on the device that it names; else it is
 `.venv/bin/python benchmarks/run.py {name}` measures all of them again, on an RTX card those too that need one.
 """
 
+_PROOFS = """\
+What no processor can show. Each line is proven or failed on the GPU that stands behind it, else it is unproven, with
+the reason. `.venv/bin/python benchmarks/run.py {name}` runs the tests among them where there is a GPU, and records why
+it could not where there is none; figures come from the scenarios that the commands name.
+"""
+
 
 def render(root: Path) -> str:
     """The text of ``README.md``.
@@ -66,6 +73,7 @@ def render(root: Path) -> str:
     sections += [
         _render_claims(scenario, devices) for scenario in scenarios if isinstance(scenario.work, PublishedClaims)
     ]
+    sections += [_render_proofs(scenario, devices) for scenario in scenarios if isinstance(scenario.work, GpuProofs)]
     return "\n".join(sections)
 
 
@@ -136,6 +144,14 @@ def _render_claims(scenario: Scenario, devices: Sequence[Path]) -> str:
         *_table(render_claims(scenario.work, records)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _render_proofs(scenario: Scenario, devices: Sequence[Path]) -> str:
+    """The list of what a GPU has to prove, each with what the recorded runs say of it."""
+    assert isinstance(scenario.work, GpuProofs)
+    records = [{path.stem: latest_record(path) for path in sorted(device.glob("*.jsonl"))} for device in devices]
+    table = render_proofs(scenario.work, records, scenario.name)
+    return "\n".join(["## What a GPU has to prove\n", _PROOFS.format(name=scenario.name), *_table(table)]) + "\n"
 
 
 def _table(table: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from claims import PublishedClaims
 from compression import Compression
+from gpu_proofs import GpuProofs
 from kernels import KernelBuild, KernelSpeed
 from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
@@ -34,6 +35,7 @@ Work = (
     | PublishedCosts
     | PublishedClaims
     | ShippedPair
+    | GpuProofs
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -49,6 +51,7 @@ KINDS: Mapping[str, type[Work]] = {
     "published-claims": PublishedClaims,
     "shipped-pair": ShippedPair,
     "networks": Networks,
+    "gpu-proofs": GpuProofs,
 }
 """Kinds of measurement by the name that scenario files use."""
 

@@ -112,7 +112,7 @@ def test_float8_engines(graph: Graph, tmp_path: Path, target: str):
     assert engine.figures["precision_unproven_because"] is None
 
 
-@pytest.mark.parametrize("target", ["sm75", "sm86", "portable"])
+@pytest.mark.parametrize("target", ["sm75", "sm86"])
 def test_a_float8_network_is_no_float8_engine_before_ada(graph: Graph, tmp_path: Path, target: str):
     with pytest.raises(BuildError, match="no fp8 convolutions") as caught:
         build_engine(graph("float8", "fp8"), EngineConfig(target=target, precision="fp8"), tmp_path / "engine")

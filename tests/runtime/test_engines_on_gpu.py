@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.config import EngineConfig
+from deblur_deploy.config import EngineConfig, PlanConfig
 from deblur_deploy.engine.build import build_engine
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.kernels.plugin_library import PluginBuildConfig, build_plugin
+from deblur_deploy.runtime.engine_fit import flavour_of
 from deblur_deploy.runtime.runner import Batch, open_runner, reason_unavailable, runtimes_for
 from deblur_deploy.runtime.trt import EngineOptions, EngineRunner
 
@@ -52,6 +54,33 @@ def test_engines_agree_with_pytorch_with_and_without_graphs(built: Artifact, che
                 assert_agree(runner.infer(frame(seed)), exact)
             with pytest.raises(ConfigError, match="cannot take"):
                 runner.infer(frame()[:, :, :20])
+
+
+def test_weights_are_put_back_into_an_engine_without_them(built: Artifact, onnx_file: Artifact, tmp_path: Path) -> None:
+    plan = PlanConfig(strip_weights=True)
+    config = EngineConfig(target="current", flavour=flavour_of(built), precision="fp32", plan=plan)
+    stripped = build_engine(onnx_file, config, tmp_path / "stripped")
+    assert stripped.path.stat().st_size < built.path.stat().st_size
+    with open_runner(stripped) as runner, open_runner(built) as whole:
+        assert_agree(runner.infer(frame()), whole.infer(frame()))
+
+
+@pytest.mark.trt
+@pytest.mark.parametrize("form", ["aot", "library"])
+def test_the_plugin_computes_what_pytorch_does(
+    onnx_file: Artifact, checkpoint: Artifact, tmp_path: Path, form: str
+) -> None:
+    plugin = form
+    if form == "library":
+        try:
+            plugin = str(build_plugin(PluginBuildConfig(), tmp_path / "libdeblur_plugin.so").path)
+        except MissingDependencyError as err:
+            pytest.skip(err.message)
+    config = EngineConfig("current", "tensorrt", "fp32", plugin=plugin)
+    engine = build_engine(onnx_file, config, tmp_path / "engine")
+    assert engine.figures["plugin"] == form
+    with open_runner(checkpoint, "torch") as reference, open_runner(engine) as runner:
+        assert_agree(runner.infer(frame()), reference.infer(frame()))
 
 
 def test_tensors_of_pytorch_are_restored_where_they_are(built: Artifact) -> None:
