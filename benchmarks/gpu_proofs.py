@@ -97,7 +97,7 @@ class GpuProofs:
         read = no_gpu or "read from the latest record of its scenario"
         counts = {verdict: sum(row["verdict"] == verdict for row in tested) for verdict in _ORDER}
         note = f"tests: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}"
-        note += f", for {no_gpu}" if no_gpu else ""
+        note += f"; {no_gpu}" if no_gpu else ""
         outcomes = [*tested, *(_row(proof, "unproven", read) for proof in self.figures)]
         return Measurement(float(len(tested) - counts["proven"]), "not proven", {}, note, {"proofs": outcomes})
 

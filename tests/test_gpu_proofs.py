@@ -90,7 +90,7 @@ def test_without_a_gpu_nothing_is_proven(scripts, root, monkeypatch):
 
     record = recorded(root)
     assert (record["figure"], record["met"]) == (4, False)
-    assert record["note"] == "tests: 0 proven, 0 failed, 4 unproven, for this machine has no NVIDIA GPU"
+    assert record["note"] == "tests: 0 proven, 0 failed, 4 unproven; this machine has no NVIDIA GPU"
     assert {row["verdict"] for row in record["details"]["proofs"]} == {"unproven"}
     lines = table(scripts, root)
     assert len(lines) == 6

@@ -27,7 +27,8 @@ def find_weights(engine: Artifact) -> Path:
     Raises:
         ArtifactError: The file is not where the manifest says, or has been changed.
     """
-    places = [engine.directory / place for place in engine.figures.get(FIGURE) or ()]
+    told = engine.figures.get(FIGURE)
+    places = [engine.directory / str(place) for place in told] if isinstance(told, list) else []
     found = [path for path in places if path.is_file()]
     expected = engine.history[-1].parent
     for path in found:

@@ -23,6 +23,7 @@ from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.package_data import shipped
+from deblur_deploy.runtime.runner import open_runner
 
 pytestmark = pytest.mark.rtx
 
@@ -123,6 +124,20 @@ def test_a_quantized_network_is_no_int8_engine_for_turing(graph: Graph, tmp_path
     with pytest.raises(BuildError, match="no int8 convolutions") as caught:
         build_engine(graph("quantized", "int8"), EngineConfig(target="sm75", precision="int8"), tmp_path / "engine")
     assert "--fp16" in caught.value.hint
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "precision"), [("original", "fp16"), ("quantized", "int8"), ("float8", "fp8")])
+def test_an_engine_gives_the_pictures_of_its_file(graph: Graph, tmp_path: Path, name: str, precision: Precision):
+    source = graph(name, precision)
+    try:
+        engine = build_engine(source, EngineConfig(target="current", precision=precision), tmp_path / "engine")
+    except BuildError as err:
+        pytest.skip(f"no engine for this card: {err.message}")
+    picture = np.random.default_rng(0).random((1, 3, SMALL.height, SMALL.width), dtype=np.float32)
+    with open_runner(source, "onnxruntime") as file, open_runner(engine) as runner:
+        difference = runner.infer(picture) - file.infer(picture)
+    assert 10 * np.log10(1 / np.mean(np.square(difference))) >= 40
 
 
 def test_the_proof_can_fail(graph: Graph, tmp_path: Path):

@@ -90,9 +90,10 @@ def test_a_file_that_is_not_there_is_named(strip: Strip, source: Path) -> None:
     obstacle = _weights_obstacle(bench.artifact)
     assert obstacle is not None
     assert obstacle.message == e.value.message
-    bench.tell(**{FIGURE: None})
-    with pytest.raises(ArtifactError, match="whose place its manifest does not say"):
-        bench.open()
+    for told in (None, 5):
+        bench.tell(**{FIGURE: told})
+        with pytest.raises(ArtifactError, match="whose place its manifest does not say"):
+            bench.open()
     assert bench.cuda.leaks == {}
 
 
