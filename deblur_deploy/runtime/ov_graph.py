@@ -73,7 +73,7 @@ def _deform_conv(node: Any) -> list[Any]:
     """OpenVINO's operator for a node with the inputs X, W, offset and perhaps B and mask, in float32."""
     given = [node.get_input(index) for index in range(node.get_input_size())]
     x, weight, offset = given[:3]
-    bias, mask = (given[3:] + [None, None])[:2]
+    bias, mask = [*given[3:], None, None][:2]
     pads = list(node.get_attribute("pads", [0, 0, 0, 0]))
     inputs = [_float32(value) for value in (x, offset, weight)]
     y = opset8.deformable_convolution(
