@@ -58,13 +58,16 @@ class Runner(AbstractContextManager["Runner"], Protocol):
         """
 
 
-def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | None = None) -> Runner:
+def open_runner(
+    artifact: Artifact, runtime: str | None = None, threads: int | None = None, *, spin_wait: bool = True
+) -> Runner:
     """Load an artifact, ready to run.
 
     Args:
         artifact: What to run.
         runtime: One of :data:`RUNTIMES`; by default the preferred one that is installed (see :func:`default_runtime`).
         threads: Processor threads to use; by default what the runtime chooses.
+        spin_wait: How engines and PyTorch on a GPU wait for it: awake, which takes a core, or asleep.
 
     Returns:
         The runner, to be used in a ``with`` block.
@@ -82,11 +85,11 @@ def open_runner(artifact: Artifact, runtime: str | None = None, threads: int | N
     if known.kind == "engine":
         from deblur_deploy.runtime.trt import EngineOptions, EngineRunner
 
-        return EngineRunner(artifact, EngineOptions(cuda_graph=known.cuda_graph))
+        return EngineRunner(artifact, EngineOptions(cuda_graph=known.cuda_graph, spin_wait=spin_wait))
     if known.torch:
         from deblur_deploy.runtime.eager import open_torch
 
-        return open_torch(artifact, name, threads)
+        return open_torch(artifact, name, threads, spin_wait=spin_wait)
     if known.provider:
         from deblur_deploy.runtime.ort import OnnxruntimeRunner
 
