@@ -13,7 +13,8 @@ from measurement import Measurement
 from target import Target, spaced
 
 from deblur_deploy.artifact import Artifact, load_artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, entries_of, measure
+from deblur_deploy.bench.entries import BenchEntry, entries_of
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.package_data import shipped

@@ -11,8 +11,9 @@ from measurement import Measurement
 from untuned import compress_untuned
 
 from deblur_deploy.artifact import Artifact
+from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.bench.limits import add_floors
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, entries_of, measure
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import MissingDependencyError

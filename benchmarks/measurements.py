@@ -16,7 +16,8 @@ from measurement import Measurement
 from untuned import compress_untuned
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
+from deblur_deploy.bench.entries import BenchEntry
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import median_ratio_interval
 from deblur_deploy.config import (

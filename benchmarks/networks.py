@@ -12,7 +12,8 @@ from typing import Any
 from measurement import Measurement
 
 from deblur_deploy.artifact import Artifact, NetworkSpec, load_artifact, new_step
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
+from deblur_deploy.bench.entries import BenchEntry
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.images import Resolution

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from measurement import Measurement
 
 from deblur_deploy.artifact import Artifact, load_artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.entries import BenchEntry, all_entries
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.package_data import shipped

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deblur_deploy.bench.samples import median_ratio_interval
-from deblur_deploy.bench_rows import Record, batch_of, device_identity
+from deblur_deploy.bench_rows import Record, batch_of, device_identity, has_transfers
 from deblur_deploy.errors import BudgetError, ConfigError
 
 Verdict = Literal["kept", "slower", "failed", "unstable", "not measured"]
@@ -19,7 +19,7 @@ class Comparison:
     """A row against the same row of an earlier measurement.
 
     Args:
-        name: Artifact, runtime, size, and batch where it is more than one.
+        name: Artifact, runtime, size, batch where it is more than one, and that there are no transfers.
         verdict: ``kept`` or ``slower``; ``failed`` where it ran before and does not now; ``unstable`` where one of
             both figures does not count; ``not measured`` where it is not among the rows of now.
         ratio: Median of then over median of now: above 1 is faster.
@@ -43,7 +43,7 @@ def device_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> li
 def compare(now: Sequence[Record], then: Sequence[Record], fail_below: float) -> list[Comparison]:
     """Hold every row of an earlier measurement against the same row of now.
 
-    Rows are the same where artifact (its last folder), runtime, size and batch are.
+    Rows are the same where artifact (its last folder), runtime, size and batch are, and both have transfers or none.
 
     Args:
         now: Records of this measurement.
@@ -90,12 +90,13 @@ def check_comparison(comparisons: Sequence[Comparison], fail_below: float) -> No
 
 
 def check_latency_budget(records: Sequence[Record], budget_ms: float) -> None:
-    """End with exit code 3 unless a row is fast enough; only stable figures count.
+    """End with exit code 3 unless a row is fast enough; only stable figures count, and with transfers.
 
     Raises:
         BudgetError: The fastest stable median is above the budget, or there is none.
     """
-    timed = {_name(record): record["latency_ms"]["median"] for record in records if _counts(record)}
+    counted = [record for record in records if _counts(record) and has_transfers(record)]
+    timed = {_name(record): record["latency_ms"]["median"] for record in counted}
     if not timed:
         raise BudgetError(
             f"no stable figure is there to hold against {budget_ms:g} ms",
@@ -133,10 +134,11 @@ def _counts(record: Record) -> bool:
     return record["latency_ms"] is not None and record["stable"]
 
 
-def _key(record: Record) -> tuple[str, str, str, int]:
-    return Path(record["artifact"]).name, record["runtime"], record["res"], batch_of(record)
+def _key(record: Record) -> tuple[str, str, str, int, bool]:
+    return Path(record["artifact"]).name, record["runtime"], record["res"], batch_of(record), has_transfers(record)
 
 
 def _name(record: Record) -> str:
-    artifact, runtime, res, batch = _key(record)
-    return f"{artifact} on {runtime} at {res}" + (f" in batches of {batch}" if batch > 1 else "")
+    artifact, runtime, res, batch, transfers = _key(record)
+    batches, copies = f" in batches of {batch}" if batch > 1 else "", "" if transfers else " without transfers"
+    return f"{artifact} on {runtime} at {res}{batches}{copies}"
