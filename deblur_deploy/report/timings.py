@@ -91,7 +91,7 @@ def device_name(device: dict[str, Any]) -> str:
     name = gpu.get("name") if isinstance(gpu, dict) else gpu
     parts = [str(device.get("cpu", "unknown processor")), f"{device.get('cores', '?')} cores"]
     if device.get("threads") not in (None, device.get("cores")):
-        parts.append(f"{device['threads']} threads")
+        parts.append(f"{device['threads']} thread{'s' if device['threads'] != 1 else ''}")
     return ", ".join([*parts, *([str(name)] if name else [])])
 
 

@@ -33,7 +33,7 @@ def test_two_machines_and_two_sizes_are_sessions_of_their_own(whole_run: Run) ->
     assert [session.device for session in sessions[1:4]] == [
         "Other, 2 cores",
         "Test CPU, 2 cores, Card",
-        "Test CPU, 2 cores, 1 threads",
+        "Test CPU, 2 cores, 1 thread",
     ]
 
 
