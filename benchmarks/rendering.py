@@ -12,6 +12,7 @@ from scenario import Scenario, load_scenarios
 from target import Target, spaced
 
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.markdown_table import escape, markup_table, table
 
 Record = dict[str, Any]
 """One line of a results file."""
@@ -107,19 +108,17 @@ def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
     """The table of one machine, and what the machine is."""
     titles = {scenario.name: scenario.title for scenario in scenarios}
     records = {path.stem: latest_record(path) for path in sorted(directory.glob("*.jsonl"))}
-    lines = [
-        f"### {directory.name}\n",
-        "| scenario | figure | target | | measured | date (UTC) |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, record in records.items():
         figure, target, outcome = _outcome(record)
-        link = f"[{titles.get(name, name)}](results/{directory.name}/{name}.jsonl)"
+        link = f"[{escape(titles.get(name, name))}](results/{directory.name}/{name}.jsonl)"
         day = record["date"][:16].replace("T", " ")
-        lines.append(f"| {link} | {figure} | {target} | **{outcome}** | {record['note']} | {day} |")
+        rows.append([link, figure, target, f"**{outcome}**", escape(record["note"]), day])
+    headings = ["scenario", "figure", "target", "", "measured", "date (UTC)"]
+    lines = [f"### {directory.name}\n", *markup_table(headings, rows)]
     for name, record in records.items():
-        if table := record["details"].get("table"):
-            lines += ["", f"{titles.get(name, name)}:", "", *_table(table)]
+        if found := record["details"].get("table"):
+            lines += ["", f"{titles.get(name, name)}:", "", *table(found["headings"], found["rows"])]
     if missing := [f"`{name}`" for name in titles if name not in records]:
         lines.append(f"\nNot measured on this machine: {', '.join(missing)}.")
     return "\n".join([*lines, "", *_describe_machines(records.values())]) + "\n"
@@ -130,17 +129,13 @@ def _render_claims(scenario: Scenario, devices: Sequence[Path]) -> str:
     assert isinstance(scenario.work, PublishedClaims)
     paths = [directory / f"{scenario.name}.jsonl" for directory in devices]
     records = [latest_record(path) for path in paths if path.exists()]
+    claims = render_claims(scenario.work, records)
     lines = [
         "## Published claims\n",
         _CLAIMS.format(name=scenario.name),
-        *_table(render_claims(scenario.work, records)),
+        *markup_table(claims["headings"], claims["rows"]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _table(table: dict[str, Any]) -> list[str]:
-    rows = [table["headings"], ["---"] * len(table["headings"]), *table["rows"]]
-    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _describe_machines(records: Iterable[Record]) -> list[str]:
