@@ -24,7 +24,7 @@ class Comparison:
             both figures does not count; ``not measured`` where it is not among the rows of now.
         ratio: Median of then over median of now: above 1 is faster.
         ratio_ci: 95 % interval of the ratio.
-        note: What else differs, such as the payload.
+        note: What else differs: the payload, a setting.
     """
 
     name: str
@@ -116,13 +116,21 @@ def _compare_row(new: Record | None, old: Record, fail_below: float) -> Comparis
         return Comparison(name, "not measured")
     if new["latency_ms"] is None:
         return Comparison(name, "failed", note=new["skipped"] or "")
-    note = "" if new["sha256"] == old["sha256"] else "the payload is another"
+    note = _note(new, old)
     before, after = (_counted_ms(record) for record in (old, new))
     ratio = old["latency_ms"]["median"] / new["latency_ms"]["median"]
     interval = median_ratio_interval(before, after) if before and after else None
     if not (_counts(new) and _counts(old)):
         return Comparison(name, "unstable", ratio, interval, note)
     return Comparison(name, "slower" if ratio < fail_below else "kept", ratio, interval, note)
+
+
+def _note(new: Record, old: Record) -> str:
+    """What differs besides the time: the payload, and settings such as the way of waiting for a GPU."""
+    notes = [] if new["sha256"] == old["sha256"] else ["the payload is another"]
+    now, then = new.get("settings", {}), old.get("settings", {})
+    differing = [name for name in now if name in then and now[name] != then[name]]
+    return "; ".join([*notes, *(f"{name} is {now[name]} and was {then[name]}" for name in differing)])
 
 
 def _counted_ms(record: Record) -> list[float]:

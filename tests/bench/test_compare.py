@@ -97,6 +97,14 @@ def test_rows_with_and_without_transfers_are_two() -> None:
     assert (slower.name, slower.verdict) == ("net on tensorrt at 640x360 without transfers", "slower")
 
 
+def test_another_way_of_waiting_is_not_compared_silently() -> None:
+    awake, asleep = ({"transfers": True, "spin_wait": spin} for spin in (True, False))
+    (row,) = compare([record(100.0, settings=asleep)], [record(100.0, settings=awake)], fail_below=0.95)
+    assert (row.verdict, row.note) == ("kept", "spin_wait is False and was True")
+    (row,) = compare([record(100.0, settings=asleep)], [record(100.0)], fail_below=0.95)
+    assert row.note == ""
+
+
 def test_a_picture_that_stays_on_the_gpu_keeps_no_budget() -> None:
     rows = [record(40.0, "tensorrt"), record(10.0, "tensorrt", settings={"transfers": False})]
     with pytest.raises(BudgetError, match=r"the fastest row takes 40\.00 ms"):
