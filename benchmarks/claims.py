@@ -11,9 +11,11 @@ from typing import Any, Literal
 from engines import FP16_ENGINE, FP32_ENGINE, engine_entries
 from measurement import Measurement
 from target import Target, spaced
+from timing import time_rows
 
 from deblur_deploy.artifact import Artifact, load_artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, entries_of, measure
+from deblur_deploy.bench.entries import BenchEntry, entries_of
+from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.package_data import shipped
@@ -79,10 +81,8 @@ class PublishedClaims:
                 *entries_of(graphs[1], "INT8"),
                 *engine_entries(graphs[0], folder),
             ]
-            report = measure(entries, self.bench)
+            report = time_rows(entries, self.bench)
             ratio = graphs[1].path.stat().st_size / graphs[0].path.stat().st_size
-        if report.interrupted:
-            raise KeyboardInterrupt
         figures = {"size-ratio": (ratio, "ONNX files", True), **latency_figures(report.rows)}
         device = report.device
         names = f"{device['cpu']} {(device['gpu'] or {}).get('name', '')}"

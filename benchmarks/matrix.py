@@ -8,15 +8,13 @@ from tempfile import TemporaryDirectory
 
 from engines import engine_entries
 from measurement import Measurement
-from untuned import compress_untuned
+from timing import fastest_row, time_rows
+from untuned import ORIGINAL, UntunedNetworks
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.bench.limits import add_floors
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, entries_of, measure
+from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.bench.row import BenchRow
-from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import MissingDependencyError
-from deblur_deploy.sources import shipped_generator
 
 _HEADINGS = ("network", "runtime", "ms", "p90 ms", "× eager [95 %]", "× floor", "host MiB", "")
 
@@ -35,41 +33,30 @@ class Matrix:
 
     def measure(self) -> Measurement:
         """Median of the original in eager PyTorch over that of the fastest row."""
-        original = shipped_generator()
         with TemporaryDirectory() as name:
-            entries = self._entries(original, Path(name))
-            report = add_floors(measure(entries, self.bench), self.bench)
-        if report.interrupted:
-            raise KeyboardInterrupt
-        measured = [row for row in report.rows if row.ratio is not None]
-        if not measured:
-            raise MissingDependencyError("there is nothing to compare", hint="install the extra `demo`")
-        best = max(measured, key=lambda row: row.ratio or 0.0)
+            networks = UntunedNetworks(self.keep, Path(name))
+            report = add_floors(time_rows(self._entries(networks, Path(name)), self.bench), self.bench)
+        best, baseline = fastest_row(report.rows), report.rows[0]
         details = {
-            "made": f"for this run: prune --keep {self.keep:g} and qat, both without fine-tuning",
-            "model_sha256": original.sha256,
+            "made": networks.how,
+            "model_sha256": networks.original.sha256,
             "conditions": {key: report.device[key] for key in ("threads", "pinned_to", "before", "after", "ceilings")},
             "rows": [row.as_json() for row in report.rows],
             "table": {"headings": _HEADINGS, "rows": [_cells(row) for row in report.rows]},
         }
-        samples = {f"{row.artifact}, {row.runtime}": row.windows_ms for row in measured}
-        note = f"{best.artifact} in {best.runtime} against {measured[0].artifact} in {measured[0].runtime}"
-        return Measurement(best.ratio or 0.0, "×", samples, note, details, measured[0].stable and best.stable)
+        samples = {f"{row.artifact}, {row.runtime}": row.windows_ms for row in report.rows if row.ratio is not None}
+        note = f"{best.artifact} in {best.runtime} against {baseline.artifact} in {baseline.runtime}"
+        return Measurement(best.ratio or 0.0, "×", samples, note, details, baseline.stable and best.stable)
 
-    def _entries(self, original: Artifact, folder: Path) -> list[BenchEntry]:
+    def _entries(self, networks: UntunedNetworks, folder: Path) -> list[BenchEntry]:
         """All rows, the original in eager PyTorch first; a quantized checkpoint, which simulates INT8, is none."""
-        from deblur_deploy.export.to_onnx import export_onnx
-
-        pruned, quantized = compress_untuned(original, self.keep, folder)
-        size, networks = self.bench.resolution, {"original": original, "pruned": pruned, "pruned INT8": quantized}
+        graphs = {label: networks.export(label, self.bench.resolution) for label in networks.checkpoints}
         entries: list[BenchEntry] = []
-        graphs = {}
-        for label, checkpoint in networks.items():
-            graphs[label] = export_onnx(checkpoint, ExportConfig(size.width, size.height), folder / f"onnx-{label}")
+        for label, checkpoint in networks.checkpoints.items():
             if checkpoint.network.quantization is None:
                 entries += entries_of(checkpoint, label)
             entries += entries_of(graphs[label], label)
-        return [*entries, *engine_entries(graphs["original"], folder)]
+        return [*entries, *engine_entries(graphs[ORIGINAL], folder)]
 
 
 def _cells(row: BenchRow) -> list[str]:

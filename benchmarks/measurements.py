@@ -13,10 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from measurement import Measurement
-from untuned import compress_untuned
+from timing import fastest_row, time_rows
+from untuned import INT8, UntunedNetworks
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
+from deblur_deploy.bench.entries import BenchEntry, entries_of
+from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import median_ratio_interval
 from deblur_deploy.config import (
@@ -27,7 +28,6 @@ from deblur_deploy.config import (
 )
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.images import Resolution
-from deblur_deploy.runtime.runner import runtimes_for
 from deblur_deploy.sources import shipped_generator
 
 
@@ -156,22 +156,16 @@ class Frame:
 
     def measure(self) -> Measurement:
         """Median of the original over the median of the fastest runtime."""
-        original = shipped_generator()
         with TemporaryDirectory() as name:
-            int8 = self._make_int8(original, Path(name))
-            entries = [BenchEntry(original, "torch"), *(BenchEntry(int8, runtime) for runtime in runtimes_for(int8))]
-            report = measure(entries, self.bench)
-        if report.interrupted:
-            raise KeyboardInterrupt
+            networks = UntunedNetworks(self.keep, Path(name))
+            int8 = networks.export(INT8, self.bench.resolution)
+            entries = [BenchEntry(networks.original, "torch"), *entries_of(int8)]
+            report = time_rows(entries, self.bench)
         first, rows = report.rows[0], report.rows[1:]
-        measured = [row for row in rows if row.ratio is not None]
-        if not measured:
-            reasons = "; ".join(f"{row.runtime}: {row.skipped}" for row in report.rows if row.skipped)
-            raise MissingDependencyError(f"there is nothing to compare: {reasons}", hint="install the extra `demo`")
-        best = max(measured, key=lambda row: row.ratio or 0.0)
+        best = fastest_row(rows)
         details = {
-            "int8_source": f"made for this run: prune --keep {self.keep} and qat, both without fine-tuning",
-            "model_sha256": original.sha256,
+            "int8_source": networks.how,
+            "model_sha256": networks.original.sha256,
             "int8_sha256": int8.sha256,
             "threads": report.device["threads"],
             "best_runtime": best.runtime,
@@ -181,14 +175,6 @@ class Frame:
         samples |= {f"pruned INT8, {row.runtime}": row.windows_ms for row in rows}
         note, stable = _compared(first, best, rows), first.stable and best.stable
         return Measurement(best.ratio or 0.0, "×", samples, note, details, stable)
-
-    def _make_int8(self, original: Artifact, folder: Path) -> Artifact:
-        """Prune, quantize and export, without fine-tuning."""
-        from deblur_deploy.export.to_onnx import export_onnx
-
-        _, quantized = compress_untuned(original, self.keep, folder)
-        size = self.bench.resolution
-        return export_onnx(quantized, ExportConfig(size.width, size.height), folder / "onnx")
 
 
 def _milliseconds(action: Callable[[], object]) -> float:

@@ -10,9 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from measurement import Measurement
+from timing import time_rows
 
 from deblur_deploy.artifact import Artifact, NetworkSpec, load_artifact, new_step
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
+from deblur_deploy.bench.entries import BenchEntry
+from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.images import Resolution
@@ -66,10 +68,8 @@ class Networks:
             entries = [
                 entry for label, found in checkpoints.items() for entry in self._entries(label, found, Path(name))
             ]
-            report = measure([entry for _, entry in entries], self.bench)
+            report = time_rows([entry for _, entry in entries], self.bench)
             costs = {label: self._cost(found) for label, found in checkpoints.items()}
-        if report.interrupted:
-            raise KeyboardInterrupt
         timed = [(label, row) for (label, _), row in zip(entries, report.rows, strict=True) if row.latency_ms]
         rows = [{"network": label, **costs[label], **_latencies(label, timed)} for label in costs]
         fastest = {row["network"]: row["fastest_ms"] for row in rows}

@@ -13,6 +13,7 @@ from scenario import Scenario, load_scenarios
 from target import Target, spaced
 
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.markdown_table import escape, markup_table, table
 
 Record = dict[str, Any]
 """One line of a results file."""
@@ -115,19 +116,17 @@ def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
     """The table of one machine, and what the machine is."""
     titles = {scenario.name: scenario.title for scenario in scenarios}
     records = {path.stem: latest_record(path) for path in sorted(directory.glob("*.jsonl"))}
-    lines = [
-        f"### {directory.name}\n",
-        "| scenario | figure | target | | measured | date (UTC) |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, record in records.items():
         figure, target, outcome = _outcome(record)
-        link = f"[{titles.get(name, name)}](results/{directory.name}/{name}.jsonl)"
+        link = f"[{escape(titles.get(name, name))}](results/{directory.name}/{name}.jsonl)"
         day = record["date"][:16].replace("T", " ")
-        lines.append(f"| {link} | {figure} | {target} | **{outcome}** | {record['note']} | {day} |")
+        rows.append([link, figure, target, f"**{outcome}**", escape(record["note"]), day])
+    headings = ["scenario", "figure", "target", "", "measured", "date (UTC)"]
+    lines = [f"### {directory.name}\n", *markup_table(headings, rows)]
     for name, record in records.items():
-        if table := record["details"].get("table"):
-            lines += ["", f"{titles.get(name, name)}:", "", *_table(table)]
+        if found := record["details"].get("table"):
+            lines += ["", f"{titles.get(name, name)}:", "", *table(found["headings"], found["rows"])]
     if missing := [f"`{name}`" for name in titles if name not in records]:
         lines.append(f"\nNot measured on this machine: {', '.join(missing)}.")
     return "\n".join([*lines, "", *_describe_machines(records.values())]) + "\n"
@@ -138,10 +137,11 @@ def _render_claims(scenario: Scenario, devices: Sequence[Path]) -> str:
     assert isinstance(scenario.work, PublishedClaims)
     paths = [directory / f"{scenario.name}.jsonl" for directory in devices]
     records = [latest_record(path) for path in paths if path.exists()]
+    claims = render_claims(scenario.work, records)
     lines = [
         "## Published claims\n",
         _CLAIMS.format(name=scenario.name),
-        *_table(render_claims(scenario.work, records)),
+        *markup_table(claims["headings"], claims["rows"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -150,13 +150,9 @@ def _render_proofs(scenario: Scenario, devices: Sequence[Path]) -> str:
     """The list of what a GPU has to prove, each with what the recorded runs say of it."""
     assert isinstance(scenario.work, GpuProofs)
     records = [{path.stem: latest_record(path) for path in sorted(device.glob("*.jsonl"))} for device in devices]
-    table = render_proofs(scenario.work, records, scenario.name)
-    return "\n".join(["## What a GPU has to prove\n", _PROOFS.format(name=scenario.name), *_table(table)]) + "\n"
-
-
-def _table(table: dict[str, Any]) -> list[str]:
-    rows = [table["headings"], ["---"] * len(table["headings"]), *table["rows"]]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    proofs = render_proofs(scenario.work, records, scenario.name)
+    lines = markup_table(proofs["headings"], proofs["rows"])
+    return "\n".join(["## What a GPU has to prove\n", _PROOFS.format(name=scenario.name), *lines]) + "\n"
 
 
 def _describe_machines(records: Iterable[Record]) -> list[str]:

@@ -8,11 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from measurement import Measurement
+from timing import fastest_row, time_rows
 
 from deblur_deploy.artifact import Artifact, load_artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.entries import BenchEntry, entries_of
+from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import MissingDependencyError
 from deblur_deploy.package_data import shipped
 
 
@@ -50,13 +51,10 @@ class ShippedPair:
             return self._speedup(checkpoints[0], graphs[1], hashes)
 
     def _speedup(self, original: Artifact, graph: Artifact, hashes: dict[str, Any]) -> Measurement:
-        report = measure([BenchEntry(original, "torch"), *all_entries([graph])], self.bench)
-        if report.interrupted:
-            raise KeyboardInterrupt
-        first, rows = report.rows[0], [row for row in report.rows[1:] if row.latency_ms and row.ratio]
-        if not rows or first.latency_ms is None:
-            raise MissingDependencyError("there is nothing to compare", hint="pip install 'deblur-deploy[cpu]'")
-        best = max(rows, key=lambda row: row.ratio or 0.0)
+        report = time_rows([BenchEntry(original, "torch"), *entries_of(graph)], self.bench)
+        first, rows = report.rows[0], [row for row in report.rows[1:] if row.ratio is not None]
+        best = fastest_row(report.rows[1:])
+        assert first.latency_ms is not None
         assert best.latency_ms is not None
         assert best.ratio is not None
         medians = first.latency_ms.median, best.latency_ms.median

@@ -60,6 +60,11 @@ def batch_of(row: Mapping[str, Any]) -> int:
     return int(row.get("batch", 1))
 
 
+def has_transfers(row: Mapping[str, Any]) -> bool:
+    """Whether a row's time takes in the copies of its pictures, or they stay on the GPU; files of old do not say."""
+    return bool(row.get("settings", {}).get("transfers", True))
+
+
 def device_identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two machines, or two settings of one, comparable; versions of libraries are no part of it."""
     return {name: facts.get(name) for name in _IDENTITY} | {"gpu": (facts.get("gpu") or {}).get("name")}
@@ -146,4 +151,5 @@ _OPTIONAL: dict[str, Check] = {
     "memory_mib": (_is_table_of(_is_number), "a table of numbers"),
     "joules_per_frame": (_or_none(_is_number), "null or a number"),
     "over_floor": (_or_none(_is_number), "null or a number"),
+    "settings": (lambda value: isinstance(value, dict), "a table"),
 }

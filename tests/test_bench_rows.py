@@ -38,6 +38,7 @@ ROW = {
         ("batch", 0),
         ("ratio_ci", [1]),
         ("memory_mib", []),
+        ("settings", []),
     ],
 )
 def test_a_field_of_another_type_is_refused_by_name(tmp_path: Path, name: str, value: Any) -> None:

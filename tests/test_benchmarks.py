@@ -174,7 +174,7 @@ def shipped_tiny(benchmarks, monkeypatch, tmp_path, tiny_config, photo):
     torch.manual_seed(0)
     net = SRN(tiny_config).eval()
     save_network(tmp_path / "models/srn-demo", net, spec_of(net), new_step("import", {}, None, {}))
-    for module in ("measurements", "matrix"):
+    for module in ("measurements", "untuned"):
         monkeypatch.setattr(f"{module}.shipped_generator", lambda: load_artifact(tmp_path / "models" / "srn-demo"))
     for module in ("claims", "published", "shipped_pair"):
         monkeypatch.setattr(f"{module}.shipped", lambda folder: tmp_path / folder)

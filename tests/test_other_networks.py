@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.bench.measure import BenchConfig, all_entries, measure
+from deblur_deploy.bench.entries import all_entries
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.compress.prune import prune
 from deblur_deploy.compress.quantize import qat
 from deblur_deploy.config import (

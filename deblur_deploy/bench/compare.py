@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deblur_deploy.bench.samples import median_ratio_interval
-from deblur_deploy.bench_rows import Record, batch_of, device_identity
+from deblur_deploy.bench_rows import Record, batch_of, device_identity, has_transfers
 from deblur_deploy.errors import BudgetError, ConfigError
 
 Verdict = Literal["kept", "slower", "failed", "unstable", "not measured"]
@@ -19,12 +19,12 @@ class Comparison:
     """A row against the same row of an earlier measurement.
 
     Args:
-        name: Artifact, runtime, size, and batch where it is more than one.
+        name: Artifact, runtime, size, batch where it is more than one, and that there are no transfers.
         verdict: ``kept`` or ``slower``; ``failed`` where it ran before and does not now; ``unstable`` where one of
             both figures does not count; ``not measured`` where it is not among the rows of now.
         ratio: Median of then over median of now: above 1 is faster.
         ratio_ci: 95 % interval of the ratio.
-        note: What else differs, such as the payload.
+        note: What else differs: the payload, a setting.
     """
 
     name: str
@@ -43,7 +43,7 @@ def device_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> li
 def compare(now: Sequence[Record], then: Sequence[Record], fail_below: float) -> list[Comparison]:
     """Hold every row of an earlier measurement against the same row of now.
 
-    Rows are the same where artifact (its last folder), runtime, size and batch are.
+    Rows are the same where artifact (its last folder), runtime, size and batch are, and both have transfers or none.
 
     Args:
         now: Records of this measurement.
@@ -90,12 +90,13 @@ def check_comparison(comparisons: Sequence[Comparison], fail_below: float) -> No
 
 
 def check_latency_budget(records: Sequence[Record], budget_ms: float) -> None:
-    """End with exit code 3 unless a row is fast enough; only stable figures count.
+    """End with exit code 3 unless a row is fast enough; only stable figures count, and with transfers.
 
     Raises:
         BudgetError: The fastest stable median is above the budget, or there is none.
     """
-    timed = {_name(record): record["latency_ms"]["median"] for record in records if _counts(record)}
+    counted = [record for record in records if _counts(record) and has_transfers(record)]
+    timed = {_name(record): record["latency_ms"]["median"] for record in counted}
     if not timed:
         raise BudgetError(
             f"no stable figure is there to hold against {budget_ms:g} ms",
@@ -115,13 +116,21 @@ def _compare_row(new: Record | None, old: Record, fail_below: float) -> Comparis
         return Comparison(name, "not measured")
     if new["latency_ms"] is None:
         return Comparison(name, "failed", note=new["skipped"] or "")
-    note = "" if new["sha256"] == old["sha256"] else "the payload is another"
+    note = _note(new, old)
     before, after = (_counted_ms(record) for record in (old, new))
     ratio = old["latency_ms"]["median"] / new["latency_ms"]["median"]
     interval = median_ratio_interval(before, after) if before and after else None
     if not (_counts(new) and _counts(old)):
         return Comparison(name, "unstable", ratio, interval, note)
     return Comparison(name, "slower" if ratio < fail_below else "kept", ratio, interval, note)
+
+
+def _note(new: Record, old: Record) -> str:
+    """What differs besides the time: the payload, and settings such as the way of waiting for a GPU."""
+    notes = [] if new["sha256"] == old["sha256"] else ["the payload is another"]
+    now, then = new.get("settings", {}), old.get("settings", {})
+    differing = [name for name in now if name in then and now[name] != then[name]]
+    return "; ".join([*notes, *(f"{name} is {now[name]} and was {then[name]}" for name in differing)])
 
 
 def _counted_ms(record: Record) -> list[float]:
@@ -133,10 +142,11 @@ def _counts(record: Record) -> bool:
     return record["latency_ms"] is not None and record["stable"]
 
 
-def _key(record: Record) -> tuple[str, str, str, int]:
-    return Path(record["artifact"]).name, record["runtime"], record["res"], batch_of(record)
+def _key(record: Record) -> tuple[str, str, str, int, bool]:
+    return Path(record["artifact"]).name, record["runtime"], record["res"], batch_of(record), has_transfers(record)
 
 
 def _name(record: Record) -> str:
-    artifact, runtime, res, batch = _key(record)
-    return f"{artifact} on {runtime} at {res}" + (f" in batches of {batch}" if batch > 1 else "")
+    artifact, runtime, res, batch, transfers = _key(record)
+    batches, copies = f" in batches of {batch}" if batch > 1 else "", "" if transfers else " without transfers"
+    return f"{artifact} on {runtime} at {res}{batches}{copies}"

@@ -6,8 +6,9 @@ import dataclasses
 
 from deblur_deploy.bench.ceilings import Ceilings, measure_cpu_ceilings, measure_gpu_ceilings
 from deblur_deploy.bench.device import usable_cores
+from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.floor import network_floor
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
+from deblur_deploy.bench.measure import BenchConfig, BenchReport
 from deblur_deploy.images import parse_resolution
 from deblur_deploy.runtime.runtimes import RUNTIMES
 

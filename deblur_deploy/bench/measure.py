@@ -12,7 +12,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,24 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import conditions, device_facts, usable_cores
+from deblur_deploy.bench.entries import BenchEntry, failure_text
 from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
-from deblur_deploy.bench.rivals import RIVAL_FAILURES
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
-from deblur_deploy.bench.trtexec import PhasedRunner, Sample, trtexec_metrics, trtexec_warnings
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.bench.trtexec import PhasedRunner, ResidentRunner, Sample, trtexec_metrics, trtexec_warnings
+from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import ImageSpec, Resolution, to_frames
 from deblur_deploy.process_memory import peak_resident_bytes, reset_peak, resident_bytes
-from deblur_deploy.runtime.runner import (
-    Runner,
-    measurable_runtimes,
-    open_runner,
-    reason_unavailable,
-    runtimes_for,
-)
+from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 _SETTINGS = ("torch", "provider", "cuda_graph")
@@ -60,6 +53,7 @@ class BenchConfig:
         windows: How many windows in a row count, and must agree.
         max_windows: When to stop waiting for agreement.
         tolerance: How far the medians of these windows may be from their mean, as a share of it.
+        spin_wait: Whether the host waits for a GPU awake, as with ``trtexec --useSpinWait``, or asleep.
     """
 
     resolution: Resolution = field(default=Resolution(640, 360))
@@ -71,6 +65,7 @@ class BenchConfig:
     windows: int = 3
     max_windows: int = 6
     tolerance: float = 0.10
+    spin_wait: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -86,41 +81,6 @@ class BenchConfig:
             raise ConfigError(
                 f"windows is {self.windows} and max_windows {self.max_windows}", hint="give 1 <= windows <= max_windows"
             )
-
-
-@dataclass(frozen=True)
-class BenchEntry:
-    """One row to measure: an artifact on a runtime.
-
-    Args:
-        artifact: What to run.
-        runtime: What to run it on.
-        label: What the row is called, where that is not the artifact's directory.
-        obstacle: Why it cannot be run, where that is known beforehand.
-    """
-
-    artifact: Artifact
-    runtime: str
-    label: str | None = None
-    obstacle: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What the row is called."""
-        return self.label or str(self.artifact.directory)
-
-    @property
-    def failures(self) -> tuple[type[Exception], ...]:
-        """What ends this row and not the whole measurement."""
-        own_network = ":" in self.artifact.network.arch
-        return (DeblurDeployError, *(RIVAL_FAILURES if own_network else ()))
-
-
-def failure_text(err: Exception) -> str:
-    """Why a row could not be measured, by one of :attr:`BenchEntry.failures`."""
-    if isinstance(err, DeblurDeployError):
-        return f"{err.message}; {err.hint}"
-    return f"its code raised {type(err).__name__}: {err}"
 
 
 OnWindow = Callable[[BenchEntry, int], None]
@@ -147,23 +107,6 @@ class BenchReport:
         """Plain data for ``--json``."""
         baseline = {"artifact": self.rows[0].artifact, "runtime": self.rows[0].runtime}
         return {"device": self.device, "baseline": baseline, "results": [row.as_json() for row in self.rows]}
-
-
-def all_entries(artifacts: Iterable[Artifact]) -> list[BenchEntry]:
-    """Every artifact on the runtimes to measure it on, installed or not: what is missing becomes a row that says so."""
-    return [entry for artifact in artifacts for entry in entries_of(artifact)]
-
-
-def entries_of(artifact: Artifact, label: str | None = None, runtimes: Collection[str] = ()) -> list[BenchEntry]:
-    """Rows of one artifact.
-
-    Args:
-        artifact: What to run.
-        label: What the rows are called, where that is not its directory.
-        runtimes: Take only those of these that are for it; empty for those that are measured unasked.
-    """
-    names = [name for name in runtimes_for(artifact) if name in runtimes] if runtimes else measurable_runtimes(artifact)
-    return [BenchEntry(artifact, name, label) for name in names]
 
 
 def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWindow | None = None) -> BenchReport:
@@ -226,12 +169,15 @@ class _Contender:
         host_before, device_before = resident_bytes(), gpu.used_bytes() if gpu else None
         can_tell = reset_peak()
         try:
-            opened = open_runner(self.entry.artifact, self.entry.runtime, config.threads, batch=config.batch)
+            entry = self.entry
+            opened = open_runner(
+                entry.artifact, entry.runtime, config.threads, batch=config.batch, spin_wait=config.spin_wait
+            )
             self.runner = stack.enter_context(opened)
-            frame, end = _frame(config, self.entry.artifact.image), time.perf_counter() + config.warmup_ms / 1000
-            self.runner.infer(frame)
+            frame, end = _frame(config, entry.artifact.image), time.perf_counter() + config.warmup_ms / 1000
+            self.runner.infer(frame)  # where pictures stay on the device, they are there from now on
             while time.perf_counter() < end:
-                self.runner.infer(frame)
+                self._time_one(frame)
         except self.entry.failures as err:
             self.give_up(err)
             return
@@ -263,7 +209,10 @@ class _Contender:
     def _time_one(self, frame: NDArray[Any]) -> Sample:
         assert self.runner is not None
         before, phases = time.perf_counter(), None
-        if isinstance(self.runner, PhasedRunner):
+        if not self.entry.transfers:
+            assert isinstance(self.runner, ResidentRunner)
+            phases = self.runner.compute_again()
+        elif isinstance(self.runner, PhasedRunner):
             _, phases = self.runner.infer_phased(frame)
         else:
             self.runner.infer(frame)
@@ -313,15 +262,19 @@ def _frame(config: BenchConfig, image: ImageSpec) -> NDArray[Any]:
 
 def _settings(contender: _Contender) -> dict[str, Any]:
     """How the runtime runs a network, by the table of runtimes and by the runner's own account."""
-    table = dataclasses.asdict(RUNTIMES[contender.entry.runtime])
-    settings = {name: value for name, value in table.items() if name in _SETTINGS and value}
+    known = RUNTIMES[contender.entry.runtime]
+    settings = {name: value for name, value in dataclasses.asdict(known).items() if name in _SETTINGS and value}
+    settings |= {"transfers": contender.entry.transfers} if known.needs_gpu else {}
     return settings | getattr(contender.runner, "settings", {})
 
 
 def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> BenchRow:
-    """Figures of one contender, against the baseline where both were measured."""
+    """Figures of one contender, against the baseline where both were measured, and both with or without transfers."""
     samples = contender.counted(config)
-    times, reference = ([sample.wall_ms for sample in side] for side in (samples, baseline.counted(config)))
+    like = baseline.entry.transfers == contender.entry.transfers
+    times, reference = (
+        [sample.wall_ms for sample in side] for side in (samples, baseline.counted(config) if like else ())
+    )
     latency = summarize(times) if times else None
     ratio = summarize(reference).median / latency.median if latency and reference else None
     ratio_ci = median_ratio_interval(reference, times) if ratio is not None else None

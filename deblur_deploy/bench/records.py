@@ -21,10 +21,14 @@ _COLUMNS: Mapping[str, str] = {
     "runtime": "runtime",
     "res": "res",
     "batch": "batch",
+    "cuda_graph": "CUDA graph",
+    "transfers": "transfers",
+    "spin_wait": "spin wait",
     "median_ms": "median ms",
     "p90_ms": "p90 ms",
     "p95_ms": "p95 ms",
     "p99_ms": "p99 ms",
+    "gpu_compute_ms": "GPU ms",
     "throughput_fps": "fps",
     "ratio": "x baseline",
     "ratio_low": "95 % low",
@@ -92,8 +96,10 @@ def as_markdown(records: Sequence[Record]) -> str:
 def _cells(record: Record) -> dict[str, Any]:
     """What a record has for each column."""
     latency, (low, high) = record["latency_ms"] or {}, record.get("ratio_ci") or (None, None)
-    memory = record.get("memory_mib", {})
+    memory, settings = record.get("memory_mib", {}), record.get("settings", {})
     given = {
+        **{name: settings.get(name) for name in ("cuda_graph", "transfers", "spin_wait")},
+        "gpu_compute_ms": record.get("metrics", {}).get("GPU Compute Time", {}).get("median"),
         **{f"{name}_ms": latency.get(name) for name in ("median", "p90", "p95", "p99")},
         **{"ratio_low": low, "ratio_high": high},
         **{f"{place}_mib": memory.get(place) for place in ("host", "device")},

@@ -9,8 +9,9 @@ from typing import Any
 from deblur_deploy.bench.floor import Floor
 from deblur_deploy.bench.samples import Latency
 from deblur_deploy.bench.trtexec import Sample
+from deblur_deploy.bench_rows import has_transfers
 
-_NOT_IN_JSON = ("sha256", "windows_ms", "samples", "metrics", "warnings", "settings")
+_NOT_IN_JSON = ("sha256", "windows_ms", "samples", "metrics", "warnings")
 """Fields that ``--json`` leaves to the JSONL file."""
 
 
@@ -23,7 +24,8 @@ class BenchRow:
         sha256: Hash of its payload.
         runtime: What it ran on.
         res: Size of the frame, WIDTHxHEIGHT.
-        latency_ms: Time of one inference, input and output in host memory; None where nothing was measured.
+        latency_ms: Time of one inference, input and output in host memory unless ``settings`` say that there are no
+            transfers; None where nothing was measured.
         throughput_fps: Frames per second, one inference after the other.
         ratio: Median of the baseline over this median: above 1 is faster.
         ratio_ci: 95 % interval of the ratio.
@@ -38,8 +40,8 @@ class BenchRow:
         over_floor: Median over that floor.
         metrics: As trtexec reports them; its GPU Compute Time is that without transfers.
         warnings: What trtexec would warn of.
-        settings: How the runtime runs a network: what the table of runtimes says of it, and what the runner says of
-            itself, such as whether an engine runs as a CUDA graph and with transfers.
+        settings: How the runtime runs a network: what the table of runtimes says of it, and, of engines and PyTorch on
+            a GPU, ``cuda_graph``, ``transfers`` and ``spin_wait``.
         samples: The inferences that count, with when they began.
     """
 
@@ -63,6 +65,17 @@ class BenchRow:
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the time takes in the copies of the pictures, or they stay on the GPU."""
+        return has_transfers({"settings": self.settings})
+
+    @property
+    def gpu_compute_ms(self) -> float | None:
+        """Median time of the network alone, by CUDA events."""
+        median: float | None = self.metrics.get("GPU Compute Time", {}).get("median")
+        return median
 
     def as_json(self) -> dict[str, Any]:
         """The row for ``--json``, without raw samples."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import usable_cores
-from deblur_deploy.bench.measure import BenchEntry, failure_text
+from deblur_deploy.bench.entries import BenchEntry, failure_text
 from deblur_deploy.bench.samples import Latency, summarize
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution, from_batch, to_batch
@@ -42,6 +42,7 @@ class StreamConfig:
         resolution: Size of the frames.
         threads: Processor threads; None takes all that the process may use.
         warmup: Frames before the first that counts.
+        spin_wait: Whether the host waits for a GPU awake or asleep.
     """
 
     fps: float
@@ -50,6 +51,7 @@ class StreamConfig:
     resolution: Resolution = field(default=Resolution(640, 360))
     threads: int | None = None
     warmup: int = 3
+    spin_wait: bool = True
 
     def __post_init__(self) -> None:
         if not (0 < self.fps < math.inf and 0 <= self.seconds < math.inf):
@@ -74,6 +76,7 @@ class StreamRow:
         latency_ms: From arrival to the restored 8-bit frame; None where no frame was restored.
         skipped: Why nothing was measured, or None.
         samples_ms: Every latency, in the order of arrival.
+        settings: Of engines and PyTorch on a GPU, ``cuda_graph`` and ``spin_wait``.
     """
 
     artifact: str
@@ -87,6 +90,7 @@ class StreamRow:
     latency_ms: Latency | None = None
     skipped: str | None = None
     samples_ms: tuple[float, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """Plain data with every sample."""
@@ -118,7 +122,11 @@ def measure_stream(entry: BenchEntry, config: StreamConfig) -> StreamRow:
     frame: Frame = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     arrivals = [index / config.fps for index in range(max(1, round(config.fps * config.seconds)))]
     try:
-        with pinned(threads), open_runner(entry.artifact, entry.runtime, threads) as runner:
+        with (
+            pinned(threads),
+            open_runner(entry.artifact, entry.runtime, threads, spin_wait=config.spin_wait) as runner,
+        ):
+            settings = getattr(runner, "settings", {})
             steps = _steps(runner)
             for _ in range(config.warmup):
                 play_one_in_flight(steps, frame, [0.0])
@@ -132,6 +140,7 @@ def measure_stream(entry: BenchEntry, config: StreamConfig) -> StreamRow:
         dropped=len(arrivals) - len(latencies),
         latency_ms=summarize(latencies) if latencies else None,
         samples_ms=tuple(latencies),
+        settings=settings,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport, OnWindow, entries_of, measure
+from deblur_deploy.bench.entries import BenchEntry, Selection, entries_of
+from deblur_deploy.bench.measure import BenchConfig, BenchReport, OnWindow, measure
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.errors import DeblurDeployError
@@ -33,6 +34,7 @@ class ScalingLaw:
         exponent: 1 where time grows as the number of pixels does; less where there is a fixed cost.
         r_squared: Share of the variance of log time that the law explains.
         sizes: Number of resolutions that it was fitted to.
+        transfers: Whether the time takes in the copies of the pictures.
     """
 
     artifact: str
@@ -41,6 +43,7 @@ class ScalingLaw:
     exponent: float
     r_squared: float
     sizes: int
+    transfers: bool = True
 
 
 def measure_batches(
@@ -59,7 +62,7 @@ def measure_sweep(
     contenders: Sequence[tuple[Artifact, str | None]],
     config: BenchConfig,
     workspace: Path,
-    runtimes: Collection[str] = (),
+    selection: Selection | None = None,
     on_window: OnWindow | None = None,
 ) -> BenchReport:
     """Measure at every size of :data:`SWEEP`; ratios are within a size.
@@ -71,12 +74,12 @@ def measure_sweep(
         contenders: Artifacts, each with the name of its rows where that is not its directory.
         config: How long to measure.
         workspace: Folder for the exported graphs.
-        runtimes: Measure only on these; empty for all.
+        selection: Which rows of each; by default those that are measured unasked.
         on_window: For showing progress.
     """
 
     def measure_at(size: Resolution) -> BenchReport:
-        rows = (_entries_at(contender, size, workspace, runtimes) for contender in contenders)
+        rows = (_entries_at(contender, size, workspace, selection or Selection()) for contender in contenders)
         entries = [entry for row in rows for entry in row]
         return measure(entries, dataclasses.replace(config, resolution=size), on_window)
 
@@ -89,31 +92,33 @@ def fit_scaling(rows: Iterable[BenchRow]) -> list[ScalingLaw]:
     Args:
         rows: Of a sweep; those that were skipped count for nothing.
     """
-    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    points: dict[tuple[str, str, bool], list[tuple[float, float]]] = {}
     for row in rows:
         if row.latency_ms:
             size = parse_resolution(row.res)
             megapixels = size.width * size.height / 1e6
-            points.setdefault((row.artifact, row.runtime), []).append((megapixels, row.latency_ms.median))
+            key = (row.artifact, row.runtime, row.transfers)
+            points.setdefault(key, []).append((megapixels, row.latency_ms.median))
     laws = []
-    for (artifact, runtime), found in points.items():
+    for (artifact, runtime, transfers), found in points.items():
         if len(found) >= 3:
             x, y = np.log(np.array(found)).T
             exponent, intercept = np.polyfit(x, y, 1)
             unexplained = float(np.sum((y - exponent * x - intercept) ** 2))
             total = float(np.sum((y - y.mean()) ** 2))
             r_squared = 1 - unexplained / total if total else 1.0
-            laws.append(ScalingLaw(artifact, runtime, float(np.exp(intercept)), float(exponent), r_squared, len(found)))
+            ms_per_mp = float(np.exp(intercept))
+            laws.append(ScalingLaw(artifact, runtime, ms_per_mp, float(exponent), r_squared, len(found), transfers))
     return laws
 
 
 def _entries_at(
-    contender: tuple[Artifact, str | None], size: Resolution, workspace: Path, runtimes: Collection[str]
+    contender: tuple[Artifact, str | None], size: Resolution, workspace: Path, selection: Selection
 ) -> list[BenchEntry]:
     """All rows of an artifact at one size."""
     artifact, label = contender
-    own = entries_of(artifact, label, runtimes)
-    on_graphs = [name for name, row in RUNTIMES.items() if row.kind == "onnx" and (not runtimes or name in runtimes)]
+    own, chosen = entries_of(artifact, label, selection), selection.runtimes
+    on_graphs = [name for name, row in RUNTIMES.items() if row.kind == "onnx" and (not chosen or name in chosen)]
     if artifact.kind != "checkpoint" or not on_graphs:
         return own
     name = f"{label or artifact.directory.name} as ONNX"
@@ -122,7 +127,7 @@ def _entries_at(
     except DeblurDeployError as err:
         reason = f"{err.message}; {err.hint}"
         return [*own, *(BenchEntry(artifact, runtime, name, reason) for runtime in on_graphs)]
-    return [*own, *entries_of(graph, name, runtimes)]
+    return [*own, *entries_of(graph, name, selection)]
 
 
 def _export(artifact: Artifact, size: Resolution, out: Path) -> Artifact:

@@ -35,13 +35,21 @@ class PhasedRunner(Protocol):
         """As ``Runner.infer``, with the times of its parts."""
 
 
+@runtime_checkable
+class ResidentRunner(Protocol):
+    """A runner that can run its network again on pictures that stay on the device, as ``--noDataTransfers`` does."""
+
+    def compute_again(self) -> Phases:
+        """Run it on the pictures of the last ``infer``, wait for the end, and give the times of its parts."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One timed inference.
 
     Args:
         start_ms: When it began, on the host's clock.
-        wall_ms: Time until the output was in host memory.
+        wall_ms: Time until the output was in host memory, or, where it stays on the device, there.
         phases: What the runner knows of its parts, or None.
     """
 

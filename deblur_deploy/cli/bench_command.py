@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,8 @@ from deblur_deploy.images import parse_resolution
 from deblur_deploy.sources import describe, find_artifacts, shipped_generator
 
 if TYPE_CHECKING:
-    from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
+    from deblur_deploy.bench.entries import BenchEntry, Selection
+    from deblur_deploy.bench.measure import BenchConfig, BenchReport
 
 _SOURCES = (
     "What to time: artifacts, .onnx files, package.module:factory. Left out: the newest chain under --runs, else the "
@@ -30,6 +31,11 @@ _SOURCES = (
 _RUNTIME = "Only rows on this runtime; may be given several times."
 _STREAM = "Let frames arrive at these rates, such as 30,45,60; tells latency and dropped frames."
 _TIMES = "JSON file as trtexec's --exportTimes writes it; of several rows, one each, named after it."
+_TRANSFERS = (
+    "Also rows whose pictures stay on the GPU, as with trtexec's --noDataTransfers. Left out: of engines, where there "
+    "is a GPU."
+)
+_SPIN = "Wait for a GPU awake, which takes a core, as with trtexec's --useSpinWait."
 _BUDGET = "Exit with 3 unless the fastest stable row is at most this median."
 
 
@@ -44,6 +50,8 @@ def command(
     sweep: Annotated[bool, typer.Option("--sweep", help="Measure from 320x180 to 1920x1080.")] = False,
     stream: Annotated[str | None, typer.Option(help=_STREAM)] = None,
     pipelined: Annotated[bool, typer.Option("--pipelined", help="Streams: conversion beside the network.")] = False,
+    data_transfers: Annotated[bool | None, typer.Option(help=_TRANSFERS, show_default=False)] = None,
+    use_spin_wait: Annotated[bool, typer.Option(help=_SPIN)] = True,
     floor: Annotated[bool, typer.Option(help="Probe the machine's limits and give time over floor.")] = True,
     save: Annotated[Path | None, typer.Option(help="JSONL file for every sample and the facts of the machine.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file for the table.")] = None,
@@ -56,28 +64,28 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Time artifacts on every runtime that this machine has; the first row is the baseline."""
+    from deblur_deploy.bench.entries import Selection
     from deblur_deploy.bench.measure import BenchConfig
 
     output = Output(as_json)
-    config = BenchConfig(parse_resolution(res), threads, duration_ms=seconds * 1000)
+    config = BenchConfig(parse_resolution(res), threads, duration_ms=seconds * 1000, spin_wait=use_spin_wait)
+    selection = Selection(tuple(runtime or ()), data_transfers)
     gates = Gates(compare, fail_below, other_device, budget_ms, str(config.resolution))
     files = BenchFiles(save, csv, markdown, export_times)
     files.check()
     gates.check_baseline(threads, output)
+    _refuse_budget_of_no_row(gates, sweep, batch)
+    _check_stream(stream, pipelined, sweep or batch != "1" or data_transfers is False, gates)
     with TemporaryDirectory() as workspace:
-        if pipelined and stream is None:
-            raise ConfigError("--pipelined is for streams", hint="give --stream 30 as well")
-        _refuse_budget_of_no_row(gates, sweep, batch)
         contenders = _contenders(sources or (), runs, Path(workspace), output)
         if stream is not None:
-            _refuse_with_stream(sweep or batch != "1" or compare is not None or budget_ms is not None)
-            entries = _entries(contenders, runtime or ())
+            entries = _entries(contenders, Selection(selection.runtimes))
             run_streams(entries, config, (_numbers(stream, "--stream"), pipelined), files, output)
             return
         if sweep:
-            report = _sweep(contenders, config, runtime or (), Path(workspace), output)
+            report = _sweep(contenders, config, selection, Path(workspace), output)
         else:
-            report = _batches(_entries(contenders, runtime or ()), config, batch, output)
+            report = _batches(_entries(contenders, selection), config, batch, output)
         if floor and not report.interrupted:
             report = _with_floors(report, config, output)
     _finish(report, files, gates, sweep, output)
@@ -113,15 +121,15 @@ def _contenders(sources: Sequence[str], runs: Path, workspace: Path, output: Out
     return found
 
 
-def _entries(contenders: Sequence[Contender], runtimes: Sequence[str]) -> list[BenchEntry]:
+def _entries(contenders: Sequence[Contender], selection: Selection) -> list[BenchEntry]:
     """Every contender on every runtime for it, or on those that were chosen."""
-    from deblur_deploy.bench.measure import entries_of
+    from deblur_deploy.bench.entries import entries_of
 
-    _check_runtimes(runtimes)
-    return [entry for artifact, label in contenders for entry in entries_of(artifact, label, runtimes)]
+    _check_runtimes(selection.runtimes)
+    return [entry for artifact, label in contenders for entry in entries_of(artifact, label, selection)]
 
 
-def _check_runtimes(runtimes: Sequence[str]) -> None:
+def _check_runtimes(runtimes: Collection[str]) -> None:
     from deblur_deploy.runtime.runtimes import RUNTIMES
 
     for name in runtimes:
@@ -139,18 +147,18 @@ def _batches(entries: Sequence[BenchEntry], config: BenchConfig, batch: str, out
 
 
 def _sweep(
-    contenders: Sequence[Contender], config: BenchConfig, runtimes: Sequence[str], workspace: Path, output: Output
+    contenders: Sequence[Contender], config: BenchConfig, selection: Selection, workspace: Path, output: Output
 ) -> BenchReport:
     from deblur_deploy.bench.sweep import SWEEP, measure_sweep
 
-    _check_runtimes(runtimes)
+    _check_runtimes(selection.runtimes)
     output.say(f"input     {', '.join(map(str, SWEEP))}")
     with output.waiting("measuring") as tick:
         return measure_sweep(
             contenders,
             config,
             workspace,
-            runtimes,
+            selection,
             lambda entry, window: tick(f"{entry.runtime}, window {window}"),
         )
 
@@ -183,10 +191,14 @@ def _numbers(text: str, option: str) -> list[float]:
     return numbers
 
 
-def _refuse_with_stream(others: bool) -> None:
-    if others:
+def _check_stream(stream: str | None, pipelined: bool, others: bool, gates: Gates) -> None:
+    """A stream has rows of its own kind, with which nothing else goes."""
+    if stream is None and pipelined:
+        raise ConfigError("--pipelined is for streams", hint="give --stream 30 as well")
+    if stream is not None and (others or gates.baseline is not None or gates.budget_ms is not None):
         raise ConfigError(
-            "--stream is a measurement of its own", hint="leave out --sweep, --batch, --compare and --budget-ms"
+            "--stream is a measurement of its own",
+            hint="leave out --sweep, --batch, --compare, --budget-ms and --no-data-transfers",
         )
 
 

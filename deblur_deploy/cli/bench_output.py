@@ -15,7 +15,9 @@ from deblur_deploy.cli.options import check_writable
 from deblur_deploy.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
+    from deblur_deploy.bench.entries import BenchEntry
+    from deblur_deploy.bench.measure import BenchConfig, BenchReport
+    from deblur_deploy.bench.row import BenchRow
     from deblur_deploy.bench.stream import StreamRow
 
 Contender = tuple[Artifact, str | None]
@@ -66,51 +68,56 @@ class BenchFiles:
         for row in timed if self.times else ():
             assert self.times is not None
             name = f"{Path(row.artifact).name}-{row.runtime}-{row.res}-{row.batch}"
+            name += "" if row.transfers else "-no-transfers"
             suffix = "" if len(timed) == 1 else "-" + re.sub(r"[^\w.-]+", "-", name)
             path = self.times.with_name(f"{self.times.stem}{suffix}{self.times.suffix or '.json'}")
             write_times(row.samples, path)
             output.say(f"wrote     {path}")
 
 
+_WITH = {"cuda_graph": "graph", "transfers": "transfers", "spin_wait": "spin wait"}
+"""Settings of rows on a GPU, and what the table calls them."""
+
+
 def print_rows(output: Output, report: BenchReport) -> None:
     """Print the latency table, skipped rows with their reason and trtexec's warnings below it."""
-    headings = [
-        "artifact",
-        "runtime",
-        "median ms",
-        "p90 ms",
-        "p99 ms",
-        "fps",
-        "x baseline [95 %]",
-        "x floor",
-        "MiB",
-        "",
-    ]
+    cells = [_cells(row) for row in report.rows if row.latency_ms]
     several = len({(row.res, row.batch) for row in report.rows}) > 1
-    rows = []
+    has_gpu = any("transfers" in row.settings for row in report.rows if row.latency_ms)
+    optional = {"res": several, "batch": several, "with": has_gpu, "GPU ms": has_gpu}
+    shown = [name for name in (cells[0] if cells else ()) if optional.get(name, True)]
+    output.table(shown, [[row[name] for name in shown] for row in cells])
     for row in report.rows:
-        if row.latency_ms is None:
-            continue
-        low, high = row.ratio_ci or (float("nan"), float("nan"))
-        cells = [
-            Path(row.artifact).name,
-            row.runtime,
-            f"{row.latency_ms.median:.1f}",
-            f"{row.latency_ms.p90:.1f}",
-            f"{row.latency_ms.p99:.1f}",
-            f"{row.throughput_fps or 0:.2f}",
-            f"{row.ratio or 0:.2f} [{low:.2f}, {high:.2f}]",
-            "" if row.over_floor is None else f"{row.over_floor:.1f}",
-            "" if "host" not in row.memory_mib else f"{row.memory_mib['host']:.0f}",
-            "" if row.stable else "unstable",
-        ]
-        rows.append([*cells[:2], row.res, str(row.batch), *cells[2:]] if several else cells)
-    output.table([*headings[:2], "res", "batch", *headings[2:]] if several else headings, rows)
-    for row in report.rows:
+        name = f"{Path(row.artifact).name} on {row.runtime}" + ("" if row.transfers else " without transfers")
         if row.skipped:
-            output.say(f"skipped   {Path(row.artifact).name} on {row.runtime}: {row.skipped}")
+            output.say(f"skipped   {name}: {row.skipped}")
         for warning in row.warnings:
-            output.say(f"warning   {Path(row.artifact).name} on {row.runtime}: {warning}")
+            output.say(f"warning   {name}: {warning}")
+
+
+def _cells(row: BenchRow) -> dict[str, str]:
+    """What the table has of a row that was measured, by heading."""
+    assert row.latency_ms is not None
+    ratio = ""
+    if row.ratio is not None and row.ratio_ci is not None:
+        ratio = f"{row.ratio:.2f} [{row.ratio_ci[0]:.2f}, {row.ratio_ci[1]:.2f}]"
+    on_gpu = "transfers" in row.settings
+    return {
+        "artifact": Path(row.artifact).name,
+        "runtime": row.runtime,
+        "with": ", ".join(word for name, word in _WITH.items() if row.settings.get(name)) or "none" if on_gpu else "",
+        "res": row.res,
+        "batch": str(row.batch),
+        "median ms": f"{row.latency_ms.median:.1f}",
+        "p90 ms": f"{row.latency_ms.p90:.1f}",
+        "p99 ms": f"{row.latency_ms.p99:.1f}",
+        "GPU ms": "" if row.gpu_compute_ms is None else f"{row.gpu_compute_ms:.1f}",
+        "fps": f"{row.throughput_fps or 0:.2f}",
+        "x baseline [95 %]": ratio,
+        "x floor": "" if row.over_floor is None else f"{row.over_floor:.1f}",
+        "MiB": "" if "host" not in row.memory_mib else f"{row.memory_mib['host']:.0f}",
+        "": "" if row.stable else "unstable",
+    }
 
 
 def print_ceilings(output: Output, report: BenchReport) -> None:
@@ -132,7 +139,7 @@ def print_laws(output: Output, report: BenchReport) -> list[dict[str, Any]]:
         [
             [
                 Path(law.artifact).name,
-                law.runtime,
+                law.runtime + ("" if law.transfers else " without transfers"),
                 f"{law.ms_per_mp:.1f}",
                 f"{law.exponent:.3f}",
                 f"{law.r_squared:.4f}",
@@ -172,9 +179,8 @@ def run_streams(
         raise ConfigError("streams are written as JSONL only", hint="give --save, and leave the other files out")
     rates, pipelined = stream
     device = device_facts() | {"threads": config.threads or usable_cores()}
-    streams = [
-        StreamConfig(fps, config.duration_ms / 1000, pipelined, config.resolution, config.threads) for fps in rates
-    ]
+    seconds, threads, spin = config.duration_ms / 1000, config.threads, config.spin_wait
+    streams = [StreamConfig(fps, seconds, pipelined, config.resolution, threads, spin_wait=spin) for fps in rates]
     rows: list[StreamRow] = []
     interrupted = False
     with output.waiting("streaming") as tick:

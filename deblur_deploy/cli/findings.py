@@ -11,7 +11,8 @@ from typing import Any
 
 from deblur_deploy import __version__
 from deblur_deploy.bench.device import device_facts
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.entries import BenchEntry, all_entries
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.bench_rows import device_identity
 from deblur_deploy.cli.console import Output, format_bytes

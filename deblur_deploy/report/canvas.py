@@ -115,7 +115,7 @@ def _figure(chart: Chart, palette: Palette) -> Figure:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(palette.line)
-    axes.tick_params(length=0, colors=palette.muted, labelsize=11)
+    axes.tick_params(length=0, colors=palette.muted)
     axes.set_axisbelow(True)
     chart.draw(axes, palette)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ SHARES = (5, 8)
 
 _ROW = 34
 _MARGIN = 44
+_LEGEND_WIDTH, _MARKER_WIDTH, _LETTER_WIDTH = 300, 30, 7
+"""In units of the chart's width: room for a legend, a marker with its margins, and a letter at the most."""
+
+_LEGEND_LINE = 18
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
@@ -105,9 +110,7 @@ def latency_chart(session: Session, slug: str) -> Chart:
         axes.set_ylim(len(session.rows) - 0.4, -0.6)
         axes.set_xlim(0, longest * 1.3)
         axes.grid(axis="x", color=palette.line, linewidth=0.8)
-        axes.set_xlabel(
-            "ms per frame; bar: median, marks: p90, p95, p99", color=palette.muted, fontsize=11, loc="right"
-        )
+        axes.set_xlabel("ms per frame; bar: median, marks: p90, p95, p99", color=palette.muted, loc="right")
 
     return Chart(
         slug=slug,
@@ -139,9 +142,11 @@ def tradeoff_chart(stages: Sequence[Stage], session: Session, slug: str) -> Char
         return None
     front = pareto_front([(ms, quality.psnr_db) for _, quality, ms in points])
     best = [points[index][0].name for index in front]
+    runtimes = sorted({row.runtime for row, _, _ in points})
+    legend_lines = math.ceil(len(runtimes) / _legend_columns(runtimes))
 
     def draw(axes: Any, palette: Palette) -> None:
-        _scatter(axes, palette, points, front)
+        _scatter(axes, palette, (points, runtimes), front)
 
     return Chart(
         slug=slug,
@@ -152,7 +157,7 @@ def tradeoff_chart(stages: Sequence[Stage], session: Session, slug: str) -> Char
             (row.name, f"{ms:.1f}", f"{quality.psnr_db:.2f}", "yes" if index in front else "no")
             for index, (row, quality, ms) in enumerate(points)
         ),
-        height=290,
+        height=272 + _LEGEND_LINE * legend_lines,
         draw=draw,
     )
 
@@ -198,7 +203,7 @@ def _waterfall(axes: Any, palette: Palette, levels: Sequence[tuple[str, float]])
     name_rows(axes, [name for name, _ in levels], palette)
     axes.set_ylim(len(levels) - 0.5, -0.6)
     axes.set_xlim(start, high + 0.75 * span)
-    axes.set_xlabel("PSNR in dB; the axis does not start at 0", color=palette.muted, fontsize=11, loc="right")
+    axes.set_xlabel("PSNR in dB; the axis does not start at 0", color=palette.muted, loc="right")
 
 
 def _size_bars(axes: Any, palette: Palette, stages: Sequence[Stage]) -> None:
@@ -227,14 +232,12 @@ def _size_bars(axes: Any, palette: Palette, stages: Sequence[Stage]) -> None:
             xytext=(3 if parts == SHARES[0] else -3, 0),
             textcoords="offset points",
             color=palette.muted,
-            fontsize=11,
         )
     axes.set_xlim(0, largest * 1.25 / scale)
     axes.set_ylim(len(stages) - 0.5, -0.95)
     axes.set_xlabel(
         f"{unit} on disk; dashed: 1/5 and 1/8 of the {shortened(stages[0].label)}'s",
         color=palette.muted,
-        fontsize=11,
         loc="right",
     )
 
@@ -245,9 +248,12 @@ def _bars(axes: Any, palette: Palette, names: Sequence[str], values: Sequence[fl
 
 
 def _scatter(
-    axes: Any, palette: Palette, points: Sequence[tuple[Timing, Quality, float]], front: Sequence[int]
+    axes: Any,
+    palette: Palette,
+    data: tuple[Sequence[tuple[Timing, Quality, float]], Sequence[str]],
+    front: Sequence[int],
 ) -> None:
-    runtimes = sorted({row.runtime for row, _, _ in points})
+    points, runtimes = data
     axes.plot(
         [points[index][2] for index in front],
         [points[index][1].psnr_db for index in front],
@@ -262,11 +268,10 @@ def _scatter(
     for runtime, marker in zip(runtimes, _MARKERS * len(runtimes), strict=False):
         axes.plot([], [], marker, color=palette.muted, markersize=7, label=shortened(runtime))
     axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, 1.16),
-        ncols=min(len(runtimes), 4),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=_legend_columns(runtimes),
         frameon=False,
-        fontsize=11,
         labelcolor=palette.ink,
         handletextpad=0.1,
         columnspacing=1.0,
@@ -277,8 +282,14 @@ def _scatter(
     axes.set_xlim(0, max(ms for _, _, ms in points) * 1.28)
     axes.set_ylim(min(values) - 0.2 * span, max(values) + 0.15 * span)
     axes.grid(color=palette.line, linewidth=0.8)
-    axes.set_xlabel("median ms per frame (left is faster)", color=palette.muted, fontsize=11, loc="right")
-    axes.set_ylabel("PSNR in dB (up is better)", color=palette.muted, fontsize=11)
+    axes.set_xlabel("median ms per frame (left is faster)", color=palette.muted, loc="right")
+    axes.set_ylabel("PSNR in dB (up is better)", color=palette.muted)
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """As many as have room beside each other: a legend that is wider than the chart leaves none for the axes."""
+    widest = max(len(shortened(name)) for name in names)
+    return max(1, min(len(names), int(_LEGEND_WIDTH / (_MARKER_WIDTH + _LETTER_WIDTH * widest))))
 
 
 def _label_stages(axes: Any, palette: Palette, points: Sequence[tuple[Timing, Quality, float]], span: float) -> None:
@@ -287,6 +298,7 @@ def _label_stages(axes: Any, palette: Palette, points: Sequence[tuple[Timing, Qu
     for row, quality, ms in points:
         fastest[row.label] = min(fastest.get(row.label, (ms, quality.psnr_db)), (ms, quality.psnr_db))
     above: list[float] = []
+    longest = max(ms for _, _, ms in points)
     for label, (ms, psnr_db) in fastest.items():
         crowded = any(abs(psnr_db - other) < 0.1 * span for other in above)
         above.append(psnr_db)
@@ -295,7 +307,7 @@ def _label_stages(axes: Any, palette: Palette, points: Sequence[tuple[Timing, Qu
             (ms, psnr_db),
             (0, -15 if crowded else 13),
             textcoords="offset points",
-            ha="center",
+            ha="center" if ms > 0.2 * longest else "left",  # centred, it would stand on the axis
             va="center",
             color=palette.ink,
         )

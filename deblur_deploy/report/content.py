@@ -179,7 +179,7 @@ def _speed_sections(stages: Sequence[Stage], sessions: Sequence[Session]) -> lis
             Section(
                 f"speed{suffix}",
                 title,
-                f"Measured on {session.device}, {session.res}, in turns.{apart}",
+                f"Measured on {session.device}, {session.res}, all in turns.{apart}",
                 tuple(chart for chart in charts if chart),
                 "" if session.rows else "Nothing could be measured on this machine.",
                 session.skipped,

@@ -8,7 +8,7 @@ from typing import Any
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.scans import Scans
-from deblur_deploy.report.stages import Stage
+from deblur_deploy.report.stages import Stage, in_type
 
 _ROW, _MARGIN = 34, 62
 _MOST_LAYERS = 16
@@ -38,7 +38,6 @@ def precision_chart(stages: Sequence[Stage]) -> Chart | None:
                         textcoords="offset points",
                         va="center",
                         color=palette.muted,
-                        fontsize=11,
                     )
                 left += share
         name_rows(axes, [stage.label for stage, _ in known], palette)
@@ -50,7 +49,7 @@ def precision_chart(stages: Sequence[Stage]) -> Chart | None:
         slug="precision",
         title="Precision of the arithmetic",
         description=" ".join(
-            f"{stage.label}: {', '.join(f'{share:.1%} in {kind}' for kind, share in shares.items())}."
+            f"{stage.label}: {', '.join(f'{share:.1%} {in_type(kind)}' for kind, share in shares.items())}."
             for stage, shares in known
         ),
         headings=("stage", *(f"{kind}, share of MACs" for kind in kinds)),
@@ -78,15 +77,15 @@ def layers_chart(engine: Artifact) -> Chart | None:
         for kind in kinds:
             at = [index for index, found in enumerate(types.values()) if found == kind]
             axes.bar(at, [heights[index] for index in at], width=0.8, label=shortened(kind), **_tone(kind, palette))
-        axes.legend(loc="upper left", ncols=4, frameon=False, fontsize=11, labelcolor=palette.ink)
+        axes.legend(loc="upper left", ncols=4, frameon=False, labelcolor=palette.ink)
         axes.set_xlim(-0.6, len(types) - 0.4)
         axes.set_ylim(0, max(heights) * 1.25)
         axes.set_xticks([])
         axes.set_yticks(axes.get_yticks()[1:-1:2] if known else [])
-        axes.set_xlabel(f"{len(types)} layers in order of execution", color=palette.muted, fontsize=11, loc="right")
-        axes.set_ylabel("GMACs" if known else "", color=palette.muted, fontsize=11)
+        axes.set_xlabel(f"{len(types)} layers in order of execution", color=palette.muted, loc="right")
+        axes.set_ylabel("GMACs" if known else "", color=palette.muted)
 
-    counts = ", ".join(f"{list(types.values()).count(kind)} in {kind}" for kind in kinds)
+    counts = ", ".join(f"{list(types.values()).count(kind)} {in_type(kind)}" for kind in kinds)
     return Chart(
         slug="layers",
         title="Precision of the engine, layer by layer",
@@ -117,13 +116,12 @@ def pruning_chart(scans: Scans) -> Chart | None:
             textcoords="offset points",
             ha="right",
             color=palette.accent,
-            fontsize=11,
         )
         axes.set_xlim(1.02, min(curve.points[-1][0] for curve in ranked) - 0.06)
         axes.grid(color=palette.line, linewidth=0.8)
         axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-        axes.set_xlabel("channels of one group kept", color=palette.muted, fontsize=11, loc="right")
-        axes.set_ylabel("dB without fine-tuning", color=palette.muted, fontsize=11)
+        axes.set_xlabel("channels of one group kept", color=palette.muted, loc="right")
+        axes.set_ylabel("dB without fine-tuning", color=palette.muted)
 
     worst = ranked[0]
     return Chart(
@@ -152,7 +150,7 @@ def quantization_chart(scans: Scans) -> Chart | None:
         name_rows(axes, [name for name, _ in shown], palette)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(axis="x", color=palette.line, linewidth=0.8)
-        axes.set_xlabel("dB lost when this layer alone is quantized", color=palette.muted, fontsize=11, loc="right")
+        axes.set_xlabel("dB lost when this layer alone is quantized", color=palette.muted, loc="right")
 
     return Chart(
         slug="quantization",

@@ -14,6 +14,9 @@ from deblur_deploy.sources import find_artifacts, shipped_generator
 
 ORIGINAL = "original"
 
+_UNPROVEN = "unproven"
+"""What manifests of engines call arithmetic that the builder's list of layers does not show."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -124,3 +127,8 @@ def _hashes(artifact: Artifact) -> frozenset[str]:
     parent = artifact.history[-1].parent
     is_plain_export = artifact.stage == "export-onnx" and artifact.network.quantization is None
     return frozenset({artifact.sha256, *([parent] if is_plain_export and parent else [])})
+
+
+def in_type(kind: str) -> str:
+    """What is said of arithmetic of a type, such as ``in fp16``; of what the list of layers does not show, that."""
+    return kind if kind == _UNPROVEN else f"in {kind}"

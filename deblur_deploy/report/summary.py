@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deblur_deploy.report.charts import SHARES, signed
-from deblur_deploy.report.stages import ORIGINAL, Stage, compared
+from deblur_deploy.report.stages import ORIGINAL, Stage, compared, in_type
 from deblur_deploy.report.timings import Session, Timing
 from deblur_deploy.units import format_bytes, format_ms
 
@@ -81,14 +81,21 @@ def _quality(stages: Sequence[Stage]) -> Part:
         gained = (
             f" The trained network gains {original.psnr_db - original.blurred_db:.2f} dB over the blurred pictures."
         )
-    verb = f"costs {-change:.2f} dB" if change < 0 else f"gains {change:.2f} dB"
     words = (
-        f"From the original to the {last.label}, picture quality goes from {original.psnr_db:.2f} to "
-        f"{final.psnr_db:.2f} dB PSNR, {where}: the road {verb}.{gained}"
+        f"Picture quality is {original.psnr_db:.2f} dB with the original and {final.psnr_db:.2f} dB with {last.label}, "
+        f"{where}: {_change(change)}. It is measured as PSNR: the closer pictures come to the sharp photographs, the "
+        f"more dB.{gained}"
     )
     return words, Tile(
         f"{signed(change)} dB", "Picture quality", f"{original.psnr_db:.2f} → {final.psnr_db:.2f} dB PSNR"
     )
+
+
+def _change(change_db: float) -> str:
+    """What compression has done to the quality, in words."""
+    if abs(change_db) < 0.005:
+        return "compression costs nothing"
+    return f"compression costs {-change_db:.2f} dB" if change_db < 0 else f"compression gains {change_db:.2f} dB"
 
 
 def _size(stages: Sequence[Stage]) -> Part:
@@ -116,17 +123,17 @@ def _speed(session: Session) -> Part:
     before, after = found
     times = before.median / after.median
     words = (
-        f"On {session.device}, {after.label} needs {format_ms(after.median)} for a {session.res} frame in "
-        f"{after.runtime}, and the original {format_ms(before.median)}: {times:.1f} times as fast."
+        f"On {session.device}, {after.label} takes {format_ms(after.median)} for a {session.res} frame in "
+        f"{after.runtime}, where the original takes {format_ms(before.median)}: it is {times:.1f} times as fast."
     )
     eager = next((row for row in session.rows if row.label == ORIGINAL and row.runtime == "torch"), None)
     if eager is not None and eager is not before:
         gain = eager.median / after.median
         words += (
-            f" Against the original in eager PyTorch, which needs {format_ms(eager.median)}, it is {gain:.1f} times."
+            f" The original in PyTorch, as it was trained, takes {format_ms(eager.median)}: {gain:.1f} times as long."
         )
     if not (before.stable and after.stable):
-        words += " These figures are unstable: their windows of time did not agree."
+        words += " These figures are unstable: measured several times, they did not agree within 10 %."
     note = f"{format_ms(before.median)} → {format_ms(after.median)} in {after.runtime}"
     return words, Tile(f"{times:.1f}×", f"Speed, {session.res}", note)
 
@@ -137,10 +144,10 @@ def _proof(stages: Sequence[Stage]) -> Part:
         return "", None
     figures = engines[-1].artifact.figures
     builder = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}.get(figures["flavour"], figures["flavour"])
-    shares = ", ".join(f"{share:.0%} in {kind}" for kind, share in engines[-1].precision.items())
+    shares = ", ".join(f"{share:.0%} {in_type(kind)}" for kind, share in engines[-1].precision.items())
     words = (
-        f"The engine is built for {figures['target']} by {builder} {figures['flavour_version']}; its list of layers "
-        f"proves the arithmetic: {shares}. Its quality is that of the graph it was built from."
+        f"The engine is built for {figures['target']} by {builder} {figures['flavour_version']}; by its own list of "
+        f"layers it computes {shares}. Its picture quality was measured on the ONNX file that it was built from."
     )
     kind, share = next(iter(engines[-1].precision.items()))
     return words, Tile(f"{share:.0%} {kind}", "Engine arithmetic", f"proven, for {figures['target']}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.bench_rows import Record, batch_of, read_rows
+from deblur_deploy.bench_rows import Record, batch_of, has_transfers, read_rows
 from deblur_deploy.report.stages import Stage
 
 PERCENTILES = ("median", "p90", "p95", "p99")
@@ -70,15 +70,16 @@ def read_sessions(run: Path, stages: Sequence[Stage]) -> tuple[Session, ...]:
 
     Returns:
         One session for each machine (processor, GPU, cores, threads) and frame size. Of several measurements of one
-        network on one runtime the latest counts. Rows of several frames in one inference are left out, for their time
-        is no latency of a frame.
+        network on one runtime the latest counts. Rows of several frames in one inference, and of frames that never
+        leave the GPU, are left out, for their time is no latency of a frame.
 
     Raises:
         ArtifactError: A file of samples is damaged; it is named.
     """
     files = sorted(run.rglob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, str(path)))
     sessions: dict[tuple[str, str], dict[tuple[str, str], Record]] = {}
-    for row in (row for path in files for row in read_rows(path) if batch_of(row) == 1):
+    rows = (row for path in files for row in read_rows(path))
+    for row in (row for row in rows if batch_of(row) == 1 and has_transfers(row)):
         session = sessions.setdefault((device_name(row["device"]), row["res"]), {})
         session[row["sha256"] or row["artifact"], row["runtime"]] = row
     return tuple(_session(key, rows.values(), stages) for key, rows in sessions.items())
@@ -90,7 +91,7 @@ def device_name(device: dict[str, Any]) -> str:
     name = gpu.get("name") if isinstance(gpu, dict) else gpu
     parts = [str(device.get("cpu", "unknown processor")), f"{device.get('cores', '?')} cores"]
     if device.get("threads") not in (None, device.get("cores")):
-        parts.append(f"{device['threads']} threads")
+        parts.append(f"{device['threads']} thread{'s' if device['threads'] != 1 else ''}")
     return ", ".join([*parts, *([str(name)] if name else [])])
 
 

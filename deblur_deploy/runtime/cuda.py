@@ -70,9 +70,15 @@ class Cuda:
         """Wait until everything on a stream is done."""
         self._call("cudaStreamSynchronize", stream)
 
-    def create_event(self) -> int:
-        """An event that keeps the time at which the device comes to it."""
-        return int(self._call("cudaEventCreateWithFlags", 0))
+    def create_event(self, *, blocking: bool = False) -> int:
+        """An event that keeps the time at which the device comes to it.
+
+        Args:
+            blocking: Whether the host sleeps while it waits for the event; else it asks without end, which ends the
+                wait sooner and keeps a core busy.
+        """
+        flags = self._runtime.cudaEventBlockingSync if blocking else self._runtime.cudaEventDefault
+        return int(self._call("cudaEventCreateWithFlags", flags))
 
     def destroy_event(self, event: int) -> None:
         """Give an event back."""
@@ -81,6 +87,10 @@ class Cuda:
     def record(self, event: int, stream: int) -> None:
         """Put an event on a stream."""
         self._call("cudaEventRecord", event, stream)
+
+    def synchronize_event(self, event: int) -> None:
+        """Wait until the device has come to an event, in the way that the event was created for."""
+        self._call("cudaEventSynchronize", event)
 
     def wait_for(self, event: int, stream: int) -> None:
         """Let what follows on a stream wait for an event."""

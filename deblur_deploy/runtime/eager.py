@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -20,11 +21,11 @@ from deblur_deploy.runtime.torch_graph import GraphedNetwork
 
 
 class TorchRunner:
-    """A network in PyTorch.
+    """A network in PyTorch on the processor; :class:`~deblur_deploy.runtime.torch_cuda.TorchCudaRunner` is for GPUs.
 
     Args:
         net: Maps (N, 3, H, W) float32 to the same shape. It is used as it is and stays the caller's; where it is to run
-            on a GPU or in another type, it has been put there (see :func:`prepare_network`).
+            in another type, it has been brought to it (see :func:`prepare_network`).
         image: What it takes.
         name: The runtime; it says how the network is run.
         threads: Processor threads; a setting of the whole process in PyTorch, put back on leaving.
@@ -53,37 +54,49 @@ class TorchRunner:
         check_batch(batch, self.image)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        try:
+        with self._failures_named(batch.shape):
             return infer_in_form(self._run, batch, self.image)
+
+    @contextmanager
+    def _failures_named(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """What PyTorch raises, as an error that says on what."""
+        try:
+            yield
         except (RuntimeError, MemoryError) as err:
-            shape = "x".join(map(str, batch.shape))
             raise DeblurDeployError(
-                f"{self.name} failed on a {shape} batch: {str(err).splitlines()[0] if str(err) else 'out of memory'}",
+                f"{self.name} failed on a {'x'.join(map(str, shape))} batch: "
+                f"{str(err).splitlines()[0] if str(err) else 'out of memory'}",
                 hint="try a smaller picture",
             ) from err
 
     def _run(self, batch: Batch) -> Batch:
         assert self._net is not None, "the runner was closed"
         with torch.inference_mode():
-            picture = torch.from_numpy(batch).to(self._variant.device, getattr(torch, self._variant.dtype))
+            picture = torch.from_numpy(batch).to(getattr(torch, self._variant.dtype))
             restored = self._net(picture.contiguous(memory_format=self._format))
-            return cast(Batch, restored.float().contiguous().cpu().numpy())
+            return cast(Batch, restored.float().contiguous().numpy())
 
 
-def open_torch(artifact: Artifact, name: str, threads: int | None) -> TorchRunner:
+def open_torch(artifact: Artifact, name: str, threads: int | None, *, spin_wait: bool = True) -> TorchRunner:
     """Load a checkpoint for one of the PyTorch runtimes.
 
     Args:
         artifact: A checkpoint.
         name: A runtime whose name begins with ``torch``.
         threads: Processor threads, or None for PyTorch's choice.
+        spin_wait: How a GPU is waited for: awake or asleep.
 
     Raises:
         ArtifactError: Weights and manifest do not belong together.
         MissingDependencyError: The network is quantized and ModelOpt is not installed.
     """
-    net = prepare_network(load_network(artifact), variant_of(name))
-    return TorchRunner(net, artifact.image, name, threads)
+    variant = variant_of(name)
+    net = prepare_network(load_network(artifact), variant)
+    if variant.device == "cpu":
+        return TorchRunner(net, artifact.image, name, threads)
+    from deblur_deploy.runtime.torch_cuda import TorchCudaRunner, TorchDevice
+
+    return TorchCudaRunner(net, artifact.image, name, TorchDevice(spin_wait=spin_wait))
 
 
 def prepare_network(net: nn.Module, variant: TorchVariant) -> nn.Module:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,23 @@ from numpy.typing import NDArray
 from deblur_deploy.errors import DeblurDeployError
 from deblur_deploy.runtime.cuda import Cuda
 from deblur_deploy.runtime.engine_io import EngineIO, Shape
-from deblur_deploy.runtime.phases import Phases, Span
+from deblur_deploy.runtime.phases import Phases, Span, spans_between
 
 _ALIGNMENT = 256
 """What TensorRT asks of the address of a tensor (``IExecutionContext::setTensorAddress``)."""
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a stream works.
+
+    Args:
+        capture: Whether to capture a CUDA graph once the same input shape and buffers come a second time in a row.
+        spin_wait: Whether the host asks without end whether the device is done, or sleeps until it is told.
+    """
+
+    capture: bool
+    spin_wait: bool = True
 
 
 class EngineStream:
@@ -29,12 +42,12 @@ class EngineStream:
         context: TensorRT's ``IExecutionContext``.
         io: What the engine takes and gives.
         logger: Where TensorRT's complaints are.
-        capture: Whether to capture a CUDA graph once the same input shape and buffers come a second time in a row.
+        options: How it works.
     """
 
-    def __init__(self, cuda: Cuda, context: Any, io: EngineIO, logger: Any, *, capture: bool) -> None:
+    def __init__(self, cuda: Cuda, context: Any, io: EngineIO, logger: Any, options: StreamOptions) -> None:
         self._cuda, self._context, self._io, self._logger = cuda, context, io, logger
-        self._capture = capture
+        self._capture = options.capture
         self._shape: Shape | None = None
         self._profile = 0
         self._bound: tuple[int, int] = (0, 0)
@@ -46,7 +59,7 @@ class EngineStream:
         with ExitStack() as stack:
             self.stream = cuda.create_stream()
             stack.callback(cuda.destroy_stream, self.stream)
-            self._opened, self._used, *self._marks = (_new_event(cuda, stack) for _ in range(6))
+            self._opened, self._used, *self._marks = (_new_event(cuda, stack, options) for _ in range(6))
             pinned, device = (cuda.allocate_host, cuda.free_host), (cuda.allocate, cuda.free)
             self._host_in, self._host_out, self._device_in, self._device_out = (
                 stack.enter_context(_Buffer(*calls)) for calls in (pinned, pinned, device, device)
@@ -93,7 +106,7 @@ class EngineStream:
         """Wait for the batch that was started; its result, as :meth:`EngineIO.read` gives it."""
         assert self._pending is not None, "no batch was started"
         like, self._pending = self._pending, None
-        self._cuda.synchronize(self.stream)
+        self._cuda.synchronize_event(self._marks[3])
         shape = self.output_shape
         assert self._shape is not None
         _, out_bytes = self._io.bytes_of(self._shape, shape)
@@ -101,11 +114,7 @@ class EngineStream:
 
     def phases(self) -> Phases:
         """Where the time of the batch went that was finished last."""
-        elapsed_ms = self._cuda.elapsed_ms
-        # CUDA gives single precision: what is added up are the short times between neighbours.
-        times = [elapsed_ms(self._opened, self._marks[0])]
-        times += (times[0] + elapsed_ms(self._marks[0], mark) for mark in self._marks[1:])
-        h2d, compute, d2h = itertools.pairwise(times)
+        h2d, compute, d2h = spans_between(self._cuda.elapsed_ms, self._opened, self._marks)
         return Phases(self._enqueued, h2d, compute, d2h)
 
     def compute_again(self) -> Phases:
@@ -115,10 +124,9 @@ class EngineStream:
         self._cuda.record(start, self.stream)
         self._enqueue(self.stream)
         self._cuda.record(end, self.stream)
-        self._cuda.synchronize(self.stream)
-        began = self._cuda.elapsed_ms(self._opened, start)
-        ended = began + self._cuda.elapsed_ms(start, end)
-        return Phases(self._enqueued, (began, began), (began, ended), (ended, ended))
+        self._cuda.synchronize_event(end)
+        (compute,) = spans_between(self._cuda.elapsed_ms, self._opened, (start, end))
+        return Phases.of_compute(self._enqueued, compute)
 
     def run_in_place(self, shape: Shape, addresses: tuple[int, int] | int, stream: int) -> int:
         """Put the network on a stream, on buffers that lie on the device.
@@ -154,8 +162,8 @@ class EngineStream:
         self._cuda.wait_for(self._marks[0], on)
 
     def synchronize(self) -> None:
-        """Wait until everything on the stream is done."""
-        self._cuda.synchronize(self.stream)
+        """Wait until the network has run for the last time, on whatever stream that was."""
+        self._cuda.synchronize_event(self._used)
 
     @property
     def output_shape(self) -> Shape:
@@ -245,8 +253,8 @@ class EngineStream:
             )
 
 
-def _new_event(cuda: Cuda, stack: ExitStack) -> int:
-    event = cuda.create_event()
+def _new_event(cuda: Cuda, stack: ExitStack, options: StreamOptions) -> int:
+    event = cuda.create_event(blocking=not options.spin_wait)
     stack.callback(cuda.destroy_event, event)
     return event
 

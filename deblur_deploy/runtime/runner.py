@@ -59,7 +59,12 @@ class Runner(AbstractContextManager["Runner"], Protocol):
 
 
 def open_runner(
-    artifact: Artifact, runtime: str | None = None, threads: int | None = None, *, batch: int = 1
+    artifact: Artifact,
+    runtime: str | None = None,
+    threads: int | None = None,
+    *,
+    batch: int = 1,
+    spin_wait: bool = True,
 ) -> Runner:
     """Load an artifact, ready to run.
 
@@ -68,6 +73,7 @@ def open_runner(
         runtime: One of :data:`RUNTIMES`; by default the preferred one that is installed (see :func:`default_runtime`).
         threads: Processor threads to use; by default what the runtime chooses.
         batch: How many pictures at a time it will be given; an engine that does not take so many is refused at once.
+        spin_wait: How engines and PyTorch on a GPU wait for it: awake, which takes a core, or asleep.
 
     Returns:
         The runner, to be used in a ``with`` block.
@@ -86,11 +92,12 @@ def open_runner(
     if known.kind == "engine":
         from deblur_deploy.runtime.trt import EngineOptions, EngineRunner
 
-        return EngineRunner(artifact, EngineOptions(cuda_graph=known.cuda_graph, batch=batch))
+        options = EngineOptions(cuda_graph=known.cuda_graph, spin_wait=spin_wait, batch=batch)
+        return EngineRunner(artifact, options)
     if known.torch:
         from deblur_deploy.runtime.eager import open_torch
 
-        return open_torch(artifact, name, threads)
+        return open_torch(artifact, name, threads, spin_wait=spin_wait)
     if known.provider:
         from deblur_deploy.runtime.ort import OnnxruntimeRunner
 

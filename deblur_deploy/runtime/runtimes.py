@@ -51,6 +51,11 @@ class Runtime:
     provider: str | None = None
     cuda_graph: bool = False
 
+    @property
+    def can_keep_pictures(self) -> bool:
+        """Whether it can run a network again on pictures that lie on the GPU, without copying them."""
+        return self.kind == "engine" or (self.torch is not None and self.torch.device == "cuda")
+
 
 def _torch(variant: TorchVariant, *, on_request: bool = False) -> Runtime:
     needs_gpu = variant.device == "cuda"

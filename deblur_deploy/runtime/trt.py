@@ -16,7 +16,7 @@ from deblur_deploy.runtime.device_array import DeviceArray, as_device_array
 from deblur_deploy.runtime.engine_fit import flavour_of, import_tensorrt
 from deblur_deploy.runtime.engine_io import describe_io
 from deblur_deploy.runtime.engine_load import load_engine
-from deblur_deploy.runtime.engine_stream import EngineStream
+from deblur_deploy.runtime.engine_stream import EngineStream, StreamOptions
 from deblur_deploy.runtime.phases import Phases
 from deblur_deploy.runtime.runner import Pictures
 from deblur_deploy.runtime.runtime_cache import ContextMaker
@@ -29,12 +29,14 @@ class EngineOptions:
     Args:
         cuda_graph: Run it as a CUDA graph, which takes the host a few microseconds for all layers together.
         streams: How many batches may be in flight in :meth:`EngineRunner.infer_all`.
+        spin_wait: Wait for the device awake, which takes a processor core; else asleep, which takes a little longer.
         batch: How many pictures at a time the engine will be given, where that is known: one that takes another number
             alone is refused when it is opened, and not at the first picture.
     """
 
     cuda_graph: bool = True
     streams: int = 1
+    spin_wait: bool = True
     batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class EngineRunner:
     ``image`` has the largest size of which it takes one picture, whatever other sizes it takes.
 
     Attributes:
-        settings: How :meth:`infer` runs it: ``cuda_graph``, and ``transfers`` for pictures come from host memory.
+        settings: How it is run: ``cuda_graph``, and ``spin_wait`` for the host's way of waiting.
 
     Args:
         artifact: The engine. TensorRT-RTX keeps the kernels that it compiles in a file beside it.
@@ -84,7 +86,7 @@ class EngineRunner:
         flavour = flavour_of(artifact)
         libraries = libraries or Libraries(import_tensorrt(flavour), Cuda())
         self.name = engine_runtime(flavour, cuda_graph=options.cuda_graph)
-        self.settings = {"cuda_graph": options.cuda_graph, "transfers": True}
+        self.settings = {"cuda_graph": options.cuda_graph, "spin_wait": options.spin_wait}
         loaded = load_engine(artifact, libraries.trt)
         self._loaded: Any = loaded
         self._io = describe_io(loaded.engine, artifact.image)
@@ -92,11 +94,11 @@ class EngineRunner:
             self._io.check_number(options.batch)
         self.image = self._io.image_for_one(artifact.image)
         maker = ContextMaker(libraries.trt, loaded.engine, artifact.path, cuda_graph=options.cuda_graph)
-        capture = options.cuda_graph and not maker.captures_itself
+        how = StreamOptions(options.cuda_graph and not maker.captures_itself, options.spin_wait)
         self._streams: list[EngineStream] = []
         with ExitStack() as stack:
             for _ in range(options.streams):
-                stream = EngineStream(libraries.cuda, maker.create(), self._io, loaded.logger, capture=capture)
+                stream = EngineStream(libraries.cuda, maker.create(), self._io, loaded.logger, how)
                 stack.callback(stream.close)
                 self._streams.append(stream)
             stack.callback(maker.save)

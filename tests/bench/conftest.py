@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.bench.measure import BenchConfig, BenchReport, all_entries, measure
+from deblur_deploy.bench.entries import all_entries
+from deblur_deploy.bench.measure import BenchConfig, BenchReport, measure
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import Resolution

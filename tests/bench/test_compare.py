@@ -89,6 +89,43 @@ def test_rows_belong_together_by_artifact_runtime_size_and_batch() -> None:
     assert third.verdict == "not measured"
 
 
+def test_rows_with_and_without_transfers_are_two() -> None:
+    resident = {"settings": {"transfers": False}}
+    then = [record(100.0, "tensorrt"), record(50.0, "tensorrt", **resident)]
+    kept, slower = compare([record(100.0, "tensorrt", **resident), record(100.0, "tensorrt")], then, fail_below=0.95)
+    assert (kept.name, kept.verdict) == ("net on tensorrt at 640x360", "kept")
+    assert (slower.name, slower.verdict) == ("net on tensorrt at 640x360 without transfers", "slower")
+
+
+def test_another_way_of_waiting_is_not_compared_silently() -> None:
+    awake, asleep = ({"transfers": True, "spin_wait": spin} for spin in (True, False))
+    (row,) = compare([record(100.0, settings=asleep)], [record(100.0, settings=awake)], fail_below=0.95)
+    assert (row.verdict, row.note) == ("kept", "spin_wait is False and was True")
+    (row,) = compare([record(100.0, settings=asleep)], [record(100.0)], fail_below=0.95)
+    assert row.note == ""
+
+
+def test_a_picture_that_stays_on_the_gpu_keeps_no_budget() -> None:
+    rows = [record(40.0, "tensorrt"), record(10.0, "tensorrt", settings={"transfers": False})]
+    with pytest.raises(BudgetError, match=r"the fastest row takes 40\.00 ms"):
+        check_latency_budget(rows, 15)
+
+
+def test_tables_show_how_a_gpu_was_used() -> None:
+    settings = {"cuda_graph": True, "transfers": False, "spin_wait": True}
+    metrics = {"GPU Compute Time": {"median": 4.25}}
+    records = [record(9.0, "torch"), record(5.0, "tensorrt", settings=settings, metrics=metrics)]
+    plain, engine = csv.DictReader(io.StringIO(as_csv(records)))
+    names = ("cuda_graph", "transfers", "spin_wait", "gpu_compute_ms")
+    assert [plain[name] for name in names] == [""] * 4
+    assert [engine[name] for name in names] == ["True", "False", "True", "4.25"]
+    head, _, _, row = as_markdown(records).splitlines()
+    assert "| CUDA graph | transfers | spin wait |" in head
+    assert "| yes | no | yes |" in row
+    assert "| 4.25 |" in row
+    assert "spin wait" not in as_markdown(records[:1])
+
+
 def test_what_ran_and_fails_now_is_a_loss() -> None:
     comparisons = compare([record(None)], [record(100.0)], fail_below=0.95)
     assert comparisons[0].verdict == "failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from deblur_deploy.artifact import Artifact, NetworkSpec, Step, new_step
 from deblur_deploy.bench import measure as measure_module
 from deblur_deploy.bench.device import device_facts, usable_cores
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, all_entries, measure
+from deblur_deploy.bench.entries import BenchEntry, all_entries
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec, Resolution
@@ -63,9 +66,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Callable[[], 
 
     def use(actions: Mapping[str, Callable[[], None]]) -> dict[str, FakeRunner]:
         runners = {name: FakeRunner(action) for name, action in actions.items()}
-        monkeypatch.setattr(
-            measure_module, "open_runner", lambda artifact, runtime, threads, batch: runners[artifact.directory.name]
-        )
+        monkeypatch.setattr(measure_module, "open_runner", lambda artifact, *_, **__: runners[artifact.directory.name])
         return runners
 
     return use
@@ -224,22 +225,74 @@ class PhasedFake(FakeRunner):
 
     def __init__(self, on_infer: Callable[[], None]) -> None:
         super().__init__(on_infer)
-        self.settings = {"cuda_graph": True, "spin_wait": True, "transfers": True}
+        self.settings = {"cuda_graph": True, "spin_wait": True}
+        self.calls: list[str] = []
 
     def infer_phased(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], Phases]:
+        self.calls.append("infer")
         return self.infer(batch), Phases((0, 1), (0, 2), (2, 9), (9, 12))
 
+    def compute_again(self) -> Phases:
+        self.calls.append("compute")
+        return Phases.of_compute((0, 1), (2, 9))
 
-def test_a_runner_that_times_its_parts_is_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = PhasedFake(lambda: None)
-    monkeypatch.setattr(measure_module, "open_runner", lambda *_, **__: runner)
-    (row,) = measure([entry("a")], QUICK).rows
-    assert row.metrics["GPU Compute Time"]["median"] == 7
+
+def on_gpu(name: str = "a", **changed: bool) -> BenchEntry:
+    return dataclasses.replace(entry(name, "torch-cuda-graph"), **changed)
+
+
+@pytest.fixture
+def phased(monkeypatch: pytest.MonkeyPatch) -> list[PhasedFake]:
+    """The runners that were opened, each with what it was told."""
+    opened: list[PhasedFake] = []
+
+    def open_runner(artifact: Artifact, runtime: str, threads: int, *, spin_wait: bool, batch: int) -> PhasedFake:
+        opened.append(PhasedFake(lambda: None))
+        opened[-1].settings["spin_wait"] = spin_wait
+        return opened[-1]
+
+    monkeypatch.setattr(measure_module, "open_runner", open_runner)
+    monkeypatch.setattr(measure_module, "reason_unavailable", lambda *_: None)
+    return opened
+
+
+@pytest.mark.parametrize("spin_wait", [True, False])
+def test_a_runner_that_times_its_parts_is_asked_for_them(phased: list[PhasedFake], spin_wait: bool) -> None:
+    (row,) = measure([on_gpu()], dataclasses.replace(QUICK, spin_wait=spin_wait)).rows
+    assert row.metrics["GPU Compute Time"]["median"] == row.gpu_compute_ms == 7
     assert row.metrics["Latency"]["p99"] == 12
-    assert row.settings == {"cuda_graph": True, "spin_wait": True, "transfers": True, "torch": row.settings["torch"]}
+    assert row.settings == {"cuda_graph": True, "spin_wait": spin_wait, "transfers": True, "torch": ANY}
     assert row.warnings == ()
     assert row.latency_ms is not None
     assert row.latency_ms.median < 7  # what the host saw
+
+
+def test_without_transfers_only_the_first_picture_is_copied(phased: list[PhasedFake]) -> None:
+    copied, resident = measure([on_gpu(), on_gpu(transfers=False)], QUICK).rows
+    assert set(phased[0].calls) == {"infer"}
+    assert set(phased[1].calls) == {"compute"}  # after one plain inference
+    assert (copied.transfers, resident.transfers) == (True, False)
+    assert resident.settings == copied.settings | {"transfers": False}
+    for part in ("H2D Latency", "D2H Latency"):
+        assert resident.metrics[part]["max"] == 0
+    assert resident.metrics["Latency"]["median"] == resident.metrics["GPU Compute Time"]["median"] == 7
+    assert resident.metrics["Enqueue Time"]["median"] == 1
+
+
+def test_only_like_is_held_against_like(phased: list[PhasedFake]) -> None:
+    copied, resident = measure([on_gpu(), on_gpu(transfers=False)], QUICK).rows
+    assert copied.ratio == 1
+    assert resident.latency_ms is not None
+    assert resident.ratio is resident.ratio_ci is None
+    first, second = measure([on_gpu(transfers=False), on_gpu("b", transfers=False)], QUICK).rows
+    assert first.ratio == 1
+    assert second.ratio is not None
+
+
+def test_a_row_without_transfers_that_cannot_run_says_so_and_what_it_is() -> None:
+    (row,) = measure([on_gpu(transfers=False)], QUICK).rows
+    assert row.skipped
+    assert not row.transfers
 
 
 def test_energy_and_memory_of_the_gpu_are_shared_out(use: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +324,7 @@ def test_json_has_the_documented_keys(use: Callable) -> None:
     assert plain.keys() == {"device", "baseline", "results"}
     assert plain["baseline"] == {"artifact": "a", "runtime": "torch"}
     keys = {"artifact", "runtime", "res", "latency_ms", "throughput_fps", "ratio", "ratio_ci", "stable", "skipped"}
-    keys |= {"batch", "memory_mib", "joules_per_frame", "floor", "over_floor"}
+    keys |= {"batch", "memory_mib", "joules_per_frame", "floor", "over_floor", "settings"}
     measured, skipped = plain["results"]
     assert measured.keys() == skipped.keys() == keys
     assert measured["latency_ms"].keys() == {"median", "p90", "p95", "p99"}

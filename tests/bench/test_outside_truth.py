@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 
 from deblur_deploy.artifact import Artifact
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, measure
+from deblur_deploy.bench.entries import BenchEntry
+from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import Resolution

@@ -9,7 +9,8 @@ import pytest
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench import sweep as sweep_module
-from deblur_deploy.bench.measure import BenchConfig, BenchEntry, BenchReport
+from deblur_deploy.bench.entries import BenchEntry, Selection
+from deblur_deploy.bench.measure import BenchConfig, BenchReport
 from deblur_deploy.bench.samples import Latency
 from deblur_deploy.bench.sweep import fit_scaling, measure_batches, measure_sweep
 from deblur_deploy.errors import ExportError
@@ -46,7 +47,7 @@ def test_a_sweep_exports_a_checkpoint_at_every_size(
     tiny_checkpoint: Artifact, tiny_graph: Artifact, quick: BenchConfig, tmp_path: Path
 ) -> None:
     contenders = [(tiny_checkpoint, "ours"), (tiny_graph, None)]
-    report = measure_sweep(contenders, quick, tmp_path, ("torch", "onnxruntime"))
+    report = measure_sweep(contenders, quick, tmp_path, Selection(("torch", "onnxruntime")))
     measured = {(row.artifact, row.runtime, row.res) for row in report.rows if row.latency_ms}
     everywhere = {
         (name, runtime, str(size))
@@ -73,7 +74,7 @@ def test_an_export_that_fails_half_way_is_a_row_and_the_rest_goes_on(
         return export(artifact, size, out)
 
     monkeypatch.setattr(sweep_module, "_export", failing)
-    report = measure_sweep([(tiny_checkpoint, "ours")], quick, tmp_path, ("torch", "onnxruntime"))
+    report = measure_sweep([(tiny_checkpoint, "ours")], quick, tmp_path, Selection(("torch", "onnxruntime")))
     (lost,) = (row for row in report.rows if row.skipped)
     assert (lost.runtime, lost.res) == ("onnxruntime", "32x16")
     assert lost.skipped == "the size takes more memory than there is; try a smaller one"
@@ -92,7 +93,7 @@ def test_control_c_between_two_sizes_keeps_the_first(
         return export(artifact, size, out)
 
     monkeypatch.setattr(sweep_module, "_export", interrupted)
-    report = measure_sweep([(tiny_checkpoint, "ours")], quick, tmp_path, ("torch", "onnxruntime"))
+    report = measure_sweep([(tiny_checkpoint, "ours")], quick, tmp_path, Selection(("torch", "onnxruntime")))
     assert report.interrupted
     assert [row.res for row in report.rows] == ["16x16", "16x16"]
 
@@ -112,6 +113,8 @@ def test_the_law_is_found_again(tiny_report: BenchReport) -> None:
     assert law.r_squared == pytest.approx(1)
     assert law.sizes == 4
     assert fit_scaling([at(320, 180), at(640, 360)]) == []
+    resident = [dataclasses.replace(at(*size), settings={"transfers": False}) for size in sizes]
+    assert [law.transfers for law in fit_scaling([*(at(*size) for size in sizes), *resident])] == [True, False]
 
 
 def test_the_sweep_goes_from_320x180_to_1920x1080() -> None:

@@ -213,6 +213,8 @@ def test_a_path_that_cannot_be_written_is_found_before_measuring(run, made, tmp_
         (("--stream", "fast"), "--stream is 'fast'"),
         (("--stream", "0"), "a stream of 0 fps"),
         (("--stream", "30", "--sweep"), "--stream is a measurement of its own"),
+        (("--stream", "30", "--no-data-transfers"), "--stream is a measurement of its own"),
+        (("--stream", "30", "--budget-ms", "9"), "--stream is a measurement of its own"),
         (("--stream", "30", "--csv", "a.csv"), "streams are written as JSONL only"),
         (("--stream", "nan"), "--stream is 'nan'"),
         (("--batch", "inf"), "--batch is 'inf'"),

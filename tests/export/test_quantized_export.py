@@ -64,7 +64,9 @@ def exported(
             torch.manual_seed(4)
             net = SRN(SRNConfig.from_base(8, (1, 1, 1))).eval()
             soften(net)
-            torch.nn.init.normal_(net.head.weight, std=0.05)
+            # The picture moves by up to 30 levels of 255; a larger head would magnify each FP8 step of the features,
+            # an eighth of a value, to two levels where OpenVINO adds up in another order and rounds the other way.
+            torch.nn.init.normal_(net.head.weight, std=0.02)
             torch.nn.init.normal_(net.deform.deform.conv_offset.weight, std=0.05)
             torch.nn.init.normal_(net.recurrent.gate.weight, std=0.2)
             scheme = dataclasses.asdict(plan_scheme(net, SCHEMES[name]))
@@ -97,9 +99,7 @@ def test_runtimes_give_the_picture_of_fake_quantization(exported: Export, photo,
     made = exported(scheme)
     frames = [to_batch(photo[:64, :80]), to_batch(photo[-64:, -80:])]
 
-    # With three bits of mantissa one value that rounds the other way moves its neighbours further than in INT8.
-    least = 0.99 if scheme == "fp8" else 0.999
-    assert share_within_one_level(made.net, made.onnx, runtime, frames) >= least
+    assert share_within_one_level(made.net, made.onnx, runtime, frames) >= 0.999
 
 
 def test_fp8_is_standard_onnx(exported: Export) -> None:

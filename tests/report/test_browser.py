@@ -93,6 +93,24 @@ def test_it_loads_without_a_complaint_and_fits_the_screen(
     page.close()
 
 
+def test_on_a_phone_words_stay_whole_and_charts_legible(browser: Any, page_file: Path) -> None:
+    opened = visit(browser, page_file, 390)
+    page = opened.page
+    page.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+    widths = page.evaluate("[...document.querySelectorAll('.scroll th:first-child')].map((cell) => cell.clientWidth)")
+    assert len(widths) > 20
+    assert min(widths) > 100
+    heights = page.evaluate(
+        "[...document.querySelectorAll('svg.chart')].map((chart) => chart.getBoundingClientRect().width"
+        " / chart.viewBox.baseVal.width * Math.min(...[...chart.querySelectorAll('text')]"
+        ".map((text) => parseFloat(getComputedStyle(text).fontSize))))"
+    )
+    assert len(heights) == 7
+    assert min(heights) > 11  # CSS pixels
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
 def test_the_divider_moves_with_mouse_and_keyboard(browser: Any, page_file: Path) -> None:
     opened = visit(browser, page_file)
     page, slider = opened.page, opened.page.get_by_role("slider", name="Divider on <b>first.png")

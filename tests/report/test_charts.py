@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from deblur_deploy.report.canvas import Chart, draw_png, draw_svg
+from deblur_deploy.report.canvas import Chart, draw_png, draw_svg, shortened
 from deblur_deploy.report.charts import latency_chart, pareto_front, quality_chart, signed, size_chart, tradeoff_chart
 from deblur_deploy.report.layer_charts import layers_chart, precision_chart, pruning_chart, quantization_chart
 from deblur_deploy.report.scans import GroupCurve, Scans
@@ -89,6 +89,18 @@ def test_names_in_other_scripts_and_formulas_are_drawn(charts: dict[str, Chart])
     assert chart
     assert "層 $\\frac{" in "".join(ET.fromstring(draw_svg(chart)).itertext())
     assert draw_png(chart)
+
+
+def test_many_runtimes_with_long_names_leave_room_for_the_points(whole_run: Run) -> None:
+    names = ("tensorrt-rtx-no-graph", "torch-cuda-channels-last", "torch-cuda-fp16-graph", "onnxruntime-tensorrt-rtx")
+    for index, name in enumerate(names):
+        whole_run.time("onnx-int8", name, 9.0 + index)
+    stages = read_stages(whole_run.folder)
+    (session,) = read_sessions(whole_run.folder, stages)
+    chart = tradeoff_chart(stages, session, "tradeoff")
+    assert chart is not None
+    words = "".join(ET.fromstring(draw_svg(chart)).itertext())  # Matplotlib warns where the axes have no room left
+    assert all(shortened(name) in words for name in names)
 
 
 def test_what_was_not_measured_has_no_chart(whole_run: Run) -> None:

@@ -33,7 +33,7 @@ def test_two_machines_and_two_sizes_are_sessions_of_their_own(whole_run: Run) ->
     assert [session.device for session in sessions[1:4]] == [
         "Other, 2 cores",
         "Test CPU, 2 cores, Card",
-        "Test CPU, 2 cores, 1 threads",
+        "Test CPU, 2 cores, 1 thread",
     ]
 
 
@@ -63,7 +63,8 @@ def test_other_programs_files_are_passed_over_and_damaged_ones_named(whole_run: 
         read_sessions(whole_run.folder, stages)
 
 
-def test_streams_and_batches_are_no_latencies_of_a_frame(whole_run: Run) -> None:
+def test_streams_batches_and_what_stays_on_the_gpu_are_no_latencies_of_a_frame(whole_run: Run) -> None:
+    whole_run.time("onnx-int8", "openvino", 9.0, settings={"transfers": False})
     whole_run.time("onnx-int8", "openvino", 10.0, batch=4)
     whole_run.time("onnx-int8", "openvino", 11.0, stream_fps=30.0)
     (session,) = read_sessions(whole_run.folder, read_stages(whole_run.folder))

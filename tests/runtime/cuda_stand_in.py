@@ -30,6 +30,8 @@ class StandInCuda:
         self._handles = itertools.count(1000)
         self._queues: dict[int, list[Callable[[], None]]] = defaultdict(list)
         self._times: dict[int, float] = {}
+        self._blocking: dict[int, bool] = {}
+        self.host_waits: list[str] = []
         self._pending_on: dict[int, int] = {}
         self._captures: dict[int, list[Callable[[], None]]] = {}
         self._graphs: dict[int, list[Callable[[], None]]] = {}
@@ -65,8 +67,10 @@ class StandInCuda:
         while queue:
             queue.pop(0)()
 
-    def create_event(self) -> int:
-        return self._new("event")
+    def create_event(self, *, blocking: bool = False) -> int:
+        event = self._new("event")
+        self._blocking[event] = blocking
+        return event
 
     def destroy_event(self, event: int) -> None:
         self._drop("event", event)
@@ -78,6 +82,11 @@ class StandInCuda:
 
         self._pending_on[event] = stream
         self.enqueue(stream, mark)
+
+    def synchronize_event(self, event: int) -> None:
+        self.host_waits.append("asleep" if self._blocking[event] else "awake")
+        while event in self._pending_on:
+            self._queues[self._pending_on[event]].pop(0)()
 
     def wait_for(self, event: int, stream: int) -> None:
         other = self._pending_on.get(event)

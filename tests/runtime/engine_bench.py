@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from typing import Any
 
@@ -45,3 +46,26 @@ class Bench:
 
 def picture(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape or FIXED, dtype=np.float32)
+
+
+class Foreign:
+    """An array of another library on the stand-in's device: what PyCUDA gives."""
+
+    def __init__(self, cuda: Any, values: np.ndarray, stream: int | None = None, version: int = 3) -> None:
+        self.address = cuda.allocate(values.nbytes)
+        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
+        self._shape, self._dtype, self._nbytes = values.shape, values.dtype, values.nbytes
+        self._facts = {"version": version, "strides": None} | ({"stream": stream} if version >= 3 else {})
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        where = {"data": (self.address, False), "shape": self._shape, "typestr": self._dtype.str}
+        return self._facts | where
+
+    def numpy(self) -> np.ndarray:
+        return values_at(self.address, self._shape, self._dtype)
+
+
+def values_at(address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape).copy()

@@ -26,6 +26,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "create_stream": (),
     "destroy_stream": (7,),
     "synchronize": (7,),
+    "synchronize_event": (7,),
     "create_event": (),
     "destroy_event": (7,),
     "record": (7, 8),
@@ -61,6 +62,19 @@ def test_every_call_is_one_that_cuda_python_takes(name: str) -> None:
         pytest.skip("the handles are made up: only without a device nothing is done with them")
     with pytest.raises(DeblurDeployError, match="this machine has no NVIDIA driver"):
         getattr(without_a_device(), name)(*CALLS[name])
+
+
+@pytest.mark.parametrize(("blocking", "flag"), [(True, "cudaEventBlockingSync"), (False, "cudaEventDefault")])
+def test_events_are_waited_for_awake_or_asleep_and_keep_the_time(blocking: bool, flag: str) -> None:
+    cuda, given = without_a_device(), []
+    cuda._runtime = SimpleNamespace(
+        cudaEventCreateWithFlags=lambda flags: (given.append(flags), (runtime.cudaError_t.cudaSuccess, 7))[1],
+        cudaEventBlockingSync=runtime.cudaEventBlockingSync,
+        cudaEventDefault=runtime.cudaEventDefault,
+    )
+    assert cuda.create_event(blocking=blocking) == 7
+    assert given == [getattr(runtime, flag)]
+    assert not given[0] & runtime.cudaEventDisableTiming
 
 
 def test_without_a_driver_cuda_cannot_be_opened() -> None:
@@ -99,11 +113,13 @@ def test_memory_streams_events_and_graphs_on_the_gpu() -> None:
     cuda = Cuda()
     values = np.arange(1 << 20, dtype=np.float32)
     back = np.zeros_like(values)
-    stream, events, device = cuda.create_stream(), [cuda.create_event() for _ in range(2)], cuda.allocate(values.nbytes)
+    stream, device = cuda.create_stream(), cuda.allocate(values.nbytes)
+    events = [cuda.create_event(blocking=blocking) for blocking in (False, True)]
     cuda.record(events[0], stream)
     cuda.upload(device, values.ctypes.data, values.nbytes, stream)
     cuda.record(events[1], stream)
-    cuda.synchronize(stream)
+    for event in events:
+        cuda.synchronize_event(event)
     assert cuda.elapsed_ms(*events) > 0
     cuda.begin_capture(stream)
     pinned = torch.zeros(values.shape, pin_memory=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_stand_in import COMPUTE_MS, DOWNLOAD_MS, UPLOAD_MS
-from engine_bench import DYNAMIC, TWO_PROFILES, Bench, picture
+from engine_bench import DYNAMIC, TWO_PROFILES, Bench, Foreign, picture
 
 from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.images import ImageSpec
@@ -185,7 +185,7 @@ def test_phases_are_those_of_the_device(make: Callable[..., Bench]) -> None:
         runner.infer(picture())
         _, phases = runner.infer_phased(picture())
         again = runner.compute_again()
-        assert runner.settings == {"cuda_graph": True, "transfers": True}
+        assert runner.settings == {"cuda_graph": True, "spin_wait": True}
     copies = (phases.h2d, phases.compute, phases.d2h)
     expected = (UPLOAD_MS, COMPUTE_MS, DOWNLOAD_MS)
     assert [end - start for start, end in copies] == pytest.approx(expected)
@@ -196,6 +196,30 @@ def test_phases_are_those_of_the_device(make: Callable[..., Bench]) -> None:
     assert 0 < phases.enqueue[0] < phases.enqueue[1]
     assert again.latency_ms == pytest.approx(COMPUTE_MS)
     assert again.compute[0] == pytest.approx(2 * sum(expected))
+
+
+@pytest.mark.parametrize(("spin_wait", "way"), [(True, "awake"), (False, "asleep")])
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_the_host_waits_as_it_is_told(make: Callable[..., Bench], spin_wait: bool, way: str, cuda_graph: bool) -> None:
+    bench = make()
+    with bench.open(spin_wait=spin_wait, cuda_graph=cuda_graph) as runner:
+        assert runner.settings == {"cuda_graph": cuda_graph, "spin_wait": spin_wait}
+        for _ in range(3):
+            np.testing.assert_array_equal(runner.infer(picture()), 1 - picture())
+        runner.compute_again()
+        runner.infer_device(Foreign(bench.cuda, picture()))
+    assert bench.cuda.host_waits == [way] * 5
+
+
+def test_without_transfers_nothing_is_copied_and_the_graph_is_replayed(make: Callable[..., Bench]) -> None:
+    bench = make()
+    with bench.open() as runner:
+        runner.infer(picture())
+        runner.infer(picture())
+        before = bench.cuda.log[:]
+        for _ in range(3):
+            runner.compute_again()
+    assert bench.cuda.log[len(before) :] == ["graph"] * 3
 
 
 @pytest.mark.parametrize("streams", [1, 3])

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from engine_bench import FIXED, Bench, picture
+from engine_bench import FIXED, Bench, Foreign, picture, values_at
 
 from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.runtime.device_array import DeviceArray
-
-
-class Foreign:
-    """An array of another library on the stand-in's device: what PyCUDA gives."""
-
-    def __init__(self, cuda: Any, values: np.ndarray, stream: int | None = None, version: int = 3) -> None:
-        self.address = cuda.allocate(values.nbytes)
-        ctypes.memmove(self.address, values.ctypes.data, values.nbytes)
-        self._shape, self._dtype, self._nbytes = values.shape, values.dtype, values.nbytes
-        self._facts = {"version": version, "strides": None} | ({"stream": stream} if version >= 3 else {})
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        where = {"data": (self.address, False), "shape": self._shape, "typestr": self._dtype.str}
-        return self._facts | where
-
-    def numpy(self) -> np.ndarray:
-        return values_at(self.address, self._shape, self._dtype)
-
-
-def values_at(address: int, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape).copy()
 
 
 def test_arrays_on_the_gpu_are_used_where_they_are(make: Callable[..., Bench]) -> None:
