@@ -206,6 +206,9 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "srn-base-drop": (0.3, None),
             "srn-base-speedup": (None, 10.0),
             "srn-base-curve": (None, 10.0),
+            "srn-base-p50-size": (0.125, None),
+            "srn-base-p50-drop": (0.3, None),
+            "srn-base-p50-speedup": (None, 10.0),
             "published-claims": (0.0, None),
             "networks-640x360": (None, 2.0),
         }

@@ -136,7 +136,9 @@ def test_a_compressed_generator_comes_from_the_shipped_one_and_costs_what_its_ca
     recipe = load_run_recipe(shipped("models") / name / "recipe.toml")
     assert recipe.prune
     assert recipe.qat
-    assert (recipe.prune.budget, recipe.prune.tuning.fit.steps) == (("keep", 0.7), step_count(compressed, "prune"))
+    keep = int(name.split("-")[2].removeprefix("p")) / 100  # srn-base-p70-int8
+    assert (recipe.prune.budget, recipe.prune.tuning.fit.steps) == (("keep", keep), step_count(compressed, "prune"))
+    assert list(recipe.qat.include) == list(compressed.history[-1].config["include"])
     assert recipe.qat.tuning.fit.steps == step_count(compressed, "qat")
 
     exported = export_onnx(compressed, ExportConfig(640, 360), tmp_path / "onnx")
