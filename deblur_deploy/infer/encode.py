@@ -18,7 +18,11 @@ from PIL import Image, ImageOps
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.picture import Metadata, Picture, row_bands
-from deblur_deploy.infer.tiff import write_tiff
+from deblur_deploy.infer.png_writer import PngWriter
+from deblur_deploy.infer.tiff import TiffWriter
+
+ROW_WRITERS: dict[str, type[PngWriter] | type[TiffWriter]] = {"PNG": PngWriter, "TIFF": TiffWriter}
+"""What writes pictures from top to bottom, by format."""
 
 _ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
 _NO_EXIF = {"BMP"}
@@ -55,35 +59,45 @@ def write_picture(path: Path, picture: Picture, config: EncodeConfig = EncodeCon
 
     Raises:
         ArtifactError: The format cannot hold the picture's transparency, or the file cannot be written.
-        MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
     kind = config.format or picture.format
     samples = picture.samples
     if samples.shape[2] in (2, 4) and kind not in _ALPHA:
         raise ArtifactError(f"{path}: {kind} cannot hold transparency", hint="choose --format png, tiff, webp or avif")
-    with whole_file(path) as partial:
-        try:
-            _encode(partial, picture, kind, config.quality)
-        except OSError:
-            raise  # the disk, not the picture
-        except BAD_FILE_ERRORS as err:
-            height, width = samples.shape[:2]
-            raise ArtifactError(
-                f"{path.name} cannot be written as {kind} of {width}x{height}: {err}",
-                hint="choose another --format, such as png, or take damaged EXIF data out of the input",
-            ) from err
+    with whole_file(path) as partial, encoding(path, kind, samples.shape):
+        _encode(partial, picture, kind, config.quality)
+
+
+@contextmanager
+def encoding(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[None]:
+    """What libraries raise while they write a picture comes out as our own error, but for the disk's.
+
+    Args:
+        path: The file.
+        kind: Pillow's name of its format.
+        shape: Height and width of the picture, and more.
+
+    Raises:
+        ArtifactError: The picture, or what is to be said about it, does not go into such a file.
+    """
+    try:
+        yield
+    except OSError:
+        raise  # the disk, not the picture
+    except BAD_FILE_ERRORS as err:
+        raise ArtifactError(
+            f"{path.name} cannot be written as {kind} of {shape[1]}x{shape[0]}: {err}",
+            hint="choose another --format, such as png, or take damaged EXIF data out of the input",
+        ) from err
 
 
 def _encode(path: Path, picture: Picture, kind: str, quality: int) -> None:
     samples = picture.samples
-    if kind == "TIFF":
-        write_tiff(path, picture)
-    elif kind == "PNG" and samples.dtype == np.uint16 and samples.shape[2] > 1:
-        from deblur_deploy.infer.deep import write_deep_png
-
-        write_deep_png(path, picture)
+    if kind == "TIFF" or (kind == "PNG" and samples.dtype == np.uint16):
+        with path.open("wb") as file, ROW_WRITERS[kind](file, samples.shape, samples.dtype, picture.metadata) as writer:
+            writer.write(samples)
     else:
-        if samples.dtype == np.uint16 and kind != "PNG":
+        if samples.dtype == np.uint16:
             samples = _eight_bits(samples)
         _save(path, _as_image(samples), picture.metadata, EncodeConfig(kind, quality))
 
