@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from deblur_deploy.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.images import MAX_PIXELS
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
-from deblur_deploy.infer.encode import whole_file
 from deblur_deploy.infer.restore import Restorer
+from deblur_deploy.whole_file import whole_file
 
 try:
     import pydicom

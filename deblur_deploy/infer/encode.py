@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.picture import Metadata, Picture, row_bands
 from deblur_deploy.infer.png_writer import PngWriter
 from deblur_deploy.infer.tiff import TiffWriter
+from deblur_deploy.whole_file import whole_file
 
 ROW_WRITERS: dict[str, type[PngWriter] | type[TiffWriter]] = {"PNG": PngWriter, "TIFF": TiffWriter}
 """What writes pictures from top to bottom, by format."""
@@ -27,9 +25,6 @@ ROW_WRITERS: dict[str, type[PngWriter] | type[TiffWriter]] = {"PNG": PngWriter, 
 _ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
 _NO_EXIF = {"BMP"}
 _ORIENTATION = 274
-
-PARTIAL = ".partial"
-"""Stands in the names of files that are being written. What a killed run left, :func:`remove_partials` takes away."""
 
 
 @dataclass(frozen=True)
@@ -126,46 +121,3 @@ def _save(path: Path, image: Image.Image, metadata: Metadata, config: EncodeConf
         image.getexif()[_ORIENTATION] = exif.get(_ORIENTATION, 1)
         image = ImageOps.exif_transpose(image)
     image.save(path, config.format, **{name: value for name, value in options.items() if value is not None})
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden file beside ``path`` to write to, renamed to it in the end and removed after an error.
-
-    The hidden file ends like ``path``, for libraries that go by the suffix.
-
-    Raises:
-        ArtifactError: The folder or file cannot be written.
-    """
-    partial: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=f"{PARTIAL}{path.suffix}", dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
-        partial = None
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
-    finally:
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-
-
-def remove_partials(out: Path) -> None:
-    """Remove the hidden files that a killed run left; nobody else may be writing below the folder.
-
-    Raises:
-        ArtifactError: One cannot be removed.
-    """
-    try:
-        for stale in out.rglob(f".*.????????{PARTIAL}*"):
-            if stale.is_file():
-                stale.unlink(missing_ok=True)
-    except OSError as err:
-        raise ArtifactError(f"{out} cannot be written: {err}", hint="check its permissions") from err

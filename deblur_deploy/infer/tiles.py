@@ -36,7 +36,7 @@ _BLENDED_BYTES_PER_PIXEL, _STORED_COPIES = 12, 4
 Those are what was read, and three parts of the result on their way: being made, waiting, being written.
 """
 
-FRUGAL_SHARES, FRUGAL_WORK = (8, 4, 2), 1.05
+FRUGAL_SHARES, FRUGAL_WORK = (8, 4, 2), 1.1
 """Parts of a budget, as divisors, that are tried before the whole, and the work that a smaller one may cost.
 
 Beyond some size larger tiles save next to nothing, and memory that saves nothing is not taken.
@@ -178,7 +178,7 @@ def fits_whole(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> 
 def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> TilePlan:
     """The grid within a memory budget that makes the network work through the fewest pixels.
 
-    Of two grids whose work differs by less than five percent it is the one that takes less memory.
+    Of two grids whose work differs by less than a tenth it is the one that takes less memory.
 
     Args:
         width: Width of the picture in pixels.
