@@ -7,13 +7,11 @@ The cache is one file for each combination of source, options and compiler, in t
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError

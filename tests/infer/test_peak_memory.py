@@ -11,13 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 from PIL import Image
 
-from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, Step, write_artifact
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.artifact import Artifact
 from deblur_deploy.infer.memory import parse_memory
 
 BUDGET, IN_ROWS = "2GB", "1GB"
@@ -31,26 +28,6 @@ code = run_command("infer", sys.argv[1:])
 print(peak_resident_bytes(), file=sys.stderr)  # not getrusage, which counts what the parent had before it
 raise SystemExit(code)
 """
-
-
-@pytest.fixture(scope="module")
-def one_convolution(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The smallest network that has tiles with margins: what is measured is everything around it."""
-    kernel = np.zeros((3, 3, 3, 3), np.float32)
-    kernel[range(3), range(3), 1, 1] = 1
-    kernel[:, :, 0, 0] = 1e-3
-    shape = ("n", 3, "h", "w")
-    sides = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("input", "output")]
-    node = helper.make_node("Conv", ["input", "kernel"], ["output"], pads=[1, 1, 1, 1])
-    graph = helper.make_graph([node], "net", sides[:1], sides[1:], [numpy_helper.from_array(kernel, "kernel")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    step = Step("export-onnx", {}, {}, None, "2026-01-01", {})
-    out = tmp_path_factory.mktemp("one") / "onnx"
-
-    def write(path: Path) -> None:
-        onnx.save(model, path)
-
-    return write_artifact(out, Draft("onnx", "model.onnx", write, NetworkSpec("srn", {}), ImageSpec(), step))
 
 
 def gradient(width: int, height: int) -> Image.Image:
