@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.data.align import align
 from deblur_deploy.data.pairs import Image8, Pair, crop_pair
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import ImageSpec, from_batch, to_batch
 from deblur_deploy.metrics import psnr_db, ssim_matlab, ssim_skimage
 from deblur_deploy.runtime.finite import infer_finite
 from deblur_deploy.runtime.runner import Runner, fixed_size, open_runner
+from deblur_deploy.whole_file import write_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,21 +211,9 @@ def write_report(report: EvalReport, path: Path) -> Path:
     writer.writeheader()
     plain = report.as_json()
     writer.writerows(plain.pop("per_image"))
-    _write_whole(path, table.getvalue())
-    _write_whole(summary_path, json.dumps({**plain, "runtime": report.runtime}, indent=2) + "\n")
+    write_text(path, table.getvalue())
+    write_text(summary_path, json.dumps({**plain, "runtime": report.runtime}, indent=2) + "\n")
     return summary_path
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write beside the file, then put it in place: an older one is lost only to a whole new one."""
-    staging = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(path)
-    except OSError as err:
-        staging.unlink(missing_ok=True)
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
 
 
 def evaluate_network(net: nn.Module, pairs: Iterable[Pair]) -> float:

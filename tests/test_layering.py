@@ -23,7 +23,7 @@ FLOORS = (
     ("runtime",),
     ("network", "kernels", "data"),
     ("artifact", "bench_rows", "external_data", "sources", "images", "lock", "metrics", "side_effects", "package_data"),
-    ("config", "tables", "markdown_table", "process_memory", "text_file", "units", "user_cache"),
+    ("config", "tables", "markdown_table", "process_memory", "units", "user_cache", "whole_file"),
     ("errors",),
 )
 """From the top down. A module may import from lower floors, and from its own package."""

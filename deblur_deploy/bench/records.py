@@ -14,7 +14,7 @@ from deblur_deploy.bench.stream import StreamRow
 from deblur_deploy.bench_rows import Record, read_rows
 from deblur_deploy.errors import ArtifactError
 from deblur_deploy.markdown_table import table
-from deblur_deploy.text_file import write_text
+from deblur_deploy.whole_file import write_text
 
 _COLUMNS: Mapping[str, str] = {
     "artifact": "artifact",

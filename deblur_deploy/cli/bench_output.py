@@ -53,7 +53,7 @@ class BenchFiles:
         """
         from deblur_deploy.bench.records import as_csv, as_markdown, report_records, write_jsonl
         from deblur_deploy.bench.trtexec import write_times
-        from deblur_deploy.text_file import write_text
+        from deblur_deploy.whole_file import write_text
 
         records = report_records(report)
         if self.jsonl:

@@ -21,7 +21,7 @@ from deblur_deploy.cli.recipe import Recipe
 from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.errors import VerificationError
 from deblur_deploy.markdown_table import table
-from deblur_deploy.text_file import write_text
+from deblur_deploy.whole_file import write_text
 
 FACT_HEADINGS = ("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost")
 """Columns of the table before those of the runtimes."""

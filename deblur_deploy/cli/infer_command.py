@@ -159,16 +159,16 @@ def _alone_in(out: Path) -> Iterator[None]:
     Raises:
         ArtifactError: Another process is writing there.
     """
-    from deblur_deploy.infer.encode import remove_partials
+    from deblur_deploy.whole_file import remove_partials
 
     with locked(out, inside=True) as is_sure:
         if is_sure:
-            remove_partials(out)
+            remove_partials(out, below=True)
         try:
             yield
         finally:
             if is_sure:
-                remove_partials(out)
+                remove_partials(out, below=True)
 
 
 @contextmanager

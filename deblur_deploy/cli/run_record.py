@@ -11,6 +11,7 @@ from typing import Any
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.errors import ArtifactError
+from deblur_deploy.whole_file import remove_partials, write_text
 
 _FILE = "run.json"
 _FOLDERS = {"photos": "calibration", "evaluation": "evaluation"}
@@ -21,7 +22,7 @@ class RunRecord:
     """The record of one run directory.
 
     Args:
-        directory: Where the run writes.
+        directory: Where the run writes, and no other process does.
         recipe: The recipe's file, or None for a run that has none.
 
     Raises:
@@ -32,6 +33,7 @@ class RunRecord:
         self._path = directory / _FILE
         self._recipe = str(recipe.resolve()) if recipe else None
         self._hashes: dict[tuple[str | None, str], str] = {}
+        remove_partials(directory)
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             self._stages = dict(kept["stages"])
@@ -58,12 +60,7 @@ class RunRecord:
         """
         self._stages[artifact.directory.name] = self._entry(artifact, settings)
         text = json.dumps({"recipe": self._recipe, "stages": self._stages}, indent=1) + "\n"
-        staging = self._path.with_name(f".{_FILE}.new")
-        try:
-            staging.write_text(text, encoding="utf-8")
-            staging.replace(self._path)
-        except OSError as err:
-            raise ArtifactError(f"{self._path} cannot be written: {err}", hint="free some space") from err
+        write_text(self._path, text)
 
     def photographs(self, folder: str | None, split: Any) -> str:
         """sha256 over the photographs of a folder; each folder is read once."""

@@ -15,9 +15,9 @@ from torch import nn
 
 from deblur_deploy.compress.finetune import OnStep
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.errors import ArtifactError
 from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.network.fake_quant import enabled_quantizers
+from deblur_deploy.whole_file import remove_partials, write_text
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,9 @@ def write_scan(report: ScanReport, directory: Path) -> tuple[Path, Path]:
     writer.writeheader()
     writer.writerows(asdict(item) for item in report.layers)
     csv_path, json_path = directory / "sensitivity.csv", directory / "sensitivity.json"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        csv_path.write_text(table.getvalue(), encoding="utf-8")
-        json_path.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    except OSError as err:
-        raise ArtifactError(f"{directory} cannot be written: {err}", hint="check permissions and free space") from err
+    remove_partials(directory)
+    write_text(csv_path, table.getvalue())
+    write_text(json_path, json.dumps(asdict(report), indent=2) + "\n")
     return csv_path, json_path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from deblur_deploy.compress.sensitivity import ScanReport, ScanRow
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.whole_file import remove_partials, write_text
 
 _COLUMNS = ("group", "layers", "before", "kept", "share", "psnr_db", "drop_db", "params", "gmacs")
 
@@ -63,16 +63,10 @@ def write_scan(report: ScanReport, directory: Path) -> list[Path]:
         "scan.json": lambda scanned: json.dumps(scanned.as_json(), indent=2) + "\n",
         "scan.svg": draw_chart,
     }
-    paths = []
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text_of in writers.items():
-            staging = directory / f".{name}.new"
-            staging.write_text(text_of(report), encoding="utf-8")
-            paths.append(staging.replace(directory / name))
-    except OSError as err:
-        raise ArtifactError(f"{directory} cannot be written: {err}", hint="check permissions and free space") from err
-    return paths
+    remove_partials(directory)
+    for name, text_of in writers.items():
+        write_text(directory / name, text_of(report))
+    return [directory / name for name in writers]
 
 
 def draw_chart(report: ScanReport) -> str:

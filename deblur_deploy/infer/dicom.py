@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from deblur_deploy.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.images import MAX_PIXELS
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
-from deblur_deploy.infer.encode import whole_file
 from deblur_deploy.infer.restore import Restorer
+from deblur_deploy.whole_file import whole_file
 
 try:
     import pydicom
@@ -44,7 +44,9 @@ def restore_dicom(source: Path, target: Path, restorer: Restorer) -> int:
         ArtifactError: It is no such file, or is damaged.
     """
     try:
-        restorer.require(source.stat().st_size * _COPIES, str(source))
+        held = source.stat().st_size * _COPIES
+        restorer.require(held, str(source))
+        restorer.make_room(held)
         dataset = pydicom.dcmread(source)
         frames = _stored_values(dataset, source)
         low, high = int(frames.min()), int(frames.max())
@@ -53,7 +55,7 @@ def restore_dicom(source: Path, target: Path, restorer: Restorer) -> int:
     for frame in frames:
         if high > low:
             unit = ((frame.astype(np.float32) - low) / np.float32(high - low))[:, :, None]
-            restorer.restore_in_place(unit)
+            restorer.restore_in_place(unit, held)
             frame[...] = np.rint(unit[:, :, 0] * np.float64(high - low) + low).astype(frames.dtype)
     dataset.PixelData = frames.astype(frames.dtype.newbyteorder("<" if dataset.original_encoding[1] else ">")).tobytes()
     with whole_file(target) as partial:

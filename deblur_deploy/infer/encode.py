@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +15,16 @@ from PIL import Image, ImageOps
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.picture import Metadata, Picture, row_bands
-from deblur_deploy.infer.tiff import write_tiff
+from deblur_deploy.infer.png_writer import PngWriter
+from deblur_deploy.infer.tiff import TiffWriter
+from deblur_deploy.whole_file import whole_file
+
+ROW_WRITERS: dict[str, type[PngWriter] | type[TiffWriter]] = {"PNG": PngWriter, "TIFF": TiffWriter}
+"""What writes pictures from top to bottom, by format."""
 
 _ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
 _NO_EXIF = {"BMP"}
 _ORIENTATION = 274
-
-PARTIAL = ".partial"
-"""Stands in the names of files that are being written. What a killed run left, :func:`remove_partials` takes away."""
 
 
 @dataclass(frozen=True)
@@ -55,35 +54,45 @@ def write_picture(path: Path, picture: Picture, config: EncodeConfig = EncodeCon
 
     Raises:
         ArtifactError: The format cannot hold the picture's transparency, or the file cannot be written.
-        MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
     kind = config.format or picture.format
     samples = picture.samples
     if samples.shape[2] in (2, 4) and kind not in _ALPHA:
         raise ArtifactError(f"{path}: {kind} cannot hold transparency", hint="choose --format png, tiff, webp or avif")
-    with whole_file(path) as partial:
-        try:
-            _encode(partial, picture, kind, config.quality)
-        except OSError:
-            raise  # the disk, not the picture
-        except BAD_FILE_ERRORS as err:
-            height, width = samples.shape[:2]
-            raise ArtifactError(
-                f"{path.name} cannot be written as {kind} of {width}x{height}: {err}",
-                hint="choose another --format, such as png, or take damaged EXIF data out of the input",
-            ) from err
+    with whole_file(path) as partial, encoding(path, kind, samples.shape):
+        _encode(partial, picture, kind, config.quality)
+
+
+@contextmanager
+def encoding(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[None]:
+    """What libraries raise while they write a picture comes out as our own error, but for the disk's.
+
+    Args:
+        path: The file.
+        kind: Pillow's name of its format.
+        shape: Height and width of the picture, and more.
+
+    Raises:
+        ArtifactError: The picture, or what is to be said about it, does not go into such a file.
+    """
+    try:
+        yield
+    except OSError:
+        raise  # the disk, not the picture
+    except BAD_FILE_ERRORS as err:
+        raise ArtifactError(
+            f"{path.name} cannot be written as {kind} of {shape[1]}x{shape[0]}: {err}",
+            hint="choose another --format, such as png, or take damaged EXIF data out of the input",
+        ) from err
 
 
 def _encode(path: Path, picture: Picture, kind: str, quality: int) -> None:
     samples = picture.samples
-    if kind == "TIFF":
-        write_tiff(path, picture)
-    elif kind == "PNG" and samples.dtype == np.uint16 and samples.shape[2] > 1:
-        from deblur_deploy.infer.deep import write_deep_png
-
-        write_deep_png(path, picture)
+    if kind == "TIFF" or (kind == "PNG" and samples.dtype == np.uint16):
+        with path.open("wb") as file, ROW_WRITERS[kind](file, samples.shape, samples.dtype, picture.metadata) as writer:
+            writer.write(samples)
     else:
-        if samples.dtype == np.uint16 and kind != "PNG":
+        if samples.dtype == np.uint16:
             samples = _eight_bits(samples)
         _save(path, _as_image(samples), picture.metadata, EncodeConfig(kind, quality))
 
@@ -112,46 +121,3 @@ def _save(path: Path, image: Image.Image, metadata: Metadata, config: EncodeConf
         image.getexif()[_ORIENTATION] = exif.get(_ORIENTATION, 1)
         image = ImageOps.exif_transpose(image)
     image.save(path, config.format, **{name: value for name, value in options.items() if value is not None})
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden file beside ``path`` to write to, renamed to it in the end and removed after an error.
-
-    The hidden file ends like ``path``, for libraries that go by the suffix.
-
-    Raises:
-        ArtifactError: The folder or file cannot be written.
-    """
-    partial: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=f"{PARTIAL}{path.suffix}", dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
-        partial = None
-    except OSError as err:
-        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
-    finally:
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-
-
-def remove_partials(out: Path) -> None:
-    """Remove the hidden files that a killed run left; nobody else may be writing below the folder.
-
-    Raises:
-        ArtifactError: One cannot be removed.
-    """
-    try:
-        for stale in out.rglob(f".*.????????{PARTIAL}*"):
-            if stale.is_file():
-                stale.unlink(missing_ok=True)
-    except OSError as err:
-        raise ArtifactError(f"{out} cannot be written: {err}", hint="check its permissions") from err

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.infer.encode import PARTIAL
 from deblur_deploy.infer.picture import FORMATS
+from deblur_deploy.whole_file import PARTIAL
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})

@@ -10,6 +10,7 @@ from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.picture import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import Restorer
+from deblur_deploy.infer.rows import is_large, open_rows, restore_rows
 from deblur_deploy.infer.settings import InferConfig
 
 
@@ -51,8 +52,12 @@ def restore_file(
         from deblur_deploy.infer.dicom import restore_dicom
 
         return Restored(input_hash, restore_dicom(job.source, job.target, restorer))
-    restorer.require(decoding_bytes(job.source, config.encode.format), str(job.source))
+    needed = decoding_bytes(job.source, config.encode.format)
+    if is_large(needed, restorer) and (rows := open_rows(job.source, config.encode.format)):
+        return Restored(input_hash, 1, restore_rows(rows, job.target, config.encode.format, restorer))
+    restorer.require(needed, str(job.source))
+    restorer.make_room(needed)
     picture = read_picture(job.source)
-    tiles = restorer.restore_in_place(picture.samples)
+    tiles = restorer.restore_in_place(picture.samples, needed)
     write_picture(job.target, picture, config.encode)
     return Restored(input_hash, 1, tiles)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def decoding_bytes(path: Path, target_format: str | None = None) -> int:
     Raises:
         ArtifactError: As :func:`read_picture`.
     """
-    with _opened(path) as image:
+    with open_picture(path) as image:
         deep = _is_deep_color(image) or image.mode.startswith("I;16")
         formats = (str(image.format), target_format or "")
         per_pixel = _BYTES_PER_PIXEL * (2 if deep else 1)
@@ -107,38 +107,57 @@ def decoding_bytes(path: Path, target_format: str | None = None) -> int:
         return image.width * image.height * per_pixel
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, content: BinaryIO | None = None) -> Picture:
     """Decode a photograph at its own depth.
 
     Args:
         path: PNG, JPEG, TIFF, WebP, AVIF or BMP with 8 or 16 bits per sample.
+        content: What is read in the place of the file, which is only named in errors: a part of it that stands alone.
 
     Raises:
         ArtifactError: The file is missing, no image, damaged, larger than :data:`MAX_PIXELS`, animated or of several
             pages, or of a kind whose colours or range are unknown (CMYK, Lab, 32 bits).
         MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
-    with _opened(path) as image:
+    with open_picture(path, content) as image:
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # cameras append previews to a JPEG
         deep = _is_deep_color(image)
         if not deep:
             samples = _samples(image, path)
-        metadata = _metadata(image)
+        metadata = read_metadata(image)
     if deep:
         from deblur_deploy.infer.deep import read_deep
 
-        samples = read_deep(path, kind)
+        samples = read_deep(path, kind, content)
     return Picture(samples, kind, metadata)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file with its header read and checked; Pillow's errors come out as ours."""
+def open_picture(path: Path, content: BinaryIO | None = None) -> Iterator[Image.Image]:
+    """The file with its header read and checked; Pillow's errors come out as ours.
+
+    Args:
+        path: The file.
+        content: As in :func:`read_picture`.
+
+    Raises:
+        ArtifactError: As in :func:`read_picture`.
+    """
+    # Pillow warns of sizes within MAX_PIXELS and of damaged metadata; damaged pixels end in an error.
+    with decoding(path), warnings.catch_warnings(action="ignore"), Image.open(content or path) as image:
+        _check_header(image, path)
+        yield image
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """What libraries raise while they read a picture comes out as our own errors.
+
+    Raises:
+        ArtifactError: As in :func:`read_picture`.
+    """
     try:
-        # Pillow warns of sizes within MAX_PIXELS and of damaged metadata; damaged pixels end in an error.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            _check_header(image, path)
-            yield image
+        yield
     except FileNotFoundError as err:
         raise ArtifactError(f"there is no file {path}", hint="check the path") from err
     except UnidentifiedImageError as err:
@@ -200,9 +219,14 @@ def _samples(image: Image.Image, path: Path) -> NDArray[Any]:
     return decoded
 
 
+def band_rows(width: int) -> int:
+    """Rows of about a quarter of a megapixel."""
+    return max(1, _BAND_PIXELS // width)
+
+
 def row_bands(height: int, width: int) -> Iterator[slice]:
     """The rows of a picture in parts of a quarter of a megapixel, so that what is computed from them stays small."""
-    rows = max(1, _BAND_PIXELS // width)
+    rows = band_rows(width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
@@ -214,7 +238,8 @@ def _black_at_zero(samples: NDArray[np.uint16], image: Image.Image) -> NDArray[n
     return samples
 
 
-def _metadata(image: Image.Image) -> Metadata:
+def read_metadata(image: Image.Image) -> Metadata:
+    """What an open file says about its picture."""
     exif = image.info.get("exif")
     if image.format == "TIFF":
         exif = _descriptive_exif(image)

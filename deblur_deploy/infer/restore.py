@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import Resolution
-from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
-from deblur_deploy.infer.tiles import TileNeeds, TilePlan, largest_margin, plan_tiles, restore_rows, whole_bytes
+from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin, warm_up
+from deblur_deploy.infer.tiles import TileNeeds, TilePlan, TileRows, fits_whole, largest_margin, plan_tiles
 from deblur_deploy.process_memory import resident_bytes
-from deblur_deploy.runtime.runner import Runner, fixed_size
+from deblur_deploy.runtime.runner import KeepsMemory, Runner, fixed_size
 
 Float = NDArray[np.float32]
 Samples = TypeVar("Samples", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
 
 DEFAULT_MAX_MEMORY = 2_000_000_000
-_MOST_CHANNELS = 4
 _IN_FLIGHT_SHARE = 4
 """The part of the memory, as a divisor, for pictures that wait to be restored or written."""
 
@@ -72,11 +71,13 @@ class Restorer:
         self._runner = runner
         self._config = config
         self.known: dict[str, int] = {} if known is None else known
-        self._plans: dict[tuple[int, int, int], TilePlan] = {}
+        self._plans: dict[tuple[int, int, int, int], TilePlan] = {}
         base = 0
         if config.count_process:
+            if fixed_size(runner.image) is None:
+                warm_up(runner)
             base = -(-(resident_bytes() or _UNKNOWN_BASE_BYTES) // _ROUND_BASE) * _ROUND_BASE
-        self._available = config.max_memory - base
+        self._base, self._available = base, config.max_memory - base
         if self._available <= 0:
             raise ConfigError(
                 f"the network alone takes {base / 1e6:.0f} MB, and {config.max_memory / 1e6:.0f} MB are allowed",
@@ -99,8 +100,18 @@ class Restorer:
             raise ConfigError(
                 f"{name} takes {count / 1e6:.0f} MB to decode, and {self._available / 1e6:.0f} MB are left beside the "
                 "network",
-                hint="give more with --max-memory, or cut it into parts",
+                hint=f"give more than {(self._base + count) / 1e6:.0f}MB with --max-memory, or save it as PNG or TIFF, "
+                "which are restored in parts",
             )
+
+    def make_room(self, held_bytes: int) -> None:
+        """Have the network give back what it keeps between inferences, for a picture of more than the usual share.
+
+        Args:
+            held_bytes: What the picture will take.
+        """
+        if held_bytes > self.in_flight_bytes and isinstance(self._runner, KeepsMemory):
+            self._runner.give_back_memory()
 
     @property
     def available_bytes(self) -> int:
@@ -118,23 +129,24 @@ class Restorer:
         size = fixed_size(self._runner.image)
         return size is not None and self.known.get("margin", 0) > self._margin_that_fits(size)
 
-    def plan(self, width: int, height: int, sample_bytes: int = 1) -> TilePlan:
+    def plan(self, width: int, height: int, stored_bytes: int = 3, held_bytes: int = 0) -> TilePlan:
         """The tiles for a picture.
 
         Args:
             width: Width of the picture in pixels.
             height: Height of the picture.
-            sample_bytes: Bytes of one sample, such as 2 for 16 bits.
+            stored_bytes: Bytes of a pixel as it is stored, such as 6 for RGB with 16 bits.
+            held_bytes: What else is in memory for the picture while the network works on it, and when it is written.
 
         Raises:
             ConfigError: The memory does not suffice, or the tiles that were asked for are too small.
         """
-        key = width, height, sample_bytes
+        key = width, height, stored_bytes, max(held_bytes, self.in_flight_bytes)  # what takes more is in the gate alone
         if key not in self._plans:
             self._plans[key] = self._new_plan(*key)
         return self._plans[key]
 
-    def _new_plan(self, width: int, height: int, sample_bytes: int) -> TilePlan:
+    def _new_plan(self, width: int, height: int, stored_bytes: int, held_bytes: int) -> TilePlan:
         multiple, size = self._runner.image.multiple_of, fixed_size(self._runner.image)
         tile = size or self._config.tile
         if tile is not None:
@@ -143,12 +155,10 @@ class Restorer:
             if size is not None:
                 margin = min(margin, self._margin_that_fits(size))
             return TilePlan(width, height, tile.width, tile.height, margin, multiple, fixed=size is not None)
-        per_pixel = self.known["bytes_per_pixel"]
-        held = width * height * _MOST_CHANNELS * sample_bytes
-        budget = self._available - max(self.in_flight_bytes, held)  # a larger one is in the gate alone
-        if whole_bytes(width, height, per_pixel) <= budget:
-            return TilePlan(width, height, width, height, 0, multiple)
-        needs = TileNeeds(self._measured("margin", measure_margin), multiple, per_pixel)
+        budget = self._available - held_bytes
+        needs = TileNeeds(0, multiple, self.known["bytes_per_pixel"], stored_bytes)
+        if not fits_whole(width, height, needs, budget):
+            needs = replace(needs, margin=self._measured("margin", measure_margin))
         return plan_tiles(width, height, needs, budget)
 
     def _margin_that_fits(self, size: Resolution) -> int:
@@ -171,38 +181,63 @@ class Restorer:
         self.restore_in_place(restored)
         return restored
 
-    def restore_in_place(self, samples: NDArray[Any]) -> int:
-        """As :meth:`restore`, written over the picture; returns the number of tiles."""
+    def restore_in_place(self, samples: NDArray[Any], held_bytes: int = 0) -> int:
+        """As :meth:`restore`, written over the picture; returns the number of tiles.
+
+        Args:
+            samples: The picture.
+            held_bytes: What is in memory for the picture at most, with the steps before and after this one, where that
+                is more than a pair of it.
+        """
         _check(samples)
-        if self._runner.image.dtype == "uint8" and samples.dtype != np.uint8:
-            raise ConfigError(
-                f"the network takes 8-bit frames, and a picture of {samples.dtype} would lose its depth",
-                hint="use the checkpoint, or export it with --io float",
-            )
         height, width = samples.shape[:2]
-        plan = self.plan(width, height, samples.itemsize)
-        for top, rows in self._finished_rows(samples, plan):
-            colors = slice(0, rows.shape[2])
-            samples[top : top + len(rows), :, colors] = _quantize(rows, samples.dtype)
-            del rows  # before the next ones are made
+        plan = self.plan(width, height, samples.shape[2] * samples.itemsize, max(held_bytes, 2 * samples.nbytes))
+        restore, top = self.begin_rows(plan, samples.dtype), 0
+        for start in range(0, height, plan.tile_height):
+            for rows in restore(samples[start : start + plan.tile_height]):
+                samples[top : top + len(rows)] = rows
+                top += len(rows)
         return plan.tiles
 
-    def _finished_rows(self, samples: NDArray[Any], plan: TilePlan) -> Iterator[tuple[int, Float]]:
-        colors = 1 if samples.shape[2] < 3 else 3
-        white = np.float32(_CODES[samples.dtype])
+    def begin_rows(self, plan: TilePlan, dtype: np.dtype[Any]) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+        """A picture that is given row by row.
 
-        def read(start: int, stop: int) -> Float:
-            return cast(Float, np.divide(samples[start:stop, :, :colors], white, dtype=np.float32))
+        Args:
+            plan: Its tiles.
+            dtype: Of its samples.
 
-        return restore_rows(read, self._restore_tile, plan)
+        Returns:
+            A function to be given the next rows, (n, W, C), which returns those that are finished, (m, W, C), in order
+            and each once; many calls return none.
 
-    def _restore_tile(self, tile: Float) -> Float:
-        """(h, w, 1 or 3) in [0, 1] to the same shape."""
-        gray = tile.shape[2] == 1
-        colors = np.broadcast_to(tile, (*tile.shape[:2], 3))
-        batch = np.array(colors.transpose(2, 0, 1)[None], order="C")  # a copy: torch takes no read-only array
+        Raises:
+            ConfigError: The picture is deeper than the network's frames.
+        """
+        if self._runner.image.dtype == "uint8" and dtype != np.uint8:
+            raise ConfigError(
+                f"the network takes 8-bit frames, and a picture of {dtype} would lose its depth",
+                hint="use the checkpoint, or export it with --io float",
+            )
+        white = np.float32(_CODES[dtype])
+        tiles = TileRows(plan, lambda tile: self._restore_tile(tile, white))
+
+        def restore(rows: NDArray[Any]) -> list[NDArray[Any]]:
+            finished = []
+            for blended, given in tiles.feed(rows):
+                restored = given.copy()
+                restored[:, :, : blended.shape[2]] = _quantize(blended, dtype)
+                finished.append(restored)
+            return finished
+
+        return restore
+
+    def _restore_tile(self, tile: NDArray[Any], white: np.float32) -> Float:
+        """(h, w, C) as stored to (h, w, 1 or 3) in [0, 1]."""
+        colors = 1 if tile.shape[2] < 3 else 3
+        batch = np.empty((1, 3, *tile.shape[:2]), np.float32)
+        np.divide(tile[:, :, :colors].transpose(2, 0, 1), white, out=batch[0], dtype=np.float32)
         restored = self._runner.infer(batch)[0].transpose(1, 2, 0)
-        return cast(Float, restored.mean(axis=2, keepdims=True)) if gray else restored
+        return cast(Float, restored.mean(axis=2, keepdims=True)) if colors == 1 else restored
 
     def _measured(self, name: str, measure: Callable[[Runner], int]) -> int:
         if name not in self.known:

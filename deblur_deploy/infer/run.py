@@ -20,6 +20,7 @@ from deblur_deploy.infer.one_file import Restored, restore_file
 from deblur_deploy.infer.picture import Picture, decoding_bytes, read_picture
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
+from deblur_deploy.infer.rows import RowReader, is_large, open_rows, restore_rows
 from deblur_deploy.infer.settings import InferConfig
 from deblur_deploy.runtime.runner import Runner
 
@@ -120,6 +121,7 @@ class _Decoded:
     gate_bytes: int = 0
     input_hash: str = ""
     picture: Picture | None = None
+    rows: RowReader | None = None
     tiles: int = 0
     error: DeblurDeployError | None = None
     skipped: bool = False
@@ -196,29 +198,43 @@ class FileRunner:
     def _decode_all(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[_Decoded]:
         """In the reading thread."""
         for job in jobs:
-            cost = 0
+            entered = 0
             try:
                 if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
                     yield _Decoded(job, skipped=True)
                     continue
                 needed = decoding_bytes(job.source, self._config.encode.format)
-                self._restorer.require(needed, str(job.source))
-                if not self._gate.enter(needed, stop.is_set):
+                rows = None
+                if is_large(needed, self._restorer):
+                    rows = open_rows(job.source, self._config.encode.format)
+                if rows is None:
+                    self._restorer.require(needed, str(job.source))
+                cost = 1 if rows else needed  # even rows never share the memory with a picture that takes nearly all
+                if not self._gate.enter(cost, stop.is_set):
                     return
-                cost = needed
-                yield _Decoded(job, cost, hash_file(job.source), read_picture(job.source))
+                entered = cost
+                input_hash = hash_file(job.source)
+                if rows is not None:
+                    yield _Decoded(job, cost, input_hash, rows=rows)
+                    continue
+                self._restorer.make_room(needed)
+                yield _Decoded(job, cost, input_hash, read_picture(job.source))
             except DeblurDeployError as err:
-                yield _Decoded(job, cost, error=err)
+                yield _Decoded(job, entered, error=err)
 
     def _restore(self, item: _Decoded) -> _Decoded:
-        """In the caller's thread."""
-        if item.picture is None:
-            return item
+        """In the caller's thread; of rows, what is finished is written in a thread of their own."""
         try:
-            tiles = self._restorer.restore_in_place(item.picture.samples)
+            if item.rows is not None:
+                target_format = self._config.encode.format
+                tiles = restore_rows(item.rows, item.job.target, target_format, self._restorer)
+            elif item.picture is not None:
+                tiles = self._restorer.restore_in_place(item.picture.samples, item.gate_bytes)
+            else:
+                return item
         except DeblurDeployError as err:
             return _Decoded(item.job, item.gate_bytes, error=err)
-        return _Decoded(item.job, item.gate_bytes, item.input_hash, item.picture, tiles)
+        return _Decoded(item.job, item.gate_bytes, item.input_hash, item.picture, tiles=tiles)
 
     def _finish(self, item: _Decoded, notify: Notify) -> None:
         """In the writing thread."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,19 @@ Float = NDArray[np.float32]
 FEATHER = 16
 """Length of the ramp between two tiles in pixels."""
 
-BAND_BYTES_PER_PIXEL, TILE_BYTES_PER_PIXEL = 36, 12
-"""What a row of tiles takes per pixel of the picture, and each tile per pixel of its own, beside the network.
+TILE_BYTES_PER_PIXEL = 24
+"""What a tile takes per pixel beside the network: three float32 of input, and three of weighted result."""
 
-The row: three float32 of input, three of the blended result, and as much again for what the allocator keeps. The tile:
-three float32, weighted.
+_BLENDED_BYTES_PER_PIXEL, _STORED_COPIES = 12, 4
+"""What a row of tiles takes per pixel of the picture: three float32 of blended result, and copies of what is stored.
+
+Those are what was read, and three parts of the result on their way: being made, waiting, being written.
+"""
+
+FRUGAL_SHARES, FRUGAL_WORK = (8, 4, 2), 1.1
+"""Parts of a budget, as divisors, that are tried before the whole, and the work that a smaller one may cost.
+
+Beyond some size larger tiles save next to nothing, and memory that saves nothing is not taken.
 """
 
 
@@ -142,20 +151,34 @@ class TileNeeds:
         margin: Pixels along a cut edge that have to be thrown away.
         multiple: Divisor of the network.
         bytes_per_pixel: Memory of the network per pixel of a tile.
+        stored_bytes: Bytes of a pixel of the picture as it is stored, such as 3 for RGB with 8 bits.
     """
 
     margin: int
     multiple: int
     bytes_per_pixel: int
+    stored_bytes: int = 3
+
+    @property
+    def tile_bytes(self) -> int:
+        """Memory per pixel of a tile."""
+        return self.bytes_per_pixel + TILE_BYTES_PER_PIXEL
+
+    @property
+    def band_bytes(self) -> int:
+        """Memory per pixel of the picture in one row of tiles."""
+        return _BLENDED_BYTES_PER_PIXEL + _STORED_COPIES * self.stored_bytes
 
 
-def whole_bytes(width: int, height: int, bytes_per_pixel: int) -> int:
-    """Memory for a picture that goes through the network as one tile."""
-    return width * height * (bytes_per_pixel + TILE_BYTES_PER_PIXEL + BAND_BYTES_PER_PIXEL)
+def fits_whole(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> bool:
+    """Whether a picture can go through the network as one tile. The margin does not count."""
+    return width * height * (needs.tile_bytes + needs.band_bytes) <= budget_bytes
 
 
 def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> TilePlan:
     """The grid within a memory budget that makes the network work through the fewest pixels.
+
+    Of two grids whose work differs by less than a tenth it is the one that takes less memory.
 
     Args:
         width: Width of the picture in pixels.
@@ -169,76 +192,122 @@ def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> 
     Raises:
         ConfigError: Not even the smallest tiles fit.
     """
-    if whole_bytes(width, height, needs.bytes_per_pixel) <= budget_bytes:
+    if fits_whole(width, height, needs, budget_bytes):
         return TilePlan(width, height, width, height, needs.margin, needs.multiple)
-    smallest, per_pixel = smallest_tile(needs.margin, needs.multiple), needs.bytes_per_pixel + TILE_BYTES_PER_PIXEL
+    best = _fewest_pixels(width, height, needs, budget_bytes)
+    if best is None:
+        least, left = _least_bytes(width, height, needs), max(0, budget_bytes)
+        raise ConfigError(
+            f"{width}x{height} does not fit into the memory: the smallest tiles take {least / 1e6:.0f} MB, and "
+            f"{left / 1e6:.0f} MB are left",
+            hint=f"give {(least - left) / 1e6:.0f} MB more with --max-memory",
+        )
+    for share in FRUGAL_SHARES:
+        frugal = _fewest_pixels(width, height, needs, budget_bytes // share)
+        if frugal is not None and frugal.pixels <= FRUGAL_WORK * best.pixels:
+            return frugal
+    return best
+
+
+def _fewest_pixels(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> TilePlan | None:
+    smallest = smallest_tile(needs.margin, needs.multiple)
     best: TilePlan | None = None
     for tile_height in range(smallest, height + smallest, _grid(needs.multiple)):
         tall = min(tile_height, height)
-        left = budget_bytes - tall * width * BAND_BYTES_PER_PIXEL
-        tile_width = min(width, left // (tall * per_pixel) // needs.multiple * needs.multiple)
+        left = budget_bytes - tall * width * needs.band_bytes
+        tile_width = min(width, left // (tall * needs.tile_bytes) // needs.multiple * needs.multiple)
         if tile_width < min(smallest, width):
             break
         plan = TilePlan(width, height, tile_width, tall, needs.margin, needs.multiple)
         if best is None or plan.pixels < best.pixels:
             best = plan
-    if best is None:
-        least = min(smallest, width) * min(smallest, height) * per_pixel
-        least += min(smallest, height) * width * BAND_BYTES_PER_PIXEL
-        raise ConfigError(
-            f"{width}x{height} does not fit into the memory: the smallest tiles take {least / 1e6:.0f} MB, and "
-            f"{max(0, budget_bytes) / 1e6:.0f} MB are left",
-            hint="give more with --max-memory",
-        )
     return best
 
 
-def restore_rows(
-    read: Callable[[int, int], Float], restore: Callable[[Float], Float], plan: TilePlan
-) -> Iterator[tuple[int, Float]]:
-    """Run a network over a plan's tiles, from top to bottom.
+def _least_bytes(width: int, height: int, needs: TileNeeds) -> int:
+    smallest = smallest_tile(needs.margin, needs.multiple)
+    tile = min(smallest, width) * min(smallest, height) * needs.tile_bytes
+    return tile + min(smallest, height) * width * needs.band_bytes
+
+
+class TileRows:
+    """A picture that is given from top to bottom, through a network one row of tiles after the other.
+
+    Only the rows that a row of tiles covers are held.
 
     Args:
-        read: Gives rows ``start`` to ``stop`` of the picture, (stop - start, width, C) float32. Each row is asked for
-            once, in order.
-        restore: The network on one tile, (h, w, C) to the same shape.
         plan: The grid.
-
-    Yields:
-        First row and finished rows, (n, width, C) float32, each row once, in order. All rows that the tiles so far
-        reach have then been read, so the caller may write them over the picture, and change them.
+        restore: The network on one tile: (h, w, C) of what is given to (h, w, colours) float32.
     """
-    window, begin = read(0, 0), 0  # rows [begin, begin + len(window)) of the picture
-    unfinished, top = window, 0  # sums from row ``top`` on, which the next tiles will add to
-    for row in plan.rows:
-        seen, bottom = begin + len(window), min(row.stop, plan.height)
-        window = window[row.start - begin :].copy()  # the old window goes before the new one is read
-        window = np.concatenate([window, read(seen, bottom)])
-        begin = row.start
-        used = row.used(plan.height)
-        band = _restore_band(window, restore, plan, row)[used.start - row.start : used.stop - row.start]
-        band *= row.weights(plan.height)[:, None, None]
-        band[: len(unfinished)] += unfinished
-        top = used.start
-        done = len(band) if row.ramp_out is None else row.ramp_out - top
-        unfinished = band[done:].copy()
-        yield top, band[:done]
-        del band
 
+    def __init__(self, plan: TilePlan, restore: Callable[[NDArray[Any]], Float]) -> None:
+        self._plan, self._restore = plan, restore
+        self._spans = plan.rows
+        self._window: NDArray[Any] | None = None
+        self._begin, self._seen = 0, 0  # rows [begin, seen) of the picture are in the window
+        self._unfinished: Float | None = None  # sums that the next row of tiles will add to
 
-def _restore_band(window: Float, restore: Callable[[Float], Float], plan: TilePlan, row: Span) -> Float:
-    """One row of tiles, blended from left to right: (h, width, C)."""
-    band = np.zeros_like(window)
-    for column in plan.columns:
-        tile = window[:, column.start : min(column.stop, plan.width)]
-        height, width = tile.shape[:2]
-        if plan.fixed:
-            pads = ((0, row.stop - row.start - height), (0, column.stop - column.start - width), (0, 0))
-            tile = np.pad(tile, pads, mode="edge")
-        used = column.used(plan.width)
-        restored = restore(tile)[:height, used.start - column.start : used.stop - column.start]
-        band[:, used] += restored * column.weights(plan.width)[None, :, None]
-    return band
+    def feed(self, rows: NDArray[Any]) -> Iterator[tuple[Float, NDArray[Any]]]:
+        """Give the next rows of the picture.
+
+        Args:
+            rows: (n, width, C).
+
+        Yields:
+            Restored rows, (m, width, colours) float32, and the same rows as they were given, (m, width, C); each row of
+            the picture once, in order. The latter hold until the next are asked for.
+        """
+        if self._window is None:
+            tallest = max(min(span.stop, self._plan.height) - span.start for span in self._spans)
+            self._window = np.empty((tallest, *rows.shape[1:]), rows.dtype)
+        while len(rows):
+            span = self._spans[0]
+            bottom = min(span.stop, self._plan.height)
+            taken = rows[: bottom - self._seen]
+            self._window[self._seen - self._begin :][: len(taken)] = taken
+            self._seen += len(taken)
+            rows = rows[len(taken) :]
+            if self._seen == bottom:
+                yield self._finish(span, self._window[: bottom - self._begin])
+                self._advance(self._window)
+
+    def _advance(self, window: NDArray[Any]) -> None:
+        """Keep of the window what the next row of tiles begins with."""
+        del self._spans[0]
+        if self._spans:
+            kept = window[self._spans[0].start - self._begin : self._seen - self._begin]
+            window[: len(kept)] = kept.copy()
+            self._begin = self._spans[0].start
+
+    def _finish(self, row: Span, window: NDArray[Any]) -> tuple[Float, NDArray[Any]]:
+        height = self._plan.height
+        used = row.used(height)
+        band = self._blend(row, window)[used.start - row.start : used.stop - row.start]
+        band *= row.weights(height)[:, None, None]
+        if self._unfinished is not None:
+            band[: len(self._unfinished)] += self._unfinished
+        done = len(band) if row.ramp_out is None else row.ramp_out - used.start
+        self._unfinished = band[done:].copy()
+        return band[:done], window[used.start - row.start :][:done]
+
+    def _blend(self, row: Span, window: NDArray[Any]) -> Float:
+        """One row of tiles, blended from left to right: (h, width, colours)."""
+        plan = self._plan
+        band: Float | None = None
+        for column in plan.columns:
+            tile = window[:, column.start : min(column.stop, plan.width)]
+            height, width = tile.shape[:2]
+            if plan.fixed:
+                pads = ((0, row.stop - row.start - height), (0, column.stop - column.start - width), (0, 0))
+                tile = np.pad(tile, pads, mode="edge")
+            used = column.used(plan.width)
+            restored = self._restore(tile)[:height, used.start - column.start : used.stop - column.start]
+            if band is None:
+                band = np.zeros((height, plan.width, restored.shape[2]), np.float32)
+            band[:, used] += restored * column.weights(plan.width)[None, :, None]
+            del restored  # before the next tile is made
+        assert band is not None  # a plan has a tile
+        return band
 
 
 def _grid(multiple: int) -> int:

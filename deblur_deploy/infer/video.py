@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from deblur_deploy.errors import ArtifactError, ConfigError, MissingDependencyError
 from deblur_deploy.images import MAX_PIXELS
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
-from deblur_deploy.infer.encode import whole_file
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.settings import VideoConfig
+from deblur_deploy.whole_file import whole_file
 
 try:
     import av

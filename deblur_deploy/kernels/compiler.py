@@ -7,17 +7,16 @@ The cache is one file for each combination of source, options and compiler, in t
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from deblur_deploy.errors import BuildError, MissingDependencyError
+from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError
 from deblur_deploy.user_cache import user_cache
+from deblur_deploy.whole_file import whole_file
 
 SOURCE, HEADERS = "deform_conv.cu", ("tiles.cuh", "hardware.cuh")
 _OPTIONS = ("--std=c++17", "--ptxas-options=-v")
@@ -57,7 +56,8 @@ def compile_cached(arch: str, *options: str, sources: Mapping[str, str] | None =
         return kept.read_bytes()
     except OSError:
         code = compile_source(arch, *options, sources=sources).code
-    _write_atomically(kept, code)
+    with suppress(ArtifactError), whole_file(kept) as partial:  # else it is compiled again next time
+        partial.write_bytes(code)
     return code
 
 
@@ -141,18 +141,3 @@ def _read(nvrtc: Any, program: Any, what: str) -> bytes:
     buffer = bytes(size + 2)
     _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{what}")(program, buffer))
     return buffer[:size]
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Keep a file, unless the cache cannot be written: then it is compiled again next time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staging = tempfile.mkstemp(dir=path.parent, prefix=".staging-")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(staging).replace(path)
-    except OSError:
-        Path(staging).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from deblur_deploy.report.content import Content
 from deblur_deploy.report.markdown import render_markdown
 from deblur_deploy.report.page import render_page
 from deblur_deploy.report.sheets import make_folder, save_sheet
-from deblur_deploy.text_file import write_text
+from deblur_deploy.whole_file import write_text
 
 Format = Literal["html", "md", "png"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from deblur_deploy.artifact import Artifact
 from deblur_deploy.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.runtime.ort_providers import open_session
-from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
+from deblur_deploy.runtime.runner import Pictures, check_batch, fixed_size, infer_in_form
 
 # onnxruntime's exceptions have no base of their own.
 _FAILURES = (
@@ -25,6 +26,9 @@ _FAILURES = (
     native.NotImplemented,
     native.RuntimeException,
 )
+
+_SHRINK = "memory.enable_memory_arena_shrinkage"
+"""Setting of one run: after it, the memory that no tensor uses goes back to the system (onnxruntime's run options)."""
 
 
 class OnnxruntimeRunner:
@@ -81,6 +85,15 @@ class OnnxruntimeRunner:
             raise DeblurDeployError(
                 f"{self.name} failed on a {shape} batch: {_first_line(err)}", hint="try a smaller picture"
             ) from err
+
+    def give_back_memory(self) -> None:
+        """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`; on the processor, at any size."""
+        if self.name != "onnxruntime" or fixed_size(self.image) is not None:
+            return
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry(_SHRINK, "cpu:0")
+        smallest = np.zeros((1, 3, self.image.multiple_of, self.image.multiple_of), np.float32)
+        infer_in_form(lambda taken: self._session.run(None, {self._input: taken}, options)[0], smallest, self.image)
 
 
 def _first_line(err: BaseException) -> str:

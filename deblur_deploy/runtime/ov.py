@@ -45,6 +45,7 @@ class OpenVINORunner:
             raise ArtifactError(
                 f"OpenVINO cannot read {artifact.path}: {_reason(err)}", hint="export it again"
             ) from err
+        self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
 
     def __enter__(self) -> Self:
@@ -53,7 +54,7 @@ class OpenVINORunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._request = None
+        self._request = self._compiled = None
 
     def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
@@ -65,6 +66,12 @@ class OpenVINORunner:
             raise DeblurDeployError(
                 f"{self.name} failed on a {shape} batch: {_reason(err)}", hint="try a smaller picture"
             ) from err
+
+    def give_back_memory(self) -> None:
+        """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`."""
+        self._request = None
+        self._compiled.release_memory()
+        self._request = self._compiled.create_infer_request()
 
 
 def computes_bf16() -> bool:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,14 @@ class Runner(AbstractContextManager["Runner"], Protocol):
             ConfigError: The batch has a shape that the network does not take.
             DeblurDeployError: The runtime gave up, for instance for want of memory.
         """
+
+
+@runtime_checkable
+class KeepsMemory(Protocol):
+    """A runner that keeps what one inference took for the next one."""
+
+    def give_back_memory(self) -> None:
+        """Give it back to the system; the next inference takes it anew."""
 
 
 def open_runner(

@@ -6,13 +6,12 @@ them for the next process. It checks by itself whether a cache fits the card, th
 
 from __future__ import annotations
 
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.whole_file import whole_file
 
 SUFFIX = ".runtime_cache"
 
@@ -72,17 +71,7 @@ class ContextMaker:
         data = b"" if data is None else bytes(memoryview(data))
         if not data or data == self._saved:
             return
-        with suppress(OSError):
-            _replace(self._path, data)
+        with suppress(ArtifactError):
+            with whole_file(self._path) as partial:
+                partial.write_bytes(data)
             self._saved = data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -147,3 +147,10 @@ def test_latencies_of_another_machine_are_not_taken_over(
         facts.update(change)
         findings.measure_latency(journey, BenchConfig(), tmp_path, Output(as_json=True))
     assert measured == ["this one", "another"]
+
+
+def test_what_a_killed_run_left_half_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".summary.abcd_123.partial.md").write_text("half")
+    (tmp_path / "summary.md").write_text("whole")
+    RunRecord(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.md"]

@@ -37,6 +37,7 @@ from deblur_deploy.external_data import refuse_external_data
 from deblur_deploy.images import ImageSpec, load_rgb, parse_resolution
 from deblur_deploy.infer.memory import parse_memory
 from deblur_deploy.infer.picture import read_picture
+from deblur_deploy.infer.rows import open_rows
 
 COUNTS = [pytest.param(100, id="quick"), pytest.param(100_000, id="whole", marks=[pytest.mark.slow])]
 VARIANTS = {100: 1, 100_000: 49}
@@ -258,9 +259,17 @@ def test_recipes(count: int, folder: Path) -> None:
     feed(count, mutated(RECIPE.encode()) | st.binary(max_size=64) | replaced, read)
 
 
+def read_rows(path: Path) -> None:
+    """As ``infer`` reads large pictures, where it can."""
+    reader = open_rows(path, None)
+    if reader is not None:
+        height = sum(len(rows) for rows in reader.bands())
+        assert height == reader.shape[0]
+
+
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("load", [load_rgb, read_picture])
+@pytest.mark.parametrize("load", [load_rgb, read_picture, read_rows])
 def test_images(load: Callable[[Path], object], count: int, folder: Path) -> None:
     picture = Image.fromarray((np.arange(7 * 9 * 3) % 251).astype(np.uint8).reshape(7, 9, 3))
     encoded = []

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
-from deblur_deploy.artifact import Artifact, new_step
-from deblur_deploy.images import load_rgb
+from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, Step, new_step, write_artifact
+from deblur_deploy.images import ImageSpec, load_rgb
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.package_data import shipped
@@ -56,3 +58,23 @@ def moving_photo() -> NDArray[np.float32]:
     sharp = load_rgb(path)[:240].astype(np.float32) / 255
     blurred: NDArray[np.float32] = np.mean([np.roll(sharp, s, axis=1) for s in range(-3, 4)], axis=0, dtype=np.float32)
     return blurred
+
+
+@pytest.fixture(scope="session")
+def one_convolution(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The smallest network that has tiles with margins: what is measured is everything around it."""
+    kernel = np.zeros((3, 3, 3, 3), np.float32)
+    kernel[range(3), range(3), 1, 1] = 1
+    kernel[:, :, 0, 0] = 1e-3
+    shape = ("n", 3, "h", "w")
+    sides = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("input", "output")]
+    node = helper.make_node("Conv", ["input", "kernel"], ["output"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "net", sides[:1], sides[1:], [numpy_helper.from_array(kernel, "kernel")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    step = Step("export-onnx", {}, {}, None, "2026-01-01", {})
+    out = tmp_path_factory.mktemp("one") / "onnx"
+
+    def write(path: Path) -> None:
+        onnx.save(model, path)
+
+    return write_artifact(out, Draft("onnx", "model.onnx", write, NetworkSpec("srn", {}), ImageSpec(), step))

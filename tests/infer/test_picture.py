@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.images import load_rgb
-from deblur_deploy.infer.encode import EncodeConfig, remove_partials, whole_file, write_picture
+from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.picture import FORMATS, Metadata, Picture, decoding_bytes, read_picture
 
 LOSSLESS = [".png", ".tif", ".bmp"]
@@ -194,29 +194,6 @@ def test_what_a_format_cannot_hold_is_an_error_with_the_name(tmp_path):
 def test_quality_is_checked():
     with pytest.raises(ConfigError, match="quality is 0"):
         EncodeConfig(quality=0)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-
-    def fail():
-        with whole_file(tmp_path / "a.txt") as partial:
-            partial.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
-
-
-def test_what_killed_runs_left_is_removed_in_every_folder(tmp_path, photo):
-    (tmp_path / "sub").mkdir()
-    for name in (".a [1].abcd_123.partial.png", "sub/.b.abcd_123.partial.mp4"):
-        (tmp_path / name).write_bytes(b"half")
-    write_picture(tmp_path / "a [1].png", Picture(photo, "PNG"))
-    remove_partials(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a [1].png"]
 
 
 def png_header(width: int, height: int) -> bytes:

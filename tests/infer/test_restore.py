@@ -168,6 +168,21 @@ def test_memory_per_pixel_is_measured(runner):
     assert measured % 128 == 0
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_network_gives_back_what_it_keeps_between_inferences(runtime, one_convolution):
+    """For a picture that takes more than its share, and only then; what it gives afterwards is the same."""
+    large = np.random.default_rng(0).random((1, 3, 1500, 2000), dtype=np.float32)
+    with open_runner(one_convolution, runtime) as opened:
+        restorer = Restorer(opened, RestoreConfig(max_memory=8_000_000_000))
+        before = opened.infer(large).sum()
+        kept = resident_bytes()
+        restorer.make_room(restorer.in_flight_bytes)
+        assert resident_bytes() > kept - 20_000_000
+        restorer.make_room(restorer.in_flight_bytes + 1)
+        assert resident_bytes() < kept - 30_000_000
+        assert opened.infer(large).sum() == before
+
+
 def test_memory_that_the_program_itself_takes_is_refused(runner):
     with pytest.raises(ConfigError, match=r"the network alone takes .* MB, and 50 MB are allowed"):
         Restorer(runner, RestoreConfig(max_memory=50_000_000))

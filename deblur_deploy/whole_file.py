@@ -1,0 +1,83 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deblur_deploy.errors import ArtifactError
+
+PARTIAL = ".partial"
+"""Stands in the names of files that are being written. What a killed run left, :func:`remove_partials` takes away."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A hidden file beside ``path`` to write to: put in its place in the end, when it is on the disk, or removed.
+
+    After an error the older file stays. Folders above are made; a link stays one, and what it leads to is replaced.
+    What is no regular file, such as a pipe, is given as it is. The hidden file ends like ``path``, for libraries that
+    go by the suffix.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ArtifactError: The folder or file cannot be written.
+    """
+    partial: Path | None = None
+    try:
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        target = path.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix, suffix = f".{target.stem[:80]}.", f"{PARTIAL}{target.suffix}"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+        os.close(handle)
+        partial = Path(name)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)  # temporary files are private
+        partial.replace(target)
+        partial = None
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, as :func:`whole_file` does.
+
+    Raises:
+        ArtifactError: It cannot be written; an older file stays.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def remove_partials(folder: Path, *, below: bool = False) -> None:
+    """Remove the hidden files that a killed run left; nobody else may be writing there.
+
+    Args:
+        folder: Where; it need not exist.
+        below: In the folders below, too.
+
+    Raises:
+        ArtifactError: One cannot be removed.
+    """
+    pattern = f".*.????????{PARTIAL}*"
+    try:
+        for stale in folder.rglob(pattern) if below else folder.glob(pattern):
+            if stale.is_file():
+                stale.unlink(missing_ok=True)
+    except OSError as err:
+        raise ArtifactError(f"{folder} cannot be written: {err}", hint="check its permissions") from err

@@ -1,0 +1,73 @@
+"""A file is the old one or the new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.whole_file import remove_partials, whole_file, write_text
+
+
+def test_a_file_and_its_folders_are_made_and_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link.txt").symlink_to(tmp_path / "sub" / "a.txt")
+    write_text(tmp_path / "sub" / "a.txt", "old")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "sub" / "a.txt").read_text() == "new"
+
+
+def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "half \udc80")
+    with pytest.raises(ArtifactError, match=r"below-a-file\.txt cannot be written"):
+        write_text(tmp_path / "a.txt" / "below-a-file.txt", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail() -> None:
+        with whole_file(tmp_path / "a.txt") as partial:
+            partial.write_text("half")
+            assert partial.name.startswith(".a.")
+            assert partial.suffix == ".txt"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append("fsync") or sync(handle))
+    monkeypatch.setattr(Path, "replace", lambda self, to: events.append("replace") or replace(self, to))
+    write_text(tmp_path / "a.txt", "text")
+    assert events == ["fsync", "replace"]
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in (".a [1].abcd_123.partial.png", "sub/.b.abcd_123.partial.mp4", "sub/.c.abcd_123.partial"):
+        (tmp_path / name).write_bytes(b"half")
+    write_text(tmp_path / "a [1].png", "whole")
+    remove_partials(tmp_path)
+    assert not (tmp_path / ".a [1].abcd_123.partial.png").exists()
+    assert len(list((tmp_path / "sub").iterdir())) == 2
+    remove_partials(tmp_path, below=True)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a [1].png"]
