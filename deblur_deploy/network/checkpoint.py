@@ -32,7 +32,7 @@ from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, rea
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
 from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
-from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, some
+from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, require_finite, some
 from deblur_deploy.tables import from_table
 
 __all__ = ["build_network", "import_checkpoint", "load_network", "read_checkpoint", "save_network", "spec_of"]
@@ -205,7 +205,9 @@ def _check_options(options: ImportOptions, arch: str, architecture: Architecture
 def _read(path: Path, architecture: Architecture, options: ImportOptions) -> FoundWeights:
     """The weights in a file of either framework."""
     if architecture.tensorflow and path.suffix not in _TORCH_SUFFIXES:
-        return FoundWeights(from_tensorflow(read_tensorflow_checkpoint(path)), None)
+        weights = from_tensorflow(read_tensorflow_checkpoint(path))
+        require_finite(weights, path)
+        return FoundWeights(weights, None)
     if path.suffix not in _TORCH_SUFFIXES and is_tensorflow_checkpoint(path):
         known = ", ".join(name for name, row in ARCHITECTURES.items() if row.tensorflow)
         raise ArtifactError(
