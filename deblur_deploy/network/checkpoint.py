@@ -205,9 +205,7 @@ def _check_options(options: ImportOptions, arch: str, architecture: Architecture
 def _read(path: Path, architecture: Architecture, options: ImportOptions) -> FoundWeights:
     """The weights in a file of either framework."""
     if architecture.tensorflow and path.suffix not in _TORCH_SUFFIXES:
-        weights = from_tensorflow(read_tensorflow_checkpoint(path))
-        require_finite(weights, path)
-        return FoundWeights(weights, None)
+        return FoundWeights(_read_tensorflow(path), None)
     if path.suffix not in _TORCH_SUFFIXES and is_tensorflow_checkpoint(path):
         known = ", ".join(name for name, row in ARCHITECTURES.items() if row.tensorflow)
         raise ArtifactError(
@@ -215,6 +213,20 @@ def _read(path: Path, architecture: Architecture, options: ImportOptions) -> Fou
             hint=f"--arch {known}",
         )
     return read_weights(path, options.unsafe_pickle)
+
+
+def _read_tensorflow(path: Path) -> dict[str, Tensor]:
+    """The published SRN's weights in a checkpoint of TensorFlow."""
+    variables = read_tensorflow_checkpoint(path)
+    weights = from_tensorflow(variables)
+    if not weights:
+        raise ArtifactError(
+            f"{path} is a TensorFlow checkpoint of another network: SRN's variables are called g_net/…, "
+            f"and it has {some(sorted(variables))}",
+            hint="give the published one, such as deblur.model-523000",
+        )
+    require_finite(weights, path)
+    return weights
 
 
 def _check_kind(weights: Mapping[str, Tensor], arch: str, path: Path) -> None:

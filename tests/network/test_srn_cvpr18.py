@@ -253,6 +253,13 @@ def test_variables_of_another_variant_are_refused(variant, asked, import_variabl
     assert f"--variant {variant}" in caught.value.hint
 
 
+def test_variables_of_another_network_are_refused(import_variables):
+    others = {"resnet/conv1/kernel": np.zeros((3, 3, 3, 8), np.float32), "global_step": np.int64(7)}
+
+    with pytest.raises(ArtifactError, match=r"of another network: .*it has global_step, resnet/conv1/kernel"):
+        import_variables(others)
+
+
 def test_half_of_tensorflows_variables_says_what_is_missing(import_variables):
     variables = tensorflow_variables("lstm")
 
