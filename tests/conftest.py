@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from deblur_deploy.network.deblurgan_v2 import DeblurGANv2MobileNet
 from deblur_deploy.network.deform_conv import DeformConv2dPack
 from deblur_deploy.network.srn import SRNConfig
 
@@ -114,6 +115,19 @@ def small_files_only() -> SmallFilesOnly:
 def tiny_config() -> SRNConfig:
     """The smallest SRN that still has every part."""
     return SRNConfig.from_base(8, (1, 1, 1))
+
+
+@pytest.fixture
+def deblurgan_state() -> dict[str, Tensor]:
+    """Weights of a DeblurGAN-v2 with the statistics that training gathers; these are not those of any picture."""
+    torch.manual_seed(0)
+    net = DeblurGANv2MobileNet()
+    state = net.state_dict()
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.InstanceNorm2d):
+            state[f"{name}.running_mean"] = torch.full((layer.num_features,), 0.1)
+            state[f"{name}.running_var"] = torch.full((layer.num_features,), 0.5)
+    return state
 
 
 Soften = Callable[[nn.Module], None]

@@ -18,18 +18,6 @@ from deblur_deploy.norms import compare_norms
 MOBILE = "deblurgan-v2-mobilenet"
 
 
-def published() -> dict[str, Tensor]:
-    """Weights with gathered statistics, which are not those of any picture."""
-    torch.manual_seed(0)
-    net = DeblurGANv2MobileNet()
-    state = net.state_dict()
-    for name, layer in net.named_modules():
-        if isinstance(layer, nn.InstanceNorm2d):
-            state[f"{name}.running_mean"] = torch.full((layer.num_features,), 0.1)
-            state[f"{name}.running_var"] = torch.full((layer.num_features,), 0.5)
-    return state
-
-
 def with_batch_norm(state: dict[str, Tensor], gathered: bool) -> nn.Module:
     """The network as it was published, with batch normalisation by gathered statistics or by the batch's own."""
     net = DeblurGANv2MobileNet()
@@ -48,15 +36,15 @@ def pairs(photo: NDArray[np.uint8]) -> list[Pair]:
     return [Pair("drawn", np.roll(photo, 3, axis=1)[:64, :64], photo[:64, :64])]
 
 
-def test_both_normalisations_are_measured(pairs, tmp_path):
-    torch.save({"model": published()}, tmp_path / "net.h5")
+def test_both_normalisations_are_measured(pairs, deblurgan_state, tmp_path):
+    torch.save({"model": deblurgan_state}, tmp_path / "net.h5")
 
     norms = compare_norms(tmp_path / "net.h5", MOBILE, ImportOptions(), pairs)
 
     assert list(norms) == ["image", "folded"]
     assert norms["image"] != pytest.approx(norms["folded"], abs=0.01)
     for norm, gathered in (("image", False), ("folded", True)):
-        expected = evaluate_network(with_batch_norm(published(), gathered), pairs)
+        expected = evaluate_network(with_batch_norm(deblurgan_state, gathered), pairs)
         assert norms[norm] == pytest.approx(expected, abs=1e-3), norm
 
 

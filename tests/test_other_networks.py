@@ -57,10 +57,13 @@ onnxruntime computes the file as it is written, OpenVINO as it has rearranged it
 LEVELS = 5
 """What a network adds to a picture or makes of it, as a standard deviation in steps of 8 bits."""
 
-UNSETTLED = ("deblurgan-v2-mobilenet image", "deblurgan-v2-inception")
-"""Where every layer of many is normalised by the picture, one code that falls to the other side goes on to move others:
-noise of 1e-6 on the picture moves PyTorch's own result by several steps. What OpenVINO, which sums in another order,
-makes of these is only compared layer by layer."""
+LIFT = 3.0
+"""What a normalisation adds, in standard deviations, where it has weights: nearly all of what it gives is then between
+the ends of ReLU and ReLU6.
+
+As a network starts, with 0, ReLU takes half of each channel away and the next normalisation widens what is left, so
+that a difference grows by a fifth in every layer: after fifty of them a single code that falls to the other side, as
+where a runtime sums in another order, has moved the whole picture."""
 
 OWN = """
 import torch
@@ -112,7 +115,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
     def make_network(name: str) -> Generator:
         torch.manual_seed(0)
-        return NETWORKS[name]().eval()
+        net = NETWORKS[name]().eval()
+        for layer in net.modules():
+            if isinstance(layer, nn.InstanceNorm2d) and layer.affine:
+                nn.init.constant_(layer.bias, LIFT)
+        return net
 
     yield make_network
     sys.modules.pop("others_network", None)
@@ -146,7 +153,7 @@ def with_small_signals(pruned: Artifact, frame: NDArray[np.float32], folder: Pat
 
     Random weights behind a normalisation give a picture of full contrast, and every rounding with it.
     """
-    net = load_network(pruned).eval()
+    net = load_network(pruned)
     last, given = outputs_of_layers(net, frame)[0][-1]
     assert isinstance(last, nn.Conv2d)
     with torch.no_grad():
@@ -167,11 +174,11 @@ def check(made: dict[str, Artifact], size: Resolution) -> None:
     assert {(name, runtime) for name in ("onnx", "half") for runtime in ("onnxruntime", "openvino")} <= measured
 
 
-def check_pictures(made: dict[str, Artifact], size: Resolution, runtimes: Sequence[str]) -> None:
+def check_pictures(made: dict[str, Artifact], size: Resolution) -> None:
     """The INT8 file gives the picture of the network that it was made from."""
     frame = random_frame(size)
     simulated = levels_of(made["quantized"], "torch", frame)
-    for runtime in runtimes:
+    for runtime in INT8_BOUNDS:
         apart = np.abs(levels_of(made["onnx"], runtime, frame) - simulated)
         assert (apart <= 1).mean() >= 0.999, runtime
 
@@ -179,17 +186,17 @@ def check_pictures(made: dict[str, Artifact], size: Resolution, runtimes: Sequen
 def check_layers(made: dict[str, Artifact], size: Resolution) -> None:
     """Every layer of the float file and of the INT8 file is PyTorch's, and a scale that is wrong by a tenth is seen."""
     frame = random_frame(size)
-    net = load_network(made["small"]).eval()
-    largest, _ = errors_of_layers(net, network_to_onnx(net, size), frame)
+    net = load_network(made["small"])
+    largest, _ = errors_of_layers(outputs_of_layers(net, frame), network_to_onnx(net, size), frame)
     assert max(largest) <= FLOAT_BOUND
-    net = load_network(made["quantized"]).eval()
+    right = outputs_of_layers(load_network(made["quantized"]), frame)
     model = onnx.load(made["onnx"].path)
     for runtime, bound in INT8_BOUNDS.items():
-        _, mean_square = errors_of_layers(net, model, frame, runtime)
+        _, mean_square = errors_of_layers(right, model, frame, runtime)
         assert max(mean_square) <= bound, runtime
     scales = names_of_scales(model)
     spoil(model, scales[len(scales) // 2])
-    _, mean_square = errors_of_layers(net, model, frame)
+    _, mean_square = errors_of_layers(right, model, frame)
     assert max(mean_square) > INT8_BOUNDS["onnxruntime"]
 
 
@@ -202,12 +209,12 @@ def levels_of(artifact: Artifact, runtime: str, frame: NDArray[np.float32]) -> N
         return np.rint(np.clip(runner.infer(frame), 0, 1) * 255)
 
 
-Given = list[tuple[nn.Module, Tensor]]
+Outputs = list[tuple[nn.Module, Tensor]]
 
 
-def outputs_of_layers(net: Generator, frame: NDArray[np.float32]) -> tuple[Given, Tensor]:
+def outputs_of_layers(net: Generator, frame: NDArray[np.float32]) -> tuple[Outputs, Tensor]:
     """Every run of a convolution that the picture depends on, in order, with what it gave; and the picture."""
-    given: Given = []
+    given: Outputs = []
 
     def note(layer: nn.Module, taken: tuple[Tensor, ...], output: Tensor) -> None:
         if not isinstance(layer, nn.BatchNorm2d):
@@ -233,7 +240,7 @@ def outputs_of_layers(net: Generator, frame: NDArray[np.float32]) -> tuple[Given
 
 
 def errors_of_layers(
-    net: Generator, model: onnx.ModelProto, frame: NDArray[np.float32], runtime: str = "onnxruntime"
+    right: tuple[Outputs, Tensor], model: onnx.ModelProto, frame: NDArray[np.float32], runtime: str = "onnxruntime"
 ) -> tuple[list[float], list[float]]:
     """How far each convolution of a file is from PyTorch's where all before it gave what PyTorch's gave.
 
@@ -242,7 +249,7 @@ def errors_of_layers(
     Returns:
         Largest difference over the largest value, and root mean square of the difference over that of the values.
     """
-    layers, restored = outputs_of_layers(net, frame)
+    layers, restored = right
     outputs = [output.numpy() for _, output in layers]
     model = onnx.ModelProto.FromString(model.SerializeToString())
     nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
@@ -293,12 +300,11 @@ def spoil(model: onnx.ModelProto, scale: str) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_goes_the_whole_way(name, make, tuning, tmp_path):
-    net = make(name)
-    size = Resolution(*net.padded_size(64, 64))
-    made = go_the_whole_way(net, tuning, size, tmp_path / "made")
+    size = Resolution(256, 256)
+    made = go_the_whole_way(make(name), tuning, size, tmp_path / "made")
     check(made, size)
     check_layers(made, size)
-    check_pictures(made, size, ("onnxruntime",) if name in UNSETTLED else tuple(INT8_BOUNDS))
+    check_pictures(made, size)
 
 
 def test_a_network_of_ones_own_goes_the_whole_way(make, tuning, tmp_path):
@@ -312,13 +318,13 @@ def test_every_wrong_scale_of_a_file_is_seen(make, tuning, tmp_path):
     own = make("own")
     source = save_network(tmp_path / "source", own, spec_of(own), new_step("import", {}, None, measure_cost(own)))
     quantized = qat(source, QatConfig(tuning=tuning, calibration_images=1), tmp_path / "quantized")
-    net = load_network(quantized).eval()
-    right = network_to_onnx(net, size)
-    assert max(errors_of_layers(net, right, frame)[1]) <= INT8_BOUNDS["onnxruntime"]
-    scales = names_of_scales(right)
+    net = load_network(quantized)
+    right, model = outputs_of_layers(net, frame), network_to_onnx(net, size)
+    assert max(errors_of_layers(right, model, frame)[1]) <= INT8_BOUNDS["onnxruntime"]
+    scales = names_of_scales(model)
     assert len(scales) >= 8
 
     for scale in scales:
-        wrong = onnx.ModelProto.FromString(right.SerializeToString())
+        wrong = onnx.ModelProto.FromString(model.SerializeToString())
         spoil(wrong, scale)
-        assert max(errors_of_layers(net, wrong, frame)[1]) > INT8_BOUNDS["onnxruntime"], scale
+        assert max(errors_of_layers(right, wrong, frame)[1]) > INT8_BOUNDS["onnxruntime"], scale

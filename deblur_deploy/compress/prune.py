@@ -36,7 +36,7 @@ class Round:
         gmacs: Multiply-accumulates left for one frame of 640x360, in 10**9.
         steps: Fine-tuning steps.
         psnr_untuned_db: Mean PSNR when the channels had gone.
-        psnr_db: Mean PSNR after the fine-tuning.
+        psnr_db: Mean PSNR after the fine-tuning, None where every picture came out equal.
         seconds: Wall time of the fine-tuning.
         loss: Mean loss of its last tenth, or None where there were no steps.
     """
@@ -46,7 +46,7 @@ class Round:
     gmacs: float
     steps: int
     psnr_untuned_db: float
-    psnr_db: float
+    psnr_db: float | None
     seconds: float
     loss: float | None
 
@@ -80,11 +80,12 @@ def prune(
             analysis = _analyse(net, part, first.state.original)
         plan = analysis.plan(part, curves)
         net = _rebuilt(analysis.carry_out(net, plan))
-        rounds.append(_tune(net, teacher, part, _counting_on(on_step, config, number)))
+        done, quality = _tune(net, teacher, part, _counting_on(on_step, config, number))
+        rounds.append(done)
     figures: dict[str, Any] = {
-        **measure_cost(net),
+        **{name: getattr(rounds[-1], name) for name in ("params", "gmacs")},
         "groups": [vars(group) for group in _kept(first, plan)],
-        **network_quality(net, evaluation_pairs(config.tuning)),
+        **quality,
         **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "loss")},
         "seconds": sum(done.seconds for done in rounds),
         "rounds": [vars(done) for done in rounds],
@@ -176,22 +177,25 @@ def _counting_on(on_step: OnStep | None, config: PruneConfig, number: int) -> On
     return lambda step, _, loss: on_step(before + step, total, loss)
 
 
-def _tune(net: Generator, teacher: Generator, config: PruneConfig, on_step: OnStep | None) -> Round:
-    """Fine-tune what a round left, and measure it before and after."""
+def _tune(
+    net: Generator, teacher: Generator, config: PruneConfig, on_step: OnStep | None
+) -> tuple[Round, dict[str, Any]]:
+    """Fine-tune what a round left, and measure it before and after: the round, and its quality as manifests keep it."""
     pairs = evaluation_pairs(config.tuning)
     untuned_db = evaluate_network(net, pairs)
     report = finetune(net, teacher, config.tuning, on_step)
-    cost = measure_cost(net)
-    return Round(
+    cost, quality = measure_cost(net), network_quality(net, pairs)
+    done = Round(
         config.budget[1],
         int(cost["params"]),
         cost["gmacs"],
         report.steps,
         untuned_db,
-        evaluate_network(net, pairs),
+        quality["psnr_db"],
         report.seconds,
         report.loss,
     )
+    return done, quality
 
 
 def _kept(first: Analysis, last: PrunePlan) -> list[PrunedGroup]:

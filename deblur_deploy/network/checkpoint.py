@@ -32,7 +32,7 @@ from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, rea
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
 from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
-from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, some
+from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, require_finite, some
 from deblur_deploy.tables import from_table
 
 __all__ = ["build_network", "import_checkpoint", "load_network", "read_checkpoint", "save_network", "spec_of"]
@@ -205,7 +205,7 @@ def _check_options(options: ImportOptions, arch: str, architecture: Architecture
 def _read(path: Path, architecture: Architecture, options: ImportOptions) -> FoundWeights:
     """The weights in a file of either framework."""
     if architecture.tensorflow and path.suffix not in _TORCH_SUFFIXES:
-        return FoundWeights(from_tensorflow(read_tensorflow_checkpoint(path)), None)
+        return FoundWeights(_read_tensorflow(path), None)
     if path.suffix not in _TORCH_SUFFIXES and is_tensorflow_checkpoint(path):
         known = ", ".join(name for name, row in ARCHITECTURES.items() if row.tensorflow)
         raise ArtifactError(
@@ -213,6 +213,20 @@ def _read(path: Path, architecture: Architecture, options: ImportOptions) -> Fou
             hint=f"--arch {known}",
         )
     return read_weights(path, options.unsafe_pickle)
+
+
+def _read_tensorflow(path: Path) -> dict[str, Tensor]:
+    """The published SRN's weights in a checkpoint of TensorFlow."""
+    variables = read_tensorflow_checkpoint(path)
+    weights = from_tensorflow(variables)
+    if not weights:
+        raise ArtifactError(
+            f"{path} is a TensorFlow checkpoint of another network: SRN's variables are called g_net/…, "
+            f"and it has {some(sorted(variables))}",
+            hint="give the published one, such as deblur.model-523000",
+        )
+    require_finite(weights, path)
+    return weights
 
 
 def _check_kind(weights: Mapping[str, Tensor], arch: str, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,13 @@ from deblur_deploy.errors import ArtifactError, MissingDependencyError
 _PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 """Ends of the files that belong to one checkpoint."""
 
+_NEEDED = {"index": "index", "data": "data-00000-of-*"}
+"""The files that hold the weights, by what they are called in a message, and how their names end."""
+
 
 def is_tensorflow_checkpoint(path: Path) -> bool:
-    """Whether a path is the prefix of a checkpoint of TensorFlow, or one of its files."""
-    prefix = path.with_name(_PART.sub("", path.name))
-    return prefix.with_name(f"{prefix.name}.index").is_file()
+    """Whether a path is the prefix of a checkpoint of TensorFlow, complete or not, or one of its files."""
+    return any(_files(path, end) for end in _NEEDED.values())
 
 
 def read_tensorflow_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
@@ -34,13 +37,13 @@ def read_tensorflow_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
         ArtifactError: A file of the checkpoint is missing or damaged.
         MissingDependencyError: TensorFlow is not installed.
     """
-    prefix = path.with_name(_PART.sub("", path.name))
-    if not any(prefix.parent.glob(f"{prefix.name}.*")):
+    prefix = _prefix(path)
+    if not _files(path, "*"):
         raise ArtifactError(
             f"there is no TensorFlow checkpoint {prefix}", hint="give its prefix, such as deblur.model-523000"
         )
-    for part, kind in (("index", "index"), ("data-00000-of-*", "data")):
-        if not any(prefix.parent.glob(f"{prefix.name}.{part}")):
+    for kind, end in _NEEDED.items():
+        if not _files(path, end):
             raise ArtifactError(
                 f"the TensorFlow checkpoint {prefix} lacks its {kind} file",
                 hint=f"put {prefix.name}.index and {prefix.name}.data-00000-of-00001 into one folder",
@@ -54,6 +57,17 @@ def read_tensorflow_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
             f"the TensorFlow checkpoint {prefix} cannot be read: {str(err).splitlines()[0]}",
             hint="one of its files is cut off or damaged; copy it again",
         ) from err
+
+
+def _prefix(path: Path) -> Path:
+    """What the names of all files of a checkpoint begin with."""
+    return path.with_name(_PART.sub("", path.name))
+
+
+def _files(path: Path, end: str) -> list[Path]:
+    """Files of the checkpoint that a path names whose names end so."""
+    prefix = _prefix(path)
+    return list(prefix.parent.glob(f"{glob.escape(prefix.name)}.{end}"))
 
 
 def _tensorflow() -> ModuleType:

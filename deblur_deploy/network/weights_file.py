@@ -91,12 +91,25 @@ def read_weights(path: Path, unsafe_pickle: bool = False) -> FoundWeights:
             raise ArtifactError(f"{path}: the weight {name} {reason}", hint="save the dense weights, on the processor")
     state, prefix = _without_prefixes(state)
     weights = {name: tensor.float() for name, tensor in state.items()}
+    require_finite(weights, path)
+    return FoundWeights(weights, prefix or taken)
+
+
+def require_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are no numbers.
+
+    Args:
+        weights: Names to tensors.
+        path: The file that they are from.
+
+    Raises:
+        ArtifactError: Some are NaN or infinite.
+    """
     bad = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise ArtifactError(
             f"{path} has NaN or infinite weights in {some(bad)}", hint="take an earlier checkpoint of the training run"
         )
-    return FoundWeights(weights, prefix or taken)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

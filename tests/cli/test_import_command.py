@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from deblur_deploy.network.deblurgan_v2 import DeblurGANv2MobileNet
 from deblur_deploy.network.mimo_unet import MIMOUNet, MIMOUNetConfig
 
 
@@ -49,25 +47,12 @@ def test_pickled_networks_need_to_be_asked_for_by_name(run, tmp_path):
     run(*arguments, "--unsafe-pickle").done()
 
 
-@pytest.fixture
-def deblurgan_file(tmp_path: Path) -> Path:
-    """Published weights hold statistics that training has gathered; these are not those of any picture."""
-    torch.manual_seed(0)
-    net = DeblurGANv2MobileNet()
-    state = net.state_dict()
-    for name, layer in net.named_modules():
-        if isinstance(layer, nn.InstanceNorm2d):
-            state[f"{name}.running_mean"] = torch.full((layer.num_features,), 0.1)
-            state[f"{name}.running_var"] = torch.full((layer.num_features,), 0.5)
-    torch.save({"model": state}, tmp_path / "fpn.h5")
-    return tmp_path / "fpn.h5"
-
-
-def test_both_normalisations_are_printed_with_what_lies_between_them(run, deblurgan_file, tmp_path):
+def test_both_normalisations_are_printed_with_what_lies_between_them(run, deblurgan_state, tmp_path):
+    torch.save({"model": deblurgan_state}, tmp_path / "fpn.h5")
     printed, measured = {}, {}
     for norm in ("image", "folded"):
         arguments = ("--arch", "deblurgan-v2-mobilenet", "--norm", norm, "--out", tmp_path / norm)
-        done = run("import", deblurgan_file, *arguments).done()
+        done = run("import", tmp_path / "fpn.h5", *arguments).done()
         (line,) = (line for line in (done.out + done.err).splitlines() if line.startswith("norm "))
         assert f"{norm} was taken" in line
         printed[norm] = [float(figure) for figure in re.findall(r"(\S+) dB", line)]

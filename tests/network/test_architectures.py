@@ -23,7 +23,15 @@ from deblur_deploy.network.mimo_unet import MIMOUNet, MIMOUNetConfig, MIMOUNetPl
 from deblur_deploy.network.srn import SRN
 from deblur_deploy.network.srn_cvpr18 import SRNCVPR18
 
-SIMDEBLUR = ("in_block.in_conv.weight", "out_block.out_conv.weight", "conv_lstm.conv.weight")
+PORTS = {
+    "the PyTorch port of SRN by iwtw": ("inblock.conv.0.weight", "outblock.conv.0.weight", "convlstm.conv.weight"),
+    "the PyTorch port of SRN in SimDeblur": (
+        "in_block.in_conv.weight",
+        "out_block.out_conv.weight",
+        "conv_lstm.conv.weight",
+    ),
+}
+"""Some of the arrays in checkpoints of either."""
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -59,8 +67,9 @@ def test_every_network_is_recognised_by_its_names(arch):
 
 
 def test_networks_that_are_not_here_are_known_by_name():
-    assert recognise(SIMDEBLUR) is None
-    assert recognise_unsupported(SIMDEBLUR) == "the PyTorch port of SRN in SimDeblur"
+    for port, names in PORTS.items():
+        assert recognise(names) is None
+        assert recognise_unsupported(names) == port
     assert recognise_unsupported(["conv.weight"]) is None
 
 
@@ -84,10 +93,11 @@ def test_the_smaller_variant_is_not_the_larger(tmp_path):
         import_checkpoint(tmp_path / "plus.pkl", "mimo-unet", tmp_path / "artifact")
 
 
-def test_the_ports_of_srn_are_refused_by_name(tmp_path):
-    torch.save({name: torch.zeros(1) for name in SIMDEBLUR}, tmp_path / "port.pth")
+@pytest.mark.parametrize("port", PORTS)
+def test_the_ports_of_srn_are_refused_by_name(port, tmp_path):
+    torch.save({name: torch.zeros(1) for name in PORTS[port]}, tmp_path / "port.pth")
 
-    with pytest.raises(ArtifactError, match="by its names it is the PyTorch port of SRN in SimDeblur, which is not"):
+    with pytest.raises(ArtifactError, match=f"by its names it is {port}, which is not"):
         import_checkpoint(tmp_path / "port.pth", "srn-cvpr18", tmp_path / "artifact")
 
 
@@ -151,8 +161,9 @@ def test_a_checkpoint_is_told_from_those_of_all_other_networks(other, tmp_path):
 
 @pytest.mark.parametrize("given", ["deblur.model-1", "deblur.model-1.index", "deblur.model-1.data-00000-of-00001"])
 @pytest.mark.parametrize("arch", ["srn", "mimo-unet", "deblurgan-v2-inception"])
-def test_a_checkpoint_of_tensorflow_is_known_without_it(given, arch, tmp_path):
-    for part in ("index", "data-00000-of-00001"):
+@pytest.mark.parametrize("parts", [("index", "data-00000-of-00001"), ("data-00000-of-00001",)])
+def test_a_checkpoint_of_tensorflow_is_known_without_it(parts, given, arch, tmp_path):
+    for part in parts:
         (tmp_path / f"deblur.model-1.{part}").write_bytes(b"x")
 
     with pytest.raises(ArtifactError, match="is a TensorFlow checkpoint") as caught:

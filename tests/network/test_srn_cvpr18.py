@@ -216,6 +216,57 @@ def test_a_wrong_variant_is_refused(tmp_path):
     assert artifact.image.multiple_of == 16
 
 
+@pytest.fixture
+def import_variables(monkeypatch, tmp_path) -> Callable[..., Any]:
+    """Imports variables as if they had been read from a checkpoint."""
+
+    def import_them(variables: dict[str, NDArray[Any]], options: ImportOptions | None = None) -> SRNCVPR18:
+        monkeypatch.setattr("deblur_deploy.network.checkpoint.read_tensorflow_checkpoint", lambda _: variables)
+        return load_network(
+            import_checkpoint(tmp_path / "deblur.model-1", "srn-cvpr18", tmp_path / "artifact", options)
+        )
+
+    return import_them
+
+
+def test_half_precision_of_tensorflow_becomes_float32(import_variables):
+    halves = {name: array.astype(np.float16) for name, array in tensorflow_variables("gray").items()}
+
+    net = import_variables(halves)
+
+    assert {tensor.dtype for tensor in net.state_dict().values()} == {torch.float32}
+    assert net.head.weight[0, 3, 1, 2] == float(halves["g_net/dec1_0/weights"][1, 2, 3, 0])
+
+
+def test_nan_in_variables_of_tensorflow_is_named(import_variables):
+    variables = tensorflow_variables("gray")
+    variables["g_net/dec2_4/weights"][0, 1, 2, 3] = np.nan
+
+    with pytest.raises(ArtifactError, match=r"NaN or infinite weights in decoder\.0\.up\.weight"):
+        import_variables(variables)
+
+
+@pytest.mark.parametrize(("variant", "asked"), [("color", "gray"), ("gray", "lstm"), ("lstm", "gray")])
+def test_variables_of_another_variant_are_refused(variant, asked, import_variables):
+    with pytest.raises(ArtifactError, match=f"is the variant '{variant}', not '{asked}'") as caught:
+        import_variables(tensorflow_variables(variant), ImportOptions(variant=asked))
+    assert f"--variant {variant}" in caught.value.hint
+
+
+def test_variables_of_another_network_are_refused(import_variables):
+    others = {"resnet/conv1/kernel": np.zeros((3, 3, 3, 8), np.float32), "global_step": np.int64(7)}
+
+    with pytest.raises(ArtifactError, match=r"of another network: .*it has global_step, resnet/conv1/kernel"):
+        import_variables(others)
+
+
+def test_half_of_tensorflows_variables_says_what_is_missing(import_variables):
+    variables = tensorflow_variables("lstm")
+
+    with pytest.raises(ArtifactError, match=r"lacks decoder\.0\.up\.weight, decoder\.0\.blocks"):
+        import_variables({name: array for name, array in variables.items() if not name.startswith("g_net/dec2_")})
+
+
 def reference_graph(tf: Any, variables: dict[str, Any], images: Any, variant: Variant) -> Any:
     """The last estimate of the published network as a TensorFlow 1 graph, for (N, H, W, C) in [0, 1]."""
 
