@@ -36,7 +36,9 @@ def figure_of(quantity: Quantity, details: Mapping[str, Any]) -> float | None:
 def _graph_ratios(details: Mapping[str, Any]) -> list[float]:
     """Time without a graph over time with one, of every engine that was timed both ways."""
     timed = {
-        (row["artifact"], row["runtime"]): row["latency_ms"]["median"] for row in details["rows"] if row["latency_ms"]
+        (row["artifact"], row["runtime"]): row["latency_ms"]["median"]
+        for row in details["rows"]
+        if row["latency_ms"] and row["stable"]
     }
     return [
         timed[artifact, runtime + _NO_GRAPH] / ms

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -12,5 +14,13 @@ def user_cache(name: str) -> Path:
     Args:
         name: What is kept, such as ``kernels``.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "deblur-deploy" / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home_cache()) / "deblur-deploy" / name
+
+
+@functools.cache
+def _home_cache() -> Path:
+    """``~/.cache``; for a user without a home, as in many containers, a folder that this process alone can use."""
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return Path(tempfile.mkdtemp(prefix="deblur-deploy-"))

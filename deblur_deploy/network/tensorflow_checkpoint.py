@@ -66,6 +66,8 @@ def _prefix(path: Path) -> Path:
 
 def _files(path: Path, end: str) -> list[Path]:
     """Files of the checkpoint that a path names whose names end so."""
+    if not _PART.sub("", path.name):
+        return []  # the current folder, the root, or nothing but an end
     prefix = _prefix(path)
     return list(prefix.parent.glob(f"{glob.escape(prefix.name)}.{end}"))
 

@@ -49,6 +49,7 @@ class EngineStream:
         self._cuda, self._context, self._io, self._logger = cuda, context, io, logger
         self._capture = options.capture
         self._shape: Shape | None = None
+        self._resident: Shape | None = None  # shape of the picture that lies in the stream's own buffer
         self._profile = 0
         self._bound: tuple[int, int] = (0, 0)
         self._last_key: tuple[Any, ...] | None = None
@@ -96,6 +97,7 @@ class EngineStream:
         cuda.record(self._marks[0], self.stream)
         cuda.upload(self._device_in.address, self._host_in.address, in_bytes, self.stream)
         cuda.record(self._marks[1], self.stream)
+        self._resident = self._shape
         self._enqueue(self.stream)
         cuda.record(self._marks[2], self.stream)
         cuda.download(self._host_out.address, self._device_out.address, out_bytes, self.stream)
@@ -118,8 +120,15 @@ class EngineStream:
         return Phases(self._enqueued, h2d, compute, d2h)
 
     def compute_again(self) -> Phases:
-        """Run the network once more on the picture that lies on the device, with no copies; waits for the end."""
-        assert self._shape is not None, "no batch was there before"
+        """Run the network once more on the picture that was uploaded last, with no copies; waits for the end.
+
+        Raises:
+            DeblurDeployError: None was, or its place was needed for something larger.
+        """
+        if self._resident is None:
+            raise DeblurDeployError("no picture lies on the device", hint="call infer with it first")
+        self._set_shape(self._resident)
+        self._bind(self._device_in.address, self._device_out.address)  # the last run may have been on other buffers
         start, end = self._marks[1:3]
         self._cuda.record(start, self.stream)
         self._enqueue(self.stream)
@@ -193,7 +202,10 @@ class EngineStream:
             (self._host_out, out_bytes),
             (self._device_out, out_bytes),
         ):
+            before = buffer.address
             buffer.reserve(size)
+            if buffer is self._device_in and buffer.address != before:
+                self._resident = None
         return in_bytes, out_bytes
 
     def _bind(self, *addresses: int) -> None:

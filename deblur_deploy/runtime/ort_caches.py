@@ -7,6 +7,7 @@ another. So each ONNX file has a folder of its own, inside one for the versions 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from importlib import metadata
 
@@ -57,7 +58,10 @@ def _machine(provider: str) -> str:
     """What an engine is bound to: the versions, the driver and the card."""
     gpu = find_gpu()
     library = next(filter(None, map(_version, _LIBRARIES[provider])), "unknown")
-    card = f"{gpu.sm.lower()}-cuda{gpu.driver_cuda}" if gpu else "no-gpu"
+    card = "no-gpu"
+    if gpu:
+        name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
+        card = f"{name}-{gpu.sm.lower()}-cuda{gpu.driver_cuda}"
     return f"ort{onnxruntime.__version__}-trt{library}-{card}"
 
 

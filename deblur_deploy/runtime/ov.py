@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
+import onnx.checker
 import openvino
 from google.protobuf.message import DecodeError
 
@@ -41,7 +42,7 @@ class OpenVINORunner:
         try:
             core = openvino.Core()
             compiled = core.compile_model(read_for_openvino(core, artifact.path), "CPU", settings)
-        except (RuntimeError, OSError, DecodeError) as err:
+        except (RuntimeError, OSError, DecodeError, onnx.checker.ValidationError) as err:
             raise ArtifactError(
                 f"OpenVINO cannot read {artifact.path}: {_reason(err)}", hint="export it again"
             ) from err

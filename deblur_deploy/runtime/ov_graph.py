@@ -30,7 +30,8 @@ def read_for_openvino(core: openvino.Core, path: Path) -> openvino.Model:
         path: An ONNX file. ``deblur::DeformConv2d``, ONNX ``DeformConv`` and local functions are understood.
 
     Raises:
-        DecodeError, OSError, RuntimeError: The file is no ONNX, cannot be opened, or OpenVINO does not take it.
+        DecodeError, OSError, RuntimeError, ValidationError: The file is no ONNX, cannot be opened, or OpenVINO does not
+            take it, or its functions call each other without end.
     """
     model = onnx.load(path)
     others = [function for function in model.functions if (function.domain, function.name) != (_DOMAIN, _OP_TYPE)]

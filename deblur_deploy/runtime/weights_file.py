@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from deblur_deploy.artifact import Artifact, hash_file
@@ -29,11 +30,12 @@ def find_weights(engine: Artifact) -> Path:
     """
     told = engine.figures.get(FIGURE)
     places = [engine.directory / str(place) for place in told] if isinstance(told, list) else []
-    found = [path for path in places if path.is_file()]
+    found = [path for path in places if os.path.isfile(path)]  # noqa: PTH113 - is_file raises where one may not look
     expected = engine.history[-1].parent
     for path in found:
-        if hash_file(path) == expected:
-            return path
+        with suppress(ArtifactError):  # one that cannot be read does not hide the next
+            if hash_file(path) == expected:
+                return path
     if found:
         raise ArtifactError(
             f"{engine.path} was built without its weights, and {found[0]} is not the file that it was built from",

@@ -194,6 +194,15 @@ def test_a_checkpoint_with_files_missing_says_which(written, said, tmp_path):
         import_checkpoint(tmp_path / "deblur.model-1", "srn-cvpr18", tmp_path / "artifact")
 
 
+@pytest.mark.parametrize("path", [".", "/", ".index"])
+def test_a_path_without_a_name_is_no_checkpoint(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(".index").write_bytes(b"x")
+
+    with pytest.raises(ArtifactError):
+        import_checkpoint(Path(path), "srn", tmp_path / "artifact")
+
+
 def test_without_tensorflow_the_extra_is_named(monkeypatch, tmp_path):
     for end in ("index", "data-00000-of-00001"):
         (tmp_path / f"deblur.model-1.{end}").write_bytes(b"x")

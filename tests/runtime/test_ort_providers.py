@@ -120,12 +120,13 @@ def test_other_cards_and_versions_have_other_caches(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
-    for capability, version in (("7.5", "1.27"), ("8.6", "1.27"), ("8.6", "1.31")):
-        monkeypatch.setattr(ort_caches, "find_gpu", lambda c=capability: Gpu("card", c, "13.0"))
+    cards = (("RTX 2080 Ti", "7.5", "1.27"), ("RTX 3060", "8.6", "1.27"), ("RTX 3060", "8.6", "1.31"))
+    for name, capability, version in (*cards, ("RTX 3090", "8.6", "1.31")):
+        monkeypatch.setattr(ort_caches, "find_gpu", lambda n=name, c=capability: Gpu(n, c, "13.0"))
         monkeypatch.setattr(ort_caches, "onnxruntime", SimpleNamespace(__version__=version))
         found.append(cache_options(onnx_file, "TensorrtExecutionProvider")["trt_engine_cache_path"])
-    assert len(set(found)) == 3
-    assert "-sm86-cuda13.0" in found[1]
+    assert len(set(found)) == 4
+    assert "-rtx-3060-sm86-cuda13.0" in found[1]
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from deblur_deploy.artifact import Artifact
+from deblur_deploy.errors import ArtifactError
+from deblur_deploy.runtime.ov import OpenVINORunner
 from deblur_deploy.runtime.ov_graph import give_own_biases, read_for_openvino
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -93,6 +97,17 @@ def test_openvino_computes_it_with_one_operator(tmp_path: Path) -> None:
     kinds = [op.get_type_name() for op in read_for_openvino(openvino.Core(), path).get_ordered_ops()]
     assert kinds.count("DeformableConvolution") == 1
     assert "GridSample" not in kinds
+
+
+def test_functions_without_an_end_are_an_error_of_the_file(onnx_file: Artifact, tmp_path: Path) -> None:
+    node = helper.make_node("Endless", ["x"], ["y"], domain="own")
+    opsets = [helper.make_opsetid("", 19), helper.make_opsetid("own", 1)]
+    endless = helper.make_function("own", "Endless", ["x"], ["y"], [node], opsets)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "endless", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=[endless]), tmp_path / "endless.onnx")
+    with pytest.raises(ArtifactError, match=r"OpenVINO cannot read .*endless\.onnx"):
+        OpenVINORunner(dataclasses.replace(onnx_file, path=tmp_path / "endless.onnx"))
 
 
 def shared_bias_model() -> onnx.ModelProto:

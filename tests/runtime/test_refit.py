@@ -79,6 +79,12 @@ def test_both_may_be_moved_together(strip: Strip, source: Path, tmp_path: Path) 
     assert find_weights(engine).samefile(moved / "onnx" / "model.onnx")
 
 
+def test_a_place_that_cannot_be_looked_at_hides_no_other(strip: Strip, source: Path) -> None:
+    bench = strip()
+    bench.tell(**{FIGURE: ["x" * 5000, str(source.parent), *places_of(source, bench.artifact.directory)]})
+    assert find_weights(bench.artifact).samefile(source)
+
+
 def test_a_file_that_is_not_there_is_named(strip: Strip, source: Path) -> None:
     bench = strip()
     source.unlink()

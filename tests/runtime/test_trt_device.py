@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_on_the_callers_stream_nothing_is_waited_for(make: Callable[..., Bench])
         assert not out.numpy().any()
         np.testing.assert_array_equal(runner.infer(picture(seed=1)), 1 - picture(seed=1))
         np.testing.assert_array_equal(out.numpy(), 1 - picture())  # the context ran one thing after the other
+
+
+def test_running_again_touches_nobodys_arrays(make: Callable[..., Bench]) -> None:
+    bench = make()
+    x, out = Foreign(bench.cuda, picture(seed=1)), Foreign(bench.cuda, np.zeros(FIXED, np.float32))
+    with bench.open() as runner:
+        runner.infer_device(x, out)
+        with pytest.raises(DeblurDeployError, match="no picture lies on the device"):
+            runner.compute_again()
+        runner.infer(picture())
+        runner.infer_device(x, out)
+        ctypes.memset(out.address, 0, out.numpy().nbytes)
+        runner.compute_again()
+        assert not out.numpy().any()
 
 
 def test_arrays_that_do_not_fit_are_refused(make: Callable[..., Bench]) -> None:
