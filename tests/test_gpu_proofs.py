@@ -126,10 +126,10 @@ def test_figures_are_read_from_the_records_of_their_scenarios(scripts, root, mon
     device = made["device"] | {"gpu": {"name": "NVIDIA card"}}
     kernels = [{"element": kind, "ratios": {"im2col + cuBLAS": ratio}} for kind, ratio in (("f16", 2.5), ("f32", 1))]
     engines = [
-        {"artifact": "engine", "runtime": f"tensorrt-rtx{end}", "latency_ms": {"median": ms}}
+        {"artifact": "engine", "runtime": f"tensorrt-rtx{end}", "latency_ms": {"median": ms}, "stable": True}
         for end, ms in (("", 4.0), ("-no-graph", 3.0))
     ]
-    skipped = {"artifact": "engine", "runtime": "tensorrt", "latency_ms": None}
+    skipped = {"artifact": "engine", "runtime": "tensorrt", "latency_ms": None, "stable": False}
     for name, rows in (("kernels", kernels), ("matrix", [*engines, skipped])):
         record = made | {"scenario": name, "device": device, "details": {"rows": rows}}
         (folder / f"{name}.jsonl").write_text(json.dumps(record))
