@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,15 +17,16 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, follow_links: bool = False) -> Iterator[Path]:
     """A hidden file beside ``path`` to write to: put in its place in the end, when it is on the disk, or removed.
 
-    After an error the older file stays. Folders above are made; a link stays one, and what it leads to is replaced.
-    What is no regular file, such as a pipe, is given as it is. The hidden file ends like ``path``, for libraries that
-    go by the suffix.
+    After an error the older file stays. Folders above are made. What is no regular file, such as a pipe, is given as it
+    is. The hidden file ends like ``path``, for libraries that go by the suffix.
 
     Args:
         path: The file.
+        follow_links: Where ``path`` is a link, whether it stays one, and what it leads to is replaced; else the link
+            is, and what it leads to keeps its bytes.
 
     Raises:
         ArtifactError: The folder or file cannot be written.
@@ -34,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             yield path
             return
-        target = path.resolve()
+        target = _behind_links(path) if follow_links else path
         target.parent.mkdir(parents=True, exist_ok=True)
         prefix, suffix = f".{target.stem[:80]}.", f"{PARTIAL}{target.suffix}"
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
@@ -54,13 +56,20 @@ def whole_file(path: Path) -> Iterator[Path]:
                 partial.unlink(missing_ok=True)
 
 
+def _behind_links(path: Path) -> Path:
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():  # what is left of a loop; Path.resolve says so in other ways from one Python to the next
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, as :func:`whole_file` does.
+    """Write a text file in UTF-8, as :func:`whole_file` does; a link stays one.
 
     Raises:
         ArtifactError: It cannot be written; an older file stays.
     """
-    with whole_file(path) as partial:
+    with whole_file(path, follow_links=True) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -19,6 +19,26 @@ def test_a_file_and_its_folders_are_made_and_a_link_stays_one(tmp_path: Path) ->
     assert (tmp_path / "sub" / "a.txt").read_text() == "new"
 
 
+def test_a_link_is_replaced_and_the_file_behind_it_keeps_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "kept.png").write_bytes(b"original")
+    (tmp_path / "link.png").symlink_to(tmp_path / "kept.png")
+    with whole_file(tmp_path / "link.png") as partial:
+        partial.write_bytes(b"result")
+    assert not (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "link.png").read_bytes() == b"result"
+    assert (tmp_path / "kept.png").read_bytes() == b"original"
+
+
+def test_a_loop_of_links_is_refused_or_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to(tmp_path / "b.txt")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
+    with pytest.raises(ArtifactError, match=r"a\.txt cannot be written: .*symbolic links"):
+        write_text(tmp_path / "a.txt", "text")
+    with whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("text")
+    assert (tmp_path / "b.txt").read_text() == "text"
+
+
 def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(UnicodeEncodeError):

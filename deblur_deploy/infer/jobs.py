@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ class Targets:
             job: The job.
             inputs: Every input, resolved.
         """
-        target = job.target.resolve()
+        target = Path(os.path.realpath(job.target))  # Path.resolve fails on loops of links in Python 3.11
         if target in inputs:
             return ConfigError(
                 f"the result of {job.source} would be written over the input {target}",

@@ -188,6 +188,18 @@ def test_a_picture_that_the_memory_cannot_hold_is_refused_before_it_is_decoded(a
     assert re.search("give more than [0-9]+MB with --max-memory, or save it as PNG", report.failures[0].error)
 
 
+def test_links_in_the_output_are_replaced_and_what_is_behind_them_stays(artifact, runner, photos, out, tmp_path):
+    original = (photos / "a.png").read_bytes()
+    (tmp_path / "kept.png").write_bytes(original)
+    (out / "sub").mkdir(parents=True)
+    (out / "a.png").symlink_to(tmp_path / "kept.png")
+    (out / "sub" / "b.tif").symlink_to("b.tif")  # leads to itself
+    status, _ = restore(artifact, runner, photos, out)
+    assert status["a.png"] == status["sub/b.tif"] == "done"
+    assert (tmp_path / "kept.png").read_bytes() == original
+    assert not (out / "a.png").is_symlink()
+
+
 def test_damaged_camera_data_fails_one_file_and_not_the_run(artifact, runner, photo, tmp_path, out):
     """TIFF holds EXIF tags as its own, so a block that is none cannot be written."""
     for name, exif in (("a.png", b"Exif\0\0no camera data"), ("b.png", None)):
