@@ -38,7 +38,7 @@ def whole_file(path: Path, *, follow_links: bool = False) -> Iterator[Path]:
             return
         target = _behind_links(path) if follow_links else path
         target.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = f".{target.stem[:80]}.", f"{PARTIAL}{target.suffix}"
+        prefix, suffix = f".{_shortened(target.stem)}.", f"{PARTIAL}{target.suffix}"
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
         os.close(handle)
         partial = Path(name)
@@ -54,6 +54,11 @@ def whole_file(path: Path, *, follow_links: bool = False) -> Iterator[Path]:
         if partial is not None:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def _shortened(stem: str) -> str:
+    """The first 80 bytes: file systems count bytes and take 255, and a part of a character is no name on all."""
+    return os.fsencode(stem)[:80].decode(errors="ignore")
 
 
 def _behind_links(path: Path) -> Path:

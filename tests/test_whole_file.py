@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deblur_deploy.errors import ArtifactError
-from deblur_deploy.whole_file import remove_partials, whole_file, write_text
+from deblur_deploy.whole_file import PARTIAL, remove_partials, whole_file, write_text
 
 
 def test_a_file_and_its_folders_are_made_and_a_link_stays_one(tmp_path: Path) -> None:
@@ -69,6 +69,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+@pytest.mark.parametrize(
+    "stem", ["\u753b" * 80, "a" + "\u753b" * 80, "a" * 251, "\udcff" * 100], ids=["cjk", "odd", "ascii", "no-text"]
+)
+def test_names_of_any_alphabet_may_be_as_long_as_the_system_allows(tmp_path: Path, stem: str) -> None:
+    path = tmp_path / f"{stem}.png"
+    with whole_file(path) as partial:
+        partial.write_bytes(b"picture")
+        assert PARTIAL in partial.suffixes
+    assert path.read_bytes() == b"picture"
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
