@@ -98,8 +98,8 @@ class Restorer:
         """
         if count > self._available:
             raise ConfigError(
-                f"{name} takes {count / 1e6:.0f} MB to decode, and {self._available / 1e6:.0f} MB are left beside the "
-                "network",
+                f"{name} takes {count / 1e6:.0f} MB to decode, and "
+                f"{self._available / 1e6:.0f} MB are left beside the network",
                 hint=f"give more than {(self._base + count) / 1e6:.0f}MB with --max-memory, or save it as PNG or TIFF, "
                 "which are restored in parts",
             )
