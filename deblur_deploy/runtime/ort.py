@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,9 @@ _FAILURES = (
 
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 """Setting of one run: after it, the memory that no tensor uses goes back to the system (onnxruntime's run options)."""
+
+_SMALL_SIDE = 64
+"""Pixels of the picture for such a run: large enough for networks that halve it several times or mirror its border."""
 
 
 class OnnxruntimeRunner:
@@ -87,13 +91,18 @@ class OnnxruntimeRunner:
             ) from err
 
     def give_back_memory(self) -> None:
-        """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`; on the processor, at any size."""
+        """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`; on the processor, at any size.
+
+        onnxruntime gives back only after a run. A network that refuses the small picture for it keeps its memory.
+        """
         if self.name != "onnxruntime" or fixed_size(self.image) is not None:
             return
         options = onnxruntime.RunOptions()
         options.add_run_config_entry(_SHRINK, "cpu:0")
-        smallest = np.zeros((1, 3, self.image.multiple_of, self.image.multiple_of), np.float32)
-        infer_in_form(lambda taken: self._session.run(None, {self._input: taken}, options)[0], smallest, self.image)
+        side = -(-_SMALL_SIDE // self.image.multiple_of) * self.image.multiple_of
+        small = np.zeros((1, 3, side, side), np.float32)
+        with contextlib.suppress(*_FAILURES):
+            infer_in_form(lambda taken: self._session.run(None, {self._input: taken}, options)[0], small, self.image)
 
 
 def _first_line(err: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,13 +67,42 @@ def one_convolution(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     kernel = np.zeros((3, 3, 3, 3), np.float32)
     kernel[range(3), range(3), 1, 1] = 1
     kernel[:, :, 0, 0] = 1e-3
+    node = helper.make_node("Conv", ["input", "kernel"], ["output"], pads=[1, 1, 1, 1])
+    return write_graph(tmp_path_factory.mktemp("one") / "onnx", [node], {"kernel": kernel})
+
+
+@pytest.fixture(scope="session")
+def mirroring(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A network that mirrors 2 pixels at the border, which pictures of fewer do not have."""
+    return mirror(tmp_path_factory.mktemp("mirroring") / "onnx", 2)
+
+
+@pytest.fixture(scope="session")
+def large_only(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A network that mirrors 100 pixels at the border."""
+    return mirror(tmp_path_factory.mktemp("large") / "onnx", 100)
+
+
+def mirror(out: Path, border: int) -> Artifact:
+    kernel = np.zeros((3, 3, 1, 1), np.float32)
+    kernel[range(3), range(3)] = 1
+    nodes = [
+        helper.make_node("Pad", ["input", "pads"], ["wide"], mode="reflect"),
+        helper.make_node("Conv", ["wide", "kernel"], ["same"]),
+        helper.make_node("Pad", ["same", "back"], ["output"]),
+    ]
+    pads = np.array([0, 0, border, border] * 2, np.int64)
+    return write_graph(out, nodes, {"kernel": kernel, "pads": pads, "back": -pads})
+
+
+def write_graph(out: Path, nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]]) -> Artifact:
+    """A network of any size from "input" to "output"."""
     shape = ("n", 3, "h", "w")
     sides = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("input", "output")]
-    node = helper.make_node("Conv", ["input", "kernel"], ["output"], pads=[1, 1, 1, 1])
-    graph = helper.make_graph([node], "net", sides[:1], sides[1:], [numpy_helper.from_array(kernel, "kernel")])
+    values = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "net", sides[:1], sides[1:], values)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     step = Step("export-onnx", {}, {}, None, "2026-01-01", {})
-    out = tmp_path_factory.mktemp("one") / "onnx"
 
     def write(path: Path) -> None:
         onnx.save(model, path)

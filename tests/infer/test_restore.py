@@ -11,7 +11,7 @@ import pytest
 
 from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.errors import ConfigError, DeblurDeployError
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.images import ImageSpec, Resolution, from_batch, to_batch
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
@@ -204,6 +204,26 @@ def test_a_network_gives_back_what_it_keeps_between_inferences(runtime, one_conv
         restorer.make_room(restorer.in_flight_bytes + 1)
         assert resident_bytes() < kept - 30_000_000
         assert opened.infer(large).sum() == before
+
+
+def test_a_network_that_takes_no_small_pictures_keeps_its_memory_and_goes_on(large_only):
+    """Giving memory back is a courtesy: where it cannot be done, the run does not end."""
+    large = np.random.default_rng(0).random((1, 3, 128, 160), dtype=np.float32)
+    with open_runner(large_only, "onnxruntime") as opened:
+        before = opened.infer(large)
+        with pytest.raises(DeblurDeployError, match="failed on a 1x3x64x64 batch"):
+            opened.infer(large[..., :64, :64])
+        opened.give_back_memory()
+        assert np.array_equal(opened.infer(large), before)
+
+
+def test_a_network_that_mirrors_its_border_gives_back_what_it_keeps(mirroring):
+    large = np.random.default_rng(0).random((1, 3, 1500, 2000), dtype=np.float32)
+    with open_runner(mirroring, "onnxruntime") as opened:
+        opened.infer(large)
+        kept = resident_bytes()
+        opened.give_back_memory()
+        assert resident_bytes() < kept - 30_000_000
 
 
 def test_memory_that_the_program_itself_takes_is_refused(runner):
