@@ -48,7 +48,7 @@ _PROGRESSIVE_BYTES_PER_PIXEL = 6
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _BAND_PIXELS = 1 << 18
 
-_DESCRIPTIVE_TAGS = (270, 271, 272, 274, 305, 306, 315, 316, 33432, 34665, 34853)
+DESCRIPTIVE_TAGS = (270, 271, 272, 274, 305, 306, 315, 316, 33432, 34665, 34853)
 """What a TIFF says about the picture (TIFF 6.0, Exif 2.32): description, camera, orientation, software, date, artist,
 computer, copyright, and the Exif and GPS directories. The other tags say how the file is built."""
 
@@ -260,7 +260,7 @@ def read_metadata(image: Image.Image) -> Metadata:
 def _descriptive_exif(image: Image.Image) -> bytes | None:
     """The tags of a TIFF that describe the picture, as an EXIF block."""
     source, kept = image.getexif(), Image.Exif()
-    for tag in _DESCRIPTIVE_TAGS:
+    for tag in DESCRIPTIVE_TAGS:
         if tag in (34665, 34853):
             if directory := source.get_ifd(tag):
                 kept.get_ifd(tag).update(directory)

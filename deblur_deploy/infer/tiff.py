@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, TiffTags
 
-from deblur_deploy.infer.picture import Metadata
+from deblur_deploy.infer.picture import DESCRIPTIVE_TAGS, Metadata
 
 _STRIP_BYTES = 1 << 20
 _DEFLATE, _UNCOMPRESSED, _HORIZONTAL_DIFFERENCES = 8, 1, 2
@@ -83,6 +83,8 @@ def _describe(
     exif = Image.Exif()
     exif.load(metadata.exif or b"")
     for tag in exif:
+        if tag not in DESCRIPTIVE_TAGS:  # how the file that it comes from is built
+            continue
         tags[tag] = exif.get_ifd(tag) if tag in _DIRECTORIES else exif[tag]
     for tag in (_STRIP_OFFSETS, _STRIP_SIZES):
         tags.tagtype[tag] = TiffTags.LONG  # else their length would go by their values

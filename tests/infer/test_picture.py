@@ -119,6 +119,23 @@ def test_metadata_follows_into_another_format(tmp_path, photo, metadata, suffix)
     assert exif_of(again.metadata) == CAMERA
 
 
+def test_how_the_source_is_built_does_not_follow_into_a_tiff(tmp_path, photo):
+    """EXIF blocks may hold tags of the file that they come from; in a TIFF they would speak of the file itself."""
+    exif = Image.Exif()
+    built = {266: 2, 284: 2, 322: 16, 323: 16, 338: 1, 339: 3}  # bit order, planes, tiles, extra samples, float
+    for tag, value in (built | {271: "Maker"}).items():
+        exif[tag] = value
+    Image.fromarray(photo).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.getexif()[284] == 2
+    write_picture(tmp_path / "a.tif", read_picture(tmp_path / "a.png"), EncodeConfig("TIFF"))
+    again = read_picture(tmp_path / "a.tif")
+    assert np.array_equal(again.samples, photo)
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.tag_v2[271] == "Maker"
+        assert not built.keys() & image.tag_v2.keys()
+
+
 def test_a_format_without_exif_holds_the_picture_upright(tmp_path, photo, metadata):
     write_picture(tmp_path / "a.bmp", Picture(photo, "PNG", metadata), EncodeConfig("BMP"))
     assert np.array_equal(read_picture(tmp_path / "a.bmp").samples, np.rot90(photo, -1))
