@@ -20,10 +20,11 @@ FLOORS = (
     ("report", "bench", "infer"),
     ("training", "compress", "export", "engine", "verify", "norms"),
     ("evaluate", "evaluate_blurred"),
+    ("gain",),
     ("runtime",),
     ("network", "kernels", "data"),
     ("artifact", "bench_rows", "external_data", "sources", "images", "lock", "metrics", "side_effects", "package_data"),
-    ("config", "tables", "markdown_table", "process_memory", "units", "user_cache", "whole_file"),
+    ("config", "plain_data", "tables", "markdown_table", "process_memory", "units", "user_cache", "whole_file"),
     ("errors",),
 )
 """From the top down. A module may import from lower floors, and from its own package."""

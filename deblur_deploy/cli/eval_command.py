@@ -12,6 +12,7 @@ from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Runs, Runtime, Source
 from deblur_deploy.errors import ConfigError
+from deblur_deploy.gain import format_db, format_share, gain_of, lost_db
 
 if TYPE_CHECKING:
     from deblur_deploy.data.pairs import Image8
@@ -67,10 +68,15 @@ def command(
     pairs = PairsOnDisk(data, "evaluation")
     with output.counting("evaluating", len(pairs)) as on_image:
         report = evaluate(artifact, pairs, runtime, EvalConfig(align, lpips), on_image)
+    kept = gain_of(artifact.history, {"psnr_db": report.psnr_db, "psnr_blurred_db": report.psnr_blurred_db})
     _print_report(output, report)
+    if kept:
+        output.say(
+            f"gain kept {format_share(kept['gain_kept'])} (the original has {format_db(kept['psnr_original_db'])} dB)"
+        )
     if csv is not None:
         output.say(f"wrote     {csv} and {write_report(report, csv)}")
-    output.emit(report.as_json())
+    output.emit(report.as_json() | kept)
 
 
 def _check_flags(blurred: Path | None, sheets: Path | None, needs_sharp: bool) -> None:
@@ -126,10 +132,10 @@ def _print_report(output: Output, report: EvalReport) -> None:
         for score in report.per_image
     ]
     output.table(["image", *headings], rows)
-    gain = report.psnr_db - report.psnr_blurred_db
+    gain = -lost_db(report.psnr_blurred_db, report.psnr_db)
     output.say(
-        f"mean of {len(report.per_image)} on {report.runtime}: {report.psnr_blurred_db:.2f} dB blurred, "
-        f"{report.psnr_db:.2f} dB restored ({gain:+.2f}), "
+        f"mean of {len(report.per_image)} on {report.runtime}: {format_db(report.psnr_blurred_db)} dB blurred, "
+        f"{format_db(report.psnr_db)} dB restored ({gain:+.2f}), "
         f"SSIM {report.ssim_matlab_blurred:.4f} blurred, {report.ssim_matlab:.4f} restored (matlab), "
         f"{report.ssim_skimage_blurred:.4f} blurred, {report.ssim_skimage:.4f} restored (skimage)"
     )

@@ -13,6 +13,7 @@ from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory, scan_directory
 from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import PruneConfig
+from deblur_deploy.gain import format_db, format_share
 from deblur_deploy.tables import from_table
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ def _prune(output: Output, source: Path | None, config: PruneConfig, places: tup
     report_groups(output, figures["groups"])
     if config.rounds > 1:
         _report_rounds(output, figures["rounds"])
-    output.say(f"quality   {figures['psnr_untuned_db']:.2f} dB before, {figures['psnr_db']:.2f} dB after tuning")
+    before, after = (format_db(figures[name]) for name in ("psnr_untuned_db", "psnr_db"))
+    kept = format_share(figures["gain_kept"])
+    output.say(f"quality   {before} dB before, {after} dB after tuning; gain kept: {kept}")
     output.wrote(pruned)
 
 
@@ -129,11 +132,18 @@ def _scan(
     with output.waiting("scanning") as caption:
         report: ScanReport = scan(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
     rows = [
-        [", ".join(row.layers), f"{row.before} → {row.kept}", f"{row.share:.1%}", f"{-row.drop_db:+.3f}"]
+        [
+            ", ".join(row.layers),
+            f"{row.before} → {row.kept}",
+            f"{row.share:.1%}",
+            f"{-row.drop_db:+.3f}",
+            format_share(report.gain_kept(row)),
+        ]
         for row in report.rows
     ]
-    output.table(["group", "channels", "share", "dB"], rows)
-    output.say(f"whole     {report.psnr_db:.2f} dB, mean of {report.images} pictures up to {report.size} px")
+    output.table(["group", "channels", "share", "dB", "gain kept"], rows)
+    whole, blurred = format_db(report.psnr_db), format_db(report.blurred_db)
+    output.say(f"whole     {whole} dB, blurred {blurred} dB, mean of {report.images} pictures up to {report.size} px")
     files = write_scan(report, directory) if directory else []
     for path in files:
         output.say(f"wrote     {path}")
@@ -147,8 +157,8 @@ def _report_rounds(output: Output, rounds: list[dict[str, Any]]) -> None:
             str(number),
             f"{done['params']:,}",
             str(done["steps"]),
-            f"{done['psnr_untuned_db']:.2f}",
-            f"{done['psnr_db']:.2f}",
+            format_db(done["psnr_untuned_db"]),
+            format_db(done["psnr_db"]),
         ]
         for number, done in enumerate(rounds, start=1)
     ]

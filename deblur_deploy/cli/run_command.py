@@ -13,6 +13,7 @@ from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.export_trt_command import report_engine
 from deblur_deploy.cli.options import RUNS, Json, Runs
+from deblur_deploy.gain import format_db
 from deblur_deploy.sources import shipped_generator
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def follow(
     output.say("")
     output.table(columns, rows)
     output.say("")
-    output.say(f"blurred input {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs")
+    output.say(f"blurred input {format_db(quality['blurred_db'])} dB, mean of {quality['images']} photographs")
     if (
         recipe.photos
         and recipe.pairs_folder == Path(recipe.photos)

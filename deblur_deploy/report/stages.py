@@ -9,7 +9,8 @@ from pathlib import Path
 
 from deblur_deploy.artifact import TYPED_STAGES, Artifact
 from deblur_deploy.errors import ArtifactError
-from deblur_deploy.report.quality import Quality, last_quality, same_pairs
+from deblur_deploy.gain import same_blurred
+from deblur_deploy.report.quality import Quality, last_quality
 from deblur_deploy.sources import find_artifacts, shipped_generator
 
 ORIGINAL = "original"
@@ -87,7 +88,7 @@ def compared(stages: Sequence[Stage]) -> list[tuple[Stage, Quality]]:
     return [
         (stage, stage.quality)
         for stage in stages
-        if stage.quality is not None and same_pairs(reference, stage.quality.blurred_db)
+        if stage.quality is not None and same_blurred(reference, stage.quality.blurred_db)
     ]
 
 
