@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from deblur_deploy import __version__
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.one_file import Restored, restore_file

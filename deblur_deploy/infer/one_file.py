@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deblur_deploy.artifact import hash_file
+from deblur_deploy.core.artifact import hash_file
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.picture import decoding_bytes, read_picture

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from deblur_deploy import __version__
-from deblur_deploy.artifact import Artifact, hash_file
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.artifact import Artifact, hash_file
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.jobs import Job, find_jobs
 from deblur_deploy.infer.journal import JOURNAL
@@ -22,7 +23,6 @@ from deblur_deploy.infer.reach import MEMORY_PROBE, measure_bytes_per_pixel
 from deblur_deploy.infer.restore import RestoreConfig, deblur
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
-from deblur_deploy.process_memory import resident_bytes
 
 ANEW, RESUME = InferConfig(), InferConfig(resume=True)
 
