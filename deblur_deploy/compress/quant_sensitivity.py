@@ -13,12 +13,12 @@ from typing import Any
 from torch import nn
 
 from deblur_deploy.compress.finetune import OnStep
+from deblur_deploy.core.files import remove_partials, write_text
+from deblur_deploy.core.plain_data import to_json
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.evaluate import evaluate_network, pairs_psnr_db
-from deblur_deploy.gain import gain_kept, lost_db
 from deblur_deploy.network.fake_quant import enabled_quantizers
-from deblur_deploy.plain_data import to_json
-from deblur_deploy.whole_file import remove_partials, write_text
+from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
+from deblur_deploy.quality.gain import gain_kept, lost_db
 
 
 @dataclass(frozen=True)

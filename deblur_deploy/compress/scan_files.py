@@ -11,9 +11,9 @@ from pathlib import Path
 from jinja2 import Environment
 
 from deblur_deploy.compress.sensitivity import ScanReport, ScanRow
-from deblur_deploy.gain import format_db
-from deblur_deploy.plain_data import to_json
-from deblur_deploy.whole_file import remove_partials, write_text
+from deblur_deploy.core.files import remove_partials, write_text
+from deblur_deploy.core.plain_data import to_json
+from deblur_deploy.quality.gain import format_db
 
 _COLUMNS = ("group", "layers", "before", "kept", "share", "psnr_db", "drop_db", "gain_kept", "params", "gmacs")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.evaluate import evaluate_network, pairs_psnr_db
-from deblur_deploy.gain import gain_figures, lost_db, original_quality
+from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
+from deblur_deploy.quality.gain import gain_figures, lost_db, original_quality
 
 _log = logging.getLogger(__name__)
 

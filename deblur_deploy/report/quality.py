@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deblur_deploy.artifact import Step
-from deblur_deploy.gain import blurred_of
-from deblur_deploy.metrics import bounded_db
+from deblur_deploy.core.artifact import Step
+from deblur_deploy.quality.gain import blurred_of
+from deblur_deploy.quality.metrics import bounded_db
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import MANIFEST, Artifact, new_step
 from deblur_deploy.compress.prune import prune
 from deblur_deploy.compress.prune import scan as scan_channels
 from deblur_deploy.compress.quantize import qat, require_max_drop
 from deblur_deploy.compress.quantize import scan as scan_layers
 from deblur_deploy.compress.scan_files import write_scan
 from deblur_deploy.config import FitConfig, PruneConfig, QatConfig, ShakeConfig, TuningConfig
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.artifact import MANIFEST, Artifact, new_step
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 
