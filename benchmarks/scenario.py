@@ -16,6 +16,7 @@ from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
+from reading import Reading
 from shipped_pair import ShippedPair
 from target import Target
 
@@ -36,6 +37,7 @@ Work = (
     | PublishedClaims
     | ShippedPair
     | GpuProofs
+    | Reading
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -52,6 +54,7 @@ KINDS: Mapping[str, type[Work]] = {
     "shipped-pair": ShippedPair,
     "networks": Networks,
     "gpu-proofs": GpuProofs,
+    "reading": Reading,
 }
 """Kinds of measurement by the name that scenario files use."""
 
