@@ -13,10 +13,10 @@ import torch
 from deblur_deploy.artifact import Artifact, hash_file, load_artifact, new_step
 from deblur_deploy.config import RunConfig, TrainConfig
 from deblur_deploy.data.cache import open_pairs, open_photos
-from deblur_deploy.data.crops import Crops, PairedCrops, ShakenCrops, Share, batches_of, steps_of
+from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, steps_of
 from deblur_deploy.data.layouts import find_pairs
 from deblur_deploy.data.pairs import load_pairs, sharp_files
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.errors import ArtifactError, ConfigError
 from deblur_deploy.evaluate import network_quality
 from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
@@ -117,16 +117,22 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
         ConfigError: The source's widths make no sense.
     """
     if source is None:
-        return SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS)
+        return SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS, config.stem or 1)
     have = _config_of(source)
+    stem = config.stem or have.stem
+    if stem != have.stem and have.stem != 1:
+        raise ConfigError(
+            f"the recipe has a stem of {stem} and the network to start from one of {have.stem}",
+            hint="leave stem out to keep its own, start from a network with a stem of 1, or from random weights",
+        )
     depths = config.depths or tuple(len(blocks) for blocks in have.block_channels)
     if config.base is not None:
-        return SRNConfig.from_base(config.base, depths)
+        return SRNConfig.from_base(config.base, depths, stem)
     one, two, three = (
         (*blocks[:depth], *(width,) * (depth - len(blocks)))
         for blocks, depth, width in zip(have.block_channels, depths, have.level_channels, strict=True)
     )
-    return dataclasses.replace(have, block_channels=(one, two, three))
+    return dataclasses.replace(have, block_channels=(one, two, three), stem=stem)
 
 
 def _config_of(source: Artifact) -> SRNConfig:
@@ -196,7 +202,8 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops, int]:
     names = [str(path) for path in paths]
     if pairs:
         return PairedCrops(open_pairs(pairs, cache), fit, config.augment, names), len(paths)
-    return ShakenCrops(open_photos(paths, cache), fit, config.shake, config.augment, names), len(paths)
+    blur = config.camera or config.shake
+    return BlurredCrops(open_photos(paths, cache), fit, blur, config.augment, names), len(paths)
 
 
 def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] | None:
