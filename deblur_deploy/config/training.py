@@ -127,8 +127,9 @@ class FitConfig:
         coarse_weight: Weight of the loss on the two coarser scales.
         distill_weight: Weight of the distance to a teacher's picture, where there is a teacher.
         feature_weight: Weight of the distance to its features (see ``training/features.py``).
-        precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``auto`` does so on a GPU that
-            has it; never on a processor, where the result would then depend on the processor's model.
+        precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``fastest`` does so wherever
+            it is computed in hardware: on GPUs, and on processors with AVX512-BF16 or AMX, so its result depends on the
+            processor's model. ``auto`` does so on GPUs alone: one seed gives one result on all processors.
         seed: Seed of crops, shakes and augmentation.
     """
 
@@ -146,7 +147,7 @@ class FitConfig:
     coarse_weight: float = 0.5
     distill_weight: float = 0.5
     feature_weight: float = 0.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "fastest", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -257,9 +258,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.base is None or self.base >= 1, f"base is {self.base}", "give 1 or more, such as 24")
         require(self.stem is None or self.stem in (1, 2, 4), f"stem is {self.stem}", "give 1, 2 or 4")
+        require(
+            self.camera is None or self.shake == ShakeConfig(),
+            "the recipe has both [shake] and [camera]",
+            "give one of the two blurs",
+        )
         shallow = self.depths is not None and min(self.depths) < 0
         require(not shallow, f"depths is {self.depths}", "give 0 or more for each level, such as [2, 2, 1]")
         require(self.epochs is None or self.epochs >= 1, f"epochs is {self.epochs}", "give 1 or more, or fit.steps")
+
+    @property
+    def blur(self) -> ShakeConfig | CameraConfig:
+        """The blur that sharp photographs are given."""
+        return self.camera or self.shake
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Blur as cameras make it, from sharp photographs: what :mod:`deblur_deploy.data.shake` leaves out.
 
-An exposure is the average of frames. Each frame is the photograph moved along the camera's path, further where the scene
-is near and less where it is far, and rolled; objects in front move on paths of their own, with soft edges, and cover
-what is behind them. Frames are averaged in linear light behind a random camera response, or in code values, as the
-``blur`` folders of GoPro (Nah et al., CVPR 2017) and REDS (Nah et al., CVPR workshops 2019) are. Noise comes before the
-response; sharpening and JPEG come behind it. Every path is centred on its mean, so the sharp photograph is aligned with
-the blurred one.
+An exposure is the average of frames. Each frame is the photograph moved along the camera's path, further where the
+scene is near and less where it is far, and rolled; objects in front move on paths of their own, with soft edges, and
+cover what is behind them. Frames are averaged in linear light behind a random camera response, or in code values, as
+the ``blur`` folders of GoPro (Nah et al., CVPR 2017) and REDS (Nah et al., CVPR workshops 2019) are. Noise comes
+before the response; sharpening and JPEG come behind it. Every path is centred on its mean, so the sharp photograph is
+aligned with the blurred one.
 
-OpenCV moves the frames. One seed gives one picture with one version of OpenCV; between versions single codes may differ.
+OpenCV moves the frames. One seed gives one picture with one version of OpenCV; between versions, and between kinds of
+processor, single codes may differ.
 """
 
 from __future__ import annotations
@@ -170,8 +171,9 @@ def _develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Im
     rounded = np.clip(codes * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
     if rng.random() < config.jpeg_share:
         quality = int(rng.integers(*config.jpeg_quality, endpoint=True))
-        _, file = cv2.imencode(".jpg", rounded, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        rounded = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
+        # OpenCV's files have the order blue, green, red.
+        _, file = cv2.imencode(".jpg", rounded[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        rounded = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
     return rounded
 
 
