@@ -50,7 +50,8 @@ class _Scene:
         # scaleAdd is a * factor + b, in one pass.
         map_x = cv2.scaleAdd(self.below_center, -roll, cv2.scaleAdd(self.scale, dx, self.x))
         map_y = cv2.scaleAdd(self.right_of_center, roll, cv2.scaleAdd(self.scale, dy, self.y))
-        return cv2.remap(self.light, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        moved: Plane = cv2.remap(self.light, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return moved
 
 
 class _Object:
@@ -76,7 +77,8 @@ class _Object:
             cv2.warpAffine(plane, pose, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
             for plane in (self.light, self.mask)
         )
-        return cv2.blendLinear(light, frame, mask, 1 - mask)
+        covered: Plane = cv2.blendLinear(light, frame, mask, 1 - mask)
+        return covered
 
 
 def expose(sharp: Image8, config: CameraConfig, rng: np.random.Generator) -> ShakenPair:
@@ -94,7 +96,7 @@ def expose(sharp: Image8, config: CameraConfig, rng: np.random.Generator) -> Sha
     light = _to_light(sharp, exponent, config.highlight_gain)
     average = _average(light, config, rng)
     noisy = _add_noise(np.clip(average, 0.0, 1.0), config, rng)
-    codes = noisy if exponent == 1.0 else cv2.pow(noisy, 1 / exponent)
+    codes: Plane = noisy if exponent == 1.0 else cv2.pow(noisy, 1 / exponent)
     return ShakenPair(_develop(codes, config, rng), sharp)
 
 
@@ -158,9 +160,9 @@ def _to_light(sharp: Image8, exponent: float, highlight_gain: float) -> Plane:
 def _add_noise(light: Plane, config: CameraConfig, rng: np.random.Generator) -> Plane:
     """Photon noise (the Gaussian limit of Poisson, variance signal/photons) plus read noise."""
     photons = float(rng.uniform(*config.photons))
-    sigma = cv2.sqrt(light / np.float32(photons) + np.float32(config.read_noise**2))
-    noisy = light + sigma * rng.standard_normal(light.shape, dtype=np.float32)
-    return np.clip(noisy, 0.0, 1.0)
+    sigma: Plane = cv2.sqrt(light / np.float32(photons) + np.float32(config.read_noise**2))
+    noisy: Plane = light + sigma * rng.standard_normal(light.shape, dtype=np.float32)
+    return noisy.clip(0.0, 1.0)
 
 
 def _develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Image8:
@@ -168,7 +170,7 @@ def _develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Im
     if rng.random() < config.sharpen_share:
         amount = np.float32(rng.uniform(0.1, 0.5))
         codes = codes + amount * (codes - cv2.GaussianBlur(codes, (0, 0), 1.0))
-    rounded = np.clip(codes * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+    rounded: Image8 = np.clip(codes * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
     if rng.random() < config.jpeg_share:
         quality = int(rng.integers(*config.jpeg_quality, endpoint=True))
         # OpenCV's files have the order blue, green, red.
@@ -180,12 +182,13 @@ def _develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Im
 def _smooth_field(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
     """A smooth random field in [0, 1], (H, W) float32."""
     cells = rng.random((int(rng.integers(2, 5)), int(rng.integers(2, 5))), dtype=np.float32)
-    field = cv2.resize(cells, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
-    return np.clip(field, 0.0, 1.0)
+    field: Plane = cv2.resize(cells, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    return field.clip(0.0, 1.0)
 
 
 def _object_mask(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
     """A random blob with edges some pixels soft, (H, W) float32 in [0, 1]."""
     field = _smooth_field(size, rng)
     softness = rng.uniform(0.02, 0.15)
-    return np.clip((field - np.float32(rng.uniform(0.5, 0.8))) / np.float32(softness), 0.0, 1.0)
+    mask: Plane = np.clip((field - np.float32(rng.uniform(0.5, 0.8))) / np.float32(softness), 0.0, 1.0)
+    return mask
