@@ -14,7 +14,7 @@ from measurement import Measurement
 from numpy.typing import NDArray
 from target import Target, spaced
 from text_reader import TextReader, characters, correct_characters
-from text_scenes import rectify, write_on
+from text_scenes import Text, rectify, write_on
 
 from deblur_deploy.config import ExportConfig, ShakeConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
@@ -126,15 +126,8 @@ class Reading:
                     written, self.blurs[index].shake, np.random.default_rng([number, repeat, index])
                 ).blurred
                 restored = [from_batch(runner.infer(to_batch(blurred))) for runner in runners]
-                counts = np.zeros((len(VERSIONS), 4), np.int64)
-                for version, picture in enumerate((written, blurred, *restored)):
-                    for text in texts:
-                        read, length = reader.read(rectify(picture, text.quad)), len(characters(text.text))
-                        right, is_plate = correct_characters(text.text, read), text.kind == "plate"
-                        is_whole = characters(read) == characters(text.text)
-                        counts[version] += (right, length, is_plate and is_whole, is_plate)
-                found.append(counts)
-        return np.stack(found)
+                found.append([_count(reader, picture, texts) for picture in (written, blurred, *restored)])
+        return np.array(found)
 
     def _slices(self, blur: ShakeConfig, runners: Sequence[Runner], folder: Path) -> Float:
         """PSNR of CT slices: (slices, 3) blurred, restored, INT8."""
@@ -163,6 +156,18 @@ class Reading:
             for name, found in slices.items()
         ]
         return rows
+
+
+def _count(reader: TextReader, picture: NDArray[np.uint8], texts: Sequence[Text]) -> list[int]:
+    """Characters read in one picture, all of them, plates read in full, and all of those."""
+    read = [reader.read(rectify(picture, text.quad)) for text in texts]
+    plates = [(text.text, found) for text, found in zip(texts, read, strict=True) if text.kind == "plate"]
+    return [
+        sum(correct_characters(text.text, found) for text, found in zip(texts, read, strict=True)),
+        sum(len(characters(text.text)) for text in texts),
+        sum(characters(text) == characters(found) for text, found in plates),
+        len(plates),
+    ]
 
 
 Interval = tuple[float, float, float]
