@@ -195,7 +195,8 @@ def test_eval(run, made):
     keys = {"psnr_db", "psnr_blurred_db"}
     keys |= {f"ssim_{name}{state}" for name in ("matlab", "skimage") for state in ("", "_blurred")}
     answer = outcome.json
-    assert answer.keys() == {"artifact", "images", "per_image"} | keys
+    assert answer.keys() == {"artifact", "images", "per_image", "psnr_original_db", "gain_kept"} | keys
+    assert (answer["gain_kept"], "gain kept too small to tell" in outcome.err) == (None, True)  # its original does harm
     assert (answer["artifact"], answer["images"]) == (str(made["prune"]), 2)
     assert [score["name"] for score in answer["per_image"]] == ["1.png", "3.png"]
     assert all(score.keys() == {"name"} | keys for score in answer["per_image"])
