@@ -16,23 +16,14 @@ import onnxruntime
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.runtime.ort_caches import cache_options
 from deblur_deploy.runtime.runtimes import CPU_PROVIDER as CPU
 from deblur_deploy.runtime.runtimes import find_runtime
 
-_COMPUTE_OPERATORS = frozenset(
-    {
-        "Conv",
-        "ConvTranspose",
-        "DeformConv",
-        "FusedConv",
-        "Gemm",
-        "MatMul",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-    }
-)
+_COMPUTE_OPERATORS = WEIGHTED | {"FusedConv", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+"""With the names that onnxruntime gives to layers that it has rewritten."""
+
 _RECORD_PLACES = "session.record_ep_graph_assignment_info"
 
 
