@@ -178,11 +178,7 @@ def _just_after(created: str) -> str:
 
 
 def library_versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Versions of the installed libraries that decide what a stage computes, by the names of their distributions.
-
-    Args:
-        more: Names of other distributions to look for.
-    """
+    """Versions of the installed libraries that decide what a stage computes, and of ``more`` distributions."""
     versions = {}
     for name in dict.fromkeys((*_LIBRARIES, *more)):
         try:
