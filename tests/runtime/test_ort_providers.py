@@ -142,7 +142,7 @@ def test_the_provider_of_rtx_keeps_its_kernels(
     monkeypatch: pytest.MonkeyPatch, providers: list[Any], onnx_file: Artifact, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(ort_providers, "_register_rtx_plugin", lambda: RTX)
+    monkeypatch.setattr(ort_providers, "_register_provider", lambda module: RTX)
     devices = [SimpleNamespace(ep_name=RTX), SimpleNamespace(ep_name=CPU), SimpleNamespace(ep_name=RTX)]
     monkeypatch.setattr(ort_providers.onnxruntime, "get_ep_devices", lambda: devices)
     told: list[Any] = []
@@ -161,7 +161,7 @@ def test_the_provider_of_rtx_keeps_its_kernels(
 def test_the_plugin_of_rtx_needs_a_card_that_it_runs_on(
     monkeypatch: pytest.MonkeyPatch, providers: list[Any], onnx_file: Artifact
 ) -> None:
-    monkeypatch.setattr(ort_providers, "_register_rtx_plugin", lambda: RTX)
+    monkeypatch.setattr(ort_providers, "_register_provider", lambda module: RTX)
     with pytest.raises(DeblurDeployError, match="NvTensorRTRTXExecutionProvider finds no GPU"):
         open_session(onnx_file, onnxruntime.SessionOptions(), "onnxruntime-tensorrt-rtx")
     assert providers == []
