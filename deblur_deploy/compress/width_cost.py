@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -15,6 +16,19 @@ from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION, count_macs
 
 _SIDES: tuple[Side, Side] = ("out", "in")
+
+
+@dataclass(frozen=True)
+class Product:
+    """Multiply-accumulates that are in proportion to the widths of some groups.
+
+    Args:
+        groups: Numbers of the groups, in order: none, one, two, or one of them twice.
+        macs: How many there are at the present widths.
+    """
+
+    groups: tuple[int, ...]
+    macs: float
 
 
 class WidthCost:
@@ -47,6 +61,14 @@ class WidthCost:
         if kind == "macs":
             return self._other_macs + sum(layer.at(widths)[0] for layer in self._layers)
         return self._other_params + sum(layer.at(widths)[1] for layer in self._layers)
+
+    def products(self) -> list[Product]:
+        """The multiply-accumulates of the whole network, taken apart by the groups whose widths they depend on."""
+        found: dict[tuple[int, ...], float] = {(): float(self._other_macs)}
+        for layer in self._layers:
+            for groups, macs in layer.products():
+                found[groups] = found.get(groups, 0.0) + macs
+        return [Product(groups, macs) for groups, macs in sorted(found.items()) if macs]
 
 
 def _own_macs(counted: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
@@ -85,6 +107,16 @@ class _LayerCost:
         }
         sizes = {side: found[side][0][1].shape[found[side][0][2]] for side in _SIDES if found[side]}
         return cls(tensors, sizes, reach, macs)
+
+    def products(self) -> Iterator[tuple[tuple[int, ...], float]]:
+        """What the layer's multiply-accumulates depend on, and how many of them depend on that."""
+        sides = []
+        for side in self.tensors[0][1]:
+            parts = [((index,), often * channels / self.sizes[side]) for index, channels, often in self.groups[side]]
+            sides.append([*parts, ((), 1 - sum(share for _, share in parts))])
+        for parts in itertools.product(*sides):
+            groups = tuple(sorted(itertools.chain.from_iterable(groups for groups, _ in parts)))
+            yield groups, self.macs * math.prod(share for _, share in parts)
 
     def at(self, widths: Sequence[int]) -> tuple[int, int]:
         """Multiply-accumulates and parameters; the first tensor of a layer is its weight."""
