@@ -63,8 +63,8 @@ class TrainStep:
         details["bfloat16_in_hardware"] = processor_has_bfloat16()
         note = (
             f"{before:.3f} Mpx/s before, {same:.3f} the same network now ({same / before:.2f}x), {now:.3f} the "
-            f"generator as it is; waiting for crops {waiting:.1%} of a step; a crop is blurred in {blur_ms['camera']:.0f} ms "
-            f"({blur_ms['shake']:.0f} ms of shake)"
+            f"generator as it is; waiting for crops {waiting:.1%} of a step; a crop is blurred in "
+            f"{blur_ms['camera']:.0f} ms ({blur_ms['shake']:.0f} ms of shake)"
         )
         return Measurement(now / before, "×", samples | blurs, note, details)
 
