@@ -63,6 +63,11 @@ def parse_time(text: str) -> Fraction:
     return hours * 3600 + minutes * 60 + seconds
 
 
+def parse_part(in_point: str | None, out_point: str | None) -> tuple[Fraction, Fraction | None]:
+    """Where a part of a film begins and ends, in seconds; None is the film's own beginning or end."""
+    return parse_time(in_point) if in_point else Fraction(0), parse_time(out_point) if out_point else None
+
+
 @dataclass(frozen=True)
 class InferConfig:
     """How files are restored.

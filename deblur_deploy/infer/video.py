@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 from numpy.typing import NDArray
 
-from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError, MissingDependencyError
+
+try:
+    import av
+except ModuleNotFoundError as err:
+    raise MissingDependencyError("films need PyAV", hint="pip install 'deblur-deploy[video]'") from err
+
 from deblur_deploy.core.files import whole_file
 from deblur_deploy.infer.film.color import ColorBridge
 from deblur_deploy.infer.film.fields import Deinterlacer, refuse_interlaced

@@ -75,9 +75,7 @@ class Copies:
     def _is_taken(self, stream: Any) -> bool:
         """Try it out: that a muxer refuses a stream shows when it writes its header, and then it is too late."""
         try:
-            with av.open(
-                io.BytesIO(), "w", format=self._writer.format.name, metadata_errors=METADATA_ERRORS
-            ) as trial:
+            with av.open(io.BytesIO(), "w", format=self._writer.format.name, metadata_errors=METADATA_ERRORS) as trial:
                 trial.add_stream_from_template(stream)
                 trial.start_encoding()
         except BAD_FILE_ERRORS:
