@@ -97,10 +97,9 @@ def command(
     part = parse_part(in_point, out_point)
     film = VideoConfig(codec, crf, pixel_format, profile, preset, deinterlace, drop_alpha, *part)
     config = InferConfig(restore, EncodeConfig(kind, quality), film, resume)
-    given = inputs or []
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
-    machine = _Machine(source, runtime, threads, trust, engine, workers)
+    given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
     if raw is not None or STANDARD_STREAM in given:
         _stream(machine, (given, out, raw, as_json), config)
         return
