@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -275,6 +276,16 @@ class SRN(Generator):
         """The estimate (N, 3, h, w) from the two finer levels' features and the state that replaces the coarsest."""
         restored = self.pyramid([*features[:-1], state])  # (N, S1, h, w)
         return image + self.head(restored)  # type: ignore[no-any-return]
+
+    @classmethod
+    def example(cls) -> Self:
+        """A narrow one."""
+        return cls(SRNConfig.from_base(8))
+
+    @classmethod
+    def read_config(cls, shapes: Mapping[str, Sequence[int]]) -> SRNConfig:
+        """Widths and depths of the network whose arrays have these shapes (see :meth:`SRNConfig.from_shapes`)."""
+        return SRNConfig.from_shapes(shapes)
 
     def forward_once(self, image: Tensor) -> Tensor:
         """One scale in which every layer runs exactly once, for tools that trace which channels depend on which.
