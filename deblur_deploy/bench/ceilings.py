@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, Step, hash_file
-from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step, hash_file
+from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime.runner import open_runner, reason_unavailable, runtimes_for
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
@@ -142,9 +142,10 @@ def _onnx_rates(threads: int, seconds: float) -> Iterator[tuple[str, str, float]
             onnx.save(convolution_stack(_CHANNELS, _SIZE, _LAYERS, quantized=kind == "int8"), path)
             artifact = _probe(path)
             for runtime in runtimes_for(artifact):
-                computed = "bf16" if kind == "fp32" and "bf16" in runtime else kind
-                redundant = kind == "int8" and "bf16" in runtime
-                if redundant or RUNTIMES[runtime].needs_gpu or reason_unavailable(artifact, runtime):
+                row = RUNTIMES[runtime]
+                computed = row.precision if kind == "fp32" else kind
+                redundant = kind == "int8" and row.precision != "fp32"
+                if redundant or row.needs_gpu or reason_unavailable(artifact, runtime):
                     continue
                 with suppress(DeblurDeployError), open_runner(artifact, runtime, threads) as runner:
                     yield computed, runtime, _STACK_GMACS / _best_seconds(lambda r=runner: r.infer(frame), seconds)  # type: ignore[misc]

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.ceilings import Ceilings
 from deblur_deploy.bench.rivals import RIVAL_FAILURES
-from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.runtime.runtimes import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
 
     Args:
         artifact: A checkpoint or an ONNX file.
-        runtime: What it runs on; one with ``bf16`` or ``fp16`` in its name computes float32 layers in that.
+        runtime: What it runs on; float32 layers are computed in its precision.
         frame: Size, and number of frames in one inference.
         ceilings: Of the processor or GPU that the runtime uses.
 
@@ -75,7 +76,7 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
         return None
     if not macs:
         return None
-    lowered = next((short for short in ("bf16", "fp16") if short in runtime), "fp32")
+    lowered = RUNTIMES[runtime].precision
     types = {kind: lowered if kind == "fp32" else kind for kind in macs}
     gmacs = {
         types[kind]: sum(macs[other] for other in macs if types[other] == types[kind]) * batch / 1e9 for kind in macs
@@ -123,7 +124,7 @@ def _graph_macs(artifact: Artifact, resolution: Resolution) -> dict[str, int]:
     import onnx
     from onnx import inliner
 
-    from deblur_deploy.network.onnx_cost import compute_nodes
+    from deblur_deploy.graph.node_costs import compute_nodes
 
     model = inliner.inline_local_functions(onnx.load(artifact.path))
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.bench_gates import Gates
 from deblur_deploy.cli.bench_output import BenchFiles, Contender, print_ceilings, print_laws, print_rows, run_streams
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
-from deblur_deploy.errors import ConfigError, DeblurDeployError
-from deblur_deploy.images import parse_resolution
-from deblur_deploy.sources import describe, find_artifacts, shipped_generator
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.images import parse_resolution
+from deblur_deploy.core.sources import describe, find_artifacts, shipped_generator
 
 if TYPE_CHECKING:
     from deblur_deploy.bench.entries import BenchEntry, Selection
@@ -130,11 +130,10 @@ def _entries(contenders: Sequence[Contender], selection: Selection) -> list[Benc
 
 
 def _check_runtimes(runtimes: Collection[str]) -> None:
-    from deblur_deploy.runtime.runtimes import RUNTIMES
+    from deblur_deploy.runtime.runtimes import find_runtime
 
     for name in runtimes:
-        if name not in RUNTIMES:
-            raise ConfigError(f"there is no runtime {name!r}", hint=f"known runtimes: {', '.join(RUNTIMES)}")
+        find_runtime(name)
 
 
 def _batches(entries: Sequence[BenchEntry], config: BenchConfig, batch: str, output: Output) -> BenchReport:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from deblur_deploy.compress.follow import Follower
 from deblur_deploy.compress.labels import PICTURE, Factor, axes_of
 from deblur_deploy.compress.operations import RULES, outputs_of
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 
 TRACED = Resolution(64, 64)
 """Size of the frame that is sent through a network to see what depends on what."""

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_iter
 from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.compress.operations import outputs_of
 from deblur_deploy.config import FitConfig
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.training.losses import Objective
 
 Batches = Iterable[tuple[Tensor, Tensor]]

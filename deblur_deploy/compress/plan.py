@@ -15,7 +15,7 @@ from deblur_deploy.compress.removal import Proof, check_removal, remove_channels
 from deblur_deploy.compress.trial import removable_channels
 from deblur_deploy.compress.width_cost import WidthCost
 from deblur_deploy.config import PruneConfig
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION
 from deblur_deploy.network.generator import Generator
 

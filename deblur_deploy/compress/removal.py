@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from deblur_deploy.compress.follow import Follower, arrays_of
 from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame, plain_attention
 from deblur_deploy.compress.operations import RULES, outputs_of
-from deblur_deploy.errors import ConfigError, VerificationError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError, VerificationError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.conv_norm import drop_channel_counts
 from deblur_deploy.network.widths import set_arrays
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from deblur_deploy.compress.groups import TRACED, ChannelGroup, Channels, Frozen, find_channels
 from deblur_deploy.compress.removal import Proof, check_removal, remove_channels
-from deblur_deploy.errors import ConfigError, VerificationError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError, VerificationError
+from deblur_deploy.core.images import Resolution
 
 _EVERY = 3
 """One channel in so many is removed: neither a block nor a part that numbers in code are likely to fit."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.config import Budget
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION, count_macs
 
 

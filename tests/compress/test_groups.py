@@ -11,8 +11,8 @@ from deblur_deploy.compress.groups import find_groups
 from deblur_deploy.compress.plan import Frames, prune_network
 from deblur_deploy.compress.trial import removable_channels
 from deblur_deploy.config import PruneConfig
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
 
 SIZE = Resolution(32, 32)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.network.checkpoint import import_checkpoint, load_network
 from deblur_deploy.network.dmphn import DMPHN, DMPHNConfig
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from cuda_stand_in import COMPUTE_MS, DOWNLOAD_MS, UPLOAD_MS
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench import entries as entries_module
 from deblur_deploy.bench import measure as measure_module
 from deblur_deploy.bench.entries import Selection, entries_of
 from deblur_deploy.bench.measure import BenchConfig, BenchReport, measure
 from deblur_deploy.bench.records import as_csv, read_jsonl, report_records, write_jsonl
 from deblur_deploy.cli import bench_output
-from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.runtime import runner as runner_module
 from deblur_deploy.runtime import trt as trt_module
 
@@ -36,7 +36,7 @@ def cuda(stand_in: Any, engine: Artifact, monkeypatch: pytest.MonkeyPatch) -> An
     module = stand_in.StandInTensorRT({b"engine": stand_in.StandInEngine(cuda, (1, 3, 4, 6))})
     monkeypatch.setattr(trt_module, "import_tensorrt", lambda flavour: module)
     monkeypatch.setattr(trt_module, "Cuda", lambda: cuda)
-    monkeypatch.setattr(runner_module, "_obstacle", lambda *_: None)
+    monkeypatch.setattr(runner_module, "_unavailable", lambda *_: None)
     monkeypatch.setattr(measure_module, "reason_unavailable", lambda *_: None)
     monkeypatch.setattr(entries_module, "count_nvidia_gpus", lambda: 1)
     return cuda

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import FitConfig, RunConfig
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.errors import ConfigError, MissingDependencyError
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training import train as train_module
 from deblur_deploy.training.devices import open_devices
@@ -142,6 +142,18 @@ def test_bfloat16_trains_close_to_float32(tiny_config: SRNConfig) -> None:
 def test_automatic_precision_leaves_a_processor_alone() -> None:
     assert not uses_bfloat16(FitConfig(), torch.device("cpu"))
     assert uses_bfloat16(FitConfig(precision="bfloat16"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True), ({"avx512_f": True}, False)],
+    ids=["AVX512-BF16", "AMX", "Arm", "AVX512 alone"],
+)
+def test_the_fastest_precision_is_bfloat16_where_the_processor_has_it(
+    flags: dict[str, bool], has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert uses_bfloat16(FitConfig(precision="fastest"), torch.device("cpu")) is has
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
