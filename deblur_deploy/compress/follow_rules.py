@@ -115,6 +115,15 @@ def _run_on(call: Call, labels: Any) -> list[Tensor]:
 _TENSOR_OPTIONS = frozenset({"dtype", "layout", "device", "pin_memory", "memory_format"})
 
 
+def broadcast(follower: Follower, call: Call) -> list[Factors]:
+    """One entry repeated to the size that something else has: it goes with what it meets."""
+    (factors,) = moved(follower, call)
+    source, out = call.tensors[0], call.outputs[0]
+    sizes = (1,) * (out.ndim - source.ndim) + tuple(source.shape)
+    grown = [axis for axis, size in enumerate(sizes) if size == 1 < out.shape[axis]]
+    return [(*factors, *(along(follower.ledger.fresh(out.shape[axis]), axis, out.ndim) for axis in grown))]
+
+
 def reshaped(follower: Follower, call: Call) -> list[Factors]:
     """Axes are split or joined; what a split tears apart is settled when the pass has ended."""
     (factors,) = moved(follower, call)
@@ -148,7 +157,7 @@ def sliced(follower: Follower, call: Call) -> list[Factors]:
 
 def _tie_parts(follower: Follower, factor: Factor, axis: int, width: int | None, interleaved: bool = False) -> None:
     """Tie equal parts along an axis channel by channel; parts that are not equal stay as they are."""
-    if width is None:
+    if width is None or width == 1:
         follower.ledger.tie(factor, follower.ledger.constant)
         return
     rows = np.moveaxis(factor, axis, 0)

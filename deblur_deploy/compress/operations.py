@@ -29,7 +29,8 @@ _LABELS: dict[Rule, str] = {
     rules.like: "zeros_like ones_like empty_like full_like rand_like randn_like",
     rules.kept: "clone detach alias contiguous lift_fresh lift _to_copy to native_dropout dropout bernoulli "
     "_softmax _log_softmax softmax log_softmax _conj conj resolve_conj resolve_neg",
-    rules.moved: "permute transpose t expand flip repeat index_select index pixel_shuffle pixel_unshuffle "
+    rules.broadcast: "expand repeat",
+    rules.moved: "permute transpose t flip index_select index pixel_shuffle pixel_unshuffle "
     "channel_shuffle unfold diagonal movedim tril triu",
     rules.reshaped: "view _unsafe_view reshape _reshape_alias unflatten flatten unsqueeze squeeze",
     rules.parted: "split split_with_sizes chunk split_with_sizes_copy",

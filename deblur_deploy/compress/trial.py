@@ -32,6 +32,8 @@ def removable_channels(net: nn.Module, traced: Resolution = TRACED) -> Channels:
     """
     channels = find_channels(net, traced)
     sound, reasons = _sound(net, [group for group in channels.groups if group.channels > 1], traced)
+    whole = [group for group in channels.groups if group.channels == 1 and len(group.members[0].places[0]) > 1]
+    reasons |= {group.layers: "its channels can only go all at once" for group in whole}
     frozen = [
         *channels.frozen,
         *(

@@ -196,7 +196,7 @@ FROZEN = {
     "a slice of numbers": (lambda x: x[:, 1:6], 5, "a number of channels that stands in the code"),
     "one channel": (lambda x: x[:, 2:3] + 0 * x, 8, "a number of channels that stands in the code"),
     "channels as rows": (lambda x: x.flatten(1, 2).unflatten(1, (8, 32)), 8, "does not run"),
-    "a constant": (lambda x: x * torch.arange(1.0, 9.0).view(1, 8, 1, 1), 8, "stands in the code"),
+    "a constant": (lambda x: x * torch.arange(1.0, 9.0).view(1, 8, 1, 1), 8, "must match the size"),
 }
 
 
