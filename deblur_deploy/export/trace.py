@@ -90,7 +90,9 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
 
 def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
     buffer = io.BytesIO()
-    with _deform_conv_symbolic(), warnings.catch_warnings(), torch.no_grad():
+    # What it prints goes nowhere: standard output may be for JSON, and the error says it in a sentence.
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with _deform_conv_symbolic(), warnings.catch_warnings(), torch.no_grad(), quiet:
         # The exporter is deprecated, and warns of each Python number it freezes: at a fixed size all are meant to be,
         # and two traces at different sizes show any that is not.
         warnings.simplefilter("ignore")

@@ -25,7 +25,7 @@ from deblur_deploy.engine import build_child
 from deblur_deploy.engine import flavour as flavour_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
-from deblur_deploy.export.precision import convert_to_fp16
+from deblur_deploy.export.retype import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.srn import SRN, SRNConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from deblur_deploy.export.precision import convert_to_fp16
+from deblur_deploy.export.retype import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.images import ImageSpec, Resolution, from_frames
 from deblur_deploy.network.onnx_cost import compute_nodes, share_of_macs

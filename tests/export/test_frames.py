@@ -11,7 +11,8 @@ from onnx import TensorProto
 
 from deblur_deploy.compress.quantize import quantize_network
 from deblur_deploy.export.frames import take_frames
-from deblur_deploy.export.precision import convert_to_fp16, drop_quantization
+from deblur_deploy.export.dequantize import drop_quantization
+from deblur_deploy.export.retype import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.runtime.runner import open_runner

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnxruntime import InferenceSession
 
-from deblur_deploy.export.precision import drop_quantization
+from deblur_deploy.export.dequantize import drop_quantization
 from deblur_deploy.export.shrink import (
     bytes_by_category,
     halve_float_weights,
