@@ -20,8 +20,8 @@ from deblur_deploy.config import (
     Precision,
     ShapeConfig,
 )
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
 
 DEFAULT_SIZE = Resolution(ExportConfig.width, ExportConfig.height)
 
@@ -167,8 +167,3 @@ def with_default_size(shapes: ShapeConfig) -> ShapeConfig:
     if shapes.res or shapes.max_res is not None:
         return shapes
     return replace(shapes, res=(str(DEFAULT_SIZE),))
-
-
-def is_one_picture_size(shapes: ShapeConfig) -> bool:
-    """Whether an ONNX file for one size serves: no range, no second size, one picture at a time."""
-    return len(shapes.res) <= 1 and shapes.max_res is None and shapes.batch == (1, 1)

@@ -46,7 +46,7 @@ class PrecisionRow:
     words: tuple[str, ...] = ()
 
 
-_RETYPE = "deblur_deploy.export.retype"
+_RETYPE = "deblur_deploy.graph.retype"
 
 PRECISIONS: MutableMapping[str, PrecisionRow] = {
     "fp16": PrecisionRow(

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from deblur_deploy.config import PRECISIONS
-from deblur_deploy.errors import BuildError, ConfigError
+from deblur_deploy.core.errors import BuildError, ConfigError
 
 _CARDS = {
     "6.0": ("P100",),

@@ -14,17 +14,17 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import PRECISIONS, ExportConfig, PrecisionConfig, load_converter
+from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.data.pairs import load_photos
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.export.dequantize import drop_quantization
-from deblur_deploy.export.facts import write_facts
-from deblur_deploy.export.padding import BATCH, HEIGHT, WIDTH
 from deblur_deploy.export.quality import measuring
-from deblur_deploy.images import ImageSpec
-from deblur_deploy.network.onnx_cost import share_of_macs
-from deblur_deploy.network.onnx_sizes import fix_sizes
+from deblur_deploy.graph.dequantize import drop_quantization
+from deblur_deploy.graph.facts import write_facts
+from deblur_deploy.graph.node_costs import share_of_macs
+from deblur_deploy.graph.padding import BATCH, HEIGHT, WIDTH
+from deblur_deploy.graph.sizes import fix_sizes
 from deblur_deploy.runtime.runner import reason_unavailable
 
 _CHECKED_PHOTOS = 2

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.data.pairs import Image8
-from deblur_deploy.images import Resolution
 
 _BAR = 6
 """The bars of a letterboxed picture take a sixth of its height each."""

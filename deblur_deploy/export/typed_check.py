@@ -1,7 +1,7 @@
 """A network of 16-bit types beside the float32 one that it was made from: no infinity inside, and the same picture.
 
-A float16 ends at 65504; beyond it is infinity, and dividing by it gives a finite, wrong picture. So both networks run on
-photographs and on hard pictures (``probes.py``), with the largest magnitude of every value in view. What breaks the
+A float16 ends at 65504; beyond it is infinity, and dividing by it gives a finite, wrong picture. So both networks run
+on photographs and on hard pictures (``probes.py``), with the largest magnitude of every value in view. What breaks the
 bounds goes back to float32 by itself, and the manifest says so: first the nodes around a value that is too large, then
 those at which the two networks part.
 """
@@ -19,13 +19,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner
 
+from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.images import ImageSpec, to_batch
 from deblur_deploy.data.pairs import Image8
-from deblur_deploy.errors import ExportError
-from deblur_deploy.export.delicate import WEIGHTED
 from deblur_deploy.export.probes import probe_pictures
-from deblur_deploy.export.retype import NUMPY_TYPES, tensor_types
-from deblur_deploy.export.rounded import ROUNDED, round_in_float32
-from deblur_deploy.images import ImageSpec, to_batch
+from deblur_deploy.graph.delicate import WEIGHTED
+from deblur_deploy.graph.retype import NUMPY_TYPES, tensor_types
+from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
 from deblur_deploy.runtime.runner import fixed_size
 
 BOUND = 1 / 255
@@ -203,7 +203,8 @@ class _Comparison:
         makers = {name: node for node in self._floats.graph.node for name in node.output}
         found = set[str]()
         for node in self._floats.graph.node:
-            before, after = (max((apart.get(n, 0.0) for n in names), default=0.0) for names in (node.input, node.output))
+            before = max((apart.get(name, 0.0) for name in node.input), default=0.0)
+            after = max((apart.get(name, 0.0) for name in node.output), default=0.0)
             if after > _GROWTH * max(before, _ROUNDING):
                 found |= _island(node, makers)
         return found
@@ -225,6 +226,8 @@ def _differences(floats: onnx.ModelProto, typed: onnx.ModelProto, batch: NDArray
     names = sorted(rounded_values(floats, typed))
     joined, (other, _) = inliner.inline_local_functions(floats), round_in_float32(typed)
     graph, prefix = joined.graph, "typed/"
+    for node in (*graph.node, *other.graph.node):
+        node.name = ""  # the two have the same
     shared = {value.name for value in graph.input}
     for node in other.graph.node:
         for values in (node.input, node.output):
@@ -285,7 +288,8 @@ def _around(floats: onnx.ModelProto, values: Set[str]) -> set[str]:
 
 def _light(floats: onnx.ModelProto) -> set[str]:
     """Outputs of all nodes without weights."""
-    return {name for node in floats.graph.node if node.op_type not in WEIGHTED and not node.domain for name in node.output}
+    nodes = (node for node in floats.graph.node if not _has_weights(node))
+    return {name for node in nodes for name in node.output}
 
 
 def _layers(floats: onnx.ModelProto, outputs: Set[str]) -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.config import DEFAULT_PRECISION, PRECISIONS
-from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.weights_file import find_weights
 
