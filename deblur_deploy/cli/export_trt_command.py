@@ -259,9 +259,10 @@ def report_types(output: Output, typed: Artifact) -> None:
     if kept := figures.get("kept_fp32"):
         more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
         output.say(f"note      kept in float32 after a trial: {', '.join(kept[:_NAMED])}{more}")
-    if figures.get("probe_within", 1.0) < WELL_WITHIN:
+    within = figures.get("probe_within", 1.0)
+    if within < min(WELL_WITHIN, figures.get("probe_noise", 1.0)):
         output.say(
-            f"warning   on {figures['probe_worst']} {1 - figures['probe_within']:.1%} of the samples are more than a "
+            f"warning   on {figures['probe_worst']} {1 - within:.1%} of the samples are more than a "
             "level off the float32 network's; --keep-fp32 '/layer/*' keeps more layers in float32"
         )
     if reason := figures.get("overflow_unchecked"):

@@ -131,12 +131,15 @@ def prove_precision(layers: Sequence[EngineLayer], nodes: Sequence[ComputeNode])
     )
 
 
-def require_precision(proof: Proof, wanted: str) -> None:
+def require_precision(proof: Proof, wanted: str, nodes: Sequence[ComputeNode] = ()) -> None:
     """Refuse an engine that mostly runs in another precision than was asked for.
 
     Args:
         proof: Of the finished engine. Where nothing at all is known, nothing is refused.
-        wanted: ``fp16``, ``bf16`` or ``fp32``, of all nodes; ``int8`` or ``fp8``, of the convolutions.
+        wanted: A label of the table of precisions: one of float networks is asked of all nodes, one of quantized
+            networks of the convolutions.
+        nodes: Compute nodes of the file. Of a precision of float networks, those that the file keeps in float32 beside
+            it, because they need that, do not count.
 
     Raises:
         BuildError: Less than 0.9 of the multiply-accumulates are proven to run in it; the message names the others.
@@ -146,6 +149,10 @@ def require_precision(proof: Proof, wanted: str) -> None:
     shares = proof.shares(kind)
     share = shares.get(wanted, 0.0)
     if share >= REQUIRED_SHARE or proof.shares().keys() == {UNPROVEN}:
+        return
+    typed = {node.name for node in nodes if node.type == wanted} if kind is None else set()
+    in_file = sum(proof.macs[name] for name in typed) / max(sum(proof.macs.values()), 1)
+    if typed and share >= REQUIRED_SHARE * in_file:
         return
     counted = [node for node in proof.types if kind in (None, proof.kind_of(node))]
     others = sorted((node for node in counted if proof.types[node] != wanted), key=lambda node: -proof.macs[node])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -54,10 +55,11 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
     converter = load_converter(row)
 
     def convert(kept: Collection[str]) -> onnx.ModelProto:
-        return converter(floats, config.keep_fp32, kept)
+        converted: onnx.ModelProto = converter(floats, config.keep_fp32, kept)
+        return converted
 
     image = source.image
-    figures = {}
+    figures: dict[str, Any] = {}
     if not config.check_overflow:
         typed = convert(())
     elif reason := reason_unavailable(source, "onnxruntime"):

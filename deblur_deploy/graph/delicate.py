@@ -3,11 +3,11 @@
 What layers with weights give is known to fit 16 bits well. What is computed *from* many values at once, or steeply,
 is not: sums over a picture and squares pass 65504, variances are small differences of large numbers, and an epsilon of
 1e-8 is 0 in float16, where a flat area then gives 0/0. Names tell nothing: one exporter writes a LayerNorm as one
-operator, another as ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt and Div. So the values are followed: from a reduction, a
-square, a root, an exponential or a constant that 16 bits do not hold, through all that is computed from it, up to where
-the value is an ordinary activation again: a division or a product that normalises, a bounded function, or a layer with
-weights. The list of operators is that of PyTorch's automatic mixed precision (torch.amp, "ops that autocast to
-float32") in ONNX's terms.
+operator, another as ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt and Div. So the values are followed: from a
+reduction, a square, a root, an exponential or a constant that 16 bits do not hold, through all that is computed from
+it, up to where the value is an ordinary activation again: a division or a product that normalises, a bounded
+function, or a layer with weights. The list of operators is that of PyTorch's automatic mixed precision (torch.amp,
+"ops that autocast to float32") in ONNX's terms.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NORMALISATIONS = frozenset(
 )
 _BOUNDED = frozenset({"Tanh", "Sigmoid", "HardSigmoid", "Erf", "Sign", "Sin", "Cos", "Softsign"})
 
-_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
+NUMPY_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
 
 
 def stops(node: onnx.NodeProto) -> bool:
@@ -154,9 +154,17 @@ def is_lost(values: NDArray[Any], kind: int) -> bool:
         values: Of any shape.
         kind: The type as ONNX's number of it.
     """
-    limits = ml_dtypes.finfo(_TYPES[kind])
     magnitudes = np.abs(values[np.isfinite(values)])
     if not magnitudes.size:
         return False
     largest = float(magnitudes.max())
-    return 0 < largest < float(limits.smallest_normal) or largest > float(limits.max)
+    return 0 < largest < float(_limits(kind).smallest_normal) or largest > largest_of(kind)
+
+
+def largest_of(kind: int) -> float:
+    """The largest finite value of a 16-bit type."""
+    return float(_limits(kind).max)
+
+
+def _limits(kind: int) -> Any:
+    return ml_dtypes.finfo(NUMPY_TYPES[kind])  # type: ignore[no-untyped-call]

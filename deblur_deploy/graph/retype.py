@@ -16,23 +16,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.graph.check import check_graph, infer_shapes
-from deblur_deploy.graph.delicate import WEIGHTED
+from deblur_deploy.graph.delicate import NUMPY_TYPES, WEIGHTED
 from deblur_deploy.graph.float_nodes import float_nodes
 from deblur_deploy.graph.fold import replace_nodes, share_constants
 
 BF16_OPSET = 22
 """The first opset that has convolutions in bfloat16."""
 
-NUMPY_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
-TYPE_TITLES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
-_SUFFIXES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+TYPE_TITLES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+_SUFFIXES: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
 def convert_types(

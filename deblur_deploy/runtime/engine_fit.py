@@ -91,7 +91,7 @@ def rebuild_hint(artifact: Artifact, gpu: Gpu | None, flavour: str | None = None
         gpu: The card, or None where it is not known: then the card that the engine was built for.
         flavour: Which TensorRT is to build it; by default the one that built this engine.
     """
-    flavour, precision = flavour or flavour_of(artifact), artifact.history[-1].config.get("precision")
+    flavour, precision = flavour or flavour_of(artifact), str(artifact.history[-1].config.get("precision"))
     target = gpu.sm.lower() if gpu else str(artifact.figures.get("target", "portable"))
     if gpu and gpu.capability in _WITHOUT_RTX:
         flavour = "tensorrt"

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from deblur_deploy.compress.quantize import quantize_network
+from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.graph.dequantize import drop_quantization
 from deblur_deploy.graph.frames import take_frames
