@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import typer
+from onnx.reference import ReferenceEvaluator
 from typer.testing import CliRunner
 
 from deblur_deploy.cli.engine_options import chosen_precision, with_precision_flags
@@ -87,17 +87,13 @@ def test_it_is_exported_with_its_type(made_up, tiny, save, draw_frames, tmp_path
     image = ImageSpec(height=size.height, width=size.width)
     source = save(network_to_onnx(tiny, size), image)
 
-    typed = lower_precision(source, PrecisionConfig(precision=made_up, check_overflow=True), tmp_path / "typed")
+    typed = lower_precision(source, PrecisionConfig(precision=made_up), tmp_path / "typed")
 
     assert typed.stage == "to-fp64"
-    assert typed.figures["precision"] == {"fp64": 1.0}
-    assert typed.figures["probe_within"] == 1.0
+    assert 0.7 < typed.figures["precision"]["fp64"] < 0.75  # all but the deconvolution
     batch = to_batch(draw_frames(1, 32, 40)[0])
     given, expected = (
-        onnxruntime.InferenceSession(str(artifact.path), providers=["CPUExecutionProvider"]).run(
-            None, {"blurred": batch}
-        )[0]
-        for artifact in (typed, source)
+        ReferenceEvaluator(artifact.path).run(None, {"blurred": batch})[0] for artifact in (typed, source)
     )
     np.testing.assert_allclose(given, expected, atol=1e-5)
     assert gives_engine(typed, None, made_up)

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -165,7 +165,10 @@ def _own_symbolics() -> Iterator[None]:
 
     ``deblur::deform_conv2d`` becomes a ``deblur::DeformConv2d`` node.
     """
-    symbolics = {"deblur::deform_conv2d": _write_deform_conv, "aten::rms_norm": _write_rms_norm}
+    symbolics: dict[str, Callable[..., Any]] = {
+        "deblur::deform_conv2d": _write_deform_conv,
+        "aten::rms_norm": _write_rms_norm,
+    }
     for name, write in symbolics.items():
         register_custom_op_symbolic(name, write, OPSET)
     try:
