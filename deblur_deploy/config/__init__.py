@@ -25,6 +25,7 @@ from deblur_deploy.config.precisions import (
 from deblur_deploy.config.training import (
     NO_AUGMENTATION,
     AugmentConfig,
+    CameraConfig,
     FitConfig,
     LossConfig,
     RunConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "PRECISIONS",
     "AugmentConfig",
     "Budget",
+    "CameraConfig",
     "DeformOp",
     "EngineConfig",
     "ExportConfig",
