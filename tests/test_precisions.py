@@ -93,7 +93,7 @@ def test_it_is_exported_with_its_type(made_up, tiny, save, draw_frames, tmp_path
     assert 0.7 < typed.figures["precision"]["fp64"] < 0.75  # all but the deconvolution
     batch = to_batch(draw_frames(1, 32, 40)[0])
     given, expected = (
-        ReferenceEvaluator(artifact.path).run(None, {"blurred": batch})[0] for artifact in (typed, source)
+        ReferenceEvaluator(onnx.load(artifact.path)).run(None, {"blurred": batch})[0] for artifact in (typed, source)
     )
     np.testing.assert_allclose(given, expected, atol=1e-5)
     assert gives_engine(typed, None, made_up)
