@@ -76,14 +76,14 @@ class CameraConfig:
     """
 
     length_px: Range = (2.0, 30.0)
-    bend_rad: float = 0.7
+    bend_rad: float = 0.9
     roll_deg: float = 0.5
     parallax: float = 0.6
     objects: tuple[int, int] = (0, 2)
     discrete_share: float = 0.3
     discrete_frames: tuple[int, int] = (7, 13)
-    code_share: float = 0.6
-    response: Range = (1.8, 2.6)
+    code_share: float = 0.45
+    response: Range = (1.8, 3.6)
     highlight_gain: float = 1.0
     photons: Range = (3_000.0, 60_000.0)
     read_noise: float = 0.002
@@ -94,7 +94,7 @@ class CameraConfig:
     def __post_init__(self) -> None:
         low, high = self.length_px
         require(0 <= low <= high < math.inf, f"length_px is {self.length_px}", "give a range such as [2.0, 30.0]")
-        require(1 <= self.response[0] <= self.response[1], f"response is {self.response}", "try [1.8, 2.6]")
+        require(1 <= self.response[0] <= self.response[1], f"response is {self.response}", "try [1.8, 3.6]")
         require(0 < self.photons[0] <= self.photons[1], f"photons is {self.photons}", "try [3000, 60000]")
         frames, objects, quality = self.discrete_frames, self.objects, self.jpeg_quality
         require(2 <= frames[0] <= frames[1], f"discrete_frames is {frames}", "give a range such as [7, 13]")
