@@ -52,25 +52,8 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
     """
     floats, pairs = drop_quantization(load_model(source))
     row = PRECISIONS[config.precision]
-    converter = load_converter(row)
-
-    def convert(kept: Collection[str]) -> onnx.ModelProto:
-        converted: onnx.ModelProto = converter(floats, config.keep_fp32, kept)
-        return converted
-
+    typed, figures = _convert(source, floats, config)
     image = source.image
-    figures: dict[str, Any] = {}
-    if not config.check_overflow:
-        typed = convert(())
-    elif reason := reason_unavailable(source, "onnxruntime"):
-        typed = convert(())
-        figures = {"overflow_unchecked": reason}
-    else:
-        from deblur_deploy.export.typed_check import settle_types  # it needs onnxruntime, which need not be there
-
-        photos = load_photos(Path(config.calibration) if config.calibration else None)[:_CHECKED_PHOTOS]
-        settled = settle_types(floats, convert, photos, image)
-        typed, figures = settled.model, settled.figures
     figures |= {"precision": shares_of(typed, image), "dropped_qdq_pairs": pairs}
     write_facts(typed, source, image)
 
@@ -88,6 +71,27 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
         measure=measuring(config) if row.runs_on_cpu else None,
     )
     return write_artifact(out, draft)
+
+
+def _convert(
+    source: Artifact, floats: onnx.ModelProto, config: PrecisionConfig
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The network in the types of a precision, and what was found about it."""
+    converter = load_converter(PRECISIONS[config.precision])
+
+    def convert(kept: Collection[str]) -> onnx.ModelProto:
+        converted: onnx.ModelProto = converter(floats, config.keep_fp32, kept)
+        return converted
+
+    if not config.check_overflow:
+        return convert(()), {}
+    if reason := reason_unavailable(source, "onnxruntime"):
+        return convert(()), {"overflow_unchecked": reason}
+    from deblur_deploy.export.typed_check import settle_types  # it needs onnxruntime, which need not be there
+
+    photos = load_photos(Path(config.calibration) if config.calibration else None)[:_CHECKED_PHOTOS]
+    settled = settle_types(floats, convert, photos, source.image)
+    return settled.model, settled.figures
 
 
 def shares_of(typed: onnx.ModelProto, image: ImageSpec) -> dict[str, float]:
