@@ -1,7 +1,6 @@
 """How much a channel matters: the magnitude of the weights that it touches, or the loss that they stand for.
 
-Torch-Pruning's own importance passes over layers that it does not know, such as deformable ones, so this is computed
-here: a score for every single weight, averaged over what a channel touches in every layer of its group. Each layer is
+A score for every single weight, averaged over what a channel touches in every layer of its group. Each layer is
 scaled to a mean of one before that, which makes layers comparable without any batch normalisation.
 """
 

@@ -88,6 +88,7 @@ def prune(
         "groups": [vars(group) for group in _kept(first, plan)],
         "frozen": [vars(part) for part in first.channels.frozen],
         **quality,
+        "psnr_original_db": evaluate_network(teacher, evaluation_pairs(config.tuning)),
         **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "loss")},
         "seconds": sum(done.seconds for done in rounds),
         "rounds": [vars(done) for done in rounds],

@@ -15,7 +15,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, made, tmp_path, optio
     outcome = run("prune", made["import"], *options, "--dry-run", "--runs", tmp_path, "--json").done()
 
     answer, kind = outcome.json, {"--macs": "gmacs", "--params": "params"}[options[0]]
-    assert answer.keys() == {"source", "dry_run", "groups", "params", "gmacs"}
+    assert answer.keys() == {"source", "dry_run", "groups", "frozen", "params", "gmacs"}
     assert answer["params"]["before"] == load_artifact(made["import"]).figures["params"]
     assert answer[kind]["after"] <= 0.6 * answer[kind]["before"]
     for group in answer["groups"]:
