@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deblur_deploy.compress.follow import Call, Follower
 from deblur_deploy.compress.follow_rules import meet, unknown
-from deblur_deploy.compress.labels import Factor, Factors, along, axes_of
+from deblur_deploy.compress.labels import POSITIONS, Factor, Factors, along, axes_of
 
 _CHANNELS = 1
 
@@ -74,7 +74,7 @@ def deformed(follower: Follower, call: Call) -> list[Factors]:
     if call.args["groups"] != 1 or call.args["offset_groups"] != 1:
         return unknown(follower, call)
     for factor in follower.get(call.args["offset"]):
-        follower.ledger.tie(factor, follower.ledger.constant)
+        follower.ledger.fix(factor, POSITIONS)
     return convolved(follower, call)
 
 

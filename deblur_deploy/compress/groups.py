@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.compress.follow import Follower
-from deblur_deploy.compress.labels import PICTURE, Factor, axes_of
+from deblur_deploy.compress.labels import PICTURE, POSITIONS, Factor, axes_of
 from deblur_deploy.compress.operations import RULES, outputs_of
 from deblur_deploy.core.images import Resolution
 
@@ -79,7 +79,7 @@ class Channels:
 
     Args:
         groups: Those that may be removed, in the network's order.
-        frozen: Those that stay for another reason than that they are the picture itself.
+        frozen: Those that stay for another reason than that they are the picture itself or positions in it.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -191,7 +191,7 @@ def _frozen(follower: Follower, makers: set[tuple[str, int]]) -> Iterator[Frozen
     for name, axis in sorted(makers, key=lambda maker: list(follower.arrays).index(maker[0])):
         labels: Factor = follower.ledger.roots(follower.arrays[name][axis])
         reasons = [follower.ledger.reason(label) for label in labels.tolist()]
-        if reason := next((reason for reason in reasons if reason not in (None, PICTURE)), None):
+        if reason := next((reason for reason in reasons if reason not in (None, PICTURE, POSITIONS)), None):
             kept = sum(one is not None for one in reasons)
             found.setdefault((reason, np.unique(labels).tobytes(), kept), []).append((name, axis))
     for (reason, _, kept), keys in found.items():

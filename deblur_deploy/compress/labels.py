@@ -21,6 +21,9 @@ Factors = tuple[Factor, ...]
 PICTURE = "the picture itself"
 """Why channels of the input and of the output stay."""
 
+POSITIONS = "positions, which are no features"
+"""Why what a deformable convolution is told stays."""
+
 CONSTANT = "a number of channels that stands in the code"
 """Why channels stay that meet something no parameter and no other value of the pass gives its size."""
 

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from deblur_deploy.cli.prune_command import short_name
 from deblur_deploy.core.artifact import load_artifact
 
 
@@ -18,8 +19,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, made, tmp_path, optio
     assert answer.keys() == {"source", "dry_run", "groups", "frozen", "params", "gmacs"}
     assert answer["params"]["before"] == load_artifact(made["import"]).figures["params"]
     assert answer[kind]["after"] <= 0.6 * answer[kind]["before"]
+    assert answer["frozen"] == []
     for group in answer["groups"]:
-        assert f"{', '.join(group['layers'])} " in outcome.err
+        assert f"{short_name(group['layers'])} " in outcome.err
     assert f"{answer['params']['before']:,} → {answer['params']['after']:,}" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
