@@ -6,6 +6,7 @@ budget up among the groups, by a scan of ``sensitivity`` if asked to, and ``remo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
