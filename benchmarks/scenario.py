@@ -19,6 +19,7 @@ from published import PublishedCosts
 from reading import Reading
 from shipped_pair import ShippedPair
 from target import Target
+from train_step import TrainStep
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.tables import from_table
@@ -38,6 +39,7 @@ Work = (
     | ShippedPair
     | GpuProofs
     | Reading
+    | TrainStep
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -55,6 +57,7 @@ KINDS: Mapping[str, type[Work]] = {
     "networks": Networks,
     "gpu-proofs": GpuProofs,
     "reading": Reading,
+    "train-step": TrainStep,
 }
 """Kinds of measurement by the name that scenario files use."""
 

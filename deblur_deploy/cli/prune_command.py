@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,9 @@ from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.tables import from_table
 from deblur_deploy.quality.gain import format_db, format_share
+
+_NAME_WIDTH = 44
+"""Characters that the names of a group take in a table of 80 columns."""
 
 if TYPE_CHECKING:
     from deblur_deploy.compress.plan import PrunePlan
@@ -95,12 +99,14 @@ def _prune(output: Output, source: Path | None, config: PruneConfig, places: tup
     with output.tuning("pruning") as on_step:
         pruned = prune(artifact, config, directory, on_step, lambda done, of, drop_db: on_step(done, of, drop_db))
     figures = pruned.figures
-    report_groups(output, figures["groups"])
+    report_groups(output, figures["groups"], figures["frozen"])
     if config.rounds > 1:
         _report_rounds(output, figures["rounds"])
-    before, after = (format_db(figures[name]) for name in ("psnr_untuned_db", "psnr_db"))
-    kept = format_share(figures["gain_kept"])
-    output.say(f"quality   {before} dB before, {after} dB after tuning; gain kept: {kept}")
+    before, after, original = (format_db(figures[name]) for name in ("psnr_untuned_db", "psnr_db", "psnr_original_db"))
+    output.say(
+        f"quality   {before} dB before, {after} dB after tuning; the original has {original} dB on the same pictures, "
+        f"gain kept: {format_share(figures['gain_kept'])}"
+    )
     output.wrote(pruned)
 
 
@@ -111,7 +117,7 @@ def _plan(output: Output, artifact: Artifact, config: PruneConfig) -> None:
     with output.waiting("scanning") as caption:
         plan: PrunePlan = plan_pruning(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
     answer = plan.as_json()
-    report_groups(output, answer["groups"])
+    report_groups(output, answer["groups"], answer["frozen"])
     for name, count in (("params", "{:,}"), ("gmacs", "{:.2f}")):
         before, after = answer[name]["before"], answer[name]["after"]
         output.say(f"{name:<9} {count.format(before)} → {count.format(after)} ({after / before:.1%})")
@@ -133,7 +139,7 @@ def _scan(
         report: ScanReport = scan(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
     rows = [
         [
-            ", ".join(row.layers),
+            short_name(row.layers),
             f"{row.before} → {row.kept}",
             f"{row.share:.1%}",
             f"{-row.drop_db:+.3f}",
@@ -165,10 +171,24 @@ def _report_rounds(output: Output, rounds: list[dict[str, Any]]) -> None:
     output.table(["round", "params", "steps", "dB before tuning", "dB after"], rows)
 
 
-def report_groups(output: Output, groups: list[dict[str, Any]]) -> None:
-    """Print what is kept of every group."""
+def report_groups(output: Output, groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
+    """Print what is kept of every group, and what cannot be pruned."""
     rows = [
-        [", ".join(group["layers"]), str(group["before"]), str(group["after"]), f"{group['share']:.1%}"]
+        [short_name(group["layers"]), str(group["before"]), str(group["after"]), f"{group['share']:.1%}"]
         for group in groups
     ]
     output.table(["group", "before", "kept", "share"], rows)
+    for part in frozen:
+        output.say(f"frozen    {short_name(part['layers'])}, {part['channels']} channels: {part['reason']}")
+
+
+def short_name(layers: Sequence[str]) -> str:
+    """The layers of a group, in the width of a table."""
+    first, *others = (_shortened(layer) for layer in layers)
+    both = ", ".join((first, *others))
+    return both if len(both) <= _NAME_WIDTH else f"{first} and {len(others)} more" if others else first
+
+
+def _shortened(name: str) -> str:
+    """A name in the width of a table: its end says most."""
+    return name if len(name) <= _NAME_WIDTH else f"…{name[-_NAME_WIDTH + 1 :]}"

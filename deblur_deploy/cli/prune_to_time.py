@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,9 @@ class TimeOptions:
         """
         given = [name for name in ("max_ms", "min_fps", "curve") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ConfigError(f"there are {' and '.join('--' + name.replace('_', '-') for name in given)}", hint="give one")
+            raise ConfigError(
+                f"there are {' and '.join('--' + name.replace('_', '-') for name in given)}", hint="give one"
+            )
         if self.min_fps is not None:
             if not self.min_fps > 0:
                 raise ConfigError(f"min_fps is {self.min_fps}", hint="give frames in a second, such as 45")
@@ -112,7 +114,8 @@ def prune_to_time(
         place = _place(options, clock.identity)
         with output.waiting("timing networks") as caption:
             watching = Watching(
-                lambda done, of, ms: caption(f"{done} of {of}, {ms:.1f} ms"), lambda done, of, _: caption(f"scan {done} of {of}")
+                lambda done, of, ms: caption(f"{done} of {of}, {ms:.1f} ms"),
+                lambda done, of, _: caption(f"scan {done} of {of}"),
             )
             search = FrameSearch(artifact, configs[0], clock, place, watching)
         _say_table(output, search, place)
@@ -152,8 +155,7 @@ def _say_table(output: Output, search: FrameSearch, place: TablePlace) -> None:
 
 def _say_plan(output: Output, plan: FramePlan) -> None:
     rows = [
-        [", ".join(group.layers), str(group.before), str(group.after), f"{group.share:.1%}"]
-        for group in plan.groups
+        [", ".join(group.layers), str(group.before), str(group.after), f"{group.share:.1%}"] for group in plan.groups
     ]
     output.table(["group", "before", "kept", "share"], rows)
     if plan.choice.shape.dropped:
@@ -170,9 +172,20 @@ def _say_result(output: Output, pruned: Artifact) -> None:
     took = "not timed here" if measured is None else f"{measured:.2f} ms measured"
     output.say(f"time      {took}, {figures['predicted_ms']:.2f} predicted, {figures['budget_ms']:.2f} allowed")
     before, after = (format_db(figures[name]) for name in ("psnr_untuned_db", "psnr_db"))
-    output.say(f"quality   {before} dB before, {after} dB after tuning; gain kept: {format_share(figures['gain_kept'])}")
+    output.say(
+        f"quality   {before} dB before, {after} dB after tuning; gain kept: {format_share(figures['gain_kept'])}"
+    )
     output.say(f"wrote     {pruned.path}")
-    names = ("budget_ms", "predicted_ms", "measured_ms", "psnr_db", "gain_kept", "groups", "blocks_removed", "optimality_gap")
+    names = (
+        "budget_ms",
+        "predicted_ms",
+        "measured_ms",
+        "psnr_db",
+        "gain_kept",
+        "groups",
+        "blocks_removed",
+        "optimality_gap",
+    )
     output.emit({"artifact": str(pruned.directory), **{name: figures[name] for name in names}})
 
 
@@ -189,7 +202,8 @@ def _curve(
             continue
         points.append({**plan.as_json(), "kept": sum(group.after for group in plan.groups)})
     rows = [
-        [f"{point['budget_ms']:.1f}", *([point["reason"], "", ""] if "reason" in point else _cells(point))] for point in points
+        [f"{point['budget_ms']:.1f}", *([point["reason"], "", ""] if "reason" in point else _cells(point))]
+        for point in points
     ]
     output.table(["budget ms", "predicted ms", "dB lost untuned", "channels kept"], rows)
     answer = {"source": str(artifact.directory), "whole_ms": search.table.timed[0].ms, "points": points}

@@ -25,9 +25,9 @@ from deblur_deploy.compress.latency_table import (
     refuse_noise,
     shapes_to_time,
 )
-from deblur_deploy.compress.plan import PrunedGroup
+from deblur_deploy.compress.plan import Frames, PrunedGroup
 from deblur_deploy.compress.prune import analyse, load_float, rebuilt, scan_groups, tune
-from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
+from deblur_deploy.compress.removal import Proof, check_removal, remove_channels, weakest
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_pairs
 from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import FrameTimeConfig
@@ -172,7 +172,7 @@ class FrameSearch:
 
     def network(self, shape: Shape) -> Generator:
         """A network of a shape, with the strongest channels of every group."""
-        small = remove_channels(self.net, self._analysis.groups, self._removed(shape))
+        small = remove_channels(self.net, self._analysis.channels.groups, self._removed(shape))
         return rebuilt(small.without_blocks(shape.dropped))
 
     def whole(self) -> Shape:
@@ -203,7 +203,7 @@ class FrameSearch:
         ]
         groups = tuple(
             PrunedGroup(group.layers, group.channels, width, round(width / group.channels, 4))
-            for group, width in zip(self._analysis.groups, widths, strict=True)
+            for group, width in zip(self._analysis.channels.groups, widths, strict=True)
         )
         table = {"spread": self.table.spread, "error": self.times.error(self.table.unseen or self.table.timed)}
         return FramePlan(budget_ms, times.predict(choice.shape), None, choice, groups, table)
@@ -245,8 +245,9 @@ class FrameSearch:
             ConfigError: The pruned network does not run.
             VerificationError: It gives something else than the unpruned one with zeros for what was removed.
         """
-        groups, removed = self._analysis.groups, self._removed(plan.choice.shape)
-        check_removal(self.net, remove_channels(self.net, groups, removed), groups, removed)
+        groups, removed = self._analysis.channels.groups, self._removed(plan.choice.shape)
+        small = remove_channels(self.net, groups, removed)
+        check_removal(self.net, small, groups, removed, Proof(Frames.of(self.net).traced))
         return self.network(plan.choice.shape)
 
     def _removed(self, shape: Shape) -> list[list[int]]:
@@ -257,8 +258,8 @@ class FrameSearch:
         for block in (name for chain in self.chains for name in chain):
             inside = (
                 index
-                for index, group in enumerate(self._analysis.groups)
-                if all(member.layer.startswith(f"{block}.") for member in group.members)
+                for index, group in enumerate(self._analysis.channels.groups)
+                if all(member.array.startswith(f"{block}.") for member in group.members)
             )
             blocks[block] = frozenset(inside)
         state = self._analysis.state

@@ -78,17 +78,20 @@ def prune(
     pairs = evaluation_pairs(config.tuning)
     judged = measure_teacher(source, teacher, pairs)
     rounds: list[Round] = []
+    left: Analysis | None = None
     for number in range(config.rounds):
         part = _of_round(config, number)
-        if number:
-            analysis = analyse(net, part, first.state.original)
+        if left is not None:
+            analysis = analyse(net, part, left)
         plan = analysis.plan(part, curves)
+        left = analysis.after(plan)
         net = rebuilt(analysis.carry_out(net, plan))
         done, quality = tune(net, teacher, part, pairs, _counting_on(on_step, config, number))
         rounds.append(done)
     figures: dict[str, Any] = {
         **{name: getattr(rounds[-1], name) for name in ("params", "gmacs")},
         "groups": [vars(group) for group in _kept(first, plan)],
+        "frozen": [vars(part) for part in first.channels.frozen],
         **quality,
         **judged.figures(quality),
         **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "loss")},
@@ -146,19 +149,19 @@ def load_float(source: Artifact) -> Generator:
     return load_network(source)
 
 
-def analyse(net: Generator, config: PruneConfig, original: Sequence[int] | None = None) -> Analysis:
+def analyse(net: Generator, config: PruneConfig, before: Analysis | None = None) -> Analysis:
     """The network's groups and their strengths, on crops of the tuning set where these are needed."""
     if config.importance != "taylor":
-        return Analysis.of(net, config, original=original)
+        return Analysis.of(net, config, before=before)
     fit = fitting_crops(replace(config.tuning.fit, steps=_TAYLOR_BATCHES), net)
     batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.blur, workers=0)
-    return Analysis.of(net, config, batches, original)
+    return Analysis.of(net, config, batches, before)
 
 
 def scan_groups(net: Generator, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:
     """What the channels of every group of a network are worth in dB (see ``sensitivity.py``)."""
     pairs = scan_pairs(evaluation_pairs(config.tuning), config.scan_images, config.scan_size)
-    return scan_network(net, analysis.groups, analysis.state, pairs, on_scan)
+    return scan_network(net, analysis.channels.groups, analysis.state, pairs, on_scan)
 
 
 def rebuilt(shrunk: Generator) -> Generator:
@@ -212,5 +215,5 @@ def _kept(first: Analysis, last: PrunePlan) -> list[PrunedGroup]:
     """Every group of the unpruned network, and what is left of it after the last round."""
     return [
         PrunedGroup(group.layers, group.channels, left.after, round(left.after / group.channels, 4))
-        for group, left in zip(first.groups, last.groups, strict=True)
+        for group, left in zip(first.channels.groups, last.groups, strict=True)
     ]
