@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,12 +68,7 @@ def command(
     pairs = PairsOnDisk(data, "evaluation")
     with output.counting("evaluating", len(pairs)) as on_image:
         report = evaluate(artifact, pairs, runtime, EvalConfig(align, lpips), on_image)
-    kept = gain_of(artifact.history, {"psnr_db": report.psnr_db, "psnr_blurred_db": report.psnr_blurred_db})
-    _print_report(output, report)
-    if kept:
-        output.say(
-            f"gain kept {format_share(kept['gain_kept'])} (the original has {format_db(kept['psnr_original_db'])} dB)"
-        )
+    kept = _print_report(output, report, artifact)
     if csv is not None:
         output.say(f"wrote     {csv} and {write_report(report, csv)}")
     output.emit(report.as_json() | kept)
@@ -122,8 +117,8 @@ def _evaluate_blurred(
     output.emit(report.as_json())
 
 
-def _print_report(output: Output, report: EvalReport) -> None:
-    """A row per pair, blurred before restored, then the means."""
+def _print_report(output: Output, report: EvalReport, artifact: Artifact) -> dict[str, Any]:
+    """A row per pair, blurred before restored, then the means; what they say of the gain kept, if anything."""
     figures = [("dB", "psnr_blurred_db", "psnr_db", 2)]
     figures += [(f"SSIM {name}", f"ssim_{name}_blurred", f"ssim_{name}", 4) for name in ("matlab", "skimage")]
     headings = [f"{state} {name}" for name, *_ in figures for state in ("blurred", "restored")]
@@ -143,3 +138,8 @@ def _print_report(output: Output, report: EvalReport) -> None:
         output.say(f"LPIPS     {report.lpips:.4f}")
     if report.lpips_skipped:
         output.say(f"skipped   LPIPS: {report.lpips_skipped}")
+    kept = gain_of(artifact.history, {"psnr_db": report.psnr_db, "psnr_blurred_db": report.psnr_blurred_db})
+    if kept:
+        share, original = format_share(kept["gain_kept"]), format_db(kept["psnr_original_db"])
+        output.say(f"gain kept {share} (the original has {original} dB)")
+    return kept
