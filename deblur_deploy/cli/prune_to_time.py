@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.options import new_directory, scan_directory
 from deblur_deploy.config import FrameTimeConfig, PruneConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.caches import user_cache
@@ -22,7 +24,32 @@ from deblur_deploy.quality.gain import format_db, format_share
 if TYPE_CHECKING:
     from deblur_deploy.compress.frame_budget import FramePlan, FrameSearch, TablePlace
 
+MaxMs = Annotated[
+    float | None, typer.Option(help="Keep what fits into so many ms for a frame, instead of a share of the channels.")
+]
+MinFps = Annotated[float | None, typer.Option(help="The same as frames in a second.")]
+FrameCurve = Annotated[
+    str | None,
+    typer.Option("--curve", help="Only compare several frame times in ms, such as 10,15,22,33, and write that."),
+]
+TimedRuntime = Annotated[str, typer.Option("--runtime", help="What a frame is timed in.")]
+TimedInt8 = Annotated[bool, typer.Option("--int8", help="Time a frame as it will run after `qat`.")]
+TableFile = Annotated[
+    Path | None,
+    typer.Option("--latency-table", help="File of measured times. Where there is none, it is measured and written."),
+]
+OtherDevice = Annotated[
+    bool, typer.Option("--other-device", help="The latency table is of another machine; nothing is timed here.")
+]
+Remeasure = Annotated[bool, typer.Option("--remeasure", help="Forget times that were measured before.")]
+
 CURVE_FILE = "frame-times.json"
+"""What ``--curve`` writes."""
+
+_ANSWER = (
+    *("budget_ms", "predicted_ms", "measured_ms", "psnr_db", "gain_kept"),
+    *("groups", "blocks_removed", "optimality_gap"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +91,8 @@ class TimeOptions:
         """
         given = [name for name in ("max_ms", "min_fps", "curve") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ConfigError(
-                f"there are {' and '.join('--' + name.replace('_', '-') for name in given)}", hint="give one"
-            )
+            flags = " and ".join("--" + name.replace("_", "-") for name in given)
+            raise ConfigError(f"there are {flags}", hint="give one of them")
         if self.min_fps is not None:
             if not self.min_fps > 0:
                 raise ConfigError(f"min_fps is {self.min_fps}", hint="give frames in a second, such as 45")
@@ -89,7 +115,7 @@ def prune_to_time(
     artifact: Artifact,
     options: TimeOptions,
     prune: PruneConfig,
-    new_place: Callable[[], Path] | None,
+    places: tuple[Path, Path | None] | None,
 ) -> None:
     """Find what fits into a frame time, and prune to it unless this is a dry run.
 
@@ -98,7 +124,7 @@ def prune_to_time(
         artifact: The float checkpoint.
         options: The frame time.
         prune: Importance, rounding, scan and fine-tuning.
-        new_place: Gives the directory to write; None is a dry run.
+        places: Directory of all artifacts, and the one to write if it was named; None is a dry run.
 
     Raises:
         DeblurDeployError: It cannot be met or measured.
@@ -109,7 +135,10 @@ def prune_to_time(
 
     budgets = options.budgets()
     configs = [options.config(ms, prune) for ms in budgets]
-    directory = new_place() if new_place else None
+    directory = None
+    if places:
+        runs, out = places
+        directory = scan_directory(out, runs) if options.curve is not None else new_directory(out, runs, "prune")
     with FrameClock(artifact, configs[0]) as clock:
         place = _place(options, clock.identity)
         with output.waiting("timing networks") as caption:
@@ -148,8 +177,8 @@ def _place(options: TimeOptions, identity: Any) -> TablePlace:
 def _say_table(output: Output, search: FrameSearch, place: TablePlace) -> None:
     table = search.table
     output.say(
-        f"table     {len(table.timed)} networks timed, ±{table.spread:.1%}; the unpruned one takes {table.timed[0].ms:.2f} ms "
-        f"({place.path})"
+        f"table     {len(table.timed)} networks timed, ±{table.spread:.1%}; the unpruned one takes "
+        f"{table.timed[0].ms:.2f} ms ({place.path})"
     )
 
 
@@ -176,17 +205,7 @@ def _say_result(output: Output, pruned: Artifact) -> None:
         f"quality   {before} dB before, {after} dB after tuning; gain kept: {format_share(figures['gain_kept'])}"
     )
     output.say(f"wrote     {pruned.path}")
-    names = (
-        "budget_ms",
-        "predicted_ms",
-        "measured_ms",
-        "psnr_db",
-        "gain_kept",
-        "groups",
-        "blocks_removed",
-        "optimality_gap",
-    )
-    output.emit({"artifact": str(pruned.directory), **{name: figures[name] for name in names}})
+    output.emit({"artifact": str(pruned.directory), **{name: figures[name] for name in _ANSWER}})
 
 
 def _curve(
@@ -201,10 +220,7 @@ def _curve(
             points.append({"budget_ms": budget, "reason": err.message})
             continue
         points.append({**plan.as_json(), "kept": sum(group.after for group in plan.groups)})
-    rows = [
-        [f"{point['budget_ms']:.1f}", *([point["reason"], "", ""] if "reason" in point else _cells(point))]
-        for point in points
-    ]
+    rows = [[f"{point['budget_ms']:.1f}", *_cells(point)] for point in points]
     output.table(["budget ms", "predicted ms", "dB lost untuned", "channels kept"], rows)
     answer = {"source": str(artifact.directory), "whole_ms": search.table.timed[0].ms, "points": points}
     if directory is not None:
@@ -214,4 +230,6 @@ def _curve(
 
 
 def _cells(point: dict[str, Any]) -> list[str]:
+    if "reason" in point:
+        return [point["reason"], "", ""]
     return [f"{point['predicted_ms']:.1f}", f"{point['predicted_drop_db']:.2f}", str(point["kept"])]

@@ -1,9 +1,9 @@
 """Pruning to a frame time: the best network that takes at most so many milliseconds, in a runtime and a precision.
 
 How it goes: ``latency_table`` times whole networks in place, ``frame_times`` fits to them what everything in the
-network takes, the scan of ``sensitivity`` says what channels are worth and an evaluation what a block is, ``knapsack`` chooses.
-The choice is timed before it is fine-tuned, for weights make no difference to that, and where it misses the budget all
-predictions are corrected by what was found.
+network takes, the scan of ``sensitivity`` says what channels are worth and an evaluation what a block is, ``knapsack``
+chooses. The choice is timed before it is fine-tuned, for weights make no difference to that, and where it misses the
+budget all predictions are corrected by what was found.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ class FrameSearch:
         refuse_noise(self.table, budget_ms)
         if self._is_elsewhere:
             return self.plan(budget_ms)
-        times, tried = self.times, []
+        times = self.times
+        tried: list[FramePlan] = []
         for _ in range(1 + CORRECTIONS):
             try:
                 plan = self.plan(budget_ms, times)

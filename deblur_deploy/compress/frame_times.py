@@ -2,9 +2,9 @@
 
 A layer's time depends on the widths of two groups, so times of single layers, or of single groups, do not add up. The
 multiply-accumulates of every pair of groups are known (see ``width_cost.py``); what is measured is how long they take
-in place: the time of a frame is a constant, a rate for each pair's multiply-accumulates, a rate for each group's channels
-and a time for each block, none below zero, fitted by least squares to whole networks that were timed. Networks that the
-fit never saw tell its error.
+in place: the time of a frame is a constant, a rate for each pair's multiply-accumulates, a rate for each group's
+channels and a time for each block, none below zero, fitted by least squares to whole networks that were timed.
+Networks that the fit never saw tell its error.
 """
 
 from __future__ import annotations

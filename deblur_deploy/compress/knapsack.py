@@ -138,12 +138,13 @@ class _Program:
         """A pair of widths is there where both are: its rows and columns sum to the variables of the two groups."""
         shape = len(self._worth.widths[one]), len(self._worth.widths[other])
         pair = first + np.arange(shape[0] * shape[1]).reshape(shape)
-        owners = [self._times.anatomy.owner((group,)) for group in (one, other)]
+        own, partner = (self._times.anatomy.owner((group,)) for group in (one, other))
         rows: list[_Row] = []
-        for group, lines, own, partner in ((one, pair, *owners), (other, pair.T, *owners[::-1])):
-            least = 0.0 if partner in (None, own) else -np.inf  # the partner may have gone with its block
-            for variable, line in zip(self._variables(group), lines, strict=True):
-                rows.append(({**dict.fromkeys(line.tolist(), 1.0), int(variable): -1.0}, least, 0.0))
+        for group, lines, of_other in ((one, pair, partner), (other, pair.T, own)):
+            of_group = own if group == one else partner
+            least = 0.0 if of_other in (None, of_group) else -np.inf  # the other may have gone with its block
+            for variable, line in zip(self._variables(group).tolist(), lines.tolist(), strict=True):
+                rows.append(({**dict.fromkeys(line, 1.0), variable: -1.0}, least, 0.0))
         return rows
 
     def _time(self) -> dict[int, float]:

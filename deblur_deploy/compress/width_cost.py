@@ -104,14 +104,16 @@ class _ArrayCost:
 
     def products(self) -> Iterator[tuple[tuple[int, ...], float]]:
         """What the array's multiply-accumulates depend on, and how many of them depend on that."""
-        axes = []
+        axes: list[list[tuple[tuple[int, ...], float]]] = []
         for axis, size in enumerate(self.shape):
-            parts = [((index,), often * channels / size) for at, index, channels, often in self.groups if at == axis]
+            parts: list[tuple[tuple[int, ...], float]] = [
+                ((index,), often * channels / size) for at, index, channels, often in self.groups if at == axis
+            ]
             rest = round(1 - sum(share for _, share in parts), 12)
             axes.append([*parts, *([((), rest)] if rest else [])])
-        for parts in itertools.product(*axes):
-            groups = tuple(sorted(itertools.chain.from_iterable(of_axis for of_axis, _ in parts)))
-            yield groups, self.macs * math.prod(share for _, share in parts)
+        for combined in itertools.product(*axes):
+            groups = tuple(sorted(itertools.chain.from_iterable(of_axis for of_axis, _ in combined)))
+            yield groups, self.macs * math.prod(share for _, share in combined)
 
     def entries_at(self, widths: Sequence[int]) -> int:
         """Entries that are left at these widths of the groups."""
