@@ -124,6 +124,11 @@ class Restorer:
         return self._available // _IN_FLIGHT_SHARE
 
     @property
+    def takes_frames(self) -> bool:
+        """Whether the network takes camera frames of 8 bits and nothing deeper."""
+        return self._runner.image.dtype == "uint8"
+
+    @property
     def shows_seams(self) -> bool:
         """Whether pictures went through tiles of a fixed size that is too small for the network's reach."""
         size = fixed_size(self._runner.image)
