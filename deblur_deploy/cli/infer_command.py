@@ -276,6 +276,9 @@ def _conclude(output: Output, report: InferReport, out: Path) -> None:
     output.say(f"wrote     {done} files to {out} ({report.frames} frames in {report.seconds:.1f} s{rate})")
     if skipped:
         output.say(f"skipped   {skipped} files that were done before")
+    for result in report.files:
+        for note in result.notes:
+            output.say(f"note      {result.input}: {note}")
     for failure in failures:
         output.say(f"failed    {failure.error}")
     if failures:

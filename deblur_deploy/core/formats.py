@@ -6,6 +6,7 @@ A format is added by its row. Where Pillow does not know it by itself, ``plugin`
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,8 @@ FORMATS: dict[str, PictureFormat] = {row.name: row for row in _ROWS}
 """The picture formats by Pillow's name."""
 
 _RAW = (
-    ".3fr .ari .arw .bay .cap .cr2 .cr3 .crw .dcr .dcs .dng .drf .eip .erf .fff .gpr .iiq .k25 .kdc .mdc .mef .mos .mrw "
-    ".nef .nrw .orf .pef .ptx .pxn .r3d .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f"
+    ".3fr .ari .arw .bay .cap .cr2 .cr3 .crw .dcr .dcs .dng .drf .eip .erf .fff .gpr .iiq .k25 .kdc .mdc .mef .mos "
+    ".mrw .nef .nrw .orf .pef .ptx .pxn .r3d .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f"
 )
 
 _DEVELOP = "develop it first, and give the TIFF or PNG that comes out"
@@ -136,6 +137,14 @@ def names() -> str:
     """The formats in a sentence, such as ``PNG, JPEG or BMP``."""
     *first, last = FORMATS
     return f"{', '.join(first)} or {last}"
+
+
+def describe_suffixes(counts: Mapping[str, int]) -> str:
+    """Files by their suffixes, such as ``2 .nef (camera RAW), 1 .txt``, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    known = {suffix: f" ({REFUSED[suffix][0]})" for suffix, _ in ordered if suffix in REFUSED}
+    parts = [f"{count} {suffix or 'without suffix'}{known.get(suffix, '')}" for suffix, count in ordered[:8]]
+    return ", ".join(parts) + (f" and {len(ordered) - 8} more kinds" if len(ordered) > 8 else "")
 
 
 def prepare(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from deblur_deploy.core import formats
-from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.core.images import MAX_PIXELS
+
+_LOG = logging.getLogger(__name__)
 
 BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
@@ -69,3 +72,21 @@ def too_large(path: Path, size: str) -> ArtifactError:
     """What is said of a picture with more than :data:`MAX_PIXELS`."""
     limit = f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts"
     return ArtifactError(f"{path} has absurd dimensions: {size}", hint=limit)
+
+
+def as_own_error(err: Exception, source: Path) -> DeblurDeployError:
+    """Our own errors as they are; any other as the line of its file, so that it never ends a run over many.
+
+    Args:
+        err: What was raised while a file was read, restored or written.
+        source: The file.
+    """
+    if isinstance(err, DeblurDeployError):
+        return err
+    _LOG.debug("%s", source, exc_info=err)
+    what = " ".join(str(err).split()) or "no more is known"
+    error = ArtifactError(
+        f"{source} cannot be restored: {type(err).__name__}: {what}", hint="check that other programs open the file"
+    )
+    error.__cause__ = err
+    return error

@@ -120,7 +120,8 @@ def _names(metadata: Metadata, source: str) -> list[str]:
     """What the parts are called that only the source's format has."""
     if source == "PNG":
         carried = {b"iCCP", b"pHYs", b"sRGB", b"gAMA"} | ({b"cHRM"} if metadata.icc_profile else set())
-        return [_png_name(kind, data) for kind, data in metadata.own if kind not in carried and b"adobe.xmp" not in data]
+        others = [item for item in metadata.own if item[0] not in carried and b"adobe.xmp" not in item[1]]
+        return [_png_name(kind, data) for kind, data in others]
     if source == "JPEG":
         names = {_IPTC_SEGMENT: "IPTC", _COMMENT_SEGMENT: "comment"}
         others = [(marker, data) for marker, data in metadata.own if not data.startswith(jpeg_file.MPF)]

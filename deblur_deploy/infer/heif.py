@@ -19,6 +19,7 @@ except ModuleNotFoundError as err:
     raise MissingDependencyError("HEIF pictures need pillow_heif", hint="pip install 'deblur-deploy[heif]'") from err
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_CICP = ("color_primaries", "transfer_characteristics", "matrix_coefficients")
 _ORIENTATION = 274
 
 
@@ -40,7 +41,7 @@ def read_heif(path: Path, content: bytes) -> Picture:
     samples = samples[:, :, None] if samples.ndim == 2 else samples
     info, bits = image.info, int(image.info.get("bit_depth", 8))
     white, nclx = 2**bits - 1, info.get("nclx_profile") or {}
-    cicp = tuple(int(nclx.get(name, 2)) for name in ("color_primaries", "transfer_characteristics", "matrix_coefficients"))
+    cicp = tuple(int(nclx.get(name, 2)) for name in _CICP)
     profile = info.get("icc_profile") or None
     tones = transfer_tones(cicp[1], white) or gamma_tones(icc_gamma(profile), white)
     if tones is None and bits > 8:
@@ -85,8 +86,7 @@ def encode_heif(picture: Picture, metadata: Metadata, quality: int) -> bytes:
     file[0].info.update({name: value for name, value in written.items() if value})
     options: dict[str, Any] = {"quality": quality, "chroma": 444}
     if metadata.cicp is not None:
-        names = ("color_primaries", "transfer_characteristics", "matrix_coefficients")
-        options |= dict(zip(names, metadata.cicp, strict=True))
+        options |= dict(zip(_CICP, metadata.cicp, strict=True))
     content = io.BytesIO()
     file.save(content, **options)
     return content.getvalue()

@@ -156,7 +156,7 @@ def index_entries(data: bytes) -> list[tuple[int, int, int, int]]:
     """Pictures in a multi-picture index: where the entry is in ``data``, attributes, size, and offset of the picture.
 
     Args:
-        data: The segment from ``MPF\\0`` on.
+        data: The segment from its name on.
     """
     try:
         if not data.startswith(MPF):

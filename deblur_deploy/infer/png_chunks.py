@@ -1,4 +1,4 @@
-"""What stands beside the pixels of a PNG: read chunk by chunk, so that a damaged one costs itself and not the picture."""
+"""What stands beside the pixels of a PNG, chunk by chunk: a damaged one costs itself and not the picture."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from deblur_deploy.core.formats import FORMATS
 from deblur_deploy.core.images import MAX_PIXELS
 from deblur_deploy.infer import jpeg_file, png_chunks, tiff_tags
 from deblur_deploy.infer.bad_files import decoding, too_large
-from deblur_deploy.infer.pillow_samples import other_metadata, pillow_samples, to_stored_orientation
 from deblur_deploy.infer.picture import Picture, Tones
+from deblur_deploy.infer.pillow_samples import other_metadata, pillow_samples, to_stored_orientation
 from deblur_deploy.infer.tones import gamma_tones, icc_gamma, measured_tones, transfer_note, transfer_tones
 
 _BYTES_PER_PIXEL = 10
@@ -161,6 +161,7 @@ def _read_png(path: Path, file: BinaryIO) -> Picture:
     palette = ("its palette is written as colours",) if header.color_type == _PALETTE else ()
     notes = (*parts.notes, *palette, *([note] if note else []))
     return Picture(samples, "PNG", parts.metadata, tones=tones, notes=notes)
+
 
 def _read_jpeg(path: Path, file: BinaryIO, cut_off: bool) -> Picture:
     file.seek(0)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from deblur_deploy import __version__
 from deblur_deploy.core.artifact import Artifact, hash_file
 from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.infer.bad_files import as_own_error
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.memory import MemoryGate
-from deblur_deploy.infer.one_file import Restored, restore_file
-from deblur_deploy.infer.picture import Picture, decoding_bytes, read_picture
+from deblur_deploy.infer.one_file import Restored, keep_dates, restore_file
+from deblur_deploy.infer.picture import Picture
 from deblur_deploy.infer.pipeline import overlap
+from deblur_deploy.infer.read import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.rows import RowReader, is_large, open_rows, restore_rows
 from deblur_deploy.infer.settings import InferConfig
+from deblur_deploy.infer.tones import restore_picture
 from deblur_deploy.runtime.runner import Runner
 
 Status = Literal["done", "skipped", "failed"]
@@ -38,6 +41,7 @@ class FileResult:
         frames: Pictures restored: 1, or a video's frames.
         tiles: Tiles that the network worked through for one picture.
         error: What failed, in one sentence.
+        notes: What of the file could not be kept, or was changed, one sentence each.
     """
 
     input: str
@@ -46,6 +50,7 @@ class FileResult:
     frames: int = 0
     tiles: int = 0
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -123,6 +128,7 @@ class _Decoded:
     picture: Picture | None = None
     rows: RowReader | None = None
     tiles: int = 0
+    notes: tuple[str, ...] = ()
     error: DeblurDeployError | None = None
     skipped: bool = False
 
@@ -218,38 +224,40 @@ class FileRunner:
                     yield _Decoded(job, cost, input_hash, rows=rows)
                     continue
                 self._restorer.make_room(needed)
-                yield _Decoded(job, cost, input_hash, read_picture(job.source))
-            except DeblurDeployError as err:
-                yield _Decoded(job, entered, error=err)
+                picture = read_picture(job.source, cut_off=self._config.keep_going)
+                yield _Decoded(job, cost, input_hash, picture, notes=picture.notes)
+            except Exception as err:
+                yield _Decoded(job, entered, error=as_own_error(err, job.source))
 
     def _restore(self, item: _Decoded) -> _Decoded:
         """In the caller's thread; of rows, what is finished is written in a thread of their own."""
         try:
             if item.rows is not None:
                 target_format = self._config.encode.format
-                tiles = restore_rows(item.rows, item.job.target, target_format, self._restorer)
+                tiles, notes = restore_rows(item.rows, item.job.target, target_format, self._restorer)
             elif item.picture is not None:
-                tiles = self._restorer.restore_in_place(item.picture.samples, item.gate_bytes)
+                tiles, notes = restore_picture(self._restorer, item.picture, item.gate_bytes)
             else:
                 return item
-        except DeblurDeployError as err:
-            return _Decoded(item.job, item.gate_bytes, error=err)
-        return _Decoded(item.job, item.gate_bytes, item.input_hash, item.picture, tiles=tiles)
+        except Exception as err:
+            return _Decoded(item.job, item.gate_bytes, error=as_own_error(err, item.job.source))
+        return replace(item, rows=None, tiles=tiles, notes=(*item.notes, *notes))
 
     def _finish(self, item: _Decoded, notify: Notify) -> None:
         """In the writing thread."""
-        job, error = item.job, item.error
+        job, error, notes = item.job, item.error, item.notes
         if item.picture is not None:
             try:
-                write_picture(job.target, item.picture, self._config.encode)
-            except DeblurDeployError as err:
-                error = err
+                notes += write_picture(job.target, item.picture, self._config.encode)
+            except Exception as err:
+                error = as_own_error(err, job.source)
         self._gate.leave(item.gate_bytes)
         if item.skipped:
             return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
         if error is not None:
             return self._note(job, failed_result(job, error), notify)
-        return self._done(job, Restored(item.input_hash, 1, item.tiles), notify)
+        keep_dates(job)
+        return self._done(job, Restored(item.input_hash, 1, item.tiles, notes), notify)
 
     def _run_stream(self, job: Job, notify: Notify) -> None:
         """A video or a DICOM file, which overlaps its own frames."""
@@ -259,15 +267,17 @@ class FileRunner:
             restored = restore_file(
                 job, self._restorer, self._config, lambda count, of: notify(Progress(job, count, of))
             )
-        except DeblurDeployError as err:
-            return self._note(job, failed_result(job, err), notify)
+        except Exception as err:
+            return self._note(job, failed_result(job, as_own_error(err, job.source)), notify)
         self._done(job, restored, notify)
         return None
 
     def _done(self, job: Job, restored: Restored, notify: Notify) -> None:
+        if restored.ended_early is not None:  # a second run with --resume tries again
+            return self._note(job, done_result(job, restored), notify)
         self._journal.add(job.name, restored.input_hash, job.target)
         self._journal.remember(self._restorer.known)
-        self._note(job, done_result(job, restored), notify)
+        return self._note(job, done_result(job, restored), notify)
 
     def _note(self, job: Job, result: FileResult, notify: Notify) -> None:
         self.report.files.append(result)
@@ -275,8 +285,12 @@ class FileRunner:
 
 
 def done_result(job: Job, restored: Restored) -> FileResult:
-    """The entry of a file that was restored."""
-    return FileResult(str(job.source), str(job.target), "done", restored.frames, restored.tiles)
+    """The entry of a file that was restored; one that ended early failed, though there is a result."""
+    status: Status = "done"
+    error = None
+    if restored.ended_early is not None:
+        status, error = "failed", f"{job.source} {restored.ended_early}; the result {job.target} is kept"
+    return FileResult(str(job.source), str(job.target), status, restored.frames, restored.tiles, error, restored.notes)
 
 
 def failed_result(job: Job, error: DeblurDeployError) -> FileResult:
@@ -286,7 +300,11 @@ def failed_result(job: Job, error: DeblurDeployError) -> FileResult:
 
 
 def recipe_of(config: InferConfig) -> dict[str, Any]:
-    """What of the settings decides how results look, as the journal holds it."""
+    """What of the settings decides how results look, as the journal holds it.
+
+    The memory is none of it: it decides on the tiles, which differ by less than a rounding step.
+    """
     settings = asdict(config)
-    del settings["resume"]
+    del settings["resume"], settings["keep_going"]
+    del settings["restore"]["max_memory"], settings["restore"]["count_process"]
     return settings

@@ -35,9 +35,11 @@ class InferConfig:
         encode: Format and quality of pictures.
         video: Codec and quality of videos.
         resume: Skip files that are done.
+        keep_going: Restore a JPEG that is cut off as far as it goes.
     """
 
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     video: VideoConfig = VideoConfig()
     resume: bool = False
+    keep_going: bool = False

@@ -39,7 +39,7 @@ def renewed(exif: bytes | None, picture: Picture) -> bytes | None:
     """EXIF data whose thumbnail shows this picture; one that cannot be drawn anew is taken out of the list.
 
     Args:
-        exif: The block, from ``Exif\\0\\0`` on.
+        exif: The block with its head.
         picture: As it is stored, like the thumbnail.
     """
     try:
@@ -91,7 +91,8 @@ def _find(block: bytes) -> _Directory | None:
     if not second:
         return None
     (count,) = struct.unpack_from(f"{order}H", block, second)
-    places = {struct.unpack_from(f"{order}H", block, second + 2 + 12 * n)[0]: second + 10 + 12 * n for n in range(count)}
+    entries = range(second + 2, second + 2 + 12 * count, 12)
+    places = {struct.unpack_from(f"{order}H", block, entry)[0]: entry + 8 for entry in entries}
     return _Directory(order, link, places.get(_START), places.get(_LENGTH))
 
 

@@ -20,7 +20,7 @@ from deblur_deploy.infer.tiles import TilePlan
 Float = NDArray[np.float64]
 
 _USUAL_GAMMA = (1.7, 2.9)
-"""Exponents near enough to sRGB's curve that networks take them as it: ProPhoto's 1.8, Adobe RGB's 2.2, BT.470's 2.8."""
+"""Exponents near enough to sRGB's curve to be taken as it: ProPhoto's 1.8, Adobe RGB's 2.2, BT.470's 2.8."""
 
 NOT_ON_THE_CURVE = "its values are not on sRGB's curve, and a network of 8-bit frames took them as if they were"
 

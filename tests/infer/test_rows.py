@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.formats import format_of_suffix
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.infer import picture as pictures
@@ -22,7 +23,8 @@ from deblur_deploy.infer import rows as in_rows
 from deblur_deploy.infer import tiff
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import find_jobs
-from deblur_deploy.infer.picture import FORMATS, Metadata, Picture, read_picture
+from deblur_deploy.infer.picture import Metadata, Picture
+from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
 from deblur_deploy.infer.rows import open_rows, restore_rows
 from deblur_deploy.infer.run import FileRunner
@@ -74,13 +76,13 @@ def test_rows_are_what_the_whole_picture_is(tmp_path, suffix, dtype, channels):
     restorer = tiled()
     with (
         path.open("wb") as file,
-        in_rows.ROW_WRITERS[FORMATS[suffix]](file, samples.shape, samples.dtype, metadata) as w,
+        in_rows.ROW_WRITERS[format_of_suffix(suffix).name](file, samples.shape, samples.dtype, metadata) as w,
     ):
         w.write(samples)
 
     reader = open_rows(path, None)
     assert reader is not None
-    assert (reader.shape, reader.dtype, reader.kind) == (samples.shape, samples.dtype, FORMATS[suffix])
+    assert (reader.shape, reader.dtype, reader.kind) == (samples.shape, samples.dtype, format_of_suffix(suffix).name)
     bands = list(reader.bands())
     assert len(bands) > 5
     assert np.array_equal(np.concatenate(bands), samples)
@@ -94,7 +96,7 @@ def test_rows_are_what_the_whole_picture_is(tmp_path, suffix, dtype, channels):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_picture_goes_over_into_another_format(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
-    write_picture(path, Picture(samples_of(3, np.uint8), FORMATS[suffix]))
+    write_picture(path, Picture(samples_of(3, np.uint8), format_of_suffix(suffix).name))
     for target in ("PNG", "TIFF"):
         reader = open_rows(path, target)
         assert reader is not None
