@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -76,7 +77,7 @@ class Output:
     def tuning(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
         """A progress bar for fine-tuning; quiet where there is no terminal."""
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
@@ -90,10 +91,10 @@ class Output:
     def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         """A progress bar for work on so many images; quiet where there is no terminal."""
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True) as progress:
@@ -111,8 +112,8 @@ class Output:
         if not self.console.is_terminal:
             yield lambda caption: None
             return
-        with self.console.status(title) as status:
-            yield lambda caption: status.update(f"{title}: {caption}")
+        with self.console.status(escape(title)) as status:
+            yield lambda caption: status.update(escape(f"{title}: {caption}"))
 
 
 def _without_nan(value: Any) -> Any:

@@ -63,7 +63,7 @@ def encode_avif(samples: NDArray[Any], bits: int, level: int, cicp: tuple[int, i
     stored = samples[:, :, 0] if samples.shape[2] == 1 else samples
     if stored.ndim == 3 and stored.shape[2] == 2:
         stored = np.concatenate([np.repeat(stored[:, :, :1], 3, axis=2), stored[:, :, 1:]], axis=2)
-    options = {"primaries": primaries, "transfer": transfer, "matrix": matrix if level < 100 else None}
+    options: dict[str, Any] = {"primaries": primaries, "transfer": transfer, "matrix": matrix if level < 100 else None}
     layout = "400" if stored.ndim == 2 else "444"
     encoded = imagecodecs.avif_encode(
         np.ascontiguousarray(stored), level, bitspersample=bits, pixelformat=layout, **options

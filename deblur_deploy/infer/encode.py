@@ -139,6 +139,7 @@ class _AfterHeader:
 
 def _encode_jpeg(path: Path, picture: Picture, metadata: Metadata, config: EncodeConfig) -> None:
     options = _options(metadata) | {"quality": config.quality, "subsampling": "4:4:4"}
+    options["progressive"] = metadata.progressive
     options["extra"] = jpeg_file.extra_segments(metadata.own)
     if metadata.trailer is None:
         _as_image(picture).save(path, "JPEG", **options)

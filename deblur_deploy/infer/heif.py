@@ -39,7 +39,8 @@ def read_heif(path: Path, content: bytes) -> Picture:
     image = file[0]
     samples = np.array(image)
     samples = samples[:, :, None] if samples.ndim == 2 else samples
-    info, bits = image.info, int(image.info.get("bit_depth", 8))
+    info: dict[str, Any] = dict(image.info)
+    bits = int(info.get("bit_depth", 8))
     white, nclx = 2**bits - 1, info.get("nclx_profile") or {}
     cicp = tuple(int(nclx.get(name, 2)) for name in _CICP)
     profile = info.get("icc_profile") or None

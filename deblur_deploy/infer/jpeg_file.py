@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 from deblur_deploy.infer.picture import Metadata, Own, Trailer, checked_exif
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_APP0, APP1, APP2, _APP14, _APP15, _COM, _SOS = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE, 0xDA
+_APP0, APP1, APP2, _APP14, _APP15, _COM, _SOS, _SOF2 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE, 0xDA, 0xC2
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 """The end of entropy-coded data: a marker other than a restart."""
@@ -43,12 +43,14 @@ class JpegFile:
         end: Where the picture ends in the file, or None where it is cut off.
         trailer: What follows it.
         mpf_base: Where the offsets of its index of pictures count from, or 0.
+        progressive: Whether it is coded in scans that refine each other.
     """
 
     segments: Own
     end: int | None
     trailer: bytes
     mpf_base: int
+    progressive: bool
 
     @property
     def shows_previews(self) -> bool:
@@ -83,7 +85,8 @@ class JpegFile:
         if trailer is None:
             own = tuple((marker, data) for marker, data in own if not (marker == APP2 and data.startswith(MPF)))
         icc = b"".join(data[len(_ICC) + 2 :] for data in sorted(profiles, key=lambda data: data[len(_ICC)]))
-        return Metadata(checked_exif(exif), icc or None, self._dpi, xmp, own=own, trailer=trailer), tuple(notes)
+        metadata = Metadata(checked_exif(exif), icc or None, self._dpi, xmp, own=own, trailer=trailer)
+        return replace(metadata, progressive=self.progressive), tuple(notes)
 
     @property
     def _dpi(self) -> tuple[float, float] | None:
@@ -101,7 +104,8 @@ def take_apart(data: bytes) -> JpegFile:
     Args:
         data: The file.
     """
-    place, segments, mpf_base, scanned = 2, [], 0, False
+    segments: list[tuple[int, bytes]] = []
+    place, mpf_base, scanned, progressive = 2, 0, False, False
     while place + 4 <= len(data) or data[place : place + 2] == _EOI:
         if data[place] != 0xFF:
             place += 1  # filling between segments, which decoders pass over
@@ -111,10 +115,11 @@ def take_apart(data: bytes) -> JpegFile:
             place += 1 if marker == 0xFF else 2
             continue
         if marker == _EOI[1]:
-            return JpegFile(tuple(segments), place + 2, data[place + 2 :], mpf_base)
+            return JpegFile(tuple(segments), place + 2, data[place + 2 :], mpf_base, progressive)
         (length,) = struct.unpack_from(">H", data, place + 2)
         content = data[place + 4 : place + 2 + length]
         scanned |= marker == _SOS
+        progressive |= marker == _SOF2
         if not scanned and len(content) == length - 2 and (_APP0 <= marker <= _APP15 or marker == _COM):
             segments.append((marker, content))
             if marker == APP2 and content.startswith(MPF):
@@ -123,7 +128,7 @@ def take_apart(data: bytes) -> JpegFile:
         if marker == _SOS:
             found = _MARKER.search(data, place)
             place = found.end() - 2 if found else len(data)
-    return JpegFile(tuple(segments), None, b"", mpf_base)
+    return JpegFile(tuple(segments), None, b"", mpf_base, progressive)
 
 
 def _is_own(marker: int, data: bytes) -> bool:

@@ -71,7 +71,8 @@ def _restore(job: Job, restorer: Restorer, config: InferConfig, tick: Callable[[
     if job.kind == "dicom":
         from deblur_deploy.infer.dicom import restore_dicom
 
-        return Restored(input_hash, restore_dicom(job.source, job.target, restorer))
+        frames, notes = restore_dicom(job.source, job.target, restorer, config.dicom)
+        return Restored(input_hash, frames, notes=notes)
     needed = decoding_bytes(job.source, config.encode.format)
     if is_large(needed, restorer) and (rows := open_rows(job.source, config.encode.format)):
         return Restored(input_hash, 1, *restore_rows(rows, job.target, config.encode.format, restorer))

@@ -47,6 +47,7 @@ class Metadata:
         xmp: XMP packet.
         compressed: Whether a TIFF was compressed.
         lossless: Whether a WebP or AVIF file was compressed without loss.
+        progressive: Whether a JPEG was coded in scans that refine each other.
         own: What only files of this format say, in order: names and data of PNG chunks, markers and data of JPEG
             segments, tags and (type, values) of TIFF. It is written where the format stays.
         trailer: What follows a JPEG in its file, or None.
@@ -59,6 +60,7 @@ class Metadata:
     xmp: bytes | None = None
     compressed: bool = True
     lossless: bool = False
+    progressive: bool = False
     own: Own = ()
     trailer: Trailer | None = None
     cicp: tuple[int, int, int] | None = None
@@ -120,7 +122,7 @@ class Picture:
     @property
     def white(self) -> int:
         """The largest code of a sample."""
-        return 2 ** (self.bits or 8 * self.samples.itemsize) - 1
+        return int(2 ** (self.bits or 8 * self.samples.itemsize)) - 1
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -62,12 +63,14 @@ class InferReport:
         runtime: What it ran on.
         seconds: Time from the first file to the last.
         files: One entry for each file, in the order in which they were finished.
+        passed_over: Files of folders that are no pictures, films or scans, counted by suffix.
     """
 
     artifact: str
     runtime: str
     seconds: float = 0.0
     files: list[FileResult] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def count(self, status: Status) -> int:
         """How many files ended so."""
@@ -94,6 +97,7 @@ class InferReport:
             "frames": self.frames,
             "seconds": self.seconds,
             "fps": self.frames / self.seconds if self.seconds else None,
+            "passed_over": dict(self.passed_over),
             "files": [asdict(result) for result in self.files],
         }
 

@@ -27,6 +27,17 @@ class VideoConfig:
 
 
 @dataclass(frozen=True)
+class DicomConfig:
+    """How DICOM files are written.
+
+    Args:
+        keep_uid: Keep the UID of the picture (SOPInstanceUID), instead of giving the result one of its own.
+    """
+
+    keep_uid: bool = False
+
+
+@dataclass(frozen=True)
 class InferConfig:
     """How files are restored.
 
@@ -34,6 +45,7 @@ class InferConfig:
         restore: Memory and tiles.
         encode: Format and quality of pictures.
         video: Codec and quality of videos.
+        dicom: The UID of DICOM files.
         resume: Skip files that are done.
         keep_going: Restore a JPEG that is cut off as far as it goes.
     """
@@ -41,5 +53,6 @@ class InferConfig:
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     video: VideoConfig = VideoConfig()
+    dicom: DicomConfig = DicomConfig()
     resume: bool = False
     keep_going: bool = False

@@ -188,7 +188,8 @@ def _read_pages(file: BinaryIO) -> list[Tags]:
     head = file.read(16)
     big = head[:4] in _BIG
     ahead = Tags(head if big else head[:8])
-    pages, places = [], set()
+    pages: list[Tags] = []
+    places: set[int] = set()
     while ahead.next and ahead.next not in places and len(pages) < _MAX_PAGES:
         places.add(ahead.next)
         tags = Tags(head if big else head[:8])

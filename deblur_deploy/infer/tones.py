@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.infer.picture import Layout, Picture, Tones
+from deblur_deploy.infer.picture import Layout, Picture, Tones, row_bands
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.tiles import TilePlan
 
@@ -112,16 +112,21 @@ def restore_picture(restorer: Restorer, picture: Picture, held_bytes: int) -> tu
 def restore_toned(restorer: Restorer, colors: NDArray[Any], tones: Tones, held_bytes: int) -> int:
     """As :func:`restore_picture`, for (H, W, 1 or 3) of any type."""
     height, width = colors.shape[:2]
-    if not tones.high > tones.low:
+    if tones.high == tones.low or not np.isfinite([tones.low, tones.high]).all():
         return 1  # one value everywhere, or none at all: there is nothing to sharpen
     plan = restorer.plan(width, height, 4 * colors.shape[2], held_bytes)
     restore, top = restorer.begin_rows(plan, np.dtype(np.float32)), 0
-    for start in range(0, height, plan.tile_height):
-        for rows in restore(to_unit(colors[start : start + plan.tile_height], tones)):
-            stored = colors[top : top + len(rows)]
-            stored[:] = apply(stored, rows, tones)
+    for band in row_bands(height, width):
+        for rows in restore(to_unit(colors[band], tones)):
+            _apply_in_place(colors[top : top + len(rows)], rows, tones)
             top += len(rows)
     return plan.tiles
+
+
+def _apply_in_place(stored: NDArray[Any], restored: NDArray[np.float32], tones: Tones) -> None:
+    """As :func:`apply`, some rows at a time, so that what is computed from them stays small."""
+    for band in row_bands(*stored.shape[:2]):
+        stored[band] = apply(stored[band], restored[band], tones)
 
 
 class TonedRows:
@@ -146,7 +151,7 @@ class TonedRows:
             finished = []
             for unit in restore(to_unit(rows[:, :, : self._colors], self._tones)):
                 stored = self._take(waiting, len(unit))
-                stored[:, :, : self._colors] = apply(stored[:, :, : self._colors], unit, self._tones)
+                _apply_in_place(stored[:, :, : self._colors], unit, self._tones)
                 finished.append(stored)
             return finished
 
@@ -189,10 +194,11 @@ def apply(stored: NDArray[Any], restored: NDArray[np.float32], tones: Tones) -> 
         changed = stored + change * (tones.high - tones.low)
     if stored.dtype.kind in "iu":
         limits = np.iinfo(stored.dtype)
-        top = min(limits.max, tones.high) if stored.dtype.kind == "u" else limits.max
-        changed = np.rint(np.nan_to_num(changed)).clip(limits.min, max(top, int(stored.max())))
+        lowest, highest = (limits.min, limits.max) if stored.dtype.kind == "i" else (0, max(tones.low, tones.high))
+        changed = np.rint(np.nan_to_num(changed)).clip(lowest, highest)
     result: NDArray[Any] = changed.astype(stored.dtype)
-    left = (np.abs(restored - given) < _UNCHANGED) | ~_valid(stored, tones.missing)[:, :, None]
+    left: NDArray[np.bool_] = np.abs(restored - given) < _UNCHANGED
+    left |= ~_valid(stored, tones.missing)[:, :, None]
     result[left] = stored[left]
     return result
 
@@ -216,7 +222,9 @@ def _decoded(unit: Float, tones: Tones) -> Float:
 
 def _valid(values: NDArray[Any], missing: tuple[float, float] | None) -> NDArray[np.bool_]:
     """Which pixels of (..., C) are picture: (...)."""
-    valid = np.isfinite(values).all(axis=-1) if values.dtype.kind == "f" else np.ones(values.shape[:-1], bool)
+    valid: NDArray[np.bool_] = (
+        np.isfinite(values).all(axis=-1) if values.dtype.kind == "f" else np.ones(values.shape[:-1], bool)
+    )
     if missing is not None:
         valid &= ~((values >= missing[0]) & (values <= missing[1])).all(axis=-1)
     return valid
@@ -227,10 +235,10 @@ def _filled(stored: NDArray[Any], tones: Tones) -> Float:
     values, valid = stored.astype(np.float64), _valid(stored, tones.missing)
     if valid.all():
         return values
-    values[~valid] = tones.low
-    values = np.take_along_axis(values, _nearest(valid)[:, :, None], axis=1)
-    rows = _nearest(valid.any(axis=1)[None])[0]
-    return values[rows]
+    values[np.logical_not(valid)] = tones.low
+    filled: Float = np.take_along_axis(values, _nearest(valid)[:, :, None], axis=1)
+    has_picture: NDArray[np.bool_] = np.asarray(valid.any(axis=1))
+    return np.asarray(filled[_nearest(has_picture.reshape(1, -1))[0]])
 
 
 def _nearest(valid: NDArray[np.bool_]) -> NDArray[np.intp]:
