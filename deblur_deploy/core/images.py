@@ -97,7 +97,7 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what it warns of ends in an error
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            return np.array(_eight_bit(_upright(image), path).convert("RGB"))
+            return np.array(_eight_bit(_upright(image), path, _white(image)).convert("RGB"))
     except Image.DecompressionBombError as err:
         raise ArtifactError(
             f"{path} has absurd dimensions: {err}",
@@ -124,11 +124,15 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+def _white(image: Image.Image) -> int:
+    """The largest code of deep gray: in TIFF of the bits that the file has."""
+    tags = getattr(image, "tag_v2", {})
+    return int(2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0])) - 1
+
+
+def _eight_bit(image: Image.Image, path: Path, white: int) -> Image.Image:
     """The image with at most 8 bits per sample: Pillow itself would clip deeper grays to white."""
     if image.mode.startswith("I;16"):
-        tags = getattr(image, "tag_v2", {})
-        white = 2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
         return Image.fromarray(np.rint(np.asarray(image) * (255 / white)).clip(0, 255).astype(np.uint8))
     if image.mode == "CMYK":
         raise ArtifactError(f"{path} is CMYK, whose colours depend on a printer's profile", hint="save it as sRGB")

@@ -176,9 +176,13 @@ def _decompress(dataset: Any, source: Path) -> tuple[str, ...]:
 
 
 def _words(dataset: Any) -> NDArray[np.uint16]:
-    """The pixels as they are stored: (frames, H, W) uint16, writable."""
-    pixels = np.array(dataset.pixel_array).view(np.uint16)
-    return pixels[None] if pixels.ndim == 2 else pixels
+    """The pixels as they are stored, with the bits that pydicom takes out: (frames, H, W) uint16, writable."""
+    shape = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
+    count = shape[0] * shape[1] * shape[2]
+    order = "<" if dataset.original_encoding[1] else ">"
+    if not count or len(dataset.PixelData) < 2 * count:
+        raise ValueError(f"its pixels have {len(dataset.PixelData)} bytes of {2 * count}")
+    return np.frombuffer(dataset.PixelData, f"{order}u2", count).astype(np.uint16).reshape(shape)
 
 
 def _derive(dataset: Any, config: DicomConfig) -> None:

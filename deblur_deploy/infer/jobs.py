@@ -201,7 +201,7 @@ def _over_input(job: Job, inputs: Set[Path]) -> ConfigError | None:
 
 def _over_each_other(job: Job, other: Path) -> ConfigError:
     return ConfigError(
-        f"{job.source} and {other} would both be written to {job.target}",
+        f"{other} and {job.source} would both be written to {job.target}",
         hint="run them one after the other with different --out",
     )
 
