@@ -35,9 +35,19 @@ Inputs = Annotated[
     typer.Argument(help="Pictures, videos and folders of them (with what is below); - for raw frames on stdin."),
 ]
 Format = Annotated[str | None, typer.Option(help="Format of pictures. Left out: that of each input.")]
-Quality = Annotated[int, typer.Option(help="Quality of JPEG, WebP and AVIF, 1 to 100.")]
-Codec = Annotated[str | None, typer.Option(help="Video encoder. Left out: that of the input's codec.")]
-Crf = Annotated[int, typer.Option(help="Constant rate factor of videos; lower is better and larger.")]
+Quality = Annotated[int, typer.Option(help="Quality of formats that have one, such as JPEG, 1 to 100.")]
+Codec = Annotated[str | None, typer.Option(help="Film encoder, such as libx264. Left out: that of the input's codec.")]
+Crf = Annotated[
+    int | None,
+    typer.Option(help="Quality of films on the encoder's own scale; lower is better. Left out: visually lossless."),
+]
+PixelFormat = Annotated[str | None, typer.Option(help="Pixel format of films, such as yuv420p10le.")]
+Profile = Annotated[str | None, typer.Option(help="Profile of the film encoder, such as high422.")]
+Preset = Annotated[str | None, typer.Option(help="Preset of the film encoder, such as slow.")]
+Deinterlace = Annotated[bool, typer.Option("--deinterlace", help="Make whole pictures of interlaced films.")]
+DropAlpha = Annotated[bool, typer.Option("--drop-alpha", help="Leave out transparency where the result holds none.")]
+InPoint = Annotated[str | None, typer.Option("--in-point", "--in", help="Where films begin, such as 1:30.")]
+OutPoint = Annotated[str | None, typer.Option("--out-point", help="Where films end, such as 1:40.")]
 MaxMemory = Annotated[str, typer.Option(help="What the program may take; larger pictures go through in tiles.")]
 Strength = Annotated[float, typer.Option(help="How much of the change is taken, from 0 (none) to 1 (all).")]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Restore cut-off JPEGs as far as they go.")]
@@ -57,7 +67,14 @@ def command(
     format: Format = None,
     quality: Quality = 95,
     codec: Codec = None,
-    crf: Crf = 18,
+    crf: Crf = None,
+    pixel_format: PixelFormat = None,
+    profile: Profile = None,
+    preset: Preset = None,
+    deinterlace: Deinterlace = False,
+    drop_alpha: DropAlpha = False,
+    in_point: InPoint = None,
+    out_point: OutPoint = None,
     strength: Strength = 1.0,
     keep_going: KeepGoing = False,
     keep_uid: KeepUid = False,
@@ -80,23 +97,17 @@ def command(
     from deblur_deploy.infer.jobs import parse_format
     from deblur_deploy.infer.memory import parse_memory
     from deblur_deploy.infer.restore import RestoreConfig
-    from deblur_deploy.infer.settings import DicomConfig, InferConfig, VideoConfig
+    from deblur_deploy.infer.settings import DicomConfig, InferConfig, VideoConfig, parse_part
 
     kind, suffix = parse_format(format) if format else (None, None)
     size = parse_resolution(tile) if tile else None
     restore = RestoreConfig(parse_memory(max_memory), size, strength=strength)
-    config = InferConfig(
-        restore,
-        EncodeConfig(kind, quality),
-        VideoConfig(codec, crf),
-        DicomConfig(keep_uid),
-        resume=resume,
-        keep_going=keep_going,
-    )
-    given = inputs or []
+    part = parse_part(in_point, out_point)
+    film = VideoConfig(codec, crf, pixel_format, profile, preset, deinterlace, drop_alpha, *part)
+    config = InferConfig(restore, EncodeConfig(kind, quality), film, DicomConfig(keep_uid), resume, keep_going)
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
-    machine = _Machine(source, runtime, threads, trust, engine, workers)
+    given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
     if raw is not None or STANDARD_STREAM in given:
         _stream(machine, (given, out, raw, as_json), config)
         return

@@ -13,9 +13,9 @@ from typing import Literal
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import PARTIAL
 from deblur_deploy.core.formats import describe_suffixes, format_of_suffix, is_picture, suffixes
+from deblur_deploy.infer.film_suffixes import FILM_SUFFIXES
 from deblur_deploy.infer.journal import JOURNAL
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
 Kind = Literal["picture", "video", "dicom"]
@@ -44,7 +44,7 @@ class Job:
     def kind(self) -> Kind:
         """What the file is, going by its suffix."""
         suffix = self.source.suffix.lower()
-        return "video" if suffix in VIDEO_SUFFIXES else "dicom" if suffix in DICOM_SUFFIXES else "picture"
+        return "video" if suffix in FILM_SUFFIXES else "dicom" if suffix in DICOM_SUFFIXES else "picture"
 
 
 def parse_format(text: str) -> tuple[str, str]:
@@ -157,7 +157,7 @@ def folder_job(folder: Path, path: Path, out: Path, suffix: str | None) -> Job:
 
 
 def _is_known(path: Path) -> bool:
-    return is_picture(path) or path.suffix.lower() in VIDEO_SUFFIXES | DICOM_SUFFIXES
+    return is_picture(path) or path.suffix.lower() in {*FILM_SUFFIXES, *DICOM_SUFFIXES}
 
 
 def _matches(relative: Path, pattern: str) -> bool:

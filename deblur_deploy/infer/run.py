@@ -311,4 +311,5 @@ def recipe_of(config: InferConfig) -> dict[str, Any]:
     settings = asdict(config)
     del settings["resume"], settings["keep_going"]
     del settings["restore"]["max_memory"], settings["restore"]["count_process"]
+    settings["video"] |= {"start": str(config.video.start), "end": str(config.video.end)}  # fractions are not JSON
     return settings
