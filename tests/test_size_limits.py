@@ -15,8 +15,8 @@ MAX_FUNCTION_LINES = 50
 def too_long(path: Path) -> list[str]:
     """What in a file is over the limits.
 
-    A function counts from its ``def`` to its last line; that of a command from its body on, since it has as many arguments
-    as the command has options.
+    A function counts from its ``def`` to its last line; that of a command from its body on, since it has as many
+    arguments as the command has options.
     """
     source = path.read_text(encoding="utf-8")
     lines = len(source.splitlines())
