@@ -67,7 +67,7 @@ def test_names_of_strangers_are_printed_as_they_are_on_one_line(terminal):
     restore_jobs(output, files, jobs_of(*results), lines=True)
     with pytest.raises(ArtifactError) as caught:
         conclude(output, files.report, Path("out"))
-    lines = [re.sub(r"\x1b\[[0-9?;]*[A-Za-z]", "", line).strip() for line in text.getvalue().split("\n")]
+    lines = [re.sub(r"\x1b\[[0-9?;]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]", text.getvalue())]
     for name in STRANGE[1:]:
         assert f"done      {one_line(name)}" in lines
     assert "failed    [/bold].png is bad; mend it" in lines
