@@ -24,7 +24,7 @@ FLOORS = (
     ("network", "kernels", "data"),
     ("artifact", "bench_rows", "external_data", "sources", "images", "lock", "metrics", "side_effects", "package_data"),
     ("config", "tables", "markdown_table", "process_memory", "units", "user_cache", "whole_file"),
-    ("errors",),
+    ("errors", "core"),
 )
 """From the top down. A module may import from lower floors, and from its own package."""
 

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.bench.affinity import pinned
-from deblur_deploy.bench.device import conditions, device_facts, usable_cores
+from deblur_deploy.bench.device import conditions, device_facts
 from deblur_deploy.bench.entries import BenchEntry, failure_text
 from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
 from deblur_deploy.bench.trtexec import PhasedRunner, ResidentRunner, Sample, trtexec_metrics, trtexec_warnings
+from deblur_deploy.core.threads import default_threads
 from deblur_deploy.errors import ConfigError
 from deblur_deploy.images import ImageSpec, Resolution, to_frames
 from deblur_deploy.process_memory import peak_resident_bytes, reset_peak, resident_bytes
@@ -44,8 +45,8 @@ class BenchConfig:
 
     Args:
         resolution: Size of the frame.
-        threads: Processor threads for every runtime, and cores that the process is pinned to; None takes all that the
-            process may use.
+        threads: Processor threads for every runtime, and cores that the process is pinned to; None takes one for
+            each core that the process may use.
         batch: Frames in one inference.
         warmup_ms: Time of untimed inferences before the first window.
         duration_ms: Time measured for each artifact, over the windows that count.
@@ -125,7 +126,7 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
     """
     if not entries:
         raise ConfigError("there is nothing to measure", hint="give at least one artifact")
-    config = dataclasses.replace(config, threads=config.threads or usable_cores())
+    config = dataclasses.replace(config, threads=config.threads or default_threads())
     contenders = [
         _Contender(entry, entry.obstacle or reason_unavailable(entry.artifact, entry.runtime)) for entry in entries
     ]

@@ -171,14 +171,15 @@ def run_streams(
         ConfigError: A file was asked for that streams have not.
         KeyboardInterrupt: Ctrl-C, after what was measured is written.
     """
-    from deblur_deploy.bench.device import device_facts, usable_cores
+    from deblur_deploy.bench.device import device_facts
     from deblur_deploy.bench.records import stream_records, write_jsonl
     from deblur_deploy.bench.stream import StreamConfig, measure_stream
+    from deblur_deploy.core.threads import default_threads
 
     if files.csv or files.markdown or files.times:
         raise ConfigError("streams are written as JSONL only", hint="give --save, and leave the other files out")
     rates, pipelined = stream
-    device = device_facts() | {"threads": config.threads or usable_cores()}
+    device = device_facts() | {"threads": config.threads or default_threads()}
     seconds, threads, spin = config.duration_ms / 1000, config.threads, config.spin_wait
     streams = [StreamConfig(fps, seconds, pipelined, config.resolution, threads, spin_wait=spin) for fps in rates]
     rows: list[StreamRow] = []

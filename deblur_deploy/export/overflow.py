@@ -20,6 +20,7 @@ from deblur_deploy.data.pairs import Image8
 from deblur_deploy.errors import ExportError
 from deblur_deploy.export.check import infer_shapes
 from deblur_deploy.images import ImageSpec, to_batch
+from deblur_deploy.runtime.ort_settings import session_options
 
 LIMIT = 6e4
 """What an activation may reach: a little below where float16 ends, for other photographs than these."""
@@ -84,8 +85,7 @@ def largest_activations(model: onnx.ModelProto, names: Set[str], batches: Iterab
         graph.node.append(helper.make_node("Abs", [name], [magnitudes]))
         graph.node.append(helper.make_node("ReduceMax", [magnitudes], [largest], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     session = onnxruntime.InferenceSession(measured.SerializeToString(), options, providers=["CPUExecutionProvider"])
     rows = [session.run(None, {session.get_inputs()[0].name: batch}) for batch in batches]
     return dict(zip(ordered, map(float, np.max(np.array(rows, np.float32), axis=0)), strict=True))

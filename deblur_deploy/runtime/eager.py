@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.artifact import Artifact
+from deblur_deploy.core.denormals import flushed_denormals, renew_openmp_threads
+from deblur_deploy.core.threads import default_threads
 from deblur_deploy.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network
@@ -38,7 +40,7 @@ class TorchRunner:
         self._net: Callable[[Tensor], Tensor] | None = _in_mode(net, self._variant)
         self._format = _memory_format(self._variant)
         self._threads_before = torch.get_num_threads()
-        self._threads = threads or self._threads_before
+        self._threads = threads or min(self._threads_before, default_threads())
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +56,8 @@ class TorchRunner:
         check_batch(batch, self.image)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        with self._failures_named(batch.shape):
+        with self._failures_named(batch.shape), flushed_denormals():
+            renew_openmp_threads()
             return infer_in_form(self._run, batch, self.image)
 
     @contextmanager

@@ -11,8 +11,10 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from deblur_deploy.artifact import Artifact
+from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.runtime.ort_providers import open_session
+from deblur_deploy.runtime.ort_settings import session_options
 from deblur_deploy.runtime.runner import Pictures, check_batch, fixed_size, infer_in_form
 
 # onnxruntime's exceptions have no base of their own.
@@ -43,7 +45,7 @@ class OnnxruntimeRunner:
 
     Args:
         artifact: An ONNX artifact.
-        threads: Threads within an operator, or None for one per core.
+        threads: Threads within an operator, or None for one per usable core.
         name: ``onnxruntime`` for the processor, or one of the runtimes that add a provider to this name.
 
     Raises:
@@ -54,16 +56,14 @@ class OnnxruntimeRunner:
     def __init__(self, artifact: Artifact, threads: int | None = None, name: str = "onnxruntime") -> None:
         self.name = name
         self.image = artifact.image
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; warnings are about nodes that were folded
+        options = session_options(threads)
         if (artifact.network.quantization or {}).get("format") == "fp8":
             # Higher levels take float8 quantizers for integer ones: they put integer convolutions behind them, which
             # then refuse the file, and drop the Relu before a quantizer whose zero point is 0.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            session = open_session(artifact, options, name)
+            with flushed_denormals():
+                session = open_session(artifact, options, name)
         except _FAILURES as err:
             raise ArtifactError(
                 f"{name} cannot read {artifact.path}: {_first_line(err)}", hint="export it again"
@@ -83,7 +83,8 @@ class OnnxruntimeRunner:
         """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
         check_batch(batch, self.image)
         try:
-            return infer_in_form(lambda taken: self._session.run(None, {self._input: taken})[0], batch, self.image)
+            with flushed_denormals():
+                return infer_in_form(lambda taken: self._session.run(None, {self._input: taken})[0], batch, self.image)
         except _FAILURES as err:
             shape = "x".join(map(str, batch.shape))
             raise DeblurDeployError(
