@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import library_versions
 from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors
+from deblur_deploy.core.artifact import library_versions
 from deblur_deploy.core.processor import instruction_sets, read_cpuinfo
 from deblur_deploy.core.threads import usable_cores
 

@@ -1,4 +1,4 @@
-"""What every session of onnxruntime is told, so that it computes the same everywhere and takes its share of the processor."""
+"""What every session of onnxruntime is told, so that it computes the same on every processor."""
 
 from __future__ import annotations
 

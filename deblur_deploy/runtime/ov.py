@@ -13,11 +13,11 @@ import openvino
 from google.protobuf.message import DecodeError
 from openvino import opset8
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.denormals import flushed_denormals
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.core.threads import default_threads
-from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.runtime.ov_graph import read_for_openvino
+from deblur_deploy.graph.for_openvino import read_for_openvino
 from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.kernels.geometry import Element, Entry, Geometry, Layout, choose_entry
 from deblur_deploy.kernels.plugin_library import find_tensorrt_include, tensorrt_version
 from deblur_deploy.kernels.torch_kernel import pack_weight

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, Step
 from deblur_deploy.core import denormals, processor
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime import ort_settings, ov
 from deblur_deploy.runtime.eager import TorchRunner
 from deblur_deploy.runtime.ov import computes_bf16, multiplies_int8_exactly
@@ -36,8 +36,8 @@ LIMITS = {"AVX2": "avx2", "AVX512_CORE": "avx512"}
 QUICK = (
     "runtime/test_runner.py::test_onnx_runtimes_agree_with_torch",
     "runtime/test_runner.py::test_bfloat16_runs_where_the_processor_has_it",
-    "runtime/test_ov_graph.py::test_the_projects_own_node_is_the_same_operator",
-    "runtime/test_ov_graph.py::test_a_bias_used_twice_is_copied_and_changes_nothing",
+    "graph/test_for_openvino.py::test_the_projects_own_node_is_the_same_operator",
+    "graph/test_for_openvino.py::test_a_bias_used_twice_is_copied_and_changes_nothing",
     "runtime/test_processors.py::test_the_largest_int8_numbers_are_multiplied_exactly",
     "export/test_quantized_export.py::test_runtimes_give_the_picture_of_fake_quantization[int8-openvino]",
 )
