@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import conditions, device_facts
-from deblur_deploy.bench.entries import BenchEntry, failure_text
+from deblur_deploy.bench.entries import BenchEntry, failure_text, is_same_network
 from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
@@ -106,7 +106,8 @@ class BenchReport:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
-        baseline = {"artifact": self.rows[0].artifact, "runtime": self.rows[0].runtime}
+        chosen = next((row for row in self.rows if row.is_baseline), self.rows[0])
+        baseline = {"artifact": chosen.artifact, "runtime": chosen.runtime}
         return {"device": self.device, "baseline": baseline, "results": [row.as_json() for row in self.rows]}
 
 
@@ -117,7 +118,8 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
     row that says why, and Ctrl-C ends the measurement with what there is.
 
     Args:
-        entries: At least one; the first is the baseline of all ratios.
+        entries: At least one. The baseline of all ratios is the network of the first on the runtime on which it was
+            fastest, its ONNX files among them.
         config: How long, on what.
         on_window: For showing progress.
 
@@ -148,7 +150,8 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
             "after": conditions(gpu),
             "artifacts": {entry.name: entry.artifact.sha256 for entry in entries},
         }
-    rows = [_row(contender, contenders[0], config) for contender in contenders]
+    baseline = _find_baseline(contenders, config)
+    rows = [_row(contender, baseline, config) for contender in contenders]
     return BenchReport(device, tuple(rows), interrupted, tuple(entries))
 
 
@@ -233,6 +236,10 @@ class _Contender:
         """The samples that figures are made of: those of the last windows."""
         return list(chain.from_iterable(self.windows[-config.windows :]))
 
+    def median_ms(self, config: BenchConfig) -> float:
+        """Median wall time of the samples that count, of which there are some."""
+        return summarize([sample.wall_ms for sample in self.counted(config)]).median
+
     def is_stable(self, config: BenchConfig) -> bool:
         """Whether the last windows agree."""
         return is_stable(self.windows_ms(), config.windows, config.tolerance)
@@ -269,6 +276,19 @@ def _settings(contender: _Contender) -> dict[str, Any]:
     return settings | getattr(contender.runner, "settings", {})
 
 
+def _find_baseline(contenders: Sequence[_Contender], config: BenchConfig) -> _Contender:
+    """The fastest of those that run the first one's network as it is; the first where none was measured."""
+    first = contenders[0]
+    originals = [
+        contender
+        for contender in contenders
+        if contender.counted(config)
+        and contender.entry.transfers == first.entry.transfers
+        and is_same_network(contender.entry.artifact, first.entry.artifact)
+    ]
+    return min(originals, key=lambda contender: contender.median_ms(config), default=first)
+
+
 def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> BenchRow:
     """Figures of one contender, against the baseline where both were measured, and both with or without transfers."""
     samples = contender.counted(config)
@@ -279,7 +299,8 @@ def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> Be
     latency = summarize(times) if times else None
     ratio = summarize(reference).median / latency.median if latency and reference else None
     ratio_ci = median_ratio_interval(reference, times) if ratio is not None else None
-    if contender is baseline and ratio is not None:
+    is_baseline = contender is baseline and ratio is not None
+    if is_baseline:
         ratio_ci = (1.0, 1.0)
     skipped = contender.skipped
     if latency is None and skipped is None:
@@ -297,6 +318,7 @@ def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> Be
         skipped=skipped,
         windows_ms=contender.windows_ms(),
         batch=config.batch,
+        is_baseline=is_baseline,
         memory_mib=contender.memory_mib if latency else {},
         joules_per_frame=statistics.fmean(contender.joules) if latency and contender.joules else None,
         metrics=trtexec_metrics(samples, sum(times)) if samples else {},

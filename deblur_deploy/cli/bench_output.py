@@ -86,6 +86,9 @@ def print_rows(output: Output, report: BenchReport) -> None:
     optional = {"res": several, "batch": several, "with": has_gpu, "GPU ms": has_gpu}
     shown = [name for name in (cells[0] if cells else ()) if optional.get(name, True)]
     output.table(shown, [[row[name] for name in shown] for row in cells])
+    for row in (row for row in report.rows if row.is_baseline):
+        size = f" at {row.res}, {row.batch} at a time" if several else ""
+        output.say(f"baseline  {Path(row.artifact).name} on {row.runtime}{size}: the original in its fastest runtime")
     for row in report.rows:
         name = f"{Path(row.artifact).name} on {row.runtime}" + ("" if row.transfers else " without transfers")
         if row.skipped:
