@@ -367,7 +367,7 @@ def test_json_has_the_documented_keys(use: Callable) -> None:
     assert plain.keys() == {"device", "baseline", "results"}
     assert plain["baseline"] == {"artifact": "a", "runtime": "torch"}
     keys = {"artifact", "runtime", "res", "latency_ms", "throughput_fps", "ratio", "ratio_ci", "stable", "skipped"}
-    keys |= {"batch", "memory_mib", "joules_per_frame", "floor", "over_floor", "settings"}
+    keys |= {"batch", "is_baseline", "memory_mib", "joules_per_frame", "floor", "over_floor", "settings"}
     measured, skipped = plain["results"]
     assert measured.keys() == skipped.keys() == keys
     assert measured["latency_ms"].keys() == {"median", "p90", "p95", "p99"}
