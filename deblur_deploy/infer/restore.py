@@ -25,6 +25,9 @@ DEFAULT_MAX_MEMORY = 2_000_000_000
 _IN_FLIGHT_SHARE = 4
 """The part of the memory, as a divisor, for pictures that wait to be restored or written."""
 
+_ROUNDING_UP = 1_000_000
+"""Amounts of memory are said in whole megabytes."""
+
 _UNKNOWN_BASE_BYTES, _ROUND_BASE = 600_000_000, 128_000_000
 """Size of the process before its first picture, where the system does not say, and what it is rounded up to."""
 
@@ -185,7 +188,9 @@ class Restorer:
 
     def _needs_whole(self, width: int, height: int, needs: TileNeeds, held_bytes: int) -> ConfigError:
         """The error for a picture that does not fit as a whole, of a network that tiles do not serve."""
-        whole = self._base + held_bytes + width * height * (needs.tile_bytes + needs.band_bytes)
+        work = width * height * (needs.tile_bytes + needs.band_bytes)
+        # More memory also lets more pictures wait, and they take their share of it.
+        whole = self._base + max(work + held_bytes, work * _IN_FLIGHT_SHARE // (_IN_FLIGHT_SHARE - 1)) + _ROUNDING_UP
         levels = self.known[_DIFFERENCE] / _PARTS
         return ConfigError(
             f"the network looks at the whole picture, and {width}x{height} takes {whole / 1e6:.0f} MB as a whole; "
