@@ -79,7 +79,8 @@ def _taken_branch(node: onnx.NodeProto, known: Mapping[str, NDArray[Any]]) -> on
     if node.op_type != "If" or node.input[0] not in known:
         return None
     wanted = "then_branch" if bool(known[node.input[0]]) else "else_branch"
-    return next(attribute.g for attribute in node.attribute if attribute.name == wanted)
+    branches: dict[str, onnx.GraphProto] = {attribute.name: attribute.g for attribute in node.attribute}
+    return branches[wanted]
 
 
 def _spliced(graph: onnx.GraphProto, node: onnx.NodeProto, branch: onnx.GraphProto) -> list[onnx.NodeProto]:

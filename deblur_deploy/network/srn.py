@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -221,6 +222,8 @@ class SRN(Generator):
         There is no normalisation layer to do that. With PyTorch's own starting weights a signal shrinks at every layer,
         and training leaves the coarse levels, which are the furthest from the output, all but unused.
         """
+        if self.head.weight.is_meta:  # there is nothing to fill, and PyTorch would load its compiler to find that out
+            return
         offsets = [module.conv_offset for module in self.modules() if isinstance(module, DeformConv2dPack)]
         for layer in self.modules():
             if isinstance(layer, nn.ConvTranspose2d):
@@ -286,6 +289,16 @@ class SRN(Generator):
         if self.config.stem > 1:
             residual = F.pixel_shuffle(residual, self.config.stem)
         return image + residual  # type: ignore[no-any-return]
+
+    @classmethod
+    def example(cls) -> Self:
+        """A narrow one."""
+        return cls(SRNConfig.from_base(8))
+
+    @classmethod
+    def read_config(cls, shapes: Mapping[str, Sequence[int]]) -> SRNConfig:
+        """Widths and depths of the network whose arrays have these shapes (see :meth:`SRNConfig.from_shapes`)."""
+        return SRNConfig.from_shapes(shapes)
 
     def forward_once(self, image: Tensor) -> Tensor:
         """One scale in which every layer runs exactly once, for tools that trace which channels depend on which.
