@@ -17,6 +17,7 @@ from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
 from reading import Reading
+from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from target import Target
 from train_step import TrainStep
@@ -40,6 +41,7 @@ Work = (
     | GpuProofs
     | Reading
     | TrainStep
+    | RealNetwork
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -58,6 +60,7 @@ KINDS: Mapping[str, type[Work]] = {
     "gpu-proofs": GpuProofs,
     "reading": Reading,
     "train-step": TrainStep,
+    "real-network": RealNetwork,
 }
 """Kinds of measurement by the name that scenario files use."""
 
