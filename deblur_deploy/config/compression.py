@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deblur_deploy.config.check import require
-from deblur_deploy.config.training import CameraConfig, FitConfig, ShakeConfig
+from deblur_deploy.config.training import CameraConfig, FitConfig, ShakeConfig, require_path_fits
 
 Budget = Literal["keep", "macs", "params"]
 """What pruning can limit: channels, multiply-accumulates, or parameters."""
@@ -38,6 +38,9 @@ class TuningConfig:
     shake: ShakeConfig = field(default=ShakeConfig())
     camera: CameraConfig | None = None
     fit: FitConfig = field(default=FitConfig(400, batch=4, crop=128, lr=5e-4, lr_final=1e-6, warmup=20, ema_decay=0.99))
+
+    def __post_init__(self) -> None:
+        require_path_fits(self.blur, self.fit)
 
     @property
     def blur(self) -> ShakeConfig | CameraConfig:
