@@ -183,10 +183,10 @@ def _say_table(output: Output, search: FrameSearch, place: TablePlace) -> None:
 
 
 def _say_plan(output: Output, plan: FramePlan) -> None:
-    rows = [
-        [", ".join(group.layers), str(group.before), str(group.after), f"{group.share:.1%}"] for group in plan.groups
-    ]
-    output.table(["group", "before", "kept", "share"], rows)
+    from deblur_deploy.cli.prune_command import report_groups
+
+    answer = plan.as_json()
+    report_groups(output, answer["groups"], answer["frozen"])
     if plan.choice.shape.dropped:
         output.say(f"blocks    removed: {', '.join(sorted(plan.choice.shape.dropped))}")
     output.say(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs
 from deblur_deploy.compress.frame_times import Anatomy, FrameTimes, Shape
+from deblur_deploy.compress.groups import Frozen
 from deblur_deploy.compress.knapsack import Choice, Worth, choose_shape
 from deblur_deploy.compress.latency_table import (
     LatencyTable,
@@ -100,6 +101,7 @@ class FramePlan:
         measured_ms: What it takes, None where it was not timed.
         choice: Widths and blocks, with the proof of how good they are.
         groups: Every group, before and after.
+        frozen: Channels that stay, and why.
         table: Spread of the table, and the median error of predictions on networks that no fit saw.
     """
 
@@ -108,6 +110,7 @@ class FramePlan:
     measured_ms: float | None
     choice: Choice
     groups: tuple[PrunedGroup, ...]
+    frozen: tuple[Frozen, ...]
     table: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -118,6 +121,7 @@ class FramePlan:
             "measured_ms": self.measured_ms,
             "predicted_drop_db": self.choice.lost_db,
             "groups": [vars(group) for group in self.groups],
+            "frozen": [vars(part) for part in self.frozen],
             "blocks_removed": sorted(self.choice.shape.dropped),
             "optimality_gap": self.choice.gap,
             "bound_db": self.choice.bound_db,
@@ -206,7 +210,8 @@ class FrameSearch:
             for group, width in zip(self._analysis.channels.groups, widths, strict=True)
         )
         table = {"spread": self.table.spread, "error": self.times.error(self.table.unseen or self.table.timed)}
-        return FramePlan(budget_ms, times.predict(choice.shape), None, choice, groups, table)
+        frozen = self._analysis.channels.frozen
+        return FramePlan(budget_ms, times.predict(choice.shape), None, choice, groups, frozen, table)
 
     def plan_measured(self, budget_ms: float) -> FramePlan:
         """Choose for a budget, time the choice, and correct the predictions where it misses.
