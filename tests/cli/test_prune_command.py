@@ -136,7 +136,7 @@ def timed(run, made, tmp_path, monkeypatch):
 
 def test_pruning_to_a_frame_time(timed, tmp_path):
     front = timed("--curve", "1,80,1e6").done().json
-    least, middle, most = front["points"]
+    least, _, most = front["points"]
     assert "cannot be met: the smallest network" in least["reason"]
     assert "there is nothing to prune" in most["reason"]
     budget = 0.8 * front["whole_ms"]
@@ -174,13 +174,10 @@ def test_a_frame_time_that_cannot_be_used_is_refused(timed, options, complaint):
 
 
 def test_a_runtime_that_cannot_run_here_is_named(run, made, tmp_path):
-    options = ("--max-ms", 5, "--res", "64x48", "--latency-table", tmp_path / "table.json", "--runs", tmp_path)
-    assert "'gpu-of-dreams' is not a runtime" in run(
-        "prune", made["import"], *options, "--runtime", "gpu-of-dreams"
-    ).refusal(1)
-    assert "needs --latency-table" in run(
-        "prune", made["import"], "--max-ms", 5, "--other-device", "--runs", tmp_path
-    ).refusal(1)
+    options = ("prune", made["import"], "--max-ms", 5, "--res", "64x48", "--runs", tmp_path)
+    table = ("--latency-table", tmp_path / "table.json")
+    assert "'gpu-of-dreams' is not a runtime" in run(*options, *table, "--runtime", "gpu-of-dreams").refusal(1)
+    assert "needs --latency-table" in run(*options, "--other-device").refusal(1)
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "INT8"])
