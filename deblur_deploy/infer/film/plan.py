@@ -178,6 +178,8 @@ def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> d
         options["profile"] = _PRORES.get(facts.profile or "", "4444" if "444" in pix_fmt else "hq")
     elif row.scale == "quantizer":
         options |= {"qmin": str(quality), "qmax": str(quality)}
+    if row.name.startswith("libvpx") and pix_fmt.startswith("yuva"):
+        options["auto-alt-ref"] = "0"  # libvpx keeps no transparency with it
     if row.name == "dnxhd":
         options["profile"] = _DNXHR[pix_fmt]
     if config.profile is not None:
