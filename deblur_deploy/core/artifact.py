@@ -35,7 +35,6 @@ _MAX_MANIFEST_BYTES = 16_000_000
 _LIBRARIES = (
     "deblur-deploy",
     "torch",
-    "torch-pruning",
     "nvidia-modelopt",
     "onnx",
     "onnxscript",
@@ -47,10 +46,6 @@ _LIBRARIES = (
     "numpy",
     "pillow",
 )
-
-
-TYPED_STAGES = ("to-fp16", "to-bf16")
-"""Stages that write 16-bit types into an ONNX file, which is then for engines of that type alone."""
 
 
 @dataclass(frozen=True)
