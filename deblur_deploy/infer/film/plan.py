@@ -11,7 +11,15 @@ import av
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.infer.film.color import Target, target_colors
 from deblur_deploy.infer.film.containers import preferred, takes
-from deblur_deploy.infer.film.encoders import ALPHA_FIRST, DEEP_FIRST, ENCODERS, Encoder, encoder_named, own_encoders
+from deblur_deploy.infer.film.encoders import (
+    ALPHA_FIRST,
+    DEEP_FIRST,
+    ENCODERS,
+    NEAREST,
+    Encoder,
+    encoder_named,
+    own_encoders,
+)
 from deblur_deploy.infer.film.side_data import hdr_options
 from deblur_deploy.infer.film.source import Facts
 from deblur_deploy.infer.settings import VideoConfig
@@ -83,7 +91,7 @@ def _candidates(facts: Facts, config: VideoConfig, writer: Any) -> list[Encoder]
     if facts.is_rgb and not any(row.scale == "lossless" for row in own):
         own = own[::-1]  # libx264rgb before libx264
     first = ALPHA_FIRST if facts.has_alpha and not config.drop_alpha else DEEP_FIRST if facts.bits > 8 else ()
-    order = [preferred(writer.format.name), *first]
+    order = [NEAREST.get(facts.codec), preferred(writer.format.name), *first]
     others = sorted(
         (row for row in ENCODERS if row.codec != facts.codec and row.name != "libx264rgb"),
         key=lambda row: order.index(row.name) if row.name in order else len(order),
