@@ -46,7 +46,7 @@ ENCODERS = (
     Encoder("libx264rgb", "h264", "crf", 0, 51, 10),
     Encoder("libx265", "hevc", "crf", 0, 51, 12, {"x265-params": "log-level=none"}, even=True),
     Encoder("libvpx-vp9", "vp9", "crf", 0, 63, 14, {"b": "0", "cpu-used": "3", "row-mt": "1"}),
-    Encoder("libsvtav1", "av1", "crf", 0, 63, 8, {"preset": "8"}, even=True),
+    Encoder("libsvtav1", "av1", "crf", 0, 63, 4, {"preset": "8"}, even=True),
     # VP8 takes the bit rate for a ceiling of its quality.
     Encoder("libvpx", "vp8", "crf", 4, 63, 8, {"b": "200000000", "cpu-used": "2"}),
     _quantizer("mpeg4", "mpeg4"),

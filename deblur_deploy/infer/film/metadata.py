@@ -7,7 +7,7 @@ from typing import Any
 _OF_THE_FILE = {
     "encoder", "major_brand", "minor_version", "compatible_brands", "duration", "vendor_id", "software",
     "number_of_frames", "number_of_bytes", "bps", "_statistics_tags", "_statistics_writing_app",
-    "_statistics_writing_date_utc", "rotate",
+    "_statistics_writing_date_utc", "rotate", "alpha_mode",
 }  # fmt: skip
 """Keys, in lower case and without Matroska's language, that the writer sets itself or that are not true any more."""
 

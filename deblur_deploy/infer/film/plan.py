@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,8 @@ from deblur_deploy.infer.settings import VideoConfig
 _QSCALE_UNIT = 118
 """FF_QP2LAMBDA: the unit in which FFmpeg gives quantizers."""
 
-_COARSE = ("nv", "p0", "pal", "mono", "rgb4", "rgb8", "bgr4", "bgr8", "rgb5", "bgr5", "rgb444", "bgr444", "ya", "x2")
-"""Starts of pixel formats that hold fewer colours than a network gives, or that few programs read."""
+_COARSE = re.compile(r"nv\d|p0|pal|mono|ya|x2|(rgb|bgr)(4$|4_|444|5|8)|.*(f16|f32)[lb]e$|.*msble$|.*_byte$")
+"""Pixel formats that hold fewer colours than a network gives, that few programs read, or of floating point."""
 
 _PRORES = {"Proxy": "proxy", "LT": "lt", "Standard": "standard", "HQ": "hq", "4444": "4444", "4444 XQ": "4444xq"}
 _DNXHR = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx", "yuv444p10le": "dnxhr_444", "gbrp10le": "dnxhr_444"}
@@ -137,7 +138,7 @@ def _format_for(row: Encoder, facts: Facts, config: VideoConfig) -> tuple[str | 
 
 
 def _is_coarse(name: str) -> bool:
-    return name.startswith(_COARSE) or name.endswith(("f16le", "f32le", "f16be", "f32be", "_byte", "msble"))
+    return _COARSE.match(name) is not None
 
 
 def _fits_odd(name: str, facts: Facts) -> bool:
@@ -176,7 +177,7 @@ def _choice(row: Encoder, pix_fmt: str, lost: set[str], facts: Facts, config: Vi
 
 def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> dict[str, str]:
     options = dict(row.options)
-    for name, text in hdr_options(row.name, facts).items():
+    for name, text in [*hdr_options(row.name, facts).items(), *_even_chroma(row.name, pix_fmt).items()]:
         options[name] = f"{options[name]}:{text}" if name in options else text
     quality = _quality(row, config.crf)
     if row.scale == "crf":
@@ -198,6 +199,11 @@ def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> d
             raise ConfigError(f"{row.name} has no presets", hint="leave out --preset")
         options["preset"] = config.preset
     return options
+
+
+def _even_chroma(encoder: str, pix_fmt: str) -> dict[str, str]:
+    """x264 quantizes chroma that is not subsampled by 6 steps more."""
+    return {"x264-params": "chroma-qp-offset=-6"} if encoder == "libx264" and "444" in pix_fmt else {}
 
 
 def _quality(row: Encoder, crf: int | None) -> int:

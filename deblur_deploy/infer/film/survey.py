@@ -109,7 +109,7 @@ def survey(path: Path) -> Survey:
             step if decoding_times or untimed else _last(times, durations, stream) or step,
             rate,
             broken,
-            _expected(stream, rate),
+            None if decoding_times else _expected(stream, rate),  # FFmpeg shortens the header's number of a cut AVI
             covers,
         )
 

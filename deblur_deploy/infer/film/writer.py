@@ -199,8 +199,8 @@ class FilmWriter:
         if "DISPLAYMATRIX" in facts.side_data:
             out.set_display_matrix(struct.unpack("=9i", facts.side_data["DISPLAYMATRIX"]))
         out.metadata.update(time_code_of(stream.container) | kept_metadata(stream.metadata))
-        if "alpha_mode" in out.metadata and not choice.target.pix_fmt.startswith("yuva"):
-            del out.metadata["alpha_mode"]
+        if choice.encoder.name.startswith("libvpx") and choice.target.pix_fmt.startswith("yuva"):
+            out.metadata["alpha_mode"] = "1"
         out.disposition = stream.disposition
         return out, encoder
 
