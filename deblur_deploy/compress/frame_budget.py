@@ -221,7 +221,8 @@ class FrameSearch:
             where none is.
 
         Raises:
-            ConfigError: As for :meth:`plan`; or the machine is too noisy to tell.
+            ConfigError: As for :meth:`plan`.
+            VerificationError: The machine is too noisy to tell.
         """
         refuse_noise(self.table, budget_ms)
         if self._is_elsewhere:

@@ -13,7 +13,7 @@ import numpy as np
 
 from deblur_deploy.compress.allocation import WidthState
 from deblur_deploy.compress.frame_times import Shape, Timed
-from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError, VerificationError
 from deblur_deploy.core.files import write_text
 from deblur_deploy.core.plain_data import to_json
 
@@ -192,12 +192,12 @@ def refuse_noise(table: LatencyTable, budget_ms: float) -> None:
         budget_ms: What a frame may take.
 
     Raises:
-        ConfigError: The unpruned network's time is uncertain by more than half of what is to be saved.
+        VerificationError: The unpruned network's time is uncertain by more than half of what is to be saved.
     """
     whole = table.timed[0].ms
     uncertain = 2 * table.spread * whole
     if uncertain > (whole - budget_ms) > 0:
-        raise ConfigError(
+        raise VerificationError(
             f"this machine is too noisy: times are good to ±{table.spread:.1%}, which is {table.spread * whole:.2g} ms "
             f"of {whole:.3g}, and {whole - budget_ms:.2g} ms are to be saved",
             hint="stop other work on this machine, and measure again with --remeasure",

@@ -170,14 +170,14 @@ def test_pruning_to_a_frame_time(timed, tmp_path):
     ],
 )
 def test_a_frame_time_that_cannot_be_used_is_refused(timed, options, complaint):
-    assert complaint in timed(*options).refusal(1)
+    assert complaint in timed(*options).refusal(2)
 
 
 def test_a_runtime_that_cannot_run_here_is_named(run, made, tmp_path):
     options = ("prune", made["import"], "--max-ms", 5, "--res", "64x48", "--runs", tmp_path)
     table = ("--latency-table", tmp_path / "table.json")
-    assert "'gpu-of-dreams' is not a runtime" in run(*options, *table, "--runtime", "gpu-of-dreams").refusal(1)
-    assert "needs --latency-table" in run(*options, "--other-device").refusal(1)
+    assert "'gpu-of-dreams' is not a runtime" in run(*options, *table, "--runtime", "gpu-of-dreams").refusal(2)
+    assert "needs --latency-table" in run(*options, "--other-device").refusal(2)
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["float", "INT8"])

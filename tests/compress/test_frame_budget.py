@@ -16,7 +16,7 @@ from deblur_deploy.compress.frame_budget import FrameSearch, TablePlace, Watchin
 from deblur_deploy.compress.latency_table import read_table
 from deblur_deploy.config import FitConfig, FrameTimeConfig, PruneConfig, ShakeConfig, TuningConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
-from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution, save_rgb
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import count_macs
@@ -158,7 +158,7 @@ def test_budgets_that_make_no_sense_say_what_would(source: Artifact, config: Fra
 def test_a_noisy_machine_is_told_so(source: Artifact, config: FrameTimeConfig, tmp_path: Path) -> None:
     search = FrameSearch(source, config, Arithmetic(spread=0.2), TablePlace(tmp_path / "table.json"))
     whole = search.table.timed[0].ms
-    with pytest.raises(ConfigError, match=r"too noisy: times are good to ±20\.0%"):
+    with pytest.raises(VerificationError, match=r"too noisy: times are good to ±20\.0%"):
         search.plan_measured(0.9 * whole)
     assert search.plan_measured(0.5 * whole).measured_ms
 
