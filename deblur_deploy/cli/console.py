@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from deblur_deploy.cli.plain_progress import CountedProgress, waiting_lines
 from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.plain_data import without_infinity
 from deblur_deploy.core.sources import describe, resolve_source
 from deblur_deploy.core.units import format_bytes as format_bytes
 
@@ -62,7 +63,7 @@ class Output:
     def emit(self, result: dict[str, Any]) -> None:
         """Print the command's JSON object, if that is what was asked for."""
         if self.as_json:
-            print(json.dumps(_without_nan(result), allow_nan=False))
+            print(json.dumps(without_infinity(result, nan_too=True), allow_nan=False))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; every column but the first is right-aligned."""
@@ -81,7 +82,7 @@ class Output:
             yield lambda step, steps, loss: lines.show(step, steps, f"loss {loss:.4f}")
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
@@ -99,10 +100,10 @@ class Output:
             yield lambda done: lines.show(done, total)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
@@ -121,14 +122,5 @@ class Output:
             with waiting_lines(self.say, title) as show:
                 yield show
             return
-        with self.console.status(title) as status:
-            yield lambda caption: status.update(f"{title}: {caption}")
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null for every NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        with self.console.status(escape(title)) as status:
+            yield lambda caption: status.update(escape(f"{title}: {caption}"))
