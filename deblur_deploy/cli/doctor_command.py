@@ -48,8 +48,8 @@ def command(as_json: Json = False) -> None:
 def _shared(busy: float) -> str:
     """What a machine on which others compute means for the commands."""
     return (
-        f"other processes keep {busy:.1f} of {usable_cores()} cores busy: threads sleep while they wait, and figures of "
-        "`bench` are unsteady; a core of one's own: OMP_NUM_THREADS=1 taskset -c NUMBER deblur-deploy ..."
+        f"other processes keep {busy:.1f} of {usable_cores()} cores busy: threads sleep while they wait, and figures "
+        "of `bench` are unsteady; a core of one's own: OMP_NUM_THREADS=1 taskset -c NUMBER deblur-deploy ..."
     )
 
 

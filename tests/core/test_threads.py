@@ -129,7 +129,7 @@ def test_where_the_system_does_not_say_nothing_is_known(monkeypatch: pytest.Monk
 
 
 def stat_lines(busy: int, idle: int) -> str:
-    return f"cpu  {busy} 0 0 {idle} 0 0 0 0 0 0\n" + "".join(f"cpu{n} {busy} 0 0 {idle} 0 0 0 0 0 0\n" for n in range(64))
+    return "".join(f"{name} {busy} 0 0 {idle} 0 0 0 0 0 0\n" for name in ("cpu ", *(f"cpu{n}" for n in range(64))))
 
 
 @pytest.mark.parametrize(("ticks", "policy"), [(0, None), (100_000, "PASSIVE")])
