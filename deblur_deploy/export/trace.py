@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
@@ -22,6 +23,7 @@ from deblur_deploy.core.images import Resolution
 from deblur_deploy.graph.deform_function import OPSET
 from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
+from deblur_deploy.graph.passes import run_passes
 from deblur_deploy.network.generator import Generator
 
 _FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}
@@ -85,7 +87,7 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
             f"the network cannot be traced at {size}: {reason}",
             hint="tracing runs the network once; where memory is short, give a smaller --res",
         ) from err
-    _strip(model)
+    run_passes(model, ClearMetadataAndDocStringPass())  # they outweigh the INT8 weights of an unrolled network
     return model
 
 
@@ -144,12 +146,3 @@ def _constant_ints(node: Any) -> list[int]:
     if node.kind() == "onnx::Constant":
         return [int(item) for item in node.t("value").reshape(-1)]
     return [int(value.node().t("value").item()) for value in node.inputs()]
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop source positions and scope names: on an unrolled network they outweigh the int8 weights."""
-    for node in model.graph.node:
-        node.ClearField("doc_string")
-        del node.metadata_props[:]
-    del model.graph.value_info[:]
-    model.graph.ClearField("doc_string")
