@@ -21,13 +21,13 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from deblur_deploy.graph.delicate import largest_of
 from deblur_deploy.graph.fold import remove_unused, set_nodes
 from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.graph.passes import MAX_ELEMENTS, run_passes
 
 _QUANTIZERS = {"QuantizeLinear": "Q", "DequantizeLinear": "DQ"}
 _CODES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
-_FP16_MAX = float(np.finfo(np.float16).max)
 _DEFAULTS: dict[str, Callable[[onnx.AttributeProto], bool]] = {
     "strides": lambda attribute: set(attribute.ints) == {1},
     "dilations": lambda attribute: set(attribute.ints) == {1},
@@ -63,7 +63,7 @@ def halve_float_weights(model: onnx.ModelProto) -> int:
         if item.name not in used or item.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(item)
-        if np.abs(values).max() <= _FP16_MAX:
+        if np.abs(values).max() <= largest_of(TensorProto.FLOAT16):
             name = f"{item.name}.half"
             casts.append(helper.make_node("Cast", [name], [item.name], name=name, to=TensorProto.FLOAT))
             item.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name))
