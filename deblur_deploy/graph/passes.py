@@ -20,6 +20,10 @@ def run_passes(model: onnx.ModelProto, *passes: ir.passes.PassBase) -> bool:
         Whether any of them changed anything.
     """
     result = ir.passes.Sequential(*passes)(ir.serde.deserialize_model(model))
-    model.CopyFrom(ir.serde.serialize_model(result.model))
-    del model.graph.value_info[:]
+    changed = ir.serde.serialize_model(result.model)
+    # Part by part, so that whoever holds `model.graph` still holds the model's graph.
+    model.graph.CopyFrom(changed.graph)
+    del model.graph.value_info[:], model.functions[:], model.opset_import[:]
+    model.functions.extend(changed.functions)
+    model.opset_import.extend(changed.opset_import)
     return bool(result.modified)
