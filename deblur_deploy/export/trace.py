@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.errors import ExportError, first_line
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.graph.deform_function import OPSET
 from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
@@ -88,7 +88,7 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
     except OnnxExporterError as err:
         raise _refused(err, said) from err
     except (RuntimeError, MemoryError, ValueError, IndexError, TypeError, AssertionError) as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        reason = first_line(err)
         size = Resolution(frame.shape[3], frame.shape[2])
         short = isinstance(err, MemoryError) or "memory" in reason or "alloc" in reason
         hint = (
@@ -125,9 +125,7 @@ _REWRITE = "write that line with other operators, or restore with the checkpoint
 _LONGEST_REASON = 300
 
 
-def _run_exporter(
-    net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]
-) -> onnx.ModelProto:
+def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]) -> onnx.ModelProto:
     buffer = io.BytesIO()
     quiet = _exporter_prints_into(said)
     with _own_symbolics(), warnings.catch_warnings(), torch.no_grad(), quiet:
