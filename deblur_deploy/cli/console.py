@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from deblur_deploy.cli.plain_progress import CountedProgress, waiting_lines
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.sources import describe, resolve_source
 from deblur_deploy.core.units import format_bytes as format_bytes
@@ -74,7 +75,11 @@ class Output:
 
     @contextmanager
     def tuning(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
-        """A progress bar for fine-tuning; quiet where there is no terminal."""
+        """A progress bar for fine-tuning; a line now and then where there is no terminal."""
+        if not self.console.is_terminal:
+            lines = CountedProgress(self.say, title)
+            yield lambda step, steps, loss: lines.show(step, steps, f"loss {loss:.4f}")
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -82,13 +87,17 @@ class Output:
             TextColumn("loss {task.fields[loss]:.4f}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=None, loss=0.0)
             yield lambda step, steps, loss: progress.update(task, completed=step, total=steps, loss=loss)
 
     @contextmanager
     def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar for work on so many images; quiet where there is no terminal."""
+        """A progress bar for work on so many images; a line now and then where there is no terminal."""
+        if not self.console.is_terminal:
+            lines = CountedProgress(self.say, title)
+            yield lambda done: lines.show(done, total)
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -96,7 +105,7 @@ class Output:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=total, rate="")
 
             def show(done: int) -> None:
@@ -107,9 +116,10 @@ class Output:
 
     @contextmanager
     def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
-        """A spinner with a changing caption; quiet where there is no terminal."""
+        """A spinner with a changing caption; a line now and then where there is no terminal."""
         if not self.console.is_terminal:
-            yield lambda caption: None
+            with waiting_lines(self.say, title) as show:
+                yield show
             return
         with self.console.status(title) as status:
             yield lambda caption: status.update(f"{title}: {caption}")

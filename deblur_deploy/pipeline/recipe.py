@@ -33,7 +33,7 @@ class Budget:
     Args:
         max_drop_db: PSNR that the last ONNX file may have lost against the original's, in dB.
         max_size_ratio: Size of the last ONNX file over the original's.
-        min_speedup: Latency of the original in eager PyTorch over that of the last ONNX file on its fastest runtime.
+        min_speedup: Latency of the original over that of the last ONNX file, each on its fastest runtime.
     """
 
     max_drop_db: float | None = None
