@@ -16,6 +16,7 @@ from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
+from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from target import Target
 from train_step import TrainStep
@@ -38,6 +39,7 @@ Work = (
     | ShippedPair
     | GpuProofs
     | TrainStep
+    | RealNetwork
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -55,6 +57,7 @@ KINDS: Mapping[str, type[Work]] = {
     "networks": Networks,
     "gpu-proofs": GpuProofs,
     "train-step": TrainStep,
+    "real-network": RealNetwork,
 }
 """Kinds of measurement by the name that scenario files use."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -81,7 +82,7 @@ class Output:
             yield lambda step, steps, loss: lines.show(step, steps, f"loss {loss:.4f}")
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
@@ -99,10 +100,10 @@ class Output:
             yield lambda done: lines.show(done, total)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
@@ -121,8 +122,8 @@ class Output:
             with waiting_lines(self.say, title) as show:
                 yield show
             return
-        with self.console.status(title) as status:
-            yield lambda caption: status.update(f"{title}: {caption}")
+        with self.console.status(escape(title)) as status:
+            yield lambda caption: status.update(escape(f"{title}: {caption}"))
 
 
 def _without_nan(value: Any) -> Any:

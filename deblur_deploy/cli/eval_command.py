@@ -11,7 +11,8 @@ import typer
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Runs, Runtime, Source
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.units import one_line
 
 if TYPE_CHECKING:
     from deblur_deploy.data.pairs import Image8
@@ -96,24 +97,32 @@ def _evaluate_blurred(
 
         def show(name: str, blurred: Image8, restored: Image8) -> None:
             if sheets is not None:
-                save_before_after(sheets, name, blurred, restored)
+                save_before_after(sheets, name.replace("/", "-"), blurred, restored)
             on_image(next(done))
 
-        report = evaluate_blurred(artifact, files, runtime, show)
+        report = evaluate_blurred(artifact, files, runtime, show, folder)
     rows = []
     for name, effects in report.per_image:
         shifts = [f"{shift:+.2f}" for shift in effects.color_shift] if effects.color_shift else ["-"] * 3
-        rows.append([name, f"{effects.flat_share:.0%}", *shifts, f"{effects.overshoot_share:.2%}"])
+        rows.append([one_line(name), f"{effects.flat_share:.0%}", *shifts, f"{effects.overshoot_share:.2%}"])
     output.table(["image", "flat", "shift R", "shift G", "shift B", "overshoot"], rows)
     largest = (
         "nothing flat to see a colour shift on"
         if report.color_shift is None
         else (f"colour shift at most {report.color_shift:.2f} of 255 on what is flat")
     )
-    output.say(f"{len(files)} on {report.runtime}: {largest}, {report.overshoot_share:.2%} of the pixels overshoot")
+    overshoot = f"{report.overshoot_share:.2%} of the pixels overshoot"
+    output.say(f"{len(report.per_image)} on {report.runtime}: {largest}, {overshoot}")
     if sheets is not None:
         output.say(f"wrote     {sheets}")
     output.emit(report.as_json())
+    for _, error in report.failed:
+        output.say(f"failed    {one_line(error)}")
+    if report.failed:
+        names = ", ".join(one_line(name) for name, _ in report.failed[:10])
+        raise ArtifactError(
+            f"{len(report.failed)} of {len(files)} photographs failed: {names}", hint="the lines above say why"
+        )
 
 
 def _print_report(output: Output, report: EvalReport) -> None:

@@ -24,7 +24,7 @@ from deblur_deploy.infer.bad_files import as_own_error
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.one_file import Restored, restore_file
-from deblur_deploy.infer.restore import RestoreConfig, Restorer
+from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.run import FileResult, InferReport, Notify, Progress, done_result, failed_result, recipe_of
 from deblur_deploy.infer.settings import InferConfig
 from deblur_deploy.runtime.runner import Runner, default_runtime, open_runner
@@ -104,7 +104,8 @@ class Worker:
         """Restore one file."""
         try:
             if self._restorer is None:
-                config = RestoreConfig(facts.available_bytes, self._config.restore.tile, count_process=False)
+                given = self._config.restore
+                config = dataclasses.replace(given, max_memory=facts.available_bytes, count_process=False)
                 self._restorer = Restorer(self._opened(), config, dict(facts.known))
             restored = restore_file(job, self._restorer, self._config)
         except Exception as err:

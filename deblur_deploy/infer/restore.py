@@ -14,7 +14,16 @@ from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin, warm_up
-from deblur_deploy.infer.tiles import TileNeeds, TilePlan, TileRows, fits_whole, largest_margin, plan_tiles
+from deblur_deploy.infer.tiles import (
+    TILE_BYTES_PER_PIXEL,
+    TileNeeds,
+    TilePlan,
+    TileRows,
+    fits_whole,
+    largest_margin,
+    plan_tiles,
+    smallest_tile,
+)
 from deblur_deploy.runtime.runner import KeepsMemory, Runner, fixed_size
 
 Float = NDArray[np.float32]
@@ -26,6 +35,9 @@ _IN_FLIGHT_SHARE = 4
 
 _UNKNOWN_BASE_BYTES, _ROUND_BASE = 600_000_000, 128_000_000
 """Size of the process before its first picture, where the system does not say, and what it is rounded up to."""
+
+_UNKNOWN_MARGIN = 208
+"""Taken for the margin of tiles before it is measured: more than half of what it is measured on."""
 
 _CODES: dict[np.dtype[Any], int] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 """White in every kind of sample."""
@@ -39,15 +51,19 @@ class RestoreConfig:
         max_memory: What the process may take, in bytes.
         tile: Size of tiles, instead of what the memory allows.
         count_process: Whether the memory is that of the whole process, or what comes on top of its present size.
+        strength: How much of what the network changes is taken, from 0 for the picture as it was to 1 for all of it.
     """
 
     max_memory: int = DEFAULT_MAX_MEMORY
     tile: Resolution | None = None
     count_process: bool = True
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_memory <= 0:
             raise ConfigError(f"max_memory is {self.max_memory}", hint="give bytes, such as 2000000000")
+        if not 0 <= self.strength <= 1:
+            raise ConfigError(f"strength is {self.strength:g}", hint="give 0 (as it was) to 1 (as restored)")
 
 
 _MEASURED: WeakKeyDictionary[Runner, dict[str, int]] = WeakKeyDictionary()
@@ -100,9 +116,16 @@ class Restorer:
             raise ConfigError(
                 f"{name} takes {count / 1e6:.0f} MB to decode, and "
                 f"{self._available / 1e6:.0f} MB are left beside the network",
-                hint=f"give more than {(self._base + count) / 1e6:.0f}MB with --max-memory, or save it as PNG or TIFF, "
-                "which are restored in parts",
+                hint=f"give more than {self._enough_for(count) / 1e6:.0f}MB with --max-memory, or save it as PNG or "
+                "TIFF, which are restored in parts",
             )
+
+    def _enough_for(self, count: int) -> int:
+        """Memory with which a picture that takes so much to decode goes through the network in the smallest tiles."""
+        side = smallest_tile(self.known.get("margin", _UNKNOWN_MARGIN), self._runner.image.multiple_of)
+        tile = side**2 * (self.known.get("bytes_per_pixel", 0) + TILE_BYTES_PER_PIXEL)
+        # The next process may be a step larger, and a row of tiles of the picture takes less than decoding it.
+        return self._base + _ROUND_BASE + 2 * count + tile
 
     def make_room(self, held_bytes: int) -> None:
         """Have the network give back what it keeps between inferences, for a picture of more than the usual share.
@@ -122,6 +145,11 @@ class Restorer:
     def in_flight_bytes(self) -> int:
         """What pictures that wait to be restored or written may take together."""
         return self._available // _IN_FLIGHT_SHARE
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether the network takes camera frames of 8 bits and nothing deeper."""
+        return self._runner.image.dtype == "uint8"
 
     @property
     def shows_seams(self) -> bool:
@@ -237,6 +265,9 @@ class Restorer:
         batch = np.empty((1, 3, *tile.shape[:2]), np.float32)
         np.divide(tile[:, :, :colors].transpose(2, 0, 1), white, out=batch[0], dtype=np.float32)
         restored = self._runner.infer(batch)[0].transpose(1, 2, 0)
+        if self._config.strength != 1:
+            given = batch[0].transpose(1, 2, 0)
+            restored = given + np.float32(self._config.strength) * (restored - given)
         return cast(Float, restored.mean(axis=2, keepdims=True)) if colors == 1 else restored
 
     def _measured(self, name: str, measure: Callable[[Runner], int]) -> int:
