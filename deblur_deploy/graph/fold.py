@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import (
     DeduplicateInitializersPass,
-    IdentityEliminationPass,
     LiftConstantsToInitializersPass,
     RemoveUnusedNodesPass,
 )
@@ -122,13 +121,20 @@ def drop_idle_casts(model: onnx.ModelProto) -> None:
 
 
 def share_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes into initialisers, equal ones into one, and drop aliases, in place."""
-    run_passes(
-        model,
-        LiftConstantsToInitializersPass(size_limit=0),
-        IdentityEliminationPass(),
-        DeduplicateInitializersPass(size_limit=MAX_ELEMENTS),
-    )
+    """Turn Constant nodes into initialisers, equal ones into one, and drop aliases of initialisers, in place."""
+    lift = LiftConstantsToInitializersPass(size_limit=0)
+    run_passes(model, lift, DeduplicateInitializersPass(size_limit=MAX_ELEMENTS))
+    graph = model.graph
+    names = {item.name for item in graph.initializer}
+    aliases: dict[str, str] = {}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:  # onnx_ir's own elimination would take the outputs of branches with them
+        if node.op_type == "Identity" and node.input[0] in names:
+            aliases[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    if aliases:
+        set_nodes(graph, kept, aliases)
 
 
 def drop_opset(model: onnx.ModelProto, domain: str) -> None:
