@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Runs
+from deblur_deploy.cli.options import RUNS, Json, Runs, with_tuning
 from deblur_deploy.cli.run_command import follow
-from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.sources import shipped_generator
 
