@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from deblur_deploy.config.check import require
 from deblur_deploy.config.training import CameraConfig, FitConfig, ShakeConfig, require_path_fits
+from deblur_deploy.core.errors import require
 
 Budget = Literal["keep", "macs", "params"]
 """What pruning can limit: channels, multiply-accumulates, or parameters."""
