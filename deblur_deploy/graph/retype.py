@@ -101,9 +101,7 @@ def convert_to_bf16(
     return convert_types(newer, TensorProto.BFLOAT16, keep_fp32, {*kept, *deconvolutions})
 
 
-def as_exported(
-    model: onnx.ModelProto, keep_fp32: Sequence[str] = (), kept: Collection[str] = ()
-) -> onnx.ModelProto:
+def as_exported(model: onnx.ModelProto, keep_fp32: Sequence[str] = (), kept: Collection[str] = ()) -> onnx.ModelProto:
     """The network in the types that it was exported in: float32, or 8 bits between quantizers."""
     del keep_fp32, kept
     return model
