@@ -282,6 +282,8 @@ def report_engine(output: Output, engine: Artifact) -> None:
     output.say(f"engine    {figures['flavour']} {figures['flavour_version']} for {figures['target']}, {precision}")
     if reason := figures.get("precision_unproven_because"):
         output.say(f"unproven  {figures['precision'].get(UNPROVEN, 0.0):.0%} of MACs: {reason}")
+    if reason := figures.get("size_because"):
+        output.say(f"note      {figures['bytes'] / 1e6:.0f} MB: {reason}")
     for profile in figures["profiles"]:
         low, best, high = ("x".join(map(str, profile[end])) for end in ("min", "opt", "max"))
         output.say(f"shapes    {best}" if low == high else f"shapes    {low} to {high}, tuned for {best}")

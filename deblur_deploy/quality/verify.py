@@ -111,9 +111,8 @@ def verify(
         raise ConfigError("there are no images to compare on", hint="give a folder with images")
     size = _common_size(a.image, b.image)
     frames = "uint8" in (a.image.dtype, b.image.dtype)
-    worst, total_abs, total_square, count = 0.0, 0.0, 0.0, 0
+    worst, total_abs, total_square, count, noise_db = 0.0, 0.0, 0.0, 0, None
     batches: list[Batch] = []
-    noise_db: float | None = None
     with open_runner(a, runtimes[0]) as runner_a, open_runner(b, runtimes[1]) as runner_b:
         # An engine for several sizes has one in its runner only: there it is the largest.
         size = size or _common_size(runner_a.image, runner_b.image)
@@ -134,7 +133,7 @@ def verify(
         passed = _within(tolerances or default_tolerances(a, b), worst, total_abs / count, psnr_db)
         quantized = [runner for runner, side in ((runner_a, a), (runner_b, b)) if side.network.quantization]
         if not passed and tolerances is None and quantized and not frames and math.isfinite(worst):
-            noise_db = _noise_db(quantized[0], batches[:NOISE_IMAGES])
+            noise_db = _noise_db(quantized[0], batches)
             passed = psnr_db >= noise_db - NOISE_MARGIN_DB
     return VerifyReport(worst, total_abs / count, psnr_db, passed, noise_db)
 
@@ -142,7 +141,7 @@ def verify(
 def _noise_db(runner: Runner, batches: Sequence[Batch]) -> float:
     """PSNR between a network's results for pictures and for the same pictures with a little noise."""
     rng, total, count = np.random.default_rng(0), 0.0, 0
-    for batch in batches:
+    for batch in batches[:NOISE_IMAGES]:
         noise = NOISE * rng.uniform(-1, 1, batch.shape).astype(np.float32)
         difference = runner.infer(batch).astype(np.float64) - runner.infer(batch + noise)
         total, count = total + float(np.square(difference).sum()), count + difference.size
