@@ -13,12 +13,12 @@ from measurement import Measurement
 from target import Target, spaced
 from timing import time_rows
 
-from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.package_data import shipped
+from deblur_deploy.core.artifact import Artifact, load_artifact
+from deblur_deploy.core.package_data import shipped
 
 Quantity = Literal["size-ratio", "fp16-speedup", "fp16-fps", "fp32-ms", "best-ms"]
 

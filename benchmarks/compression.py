@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from measurement import Measurement
 
-from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.bench.measure import BenchConfig
-from deblur_deploy.errors import MissingDependencyError
-from deblur_deploy.package_data import shipped
+from deblur_deploy.core.artifact import Artifact, load_artifact
+from deblur_deploy.core.errors import MissingDependencyError
+from deblur_deploy.core.package_data import shipped
 
 RUNS = Path(__file__).parents[1] / "runs" / "benchmarks"
 """Where the artifacts are made; scenarios with the same settings share them."""
@@ -80,13 +80,14 @@ class Compression:
 
     def _compress(self, original: Artifact, keep: float) -> dict[str, Any]:
         """Everything that is known about one keep ratio; what an earlier scenario made and measured is taken over."""
-        from deblur_deploy.cli.budgets import fastest
         from deblur_deploy.cli.console import Output
-        from deblur_deploy.cli.findings import latency_ms, measure_latency, read_quality
-        from deblur_deploy.cli.journey import travel
-        from deblur_deploy.cli.recipe import Recipe
+        from deblur_deploy.cli.options import claim
         from deblur_deploy.cli.tuning import with_tuning
         from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
+        from deblur_deploy.pipeline.budgets import fastest
+        from deblur_deploy.pipeline.findings import latency_ms, measure_latency, read_quality
+        from deblur_deploy.pipeline.recipe import Recipe
+        from deblur_deploy.pipeline.stages import travel
 
         size = self.bench.resolution
         recipe = Recipe(
@@ -95,6 +96,7 @@ class Compression:
             export=ExportConfig(size.width, size.height),
         )
         directory, output = RUNS / f"{self.model}-{keep:g}", Output(as_json=True)
+        claim(directory)
         journey = travel(original, recipe, directory, output)
         psnr_db = read_quality(journey)["psnr_db"]
         bench = measure_latency(journey, self.bench, directory, output)

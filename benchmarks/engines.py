@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.config import EngineConfig, PrecisionConfig
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 
 FP32_ENGINE, FP16_ENGINE = "engine FP32", "engine FP16"

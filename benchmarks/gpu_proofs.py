@@ -18,7 +18,7 @@ from measurement import Measurement
 from proof_figures import Quantity, figure_of
 from target import Target
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.runtime.nvidia import find_gpu
 
 Need = Literal["compute-sanitizer", "tensorrt", "tensorrt-rtx", "nvcc"]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from deform_ways import IM2COL
 from measurement import Measurement
 
-from deblur_deploy.errors import ConfigError, MissingDependencyError, VerificationError
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError, VerificationError
 
 _TOLERANCES = {"f16": 2e-3, "f32": 1e-5}
 _WARMUP_RUNS = 10

@@ -26,9 +26,9 @@ from deblur_deploy.config import (
     PrecisionConfig,
     PruneConfig,
 )
-from deblur_deploy.errors import MissingDependencyError
-from deblur_deploy.images import Resolution
-from deblur_deploy.sources import shipped_generator
+from deblur_deploy.core.errors import MissingDependencyError
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.sources import shipped_generator
 
 
 @dataclass(frozen=True)

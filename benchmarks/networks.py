@@ -12,13 +12,13 @@ from typing import Any
 from measurement import Measurement
 from timing import time_rows
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, load_artifact, new_step
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import MissingDependencyError
-from deblur_deploy.images import Resolution
-from deblur_deploy.package_data import shipped
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, load_artifact, new_step
+from deblur_deploy.core.errors import MissingDependencyError
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.package_data import shipped
 
 _EAGER = "torch"
 _HEADINGS = ("network", "parameters", "GMACs", "eager ms", "fastest ms", "in")

@@ -8,9 +8,9 @@ from typing import Any
 
 from measurement import Measurement
 
-from deblur_deploy.artifact import load_artifact
-from deblur_deploy.images import Resolution
-from deblur_deploy.package_data import shipped
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.package_data import shipped
 
 _HEADINGS = ("network", "parameters", "GMACs", "× ours", "GoPro PSNR, as published")
 

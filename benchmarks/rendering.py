@@ -12,8 +12,8 @@ from gpu_proofs import GpuProofs, render_proofs
 from scenario import Scenario, load_scenarios
 from target import Target, spaced
 
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.markdown_table import escape, markup_table, table
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.markdown_table import escape, markup_table, table
 
 Record = dict[str, Any]
 """One line of a results file."""

@@ -27,8 +27,8 @@ from rendering import describe_outcome, render
 from scenario import Scenario, load_scenario, load_scenarios
 
 from deblur_deploy.bench.device import device_facts
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.data.pairs import sharp_files
-from deblur_deploy.errors import ConfigError, DeblurDeployError
 
 ROOT = Path(__file__).parent
 EXIT_FAILED, EXIT_USAGE, EXIT_MISSED = 1, 2, 3

@@ -19,8 +19,8 @@ from published import PublishedCosts
 from shipped_pair import ShippedPair
 from target import Target
 
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.tables import from_table
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.tables import from_table
 
 Work = (
     PruneGraph

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from measurement import Measurement
 from timing import fastest_row, time_rows
 
-from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.package_data import shipped
+from deblur_deploy.core.artifact import Artifact, load_artifact
+from deblur_deploy.core.package_data import shipped
 
 
 @dataclass(frozen=True)

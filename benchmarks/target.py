@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

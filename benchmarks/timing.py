@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.measure import BenchConfig, BenchReport, measure
 from deblur_deploy.bench.row import BenchRow
-from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.core.errors import MissingDependencyError
 
 
 def time_rows(entries: Sequence[BenchEntry], config: BenchConfig) -> BenchReport:

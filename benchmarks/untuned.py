@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.config import ExportConfig, FitConfig, PruneConfig, QatConfig, TuningConfig
-from deblur_deploy.images import Resolution
-from deblur_deploy.sources import shipped_generator
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.sources import shipped_generator
 
 ORIGINAL, PRUNED, INT8 = "original", "pruned", "pruned INT8"
 

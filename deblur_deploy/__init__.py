@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deblur_deploy.artifact import load_artifact as load_artifact
+    from deblur_deploy.core.artifact import load_artifact as load_artifact
     from deblur_deploy.infer.restore import deblur as deblur
     from deblur_deploy.runtime.runner import open_runner as open_runner
 
@@ -16,7 +16,7 @@ __all__ = ["__version__", "deblur", "load_artifact", "open_runner"]
 
 _HOMES = {
     "deblur": "deblur_deploy.infer.restore",
-    "load_artifact": "deblur_deploy.artifact",
+    "load_artifact": "deblur_deploy.core.artifact",
     "open_runner": "deblur_deploy.runtime.runner",
 }
 

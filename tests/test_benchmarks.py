@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deblur_deploy.artifact import load_artifact, new_step
+from deblur_deploy.core.artifact import load_artifact, new_step
+from deblur_deploy.core.markdown_table import table
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.markdown_table import table
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 

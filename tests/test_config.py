@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deblur_deploy.config import FitConfig, ShakeConfig
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(

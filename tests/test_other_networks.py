@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.bench.entries import all_entries
 from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.compress.prune import prune
@@ -32,10 +31,11 @@ from deblur_deploy.config import (
     ShakeConfig,
     TuningConfig,
 )
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.images import Resolution, save_rgb
 from deblur_deploy.engine.build import build_engine
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
-from deblur_deploy.images import Resolution, save_rgb
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.deblurgan_v2 import DeblurGANv2Config, DeblurGANv2Inception, DeblurGANv2MobileNet

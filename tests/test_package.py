@@ -41,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_wheel_holds_the_program_and_its_data_and_no_tests(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[0]) as wheel:
         names = set(wheel.namelist())
-    assert {"deblur_deploy/artifact.py", "deblur_deploy/_data/models/srn-demo/manifest.json"} <= names
+    assert {"deblur_deploy/core/artifact.py", "deblur_deploy/_data/models/srn-demo/manifest.json"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"deblur_deploy"}
     assert any(name.endswith("LICENSE") for name in names)
 

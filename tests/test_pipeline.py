@@ -21,19 +21,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact, load_artifact, new_step
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.cli import demo_command, main
-from deblur_deploy.cli.findings import FACT_HEADINGS
 from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
-from deblur_deploy.images import Resolution, load_rgb, save_rgb
+from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
+from deblur_deploy.core.images import Resolution, load_rgb, save_rgb
+from deblur_deploy.core.sources import find_artifacts
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.pipeline.findings import FACT_HEADINGS
 from deblur_deploy.report.content import gather
 from deblur_deploy.report.write import write_report
-from deblur_deploy.sources import find_artifacts
 
 PARENTS = {
     "prune": "source",

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy import package_data
-from deblur_deploy.artifact import Artifact, hash_file, load_artifact
-from deblur_deploy.cli.recipe import load_recipe as load_run_recipe
 from deblur_deploy.config import ExportConfig
+from deblur_deploy.core import package_data
+from deblur_deploy.core.artifact import Artifact, hash_file, load_artifact
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.package_data import shipped
 from deblur_deploy.data.pairs import Pair, blurred_files, load_pairs
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.evaluate import evaluate
-from deblur_deploy.evaluate_blurred import evaluate_blurred
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.cost import measure_cost
-from deblur_deploy.package_data import shipped
+from deblur_deploy.pipeline.recipe import load_recipe as load_run_recipe
+from deblur_deploy.quality.evaluate import evaluate
+from deblur_deploy.quality.evaluate_blurred import evaluate_blurred
 from deblur_deploy.training.train import load_recipe, planned_network
 
 MAX_BYTES = {"srn-demo": 4_000_000, "srn-base": 12_000_000}
@@ -46,7 +46,7 @@ def pairs() -> list[Pair]:
 def test_data_comes_from_the_checkout_first_and_never_from_a_stranger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package_data, "__file__", str(tmp_path / "deblur_deploy" / "package_data.py"))
+    monkeypatch.setattr(package_data, "__file__", str(tmp_path / "deblur_deploy" / "core" / "package_data.py"))
     beside, installed = tmp_path / "models", tmp_path / "deblur_deploy" / "_data" / "models"
     beside.mkdir(parents=True)
     with pytest.raises(ArtifactError, match="'models' is missing"):

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, Step, hash_file
-from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step, hash_file
+from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime.runner import open_runner, reason_unavailable, runtimes_for
 from deblur_deploy.runtime.runtimes import RUNTIMES
 

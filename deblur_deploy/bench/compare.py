@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deblur_deploy.bench.samples import median_ratio_interval
-from deblur_deploy.bench_rows import Record, batch_of, device_identity, has_transfers
-from deblur_deploy.errors import BudgetError, ConfigError
+from deblur_deploy.core.bench_rows import Record, batch_of, device_identity, has_transfers
+from deblur_deploy.core.errors import BudgetError, ConfigError
 
 Verdict = Literal["kept", "slower", "failed", "unstable", "not measured"]
 

@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import library_versions
 from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors
+from deblur_deploy.core.artifact import library_versions
 
 _CPUINFO, _CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 _TELLING_FLAGS = (

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.rivals import RIVAL_FAILURES
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 from deblur_deploy.runtime.runner import measurable_runtimes, runtimes_for
 from deblur_deploy.runtime.runtimes import RUNTIMES

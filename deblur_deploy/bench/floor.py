@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.ceilings import Ceilings
 from deblur_deploy.bench.rivals import RIVAL_FAILURES
-from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.core.images import Resolution
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _graph_macs(artifact: Artifact, resolution: Resolution) -> dict[str, int]:
     import onnx
     from onnx import inliner
 
-    from deblur_deploy.network.onnx_cost import compute_nodes
+    from deblur_deploy.graph.node_costs import compute_nodes
 
     model = inliner.inline_local_functions(onnx.load(artifact.path))
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -9,7 +9,7 @@ from deblur_deploy.bench.device import usable_cores
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.floor import network_floor
 from deblur_deploy.bench.measure import BenchConfig, BenchReport
-from deblur_deploy.images import parse_resolution
+from deblur_deploy.core.images import parse_resolution
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 _PROBE_SECONDS = 2.0

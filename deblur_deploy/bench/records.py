@@ -11,10 +11,10 @@ from typing import Any
 
 from deblur_deploy.bench.measure import BenchReport
 from deblur_deploy.bench.stream import StreamRow
-from deblur_deploy.bench_rows import Record, read_rows
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.markdown_table import table
-from deblur_deploy.whole_file import write_text
+from deblur_deploy.core.bench_rows import Record, read_rows
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.files import write_text
+from deblur_deploy.core.markdown_table import table
 
 _COLUMNS: Mapping[str, str] = {
     "artifact": "artifact",

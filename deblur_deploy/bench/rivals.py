@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, Step, hash_file, load_artifact, new_step
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.external_data import refuse_external_data
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step, hash_file, load_artifact, new_step
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.external_data import refuse_external_data
+from deblur_deploy.core.images import ImageSpec
 
 RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""

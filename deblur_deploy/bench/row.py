@@ -9,7 +9,7 @@ from typing import Any
 from deblur_deploy.bench.floor import Floor
 from deblur_deploy.bench.samples import Latency
 from deblur_deploy.bench.trtexec import Sample
-from deblur_deploy.bench_rows import has_transfers
+from deblur_deploy.core.bench_rows import has_transfers
 
 _NOT_IN_JSON = ("sha256", "windows_ms", "samples", "metrics", "warnings")
 """Fields that ``--json`` leaves to the JSONL file."""

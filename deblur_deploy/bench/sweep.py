@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.entries import BenchEntry, Selection, entries_of
 from deblur_deploy.bench.measure import BenchConfig, BenchReport, OnWindow, measure
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.images import Resolution, parse_resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.images import Resolution, parse_resolution
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 SWEEP = tuple(map(parse_resolution, ("320x180", "480x270", "640x360", "960x540", "1280x720", "1600x900", "1920x1080")))

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from deblur_deploy.bench.samples import spread, variation_percent
+from deblur_deploy.core.files import write_text
 from deblur_deploy.runtime.phases import Phases, Span
 from deblur_deploy.runtime.runner import Pictures
-from deblur_deploy.whole_file import write_text
 
 _ENQUEUE_BOUND = 0.8
 """Median enqueue time over median compute time above which trtexec warns."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.bench_gates import Gates
 from deblur_deploy.cli.bench_output import BenchFiles, Contender, print_ceilings, print_laws, print_rows, run_streams
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
-from deblur_deploy.errors import ConfigError, DeblurDeployError
-from deblur_deploy.images import parse_resolution
-from deblur_deploy.sources import describe, find_artifacts, shipped_generator
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.images import parse_resolution
+from deblur_deploy.core.sources import describe, find_artifacts, shipped_generator
 
 if TYPE_CHECKING:
     from deblur_deploy.bench.entries import BenchEntry, Selection

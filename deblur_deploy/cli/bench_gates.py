@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.errors import BudgetError, ConfigError
+from deblur_deploy.core.errors import BudgetError, ConfigError
 
 if TYPE_CHECKING:
     from deblur_deploy.bench.measure import BenchReport

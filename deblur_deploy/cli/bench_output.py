@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import check_writable
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.files import check_writable, write_text
 
 if TYPE_CHECKING:
     from deblur_deploy.bench.entries import BenchEntry
@@ -53,7 +53,6 @@ class BenchFiles:
         """
         from deblur_deploy.bench.records import as_csv, as_markdown, report_records, write_jsonl
         from deblur_deploy.bench.trtexec import write_times
-        from deblur_deploy.whole_file import write_text
 
         records = report_records(report)
         if self.jsonl:

@@ -9,8 +9,8 @@ import typer
 
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.options import Json
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.engine.targets import resolve_target
-from deblur_deploy.errors import ConfigError
 from deblur_deploy.kernels.plugin_library import CAPABILITIES, PluginBuildConfig, build_plugin
 
 

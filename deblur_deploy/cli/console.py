@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.sources import describe, resolve_source
-from deblur_deploy.units import format_bytes as format_bytes
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.sources import describe, resolve_source
+from deblur_deploy.core.units import format_bytes as format_bytes
 
 _PIPE_WIDTH = 200
 """Columns where there is no terminal to ask: a log should not cut tables off at 80."""

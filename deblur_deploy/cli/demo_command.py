@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Runs
 from deblur_deploy.cli.run_command import follow
 from deblur_deploy.cli.tuning import with_tuning
-from deblur_deploy.sources import shipped_generator
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.sources import shipped_generator
 
 if TYPE_CHECKING:
-    from deblur_deploy.cli.recipe import Recipe
+    from deblur_deploy.pipeline.recipe import Recipe
 
 
 def command(
@@ -47,8 +47,8 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
         quick: The same road in a fraction of the time: the figures are those of a hurried fine-tuning.
     """
     from deblur_deploy.bench.measure import BenchConfig
-    from deblur_deploy.cli.recipe import Recipe
     from deblur_deploy.config import EngineConfig, PrecisionConfig, PruneConfig, QatConfig
+    from deblur_deploy.pipeline.recipe import Recipe
 
     hurried = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=4, windows=2, max_windows=4)
     return Recipe(

@@ -11,7 +11,7 @@ from typing import cast
 import typer
 
 from deblur_deploy.cli.options import release_claims
-from deblur_deploy.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 

@@ -8,7 +8,7 @@ from deblur_deploy.bench.device import device_facts
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.installation import Extra, check_extras, find_clashes
 from deblur_deploy.cli.options import Json
-from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.runner import runtime_states
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from deblur_deploy.config import ExportConfig, HardwareCompatibility, Precision, ShapeConfig
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
 
 DEFAULT_SIZE = Resolution(ExportConfig.width, ExportConfig.height)
 
@@ -133,8 +133,3 @@ def with_default_size(shapes: ShapeConfig) -> ShapeConfig:
     if shapes.res or shapes.max_res is not None:
         return shapes
     return replace(shapes, res=(str(DEFAULT_SIZE),))
-
-
-def is_one_picture_size(shapes: ShapeConfig) -> bool:
-    """Whether an ONNX file for one size serves: no range, no second size, one picture at a time."""
-    return len(shapes.res) <= 1 and shapes.max_res is None and shapes.batch == (1, 1)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Runs, Runtime, Source
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from deblur_deploy.data.pairs import Image8
-    from deblur_deploy.evaluate import EvalReport
+    from deblur_deploy.quality.evaluate import EvalReport
 
 
 def is_runnable(artifact: Artifact) -> bool:
@@ -62,7 +62,7 @@ def command(
         _evaluate_blurred(output, artifact, blurred, sheets, runtime)
         return
     from deblur_deploy.data.pairs import PairsOnDisk
-    from deblur_deploy.evaluate import EvalConfig, evaluate, write_report
+    from deblur_deploy.quality.evaluate import EvalConfig, evaluate, write_report
 
     pairs = PairsOnDisk(data, "evaluation")
     with output.counting("evaluating", len(pairs)) as on_image:
@@ -87,7 +87,7 @@ def _evaluate_blurred(
 ) -> None:
     """Measure the side effects on every photograph of a folder, and draw it before and after if that is wanted."""
     from deblur_deploy.data.pairs import blurred_files
-    from deblur_deploy.evaluate_blurred import evaluate_blurred
+    from deblur_deploy.quality.evaluate_blurred import evaluate_blurred
     from deblur_deploy.report.sheets import save_before_after
 
     files = blurred_files(folder)

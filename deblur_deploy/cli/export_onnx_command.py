@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Res, Runs, Source, new_directory
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.images import parse_resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import parse_resolution
 
 
 def is_checkpoint(artifact: Artifact) -> bool:

@@ -7,9 +7,10 @@ from typing import Annotated, cast
 
 import typer
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Runs, Source, check_writable, claim
+from deblur_deploy.cli.options import RUNS, Json, Runs, Source, claim
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.files import check_writable
 
 
 def is_servable(artifact: Artifact) -> bool:

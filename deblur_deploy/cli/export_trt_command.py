@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from deblur_deploy.artifact import TYPED_STAGES, Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.engine_options import (
     DEFAULT_SIZE,
@@ -27,15 +26,15 @@ from deblur_deploy.cli.engine_options import (
     VersionCompatible,
     Workspace,
     chosen_precision,
-    is_one_picture_size,
     parse_batch,
     with_default_size,
     workspace_bytes,
 )
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
 from deblur_deploy.config import EngineConfig, ExportConfig, PlanConfig, Precision, PrecisionConfig, ShapeConfig
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import ImageSpec, Resolution, parse_resolution
+from deblur_deploy.core.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import ImageSpec, Resolution, parse_resolution
 from deblur_deploy.runtime.runner import fixed_size
 
 
@@ -119,11 +118,11 @@ def _build(output: Output, source: Path | None, config: EngineConfig, places: tu
     shapes, precision = config.shapes, config.precision
     given = (*shapes.res, shapes.min_res, shapes.opt_res, shapes.max_res)
     sizes = [parse_resolution(text) for text in given if text is not None]
-    resolution = sizes[0] if is_one_picture_size(shapes) and sizes else None
+    resolution = sizes[0] if shapes.is_one_picture and sizes else None
     from deblur_deploy.engine.build import build_engine, check_engine_config
 
     check_engine_config(config)
-    one_size = is_one_picture_size(shapes)
+    one_size = shapes.is_one_picture
 
     def fits(found: Artifact) -> bool:
         if source is not None:

@@ -41,7 +41,7 @@ def command(
     """Turn a trained checkpoint into an artifact. Widths are read off the weights, so pruned networks load too."""
     from deblur_deploy.network.architectures import ImportOptions
     from deblur_deploy.network.checkpoint import import_checkpoint
-    from deblur_deploy.norms import compare_norms
+    from deblur_deploy.quality.norms import compare_norms
 
     output = Output(as_json)
     options = ImportOptions(variant, norm, multiple_of, unsafe_pickle)

@@ -13,12 +13,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import Json, Runtime, check_writable
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import parse_resolution
-from deblur_deploy.lock import locked
+from deblur_deploy.cli.options import Json, Runtime
+from deblur_deploy.core.artifact import Artifact, load_artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.files import check_writable
+from deblur_deploy.core.images import parse_resolution
+from deblur_deploy.core.lock import locked
 
 if TYPE_CHECKING:
     from deblur_deploy.infer.jobs import Job
@@ -159,7 +160,7 @@ def _alone_in(out: Path) -> Iterator[None]:
     Raises:
         ArtifactError: Another process is writing there.
     """
-    from deblur_deploy.whole_file import remove_partials
+    from deblur_deploy.core.files import remove_partials
 
     with locked(out, inside=True) as is_sure:
         if is_sure:
@@ -275,6 +276,9 @@ def _conclude(output: Output, report: InferReport, out: Path) -> None:
     output.say(f"wrote     {done} files to {out} ({report.frames} frames in {report.seconds:.1f} s{rate})")
     if skipped:
         output.say(f"skipped   {skipped} files that were done before")
+    for result in report.files:
+        for note in result.notes:
+            output.say(f"note      {result.input}: {note}")
     for failure in failures:
         output.say(f"failed    {failure.error}")
     if failures:

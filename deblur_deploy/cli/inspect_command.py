@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from deblur_deploy.artifact import Artifact, Step
 from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.options import RUNS, Json, Runs, Source
+from deblur_deploy.core.artifact import Artifact, Step
+from deblur_deploy.core.sources import describe
 from deblur_deploy.report.quality import comparable
-from deblur_deploy.sources import describe
 
 _HEADINGS = ("step", "finished (UTC)", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "SSIM (matlab)")
 
@@ -115,8 +115,8 @@ def _graph_facts(artifact: Artifact) -> dict[str, Any]:
         return {"bytes_by_category": None, "findings": None}
     import onnx
 
-    from deblur_deploy.export.lint import lint
-    from deblur_deploy.export.shrink import bytes_by_category
+    from deblur_deploy.graph.lint import lint
+    from deblur_deploy.graph.shrink import bytes_by_category
 
     model = onnx.load(artifact.path)
     findings = [dataclasses.asdict(finding) for finding in lint(model)]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deblur_deploy.artifact import check_replaceable
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.lock import DirectoryInUseError, locked
+from deblur_deploy.core.artifact import check_replaceable
+from deblur_deploy.core.files import check_writable
+from deblur_deploy.core.lock import DirectoryInUseError, locked
 
 Source = Annotated[
     Path | None,
@@ -93,19 +92,3 @@ def claim(directory: Path) -> None:
 def release_claims() -> None:
     """Unlock what the command that has ended had locked."""
     _claims.close()
-
-
-def check_writable(directory: Path) -> None:
-    """Find out before minutes of work whether a directory can be made or written, and touch nothing.
-
-    Raises:
-        ArtifactError: It cannot, with the reason.
-    """
-    try:
-        nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-        if not nearest.is_dir():
-            raise NotADirectoryError(f"{nearest} is a file")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write in {nearest}")
-    except OSError as err:
-        raise ArtifactError(f"{directory} cannot be written: {err}", hint="name another directory") from err

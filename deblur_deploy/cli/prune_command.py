@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory, scan_directory
 from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import PruneConfig
-from deblur_deploy.tables import from_table
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.tables import from_table
 
 if TYPE_CHECKING:
     from deblur_deploy.compress.plan import PrunePlan

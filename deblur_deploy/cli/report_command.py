@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Runs, check_writable, claim
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.sources import find_artifacts
+from deblur_deploy.cli.options import RUNS, Json, Runs, claim
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.files import check_writable
+from deblur_deploy.core.sources import find_artifacts
 
 
 def command(

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.export_trt_command import report_engine
-from deblur_deploy.cli.options import RUNS, Json, Runs
-from deblur_deploy.sources import shipped_generator
+from deblur_deploy.cli.options import RUNS, Json, Runs, claim
+from deblur_deploy.core.artifact import Artifact, load_artifact
+from deblur_deploy.core.files import check_writable
+from deblur_deploy.core.sources import shipped_generator
 
 if TYPE_CHECKING:
-    from deblur_deploy.cli.recipe import Recipe
+    from deblur_deploy.pipeline.recipe import Recipe
 
 
 def command(
@@ -28,8 +29,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Run a recipe's stages, each once, and check its budgets; a second run goes on where it was."""
-    from deblur_deploy.cli.budgets import check_budgets
-    from deblur_deploy.cli.recipe import load_recipe
+    from deblur_deploy.pipeline.budgets import check_budgets
+    from deblur_deploy.pipeline.recipe import load_recipe
 
     output = Output(as_json)
     settings = load_recipe(recipe)
@@ -55,11 +56,13 @@ def follow(
     Returns:
         The journey, its quality, and its latencies or None (see ``findings.py``).
     """
-    from deblur_deploy.cli import findings
-    from deblur_deploy.cli.journey import travel
+    from deblur_deploy.pipeline import findings
+    from deblur_deploy.pipeline.stages import travel
 
     started = time.perf_counter()
     output.say(f"source    {start.directory}")
+    check_writable(directory)
+    claim(directory)
     journey = travel(start, recipe, directory, output, recipe_file)
     quality = findings.read_quality(journey)
     timing = dataclasses.replace(recipe.bench, resolution=recipe.resolution) if recipe.bench else None

@@ -13,12 +13,12 @@ from typing import Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
 from deblur_deploy.config import RunConfig, TrainConfig
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.sources import describe
+from deblur_deploy.core.artifact import Artifact, load_artifact
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.sources import describe
 
 
 def command(

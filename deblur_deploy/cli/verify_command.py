@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from deblur_deploy.artifact import Artifact, load_artifact
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import Json
+from deblur_deploy.core.artifact import Artifact, load_artifact
 
 
 def command(
@@ -24,10 +24,10 @@ def command(
 ) -> None:
     """Compare two artifacts on the same images; more apart than allowed is an error."""
     a, b = load_artifact(first), load_artifact(second)
+    from deblur_deploy.core.errors import VerificationError
+    from deblur_deploy.core.images import list_images, load_rgb
     from deblur_deploy.data.pairs import load_pairs
-    from deblur_deploy.errors import VerificationError
-    from deblur_deploy.images import list_images, load_rgb
-    from deblur_deploy.verify import Tolerances, default_tolerances, drift_between, verify
+    from deblur_deploy.quality.verify import Tolerances, default_tolerances, drift_between, verify
 
     output = Output(as_json)
     pictures = [load_rgb(path) for path in list_images(images)] if images else [p.blurred for p in load_pairs(None)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deblur_deploy.compress.width_cost import WidthCost
 from deblur_deploy.config import Budget, PruneConfig
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 
 Widths = list[int]
 """Channels that each group keeps."""

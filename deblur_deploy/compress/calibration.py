@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.network.fake_quant import QuantScheme, enabled_quantizers
 
 _FLAT = 1 / 255

@@ -28,8 +28,8 @@ from torch.overrides import TorchFunctionMode
 
 from deblur_deploy.compress.layers import WEIGHTED, Side, channel_tensors, layout_of
 from deblur_deploy.compress.operations import check_operations, outputs_of
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.deform_conv import DeformConv2dPack
 
 TRACED = Resolution(64, 64)

@@ -18,7 +18,7 @@ from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.compress.layers import WEIGHTED, layout_of
 from deblur_deploy.compress.operations import outputs_of
 from deblur_deploy.config import FitConfig
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.training.losses import Objective
 
 Batches = Iterable[tuple[Tensor, Tensor]]

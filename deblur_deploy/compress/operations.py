@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 
 _FOLLOWED = frozenset(
     {

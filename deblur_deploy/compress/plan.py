@@ -14,7 +14,7 @@ from deblur_deploy.compress.importance import channel_strength, magnitude_scores
 from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
 from deblur_deploy.compress.width_cost import WidthCost
 from deblur_deploy.config import PruneConfig
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION
 from deblur_deploy.network.generator import Generator
 

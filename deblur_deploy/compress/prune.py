@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, fitting_crops, tuning_photos
 from deblur_deploy.compress.plan import Analysis, PrunedGroup, PrunePlan
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network, scan_pairs
 from deblur_deploy.config import PruneConfig
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.data.crops import crop_batches
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.evaluate import evaluate_network, network_quality
 from deblur_deploy.network.checkpoint import build_network, load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.quality.evaluate import evaluate_network, network_quality
 
 _TAYLOR_BATCHES = 8
 

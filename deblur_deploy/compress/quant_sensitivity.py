@@ -14,10 +14,10 @@ from typing import Any
 from torch import nn
 
 from deblur_deploy.compress.finetune import OnStep
+from deblur_deploy.core.files import remove_partials, write_text
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.evaluate import evaluate_network
 from deblur_deploy.network.fake_quant import enabled_quantizers
-from deblur_deploy.whole_file import remove_partials, write_text
+from deblur_deploy.quality.evaluate import evaluate_network
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.compress.calibration import RangeFollower, calibrate
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
 from deblur_deploy.compress.quant_sensitivity import ScanReport, hold_budget, scan_layers
 from deblur_deploy.config import QatConfig
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError
+from deblur_deploy.core.images import to_batch
+from deblur_deploy.core.tables import from_table
 from deblur_deploy.data.shake import shake
-from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
-from deblur_deploy.evaluate import evaluate_network, network_quality
-from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network
 from deblur_deploy.network.fake_quant import (
     QuantScheme,
@@ -35,7 +35,7 @@ from deblur_deploy.network.fake_quant import (
     quantizable_layers,
 )
 from deblur_deploy.network.generator import Generator
-from deblur_deploy.tables import from_table
+from deblur_deploy.quality.evaluate import evaluate_network, network_quality
 
 RANGE_MOMENTUM = 0.05
 """Share of the way that activation ranges move towards the crops of one step."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame
 from deblur_deploy.compress.layers import Side, channel_tensors, keep_channels
 from deblur_deploy.compress.operations import outputs_of
-from deblur_deploy.errors import ConfigError, VerificationError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError, VerificationError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.conv_norm import drop_channel_counts
 
 N = TypeVar("N", bound=nn.Module)

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from deblur_deploy.compress.sensitivity import ScanReport, ScanRow
-from deblur_deploy.whole_file import remove_partials, write_text
+from deblur_deploy.core.files import remove_partials, write_text
 
 _COLUMNS = ("group", "layers", "before", "kept", "share", "psnr_db", "drop_db", "params", "gmacs")
 

@@ -14,10 +14,10 @@ from deblur_deploy.compress.allocation import Curve, WidthState
 from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.compress.removal import remove_channels, weakest
 from deblur_deploy.config import Budget
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.data.pairs import Pair, crop_center
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.evaluate import evaluate_network
-from deblur_deploy.images import Resolution
+from deblur_deploy.quality.evaluate import evaluate_network
 
 SHARES = (0.75, 0.5, 0.25)
 """Shares of a group's channels that are tried; the smallest width always is."""

@@ -11,7 +11,7 @@ from torch import nn
 from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.compress.layers import Side, channel_tensors
 from deblur_deploy.config import Budget
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION, count_macs
 
 _SIDES: tuple[Side, Side] = ("out", "in")

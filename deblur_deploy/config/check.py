@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 
 
 def require(condition: bool, message: str, hint: str) -> None:

@@ -91,6 +91,11 @@ class ShapeConfig:
         low, high = self.batch
         require(1 <= low <= high, f"batch is {low} to {high}", "give one number, or the smaller one first")
 
+    @property
+    def is_one_picture(self) -> bool:
+        """Whether an ONNX file for one size serves: no range, no second size, one picture at a time."""
+        return len(self.res) <= 1 and self.max_res is None and self.batch == (1, 1)
+
 
 @dataclass(frozen=True)
 class PlanConfig:

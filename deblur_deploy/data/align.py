@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import VerificationError
+from deblur_deploy.core.errors import VerificationError
 
 Image8 = NDArray[np.uint8]
 Plane = NDArray[np.float64]

@@ -13,9 +13,9 @@ from typing import TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import load_rgb
 from deblur_deploy.data.layouts import PairFiles
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import load_rgb
 
 Image8 = NDArray[np.uint8]
 T = TypeVar("T")

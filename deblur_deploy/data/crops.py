@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deblur_deploy.config import NO_AUGMENTATION, AugmentConfig, FitConfig, ShakeConfig
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.data.shake import linear_blur, shake
-from deblur_deploy.errors import ConfigError
 
 Image8 = NDArray[np.uint8]
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import IMAGE_SUFFIXES, list_images
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import IMAGE_SUFFIXES, list_images
 
 Split = Literal["evaluation", "calibration"]
 

@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import Artifact, Draft, hash_file, new_step, write_artifact
 from deblur_deploy.config import EngineConfig
+from deblur_deploy.core.artifact import Artifact, Draft, hash_file, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError, BuildError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine.build_child import Request
 from deblur_deploy.engine.flavour import FlavourName, check_at_hand, choose_flavour, load_flavour
@@ -28,12 +30,10 @@ from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
 from deblur_deploy.engine.proof import Proof, prove_from_list, require_precision
 from deblur_deploy.engine.shapes import resolve_profiles
 from deblur_deploy.engine.targets import CURRENT, Target, check_buildable, check_precision, resolve_target
-from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.graph.for_tensorrt import Handover, prepare_network, read_network
+from deblur_deploy.graph.profile import Profile
 from deblur_deploy.runtime import weights_file
-from deblur_deploy.runtime.handover import Handover, prepare_network, read_network
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
-from deblur_deploy.runtime.profile import Profile
 
 _TAIL_LINES = 12
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from deblur_deploy.core.errors import BuildError, MissingDependencyError
 from deblur_deploy.engine.targets import CURRENT, PORTABLE, Target, check_buildable
-from deblur_deploy.errors import BuildError, MissingDependencyError
 from deblur_deploy.runtime.nvidia import find_gpu
 
 FlavourName = Literal["rtx", "tensorrt"]

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, ConfigError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError, MissingDependencyError
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of
 
 _START = "import sys; from polygraphy.tools import main; sys.exit(main())"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.config import PlanConfig
+from deblur_deploy.core.errors import BuildError
 from deblur_deploy.engine.flavour import Flavour, FlavourName
-from deblur_deploy.errors import BuildError
 
 _RTX_REASONS = {
     "timing_cache": (

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from deblur_deploy.core.errors import BuildError, MissingDependencyError
 from deblur_deploy.engine.flavour import Flavour, FlavourName
-from deblur_deploy.errors import BuildError, MissingDependencyError
 from deblur_deploy.kernels.aot_plugin import register_aot_plugin
 
 NO_PLUGIN, AOT_PLUGIN, AUTO = "none", "aot", "auto"

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from deblur_deploy.errors import BuildError
-from deblur_deploy.network.onnx_cost import ComputeNode
+from deblur_deploy.core.errors import BuildError
+from deblur_deploy.graph.node_costs import ComputeNode
 
 UNPROVEN = "unproven"
 REQUIRED_SHARE = 0.9

@@ -10,9 +10,9 @@ from __future__ import annotations
 import onnx
 
 from deblur_deploy.config import ShapeConfig
-from deblur_deploy.errors import BuildError, ConfigError
-from deblur_deploy.images import Resolution, parse_resolution
-from deblur_deploy.runtime.profile import Profile, Shape
+from deblur_deploy.core.errors import BuildError, ConfigError
+from deblur_deploy.core.images import Resolution, parse_resolution
+from deblur_deploy.graph.profile import Profile, Shape
 
 _Range = tuple[Resolution, Resolution, Resolution]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from deblur_deploy.errors import BuildError, ConfigError
+from deblur_deploy.core.errors import BuildError, ConfigError
 from deblur_deploy.runtime.nvidia import RTX_FIRST_IN_TYPE
 
 _CARDS = {

@@ -19,11 +19,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, inliner, numpy_helper, version_converter
 
-from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import PrecisionConfig
-from deblur_deploy.errors import ExportError
-from deblur_deploy.export.facts import write_facts
+from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.core.errors import ExportError
 from deblur_deploy.export.precision import convert_to_fp16, drop_quantization, load_model, shares_of
+from deblur_deploy.graph.facts import write_facts
 
 OPSET = 22
 

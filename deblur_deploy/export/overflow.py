@@ -16,10 +16,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.images import ImageSpec, to_batch
 from deblur_deploy.data.pairs import Image8
-from deblur_deploy.errors import ExportError
-from deblur_deploy.export.check import infer_shapes
-from deblur_deploy.images import ImageSpec, to_batch
+from deblur_deploy.graph.check import infer_shapes
 
 LIMIT = 6e4
 """What an activation may reach: a little below where float16 ends, for other photographs than these."""

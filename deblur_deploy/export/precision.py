@@ -24,20 +24,20 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import ExportConfig, PrecisionConfig
+from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError, ExportError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.data.pairs import load_photos
-from deblur_deploy.errors import ArtifactError, ExportError
-from deblur_deploy.export.check import check_graph, infer_shapes
-from deblur_deploy.export.facts import write_facts
-from deblur_deploy.export.float_nodes import float_nodes
-from deblur_deploy.export.fold import remove_unused, share_constants
-from deblur_deploy.export.padding import BATCH, HEIGHT, WIDTH
 from deblur_deploy.export.quality import measuring
-from deblur_deploy.export.shrink import restore_float_weights
-from deblur_deploy.images import ImageSpec
-from deblur_deploy.network.onnx_cost import share_of_macs
-from deblur_deploy.network.onnx_sizes import fix_sizes
+from deblur_deploy.graph.check import check_graph, infer_shapes
+from deblur_deploy.graph.facts import write_facts
+from deblur_deploy.graph.float_nodes import float_nodes
+from deblur_deploy.graph.fold import remove_unused, share_constants
+from deblur_deploy.graph.node_costs import share_of_macs
+from deblur_deploy.graph.padding import BATCH, HEIGHT, WIDTH
+from deblur_deploy.graph.shrink import restore_float_weights
+from deblur_deploy.graph.sizes import fix_sizes
 from deblur_deploy.runtime.runner import reason_unavailable
 
 FP16_MAX = float(np.finfo(np.float16).max)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.config import ExportConfig, PrecisionConfig
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.data.pairs import PairsOnDisk
-from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.evaluate import artifact_quality
+from deblur_deploy.quality.evaluate import artifact_quality
 
 
 def measuring(config: ExportConfig | PrecisionConfig) -> Callable[[Artifact], dict[str, Any]] | None:

@@ -13,32 +13,32 @@ from pathlib import Path
 
 import onnx
 
-from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.config import DeformOp, ExportConfig, Io
-from deblur_deploy.export.batch_norm import replace_batch_norms
-from deblur_deploy.export.check import check_graph
-from deblur_deploy.export.constant_folding import fold_constants
-from deblur_deploy.export.deform_function import OPSET
-from deblur_deploy.export.deform_op import write_deform_op
-from deblur_deploy.export.facts import write_facts
-from deblur_deploy.export.fold import (
+from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.core.images import ImageSpec, Resolution
+from deblur_deploy.export.quality import measuring
+from deblur_deploy.export.trace import trace, trace_any_size
+from deblur_deploy.graph.batch_norm import replace_batch_norms
+from deblur_deploy.graph.check import check_graph
+from deblur_deploy.graph.constant_folding import fold_constants
+from deblur_deploy.graph.deform_function import OPSET
+from deblur_deploy.graph.deform_op import write_deform_op
+from deblur_deploy.graph.facts import write_facts
+from deblur_deploy.graph.fold import (
     drop_idle_casts,
     fold_weight_quantizers,
     quantize_before_concat,
     share_constants,
     write_standard_fp8,
 )
-from deblur_deploy.export.frames import take_frames
-from deblur_deploy.export.padding import BATCH, HEIGHT, WIDTH, pad_any_size, pad_to_size
-from deblur_deploy.export.quality import measuring
-from deblur_deploy.export.shrink import halve_float_weights, merge_duplicates, shorten
-from deblur_deploy.export.trace import trace, trace_any_size
-from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.graph.frames import take_frames
+from deblur_deploy.graph.node_costs import share_of_macs
+from deblur_deploy.graph.padding import BATCH, HEIGHT, WIDTH, pad_any_size, pad_to_size
+from deblur_deploy.graph.shrink import halve_float_weights, merge_duplicates, shorten
+from deblur_deploy.graph.sizes import fix_sizes
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
-from deblur_deploy.network.onnx_cost import share_of_macs
-from deblur_deploy.network.onnx_sizes import fix_sizes
 
 
 def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-from deblur_deploy.errors import ExportError
-from deblur_deploy.export.deform_function import DOMAIN, OP_TYPE, OPSET
-from deblur_deploy.export.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.graph.deform_function import DOMAIN, OP_TYPE, OPSET
+from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
 from deblur_deploy.network.generator import Generator
 
 _FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}

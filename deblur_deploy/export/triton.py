@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import onnx
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
-from deblur_deploy.export.padding import INPUT, OUTPUT
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError, ExportError
+from deblur_deploy.graph.padding import INPUT, OUTPUT
 
 Device = Literal["auto", "cpu", "gpu"]
 

@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import Any
 
 from deblur_deploy import __version__
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.infer.bad_files import as_own_error
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.one_file import Restored, restore_file
@@ -106,8 +107,8 @@ class Worker:
                 config = RestoreConfig(facts.available_bytes, self._config.restore.tile, count_process=False)
                 self._restorer = Restorer(self._opened(), config, dict(facts.known))
             restored = restore_file(job, self._restorer, self._config)
-        except DeblurDeployError as err:
-            return Outcome(error=err)
+        except Exception as err:
+            return Outcome(error=as_own_error(err, job.source))
         return Outcome(restored, shows_seams=self._restorer.shows_seams)
 
     def _opened(self) -> Runner:
@@ -227,8 +228,8 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
                 self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
                 return False
-        except DeblurDeployError as err:
-            self._note(job, failed_result(job, err), notify)
+        except Exception as err:
+            self._note(job, failed_result(job, as_own_error(err, job.source)), notify)
             return False
         return True
 
@@ -246,7 +247,8 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         if outcome.restored is None:
             error = outcome.error or _given_up(job)
             return self._note(job, failed_result(job, error), notify)
-        self._journal.add(job.name, outcome.restored.input_hash, job.target)
+        if outcome.restored.ended_early is None:
+            self._journal.add(job.name, outcome.restored.input_hash, job.target)
         self._journal.remember(self._facts.known)
         return self._note(job, done_result(job, outcome.restored), notify)
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.infer.picture import decoding, row_bands
 
 try:

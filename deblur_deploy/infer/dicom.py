@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import ArtifactError, MissingDependencyError
-from deblur_deploy.images import MAX_PIXELS
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.files import whole_file
+from deblur_deploy.core.images import MAX_PIXELS
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.restore import Restorer
-from deblur_deploy.whole_file import whole_file
 
 try:
     import pydicom

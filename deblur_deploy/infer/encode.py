@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.files import whole_file
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.picture import Metadata, Picture, row_bands
 from deblur_deploy.infer.png_writer import PngWriter
 from deblur_deploy.infer.tiff import TiffWriter
-from deblur_deploy.whole_file import whole_file
 
 ROW_WRITERS: dict[str, type[PngWriter] | type[TiffWriter]] = {"PNG": PngWriter, "TIFF": TiffWriter}
 """What writes pictures from top to bottom, by format."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.files import PARTIAL
 from deblur_deploy.infer.picture import FORMATS
-from deblur_deploy.whole_file import PARTIAL
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import hash_file
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.artifact import hash_file
+from deblur_deploy.core.errors import ArtifactError
 
 JOURNAL = ".deblur-infer.jsonl"
 

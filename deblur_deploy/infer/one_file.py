@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deblur_deploy.artifact import hash_file
+from deblur_deploy.core.artifact import hash_file
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.picture import decoding_bytes, read_picture
@@ -22,11 +22,15 @@ class Restored:
         input_hash: sha256 of the file as it was read.
         frames: Pictures restored.
         tiles: Tiles of one picture; 0 where there are several.
+        notes: What of the file could not be kept, or was changed, one sentence each.
+        ended_early: Where the file ended before it says that it ends, how, such as "ends early: ...".
     """
 
     input_hash: str
     frames: int = 1
     tiles: int = 0
+    notes: tuple[str, ...] = ()
+    ended_early: str | None = None
 
 
 def restore_file(

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import MAX_PIXELS
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import MAX_PIXELS
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 
 FORMATS = {

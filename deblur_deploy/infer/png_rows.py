@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.images import MAX_PIXELS
+from deblur_deploy.core.images import MAX_PIXELS
 from deblur_deploy.infer.picture import Metadata, decoding, read_picture, row_bands
 from deblur_deploy.infer.png_writer import SIGNATURE, chunk
 

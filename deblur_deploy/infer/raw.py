@@ -8,8 +8,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.process_memory import peak_during
+from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.runtime.runner import Runner, fixed_size
 
 Float = NDArray[np.float32]

@@ -10,11 +10,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin, warm_up
 from deblur_deploy.infer.tiles import TileNeeds, TilePlan, TileRows, fits_whole, largest_margin, plan_tiles
-from deblur_deploy.process_memory import resident_bytes
 from deblur_deploy.runtime.runner import KeepsMemory, Runner, fixed_size
 
 Float = NDArray[np.float32]

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from deblur_deploy.core.files import whole_file
 from deblur_deploy.infer.encode import ROW_WRITERS, encoding
 from deblur_deploy.infer.picture import Metadata
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.png_rows import PngRows, find_png_rows
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.tiff_rows import TiffRows, find_tiff_rows
-from deblur_deploy.whole_file import whole_file
 
 LARGE_BYTES = 60_000_000
 """Pictures that take more than this to decode are restored in rows where that is possible; 6 megapixels of colour."""

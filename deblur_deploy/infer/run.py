@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from deblur_deploy import __version__
-from deblur_deploy.artifact import Artifact, hash_file
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.artifact import Artifact, hash_file
+from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.infer.bad_files import as_own_error
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
@@ -38,6 +39,7 @@ class FileResult:
         frames: Pictures restored: 1, or a video's frames.
         tiles: Tiles that the network worked through for one picture.
         error: What failed, in one sentence.
+        notes: What of the file could not be kept, or was changed, one sentence each.
     """
 
     input: str
@@ -46,6 +48,7 @@ class FileResult:
     frames: int = 0
     tiles: int = 0
     error: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -219,8 +222,8 @@ class FileRunner:
                     continue
                 self._restorer.make_room(needed)
                 yield _Decoded(job, cost, input_hash, read_picture(job.source))
-            except DeblurDeployError as err:
-                yield _Decoded(job, entered, error=err)
+            except Exception as err:
+                yield _Decoded(job, entered, error=as_own_error(err, job.source))
 
     def _restore(self, item: _Decoded) -> _Decoded:
         """In the caller's thread; of rows, what is finished is written in a thread of their own."""
@@ -232,8 +235,8 @@ class FileRunner:
                 tiles = self._restorer.restore_in_place(item.picture.samples, item.gate_bytes)
             else:
                 return item
-        except DeblurDeployError as err:
-            return _Decoded(item.job, item.gate_bytes, error=err)
+        except Exception as err:
+            return _Decoded(item.job, item.gate_bytes, error=as_own_error(err, item.job.source))
         return _Decoded(item.job, item.gate_bytes, item.input_hash, item.picture, tiles=tiles)
 
     def _finish(self, item: _Decoded, notify: Notify) -> None:
@@ -242,8 +245,8 @@ class FileRunner:
         if item.picture is not None:
             try:
                 write_picture(job.target, item.picture, self._config.encode)
-            except DeblurDeployError as err:
-                error = err
+            except Exception as err:
+                error = as_own_error(err, job.source)
         self._gate.leave(item.gate_bytes)
         if item.skipped:
             return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
@@ -259,15 +262,17 @@ class FileRunner:
             restored = restore_file(
                 job, self._restorer, self._config, lambda count, of: notify(Progress(job, count, of))
             )
-        except DeblurDeployError as err:
-            return self._note(job, failed_result(job, err), notify)
+        except Exception as err:
+            return self._note(job, failed_result(job, as_own_error(err, job.source)), notify)
         self._done(job, restored, notify)
         return None
 
     def _done(self, job: Job, restored: Restored, notify: Notify) -> None:
+        if restored.ended_early is not None:  # a second run with --resume tries again
+            return self._note(job, done_result(job, restored), notify)
         self._journal.add(job.name, restored.input_hash, job.target)
         self._journal.remember(self._restorer.known)
-        self._note(job, done_result(job, restored), notify)
+        return self._note(job, done_result(job, restored), notify)
 
     def _note(self, job: Job, result: FileResult, notify: Notify) -> None:
         self.report.files.append(result)
@@ -275,8 +280,12 @@ class FileRunner:
 
 
 def done_result(job: Job, restored: Restored) -> FileResult:
-    """The entry of a file that was restored."""
-    return FileResult(str(job.source), str(job.target), "done", restored.frames, restored.tiles)
+    """The entry of a file that was restored; one that ended early failed, though there is a result."""
+    status: Status = "done"
+    error = None
+    if restored.ended_early is not None:
+        status, error = "failed", f"{job.source} {restored.ended_early}; the result {job.target} is kept"
+    return FileResult(str(job.source), str(job.target), status, restored.frames, restored.tiles, error, restored.notes)
 
 
 def failed_result(job: Job, error: DeblurDeployError) -> FileResult:

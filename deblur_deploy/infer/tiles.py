@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 
 Float = NDArray[np.float32]
 

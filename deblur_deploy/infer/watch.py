@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.infer.jobs import Job, Targets, check_apart, folder_job, inputs_under
 
 

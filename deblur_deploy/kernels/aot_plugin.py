@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.kernels.compiler import compile_cached, lower_ptx_version
 from deblur_deploy.kernels.geometry import THREADS, Element, Entry, Geometry, Layout, choose_entry
 

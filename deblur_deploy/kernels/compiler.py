@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from deblur_deploy.errors import ArtifactError, BuildError, MissingDependencyError
-from deblur_deploy.user_cache import user_cache
-from deblur_deploy.whole_file import whole_file
+from deblur_deploy.core.caches import user_cache
+from deblur_deploy.core.errors import ArtifactError, BuildError, MissingDependencyError
+from deblur_deploy.core.files import whole_file
 
 SOURCE, HEADERS = "deform_conv.cu", ("tiles.cuh", "hardware.cuh")
 _OPTIONS = ("--std=c++17", "--ptxas-options=-v")

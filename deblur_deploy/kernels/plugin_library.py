@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from deblur_deploy.errors import BuildError, ConfigError, MissingDependencyError
+from deblur_deploy.core.errors import BuildError, ConfigError, MissingDependencyError
 
 CAPABILITIES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities that the library is built for where none are named."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.kernels.compiler import compile_cached
 from deblur_deploy.kernels.geometry import THREADS, Element, Entry, Geometry, Layout, choose_entry
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network import spandrel_network
 from deblur_deploy.network.conv_norm import Norm
 from deblur_deploy.network.deblurgan_v2 import (

@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, Step, new_step, write_artifact
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, Step, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.core.tables import from_table
 from deblur_deploy.network.architectures import (
     ARCHITECTURES,
     Architecture,
@@ -33,7 +34,6 @@ from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
 from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
 from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, require_finite, some
-from deblur_deploy.tables import from_table
 
 __all__ = ["build_network", "import_checkpoint", "load_network", "read_checkpoint", "save_network", "spec_of"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network import deform_conv  # noqa: F401 - defines the operator that is counted below
 
 REFERENCE_RESOLUTION = Resolution(640, 360)

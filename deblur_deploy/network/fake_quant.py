@@ -26,9 +26,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ArtifactError, ConfigError, MissingDependencyError
+from deblur_deploy.core.errors import ArtifactError, ConfigError, MissingDependencyError
+from deblur_deploy.core.tables import from_table
 from deblur_deploy.network.deform_conv import DeformConv2d, DeformConv2dPack
-from deblur_deploy.tables import from_table
 
 QUANTIZABLE = (nn.Conv2d, nn.ConvTranspose2d, DeformConv2d)
 """Layers whose weights can be quantized."""

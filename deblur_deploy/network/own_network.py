@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.own_network import pictures_of
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
 
 _PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 """Ends of the files that belong to one checkpoint."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 
 _AVERAGES = ("params_ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema")
 _WRAPPERS = ("state_dict", "params", "model", "generator")

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.conv_norm import drop_channel_counts
 
 Shapes = Mapping[str, Sequence[int]]

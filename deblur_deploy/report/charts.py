@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from deblur_deploy.core.units import format_bytes, format_ms
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.quality import Quality
 from deblur_deploy.report.stages import Stage, compared
 from deblur_deploy.report.timings import PERCENTILES, Session, Timing
-from deblur_deploy.units import format_bytes, format_ms
 
 SHARES = (5, 8)
 """Marks on the chart of sizes: one fifth and one eighth of the original."""

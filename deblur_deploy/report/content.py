@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deblur_deploy import __version__
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.report.canvas import Chart
 from deblur_deploy.report.charts import latency_chart, quality_chart, size_chart, tradeoff_chart
 from deblur_deploy.report.layer_charts import layers_chart, precision_chart, pruning_chart, quantization_chart

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.scans import Scans
 from deblur_deploy.report.stages import Stage, in_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from deblur_deploy.markdown_table import escape, table
+from deblur_deploy.core.markdown_table import escape, table
 from deblur_deploy.report.content import Content, Section
 
 _LONG = 40

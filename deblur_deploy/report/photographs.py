@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deblur_deploy.core.errors import DeblurDeployError, VerificationError
+from deblur_deploy.core.images import Resolution, from_batch, to_batch
 from deblur_deploy.data.pairs import Pair, PairsOnDisk, crop_pair
-from deblur_deploy.errors import DeblurDeployError, VerificationError
-from deblur_deploy.images import Resolution, from_batch, to_batch
-from deblur_deploy.metrics import psnr_db
+from deblur_deploy.quality.metrics import psnr_db
 from deblur_deploy.report.stages import ORIGINAL, Stage
 from deblur_deploy.runtime.runner import default_runtime, fixed_size, open_runner, reason_unavailable
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deblur_deploy.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.core.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.core.sources import shipped_generator
 from deblur_deploy.report.stages import Stage
-from deblur_deploy.sources import shipped_generator
 
 _TABLES = {"prune": "prune", "qat": "qat", "export-onnx": "export", "to-fp16": "fp16", "export-trt": "engine"}
 """Table of a recipe by name of the stage, in the order in which a recipe runs them."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deblur_deploy.artifact import Step
+from deblur_deploy.core.artifact import Step
 
 
 @dataclass(frozen=True)

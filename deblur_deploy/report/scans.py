@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.report.stages import Stage
 
 

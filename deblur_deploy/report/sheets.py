@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.report.photographs import Photograph
 
 _CAPTION_HEIGHT = 28

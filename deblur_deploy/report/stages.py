@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deblur_deploy.artifact import TYPED_STAGES, Artifact
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.sources import find_artifacts, shipped_generator
 from deblur_deploy.report.quality import Quality, last_quality, same_pairs
-from deblur_deploy.sources import find_artifacts, shipped_generator
 
 ORIGINAL = "original"
 

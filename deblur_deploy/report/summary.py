@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deblur_deploy.core.units import format_bytes, format_ms
 from deblur_deploy.report.charts import SHARES, signed
 from deblur_deploy.report.stages import ORIGINAL, Stage, compared, in_type
 from deblur_deploy.report.timings import Session, Timing
-from deblur_deploy.units import format_bytes, format_ms
 
 
 @dataclass(frozen=True)

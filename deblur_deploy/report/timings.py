@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.bench_rows import Record, batch_of, has_transfers, read_rows
+from deblur_deploy.core.bench_rows import Record, batch_of, has_transfers, read_rows
 from deblur_deploy.report.stages import Stage
 
 PERCENTILES = ("median", "p90", "p95", "p99")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.files import write_text
 from deblur_deploy.report.canvas import draw_png
 from deblur_deploy.report.content import Content
 from deblur_deploy.report.markdown import render_markdown
 from deblur_deploy.report.page import render_page
 from deblur_deploy.report.sheets import make_folder, save_sheet
-from deblur_deploy.whole_file import write_text
 
 Format = Literal["html", "md", "png"]
 

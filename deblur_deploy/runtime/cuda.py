@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deblur_deploy.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.nvidia import cuda_version
 
 INSTALL = "pip install cuda-python"

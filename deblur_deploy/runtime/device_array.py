@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.runtime.cuda import LEGACY_STREAM
 
 _CUDA_DEVICES = (2, 13)

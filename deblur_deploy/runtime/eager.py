@@ -11,9 +11,9 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import DeblurDeployError, MissingDependencyError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.runtime.runner import Batch, Pictures, check_batch, infer_in_form
 from deblur_deploy.runtime.runtimes import RUNTIMES, TorchVariant

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.nvidia import RTX_FIRST_IN_TYPE, Gpu, count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.weights_file import find_weights
 

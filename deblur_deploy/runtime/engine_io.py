@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import ImageSpec
 
 Shape = tuple[int, ...]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.artifact import Artifact, hash_file
-from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact, hash_file
+from deblur_deploy.core.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.engine_fit import driver_hint, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import find_gpu
 

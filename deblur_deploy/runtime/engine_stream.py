@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.runtime.cuda import Cuda
 from deblur_deploy.runtime.engine_io import EngineIO, Shape
 from deblur_deploy.runtime.phases import Phases, Span, spans_between

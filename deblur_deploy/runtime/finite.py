@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deblur_deploy.errors import VerificationError
+from deblur_deploy.core.errors import VerificationError
 from deblur_deploy.runtime.runner import Batch, Runner
 
 

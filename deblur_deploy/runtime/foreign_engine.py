@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from deblur_deploy.artifact import MANIFEST, Artifact, NetworkSpec, Step, hash_file
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import MANIFEST, Artifact, NetworkSpec, Step, hash_file
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime.engine_fit import import_tensorrt
 from deblur_deploy.runtime.engine_load import diagnostics, new_logger
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.runtime.ort_providers import open_session
 from deblur_deploy.runtime.runner import Pictures, check_batch, fixed_size, infer_in_form
 

@@ -13,9 +13,9 @@ from importlib import metadata
 
 import onnxruntime
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.caches import user_cache
 from deblur_deploy.runtime.nvidia import find_gpu
-from deblur_deploy.user_cache import user_cache
 
 TENSORRT, TENSORRT_RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
 

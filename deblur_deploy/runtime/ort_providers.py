@@ -14,8 +14,8 @@ from typing import Any
 
 import onnxruntime
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.ort_caches import cache_options
 from deblur_deploy.runtime.runtimes import RUNTIMES
 

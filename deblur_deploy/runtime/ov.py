@@ -9,9 +9,9 @@ import onnx.checker
 import openvino
 from google.protobuf.message import DecodeError
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.runtime.ov_graph import read_for_openvino
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.graph.for_openvino import read_for_openvino
 from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
 
 

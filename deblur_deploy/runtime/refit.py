@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.runtime.handover import prepare_network, read_network
-from deblur_deploy.runtime.profile import Profile
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.graph.for_tensorrt import prepare_network, read_network
+from deblur_deploy.graph.profile import Profile
 from deblur_deploy.runtime.weights_file import find_weights
 
 _AGAIN = "build it again without --strip-weights"

@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
-from deblur_deploy.images import ImageSpec, Resolution, from_frames, to_frames
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.runtimes import RUNTIMES, Runtime

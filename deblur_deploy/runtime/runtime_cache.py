@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.errors import ArtifactError, DeblurDeployError
-from deblur_deploy.whole_file import whole_file
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.core.files import whole_file
 
 SUFFIX = ".runtime_cache"
 

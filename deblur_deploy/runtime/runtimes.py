@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from deblur_deploy.artifact import Kind
+from deblur_deploy.core.artifact import Kind
 
 
 @dataclass(frozen=True)

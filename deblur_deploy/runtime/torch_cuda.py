@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime.eager import TorchRunner
 from deblur_deploy.runtime.phases import Phases, Span, spans_between
 from deblur_deploy.runtime.runner import Batch, Pictures

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.runtime.cuda import Cuda
 from deblur_deploy.runtime.device_array import DeviceArray, as_device_array
 from deblur_deploy.runtime.engine_fit import flavour_of, import_tensorrt

@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from deblur_deploy.artifact import Artifact, hash_file
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.artifact import Artifact, hash_file
+from deblur_deploy.core.errors import ArtifactError
 
 FIGURE = "weights_from"
 """Figure of a stripped engine: the places of its ONNX file, in the order in which they are looked at."""

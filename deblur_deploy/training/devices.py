@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ConfigError, MissingDependencyError
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 
 
 class FeatureTap:

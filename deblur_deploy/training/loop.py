@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.config import FitConfig
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.training.devices import Devices
 from deblur_deploy.training.features import FeatureMatch
 from deblur_deploy.training.interrupt import deferred_signals

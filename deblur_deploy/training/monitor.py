@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.core.errors import MissingDependencyError
 
 
 class Monitor:

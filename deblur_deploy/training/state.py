@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from deblur_deploy.artifact import hash_file
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.artifact import hash_file
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 
 FORMAT_VERSION = 1
 _TENSORS, _FACTS = "state.safetensors", "state.json"

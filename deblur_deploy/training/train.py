@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from deblur_deploy.artifact import Artifact, hash_file, load_artifact, new_step
 from deblur_deploy.config import RunConfig, TrainConfig
+from deblur_deploy.core.artifact import Artifact, hash_file, load_artifact, new_step
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import to_batch
+from deblur_deploy.core.tables import from_table, load_settings
 from deblur_deploy.data.cache import open_pairs, open_photos
 from deblur_deploy.data.crops import Crops, PairedCrops, ShakenCrops, Share, batches_of, steps_of
 from deblur_deploy.data.layouts import find_pairs
 from deblur_deploy.data.pairs import load_pairs, sharp_files
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.evaluate import network_quality
-from deblur_deploy.images import to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.network.widen import widen
-from deblur_deploy.tables import from_table, load_settings
+from deblur_deploy.quality.evaluate import network_quality
 from deblur_deploy.training.devices import Devices, open_devices
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
 from deblur_deploy.training.loop import FitReport, Trainer

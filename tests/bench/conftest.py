@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.bench.entries import all_entries
 from deblur_deploy.bench.measure import BenchConfig, BenchReport, measure
 from deblur_deploy.config import ExportConfig
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.images import Resolution
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 

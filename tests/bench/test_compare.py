@@ -20,7 +20,7 @@ from deblur_deploy.bench.compare import (
 from deblur_deploy.bench.measure import BenchReport
 from deblur_deploy.bench.records import as_csv, as_markdown, read_jsonl, report_records, stream_records, write_jsonl
 from deblur_deploy.bench.stream import StreamRow
-from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError
 
 
 def record(ms: float | None, runtime: str = "torch", **changed: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench import entries as entries_module
 from deblur_deploy.bench.entries import BenchEntry, Selection, entries_of
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.runtime import runner as runner_module
 
 

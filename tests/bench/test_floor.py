@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.ceilings import Ceilings, measure_cpu_ceilings
 from deblur_deploy.bench.floor import find_floor, network_floor
 from deblur_deploy.bench.limits import add_floors
 from deblur_deploy.bench.measure import BenchConfig, BenchReport
 from deblur_deploy.bench.probe_graph import convolution_stack
-from deblur_deploy.images import Resolution
-from deblur_deploy.network.onnx_cost import compute_nodes
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.graph.node_costs import compute_nodes
 
 CEILINGS = Ceilings("cpu", {"fp32": 100.0, "bf16": 200.0, "int8": 400.0}, 10.0, {})
 SMALL = Resolution(32, 16)

@@ -17,14 +17,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, Step, new_step
 from deblur_deploy.bench import measure as measure_module
 from deblur_deploy.bench.device import device_facts, usable_cores
 from deblur_deploy.bench.entries import BenchEntry, all_entries
 from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.bench.records import report_records, write_jsonl
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
-from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step, new_step
+from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError
+from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.phases import Phases

@@ -10,12 +10,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.config import ExportConfig
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.images import Resolution
 
 SIZE = Resolution(160, 96)
 RUNS = 20

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench import stream as stream_module
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.stream import StreamConfig, measure_stream, play_one_in_flight, play_pipelined
-from deblur_deploy.errors import ConfigError, DeblurDeployError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.images import Resolution
 
 
 class Clock:

@@ -14,7 +14,7 @@ from deblur_deploy.bench import gpu as gpu_module
 from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.device import conditions, device_facts
 from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors, throttle_reasons
-from deblur_deploy.process_memory import peak_resident_bytes, reset_peak, resident_bytes
+from deblur_deploy.core.process_memory import peak_resident_bytes, reset_peak, resident_bytes
 from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus
 
 

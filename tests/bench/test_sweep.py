@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench import sweep as sweep_module
 from deblur_deploy.bench.entries import BenchEntry, Selection
 from deblur_deploy.bench.measure import BenchConfig, BenchReport
 from deblur_deploy.bench.samples import Latency
 from deblur_deploy.bench.sweep import fit_scaling, measure_batches, measure_sweep
-from deblur_deploy.errors import ExportError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.images import Resolution
 
 SIZES = (Resolution(16, 16), Resolution(32, 16), Resolution(32, 32))
 

@@ -9,7 +9,7 @@ import pytest
 
 from deblur_deploy.bench.samples import spread, variation_percent
 from deblur_deploy.bench.trtexec import Sample, trtexec_metrics, trtexec_warnings, write_times
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.runtime.phases import Phases
 
 SPREAD = {"min", "max", "mean", "median", "p90", "p95", "p99"}

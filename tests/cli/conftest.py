@@ -18,9 +18,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import hash_file
 from deblur_deploy.cli import main
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.artifact import hash_file
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 
@@ -171,5 +171,5 @@ def shipped_generator(run: Run, checkpoint_file: Path, tmp_path: Path, monkeypat
     """A tiny network in the place of the one that is shipped."""
     directory = tmp_path / "models" / "srn-demo"
     run("import", checkpoint_file, "--out", directory).done()
-    monkeypatch.setattr("deblur_deploy.sources.shipped", lambda folder: tmp_path / folder)
+    monkeypatch.setattr("deblur_deploy.core.sources.shipped", lambda folder: tmp_path / folder)
     return directory

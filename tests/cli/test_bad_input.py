@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.images import save_rgb
 
 COMMAND_LINE = [sys.executable, "-c", "from deblur_deploy.cli import main; main()"]
 

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from deblur_deploy.bench import sweep as sweep_module
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.runtime.eager import TorchRunner
 
 QUICK = ("--runtime", "torch", "--res", "32x16", "--seconds", 0.02, "--no-floor")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import deblur_deploy
-from deblur_deploy.artifact import Step, load_artifact
 from deblur_deploy.cli import COMMANDS
 from deblur_deploy.cli.export_trt_command import gives_engine
 from deblur_deploy.cli.inspect_command import waterfall
-from deblur_deploy.images import Resolution, load_rgb, save_rgb
-from deblur_deploy.sources import find_artifacts
+from deblur_deploy.core.artifact import Step, load_artifact
+from deblur_deploy.core.images import Resolution, load_rgb, save_rgb
+from deblur_deploy.core.sources import find_artifacts
 
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "modelopt", "torch_pruning")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.images import save_rgb
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, new_step
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.engine_options import is_one_picture_size, parse_batch, with_default_size, workspace_bytes
 from deblur_deploy.cli.export_trt_command import report_engine
 from deblur_deploy.config import ShapeConfig
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, new_step
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import ImageSpec
 
 
 def test_several_pictures_at_a_time_have_the_usual_size_where_none_is_given() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact, load_artifact, new_step
-from deblur_deploy.images import load_rgb, save_rgb
+from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
+from deblur_deploy.core.images import load_rgb, save_rgb
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 

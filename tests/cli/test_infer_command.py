@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from deblur_deploy import deblur, load_artifact, open_runner
-from deblur_deploy.images import load_rgb, save_rgb
+from deblur_deploy.core.images import load_rgb, save_rgb
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.artifact import load_artifact
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.sources import find_artifacts
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.sources import find_artifacts
 
 PAUSING = """
 import signal, sys, time
 from pathlib import Path
-import deblur_deploy.artifact, deblur_deploy.data.pairs
+import deblur_deploy.core.artifact, deblur_deploy.data.pairs
 import deblur_deploy.compress.finetune as finetune
 from deblur_deploy.cli import main
 
@@ -48,9 +48,9 @@ fit = finetune.fit
 if moment == "tuning":
     finetune.fit = fit_slowly
 elif moment == "writing the manifest":
-    deblur_deploy.artifact._write_synced = write_by_half
+    deblur_deploy.core.artifact._write_synced = write_by_half
 elif moment == "renaming":
-    deblur_deploy.artifact._put_in_place = lambda staging, out: pause()
+    deblur_deploy.core.artifact._put_in_place = lambda staging, out: pause()
 sys.argv[1:] = sys.argv[4:]
 main()
 """
@@ -146,7 +146,7 @@ def test_interrupted_while_writing_nothing_is_left(run, checkpoint_file, tmp_pat
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deblur_deploy.artifact._put_in_place", interrupted)
+    monkeypatch.setattr("deblur_deploy.core.artifact._put_in_place", interrupted)
 
     outcome = run("import", checkpoint_file, "--runs", tmp_path / "runs")
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.core.artifact import load_artifact
 
 
 @pytest.mark.parametrize("options", [("--macs", 0.6), ("--params", 0.6, "--scope", "global", "--importance", "l1")])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.findings import write_page
+from deblur_deploy.pipeline.findings import write_page
 
 
 def test_a_page_of_the_newest_run_with_restored_photographs(run, runs, chain, tmp_path):

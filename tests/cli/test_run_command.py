@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deblur_deploy.cli.budgets import check_budgets
-from deblur_deploy.cli.journey import Journey
-from deblur_deploy.cli.recipe import Budget, Recipe, load_recipe
 from deblur_deploy.config import PruneConfig, QatConfig
-from deblur_deploy.errors import BudgetError, ConfigError
+from deblur_deploy.core.errors import BudgetError, ConfigError
+from deblur_deploy.pipeline.budgets import check_budgets
+from deblur_deploy.pipeline.recipe import Budget, Recipe, load_recipe
+from deblur_deploy.pipeline.stages import Journey
 
 STAGES = """
 [prune]

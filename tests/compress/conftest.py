@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deblur_deploy.compress.plan import Frames
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.deform_conv import DeformConv2dPack, deform_conv2d
 from deblur_deploy.network.srn import SRN, SRNConfig
 

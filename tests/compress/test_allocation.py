@@ -8,7 +8,7 @@ import torch
 from deblur_deploy.compress.allocation import check_reachable
 from deblur_deploy.compress.plan import Analysis, prune_network
 from deblur_deploy.config import PruneConfig
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.cost import measure_cost
 
 

@@ -11,8 +11,8 @@ import torch
 from deblur_deploy.compress.calibration import RangeFollower, calibrate, least_squares_range
 from deblur_deploy.compress.quantize import plan_scheme, quantize_network
 from deblur_deploy.config import QatConfig
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import to_batch
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import to_batch
 from deblur_deploy.network.fake_quant import QuantScheme, insert_quantizers, quantizable_layers, read_ranges
 from deblur_deploy.network.srn import SRN, SRNConfig
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deblur_deploy.compress import finetune as finetune_module
 from deblur_deploy.compress.finetune import finetune, fitting_crops
 from deblur_deploy.config import FitConfig, ShakeConfig, TuningConfig
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training.loop import FitReport

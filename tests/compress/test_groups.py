@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from deblur_deploy.compress.groups import find_groups
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
 
 SIZE = Resolution(32, 32)
 

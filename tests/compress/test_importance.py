@@ -10,8 +10,8 @@ from deblur_deploy.compress.groups import find_groups
 from deblur_deploy.compress.importance import channel_strength, magnitude_scores, taylor_scores
 from deblur_deploy.compress.layers import layout_of
 from deblur_deploy.config import FitConfig
-from deblur_deploy.errors import ConfigError, DeblurDeployError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.images import Resolution
 
 SIZE = Resolution(32, 32)
 FIT = FitConfig(coarse_weight=0.5)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, load_artifact, new_step
 from deblur_deploy.compress.operations import outputs_of
 from deblur_deploy.compress.plan import prune_network
 from deblur_deploy.compress.prune import plan_pruning, prune, scan
 from deblur_deploy.config import FitConfig, PruneConfig, ShakeConfig, TuningConfig
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, load_artifact, new_step
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
@@ -24,7 +24,7 @@ from deblur_deploy.network.srn import SRN, SRNConfig
 RELOAD = """
 import sys, torch
 from pathlib import Path
-from deblur_deploy.artifact import load_artifact
+from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.network.checkpoint import load_network
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.artifact import new_step
 from deblur_deploy.compress.quant_sensitivity import hold_budget, quantizing_only, scan_layers, write_scan
 from deblur_deploy.compress.quantize import plan_scheme, quantize_network, scan
 from deblur_deploy.config import QatConfig, TuningConfig
+from deblur_deploy.core.artifact import new_step
+from deblur_deploy.core.images import from_batch, save_rgb, to_batch
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.evaluate import evaluate_network
-from deblur_deploy.images import from_batch, save_rgb, to_batch
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.fake_quant import exempt_layers, quantizable_layers
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.quality.evaluate import evaluate_network
 
 MEASURED = ("levels.1.enter", "recurrent.candidate", "pyramid.smooth.0", "head")
 RUINED = "pyramid.smooth.0"

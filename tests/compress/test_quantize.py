@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.artifact import MANIFEST, load_artifact, new_step
 from deblur_deploy.compress import quantize
 from deblur_deploy.compress.finetune import evaluation_pairs
 from deblur_deploy.compress.quantize import plan_scheme, qat, quantize_network, require_max_drop
 from deblur_deploy.config import FitConfig, QatConfig, ShakeConfig, TuningConfig
-from deblur_deploy.errors import ArtifactError, BudgetError, ConfigError
-from deblur_deploy.evaluate import evaluate_network
-from deblur_deploy.images import save_rgb, to_batch
+from deblur_deploy.core.artifact import MANIFEST, load_artifact, new_step
+from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError
+from deblur_deploy.core.images import save_rgb, to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import default_exemptions, quantizable_layers, read_ranges
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.quality.evaluate import evaluate_network
 
 EXEMPT = ("levels.0.enter", "deform.deform.conv_offset", "head")
 

@@ -9,8 +9,8 @@ from torch import nn
 from deblur_deploy.compress.groups import find_groups
 from deblur_deploy.compress.operations import outputs_of
 from deblur_deploy.compress.removal import check_removal, remove_channels, weakest, zero_channels
-from deblur_deploy.errors import ConfigError, VerificationError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ConfigError, VerificationError
+from deblur_deploy.core.images import Resolution
 
 SIZE = Resolution(32, 32)
 

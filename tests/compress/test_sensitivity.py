@@ -14,9 +14,9 @@ from deblur_deploy.compress.removal import remove_channels, weakest
 from deblur_deploy.compress.scan_files import draw_chart, write_scan
 from deblur_deploy.compress.sensitivity import ScanReport, ScanRow, scan_network, scan_pairs
 from deblur_deploy.config import PruneConfig
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.evaluate import evaluate_network
+from deblur_deploy.quality.evaluate import evaluate_network
 
 
 @pytest.fixture

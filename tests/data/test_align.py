@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deblur_deploy.core.errors import VerificationError
 from deblur_deploy.data.align import _find_homography, _positions, _sample_cubic, _smooth, align
-from deblur_deploy.errors import VerificationError
-from deblur_deploy.metrics import psnr_db
+from deblur_deploy.quality.metrics import psnr_db
 
 Photo = NDArray[np.uint8]
 

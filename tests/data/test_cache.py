@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.data import cache as cache_module
 from deblur_deploy.data.cache import open_pairs, open_photos
 from deblur_deploy.data.layouts import PairFiles
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import save_rgb
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from deblur_deploy.config import AugmentConfig, FitConfig, ShakeConfig
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.data.crops import PairedCrops, ShakenCrops, Share, batches_of, crop_batches, detail, steps_of
-from deblur_deploy.errors import ConfigError
 
 Photo = NDArray[np.uint8]
 

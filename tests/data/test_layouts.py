@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.data.layouts import find_pairs
 from deblur_deploy.data.pairs import load_pairs, load_photos
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import save_rgb
 
 
 def tree(root: Path, *files: str) -> Path:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import Resolution, save_rgb
 from deblur_deploy.data.pairs import Pair, crop_pair, load_pairs, load_photos
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import Resolution, save_rgb
-from deblur_deploy.metrics import psnr_db
+from deblur_deploy.quality.metrics import psnr_db
 
 Image8 = NDArray[np.uint8]
 

@@ -18,16 +18,16 @@ import pytest
 import torch
 from onnx import numpy_helper, parser
 
-from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
 from deblur_deploy.config import EngineConfig, PlanConfig, ShapeConfig
+from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.engine import build as build_module
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine import flavour as flavour_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
-from deblur_deploy.errors import ArtifactError, BuildError, ConfigError, MissingDependencyError
 from deblur_deploy.export.precision import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
-from deblur_deploy.images import ImageSpec, Resolution
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from deblur_deploy.core.errors import BuildError, MissingDependencyError
 from deblur_deploy.engine import flavour as flavour_module
 from deblur_deploy.engine.flavour import Flavour, aim, choose_flavour, load_flavour, strongly_typed_flags
 from deblur_deploy.engine.targets import CURRENT, PORTABLE, resolve_target
-from deblur_deploy.errors import BuildError, MissingDependencyError
 
 
 class Capability(IntEnum):

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, new_step
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, new_step
+from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.engine import layers as layers_module
 from deblur_deploy.engine.layers import can_reduce, has_polygraphy, list_layers, reduce_command
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
-from deblur_deploy.images import ImageSpec
 from deblur_deploy.runtime import engine_fit
 
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from deblur_deploy.config import PlanConfig
+from deblur_deploy.core.errors import BuildError, ConfigError
 from deblur_deploy.engine.flavour import Flavour, load_flavour
 from deblur_deploy.engine.options import Failure, apply_plan, check_plan, save_timing_cache
-from deblur_deploy.errors import BuildError, ConfigError
 
 FULL = Flavour("tensorrt", SimpleNamespace(__version__="11.4"))
 

@@ -13,17 +13,17 @@ import onnx
 import pytest
 import torch
 
-from deblur_deploy.artifact import Draft, NetworkSpec, load_artifact, new_step, write_artifact
 from deblur_deploy.config import EngineConfig, PlanConfig
+from deblur_deploy.core.artifact import Draft, NetworkSpec, load_artifact, new_step, write_artifact
+from deblur_deploy.core.errors import BuildError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.engine import plugin as plugin_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.engine.flavour import Flavour
 from deblur_deploy.engine.plugin import check_plugin, load_plugin
-from deblur_deploy.errors import BuildError, MissingDependencyError
 from deblur_deploy.export.to_onnx import network_to_onnx
-from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.graph.for_tensorrt import prepare_network
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.runtime.handover import prepare_network
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 from deblur_deploy.runtime.refit import network_of
 

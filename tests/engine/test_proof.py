@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from deblur_deploy.core.errors import BuildError
 from deblur_deploy.engine.proof import (
     EngineLayer,
     LayerTensor,
@@ -15,8 +16,7 @@ from deblur_deploy.engine.proof import (
     prove_precision,
     require_precision,
 )
-from deblur_deploy.errors import BuildError
-from deblur_deploy.network.onnx_cost import ComputeNode
+from deblur_deploy.graph.node_costs import ComputeNode
 
 
 def tensor_text(shape: str, kind: str) -> str:

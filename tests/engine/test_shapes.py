@@ -8,9 +8,9 @@ import pytest
 from onnx import numpy_helper, parser
 
 from deblur_deploy.config import ShapeConfig
+from deblur_deploy.core.errors import BuildError, ConfigError
 from deblur_deploy.engine.shapes import resolve_profiles
-from deblur_deploy.errors import BuildError, ConfigError
-from deblur_deploy.runtime.profile import Profile
+from deblur_deploy.graph.profile import Profile
 
 
 def network(shape: str = "batch,3,height,width", output: str = "batch,3,height,width") -> onnx.ModelProto:

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblur_deploy.artifact import Artifact, load_artifact, new_step
 from deblur_deploy.compress.plan import prune_network
 from deblur_deploy.compress.quantize import plan_scheme, quantize_network
 from deblur_deploy.config import EngineConfig, ExportConfig, Precision, PrecisionConfig, PruneConfig, QatConfig
+from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
+from deblur_deploy.core.errors import BuildError
+from deblur_deploy.core.package_data import shipped
 from deblur_deploy.engine.build import build_engine
 from deblur_deploy.engine.targets import resolve_target
-from deblur_deploy.errors import BuildError
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
-from deblur_deploy.package_data import shipped
 from deblur_deploy.runtime.runner import open_runner
 
 pytestmark = pytest.mark.rtx

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from deblur_deploy.core.errors import BuildError, ConfigError
 from deblur_deploy.engine.targets import CURRENT, PORTABLE, Target, check_buildable, resolve_target
-from deblur_deploy.errors import BuildError, ConfigError
 
 RTX_MEMBERS = ("NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 

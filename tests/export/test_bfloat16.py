@@ -8,15 +8,15 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper, parser
 
-from deblur_deploy.artifact import TYPED_STAGES, new_step
 from deblur_deploy.config import ExportConfig, PrecisionConfig
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.artifact import TYPED_STAGES, new_step
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.export.bfloat16 import OPSET, convert_to_bf16, lower_to_bf16
-from deblur_deploy.export.facts import read_facts
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
-from deblur_deploy.images import Resolution
+from deblur_deploy.graph.facts import read_facts
+from deblur_deploy.graph.node_costs import share_of_macs
 from deblur_deploy.network.checkpoint import save_network, spec_of
-from deblur_deploy.network.onnx_cost import share_of_macs
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 

@@ -11,11 +11,11 @@ from onnx import numpy_helper
 from PIL import Image
 
 from deblur_deploy.config import PrecisionConfig
-from deblur_deploy.errors import ExportError
+from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.images import ImageSpec, Resolution, from_frames
 from deblur_deploy.export.overflow import check_activations, largest_activations
 from deblur_deploy.export.precision import convert_to_fp16, lower_precision
 from deblur_deploy.export.to_onnx import network_to_onnx
-from deblur_deploy.images import ImageSpec, Resolution, from_frames
 from deblur_deploy.runtime import runner as runner_module
 
 SIZE = Resolution(41, 30)

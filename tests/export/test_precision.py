@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
 from deblur_deploy.config import PrecisionConfig
-from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
+from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError, ExportError
+from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
 from deblur_deploy.export.precision import convert_to_fp16, drop_quantization, lower_precision
 from deblur_deploy.export.to_onnx import network_to_onnx
-from deblur_deploy.images import ImageSpec, Resolution, to_batch
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 FP32, FP16 = TensorProto.FLOAT, TensorProto.FLOAT16

@@ -9,15 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.config import ExportConfig, PrecisionConfig
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.data.pairs import load_pairs
-from deblur_deploy.evaluate import evaluate
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.images import save_rgb
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.quality.evaluate import evaluate
 
 
 @pytest.fixture

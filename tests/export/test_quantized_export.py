@@ -13,18 +13,18 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.compress.plan import prune_network
 from deblur_deploy.compress.quantize import calibration_frames, plan_scheme, quantize_network, round_float_weights
 from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
-from deblur_deploy.export.shrink import bytes_by_category
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.images import Resolution, to_batch
+from deblur_deploy.core.sources import shipped_generator
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
-from deblur_deploy.images import Resolution, to_batch
+from deblur_deploy.graph.shrink import bytes_by_category
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import default_exemptions
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.runner import open_runner
-from deblur_deploy.sources import shipped_generator
 
 SIZE = Resolution(80, 64)
 RUNTIMES = ("onnxruntime", "openvino")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deblur_deploy.errors import ExportError
+from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.export.to_onnx import network_to_onnx
-from deblur_deploy.images import Resolution
 from deblur_deploy.network.generator import Generator
 
 

@@ -14,12 +14,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from deblur_deploy.artifact import Artifact, new_step
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import ArtifactError, ConfigError, ExportError
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.errors import ArtifactError, ConfigError, ExportError
+from deblur_deploy.core.images import ImageSpec, from_batch, load_rgb, save_rgb, to_batch
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.export.triton import Tensor, TritonConfig, export_triton, model_config, tensors_of
-from deblur_deploy.images import ImageSpec, from_batch, load_rgb, save_rgb, to_batch
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Draft, NetworkSpec, Step, load_artifact, new_step, write_artifact
-from deblur_deploy.cli.options import check_writable
+from deblur_deploy.core.artifact import Draft, NetworkSpec, Step, load_artifact, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.files import check_writable
+from deblur_deploy.core.images import ImageSpec, save_rgb
+from deblur_deploy.core.sources import find_artifacts, resolve_source
 from deblur_deploy.data.cache import open_photos
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import ImageSpec, save_rgb
 from deblur_deploy.network.checkpoint import import_checkpoint
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.sources import find_artifacts, resolve_source
 from deblur_deploy.training.state import SavedState, StateKeeper
 
 

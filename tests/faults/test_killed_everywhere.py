@@ -18,17 +18,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Draft, NetworkSpec, Step, hash_file, write_artifact
-from deblur_deploy.images import ImageSpec, save_rgb
+from deblur_deploy.core.artifact import Draft, NetworkSpec, Step, hash_file, write_artifact
+from deblur_deploy.core.images import ImageSpec, save_rgb
 from deblur_deploy.network.checkpoint import import_checkpoint
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 DRIVER = """
 import os, shutil, signal, sys
 from pathlib import Path
-from deblur_deploy.artifact import Draft, NetworkSpec, Step, load_artifact, write_artifact
+from deblur_deploy.core.artifact import Draft, NetworkSpec, Step, load_artifact, write_artifact
 from deblur_deploy.cli.dispatch import run_command
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.images import ImageSpec
 
 work, older, photos, step, out, name, *arguments = sys.argv[1:]
 work, out, step = Path(work), Path(out), int(step)

@@ -28,16 +28,16 @@ pytest.importorskip("hypothesis", reason="needs hypothesis: pip install 'deblur-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deblur_deploy.artifact import Draft, NetworkSpec, Step, load_artifact, write_artifact
-from deblur_deploy.cli.recipe import load_recipe
+from deblur_deploy.core.artifact import Draft, NetworkSpec, Step, load_artifact, write_artifact
+from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.external_data import refuse_external_data
+from deblur_deploy.core.images import ImageSpec, load_rgb, parse_resolution
 from deblur_deploy.engine.targets import resolve_target
-from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.export.facts import FORMAT, PREFIX, read_facts
-from deblur_deploy.external_data import refuse_external_data
-from deblur_deploy.images import ImageSpec, load_rgb, parse_resolution
+from deblur_deploy.graph.facts import FORMAT, PREFIX, read_facts
 from deblur_deploy.infer.memory import parse_memory
 from deblur_deploy.infer.picture import read_picture
 from deblur_deploy.infer.rows import open_rows
+from deblur_deploy.pipeline.recipe import load_recipe
 
 COUNTS = [pytest.param(100, id="quick"), pytest.param(100_000, id="whole", marks=[pytest.mark.slow])]
 VARIANTS = {100: 1, 100_000: 49}

@@ -19,14 +19,14 @@ import pytest
 import torch
 from PIL import Image
 
-from deblur_deploy.artifact import Draft, NetworkSpec, Step, load_artifact, write_artifact
-from deblur_deploy.cli.recipe import load_recipe
+from deblur_deploy.core.artifact import Draft, NetworkSpec, Step, load_artifact, write_artifact
+from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.images import ImageSpec, load_rgb
 from deblur_deploy.data.layouts import find_pairs
 from deblur_deploy.data.pairs import load_pairs
-from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.images import ImageSpec, load_rgb
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.weights_file import read_weights
+from deblur_deploy.pipeline.recipe import load_recipe
 
 Sign = Callable[[dict[str, Any]], bytes]
 Make = Callable[[Path], object]
@@ -357,7 +357,7 @@ def test_bad_input_ends_in_one_clear_error(kind: str, name: str, tmp_path: Path,
 
 
 def test_absurd_widths_are_refused_before_memory_is_taken(tmp_path: Path, tiny_config: Any, sign: Sign) -> None:
-    from deblur_deploy.artifact import new_step
+    from deblur_deploy.core.artifact import new_step
     from deblur_deploy.network.checkpoint import save_network, spec_of
     from deblur_deploy.network.srn import SRN
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.infer.restore import Restorer, deblur
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM files need the extra `medical`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.infer.jobs import find_jobs, parse_format
 
 

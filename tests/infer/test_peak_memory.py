@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_deploy.artifact import Artifact
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.infer.memory import parse_memory
 
 BUDGET, IN_ROWS = "2GB", "1GB"
@@ -23,7 +23,7 @@ CASES += [(10, ".tif"), (100, ".tif"), (10, ".jpg"), (100, ".jpg")]
 MEASURE = """
 import sys
 from deblur_deploy.cli.dispatch import run_command
-from deblur_deploy.process_memory import peak_resident_bytes
+from deblur_deploy.core.process_memory import peak_resident_bytes
 code = run_command("infer", sys.argv[1:])
 print(peak_resident_bytes(), file=sys.stderr)  # not getrusage, which counts what the parent had before it
 raise SystemExit(code)

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import load_rgb
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import load_rgb
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.picture import FORMATS, Metadata, Picture, decoding_bytes, read_picture
 

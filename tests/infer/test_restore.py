@@ -9,15 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.images import ImageSpec, Resolution, from_batch, to_batch
+from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.images import ImageSpec, Resolution, from_batch, to_batch
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
-from deblur_deploy.package_data import shipped
-from deblur_deploy.process_memory import resident_bytes
 from deblur_deploy.runtime.runner import open_runner
 
 SEAM = 0.5 / 255
@@ -146,9 +146,9 @@ MEASURE_PEAKS = """
 import json
 import sys
 import numpy as np
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
-from deblur_deploy.process_memory import peak_during
+from deblur_deploy.core.process_memory import peak_during
 
 class Smoother:  # averages three rows, and holds 60 float32 per pixel meanwhile
     name, image = "smoother", ImageSpec()

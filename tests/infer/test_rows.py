@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_deploy.errors import ArtifactError
-from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.images import ImageSpec, Resolution
+from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.infer import picture as pictures
 from deblur_deploy.infer import rows as in_rows
 from deblur_deploy.infer import tiff
@@ -26,7 +27,6 @@ from deblur_deploy.infer.restore import RestoreConfig, Restorer
 from deblur_deploy.infer.rows import open_rows, restore_rows
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
-from deblur_deploy.process_memory import peak_during
 
 SUFFIXES = [".png", ".tif"]
 

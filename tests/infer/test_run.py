@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblur_deploy.errors import ConfigError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.jobs import Job, find_jobs
 from deblur_deploy.infer.journal import JOURNAL
 from deblur_deploy.infer.picture import Metadata, Picture, read_picture
 from deblur_deploy.infer.reach import MEMORY_PROBE, measure_bytes_per_pixel
-from deblur_deploy.infer.restore import RestoreConfig, deblur
+from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
-from deblur_deploy.process_memory import resident_bytes
 
 ANEW, RESUME = InferConfig(), InferConfig(resume=True)
 
@@ -219,3 +219,31 @@ def test_a_job_with_an_obstacle_is_a_failure_by_name(artifact, runner, photos, o
     files.run(jobs, lambda progress: None)
     assert [result.status for result in files.report.files] == ["failed", "done"]
     assert not (out / "a.png").exists()
+
+
+class StrangeError(Exception):
+    """What a library raises that promises nothing."""
+
+
+@pytest.mark.parametrize("raised", [StrangeError("odd\nthings"), UnicodeDecodeError("utf-8", b"\xe4", 0, 1, "bad")])
+@pytest.mark.parametrize("step", ["read_picture", "write_picture", "Restorer.restore_in_place"])
+def test_no_exception_of_one_file_ends_a_run(artifact, runner, photos, step, raised):
+    out = photos.parent / "out"
+    usual = FileRunner(artifact, runner, out, ANEW)
+    files, calls = find_jobs([photos], out, "*.[pt][ni][gf]"), []
+    real = {"read_picture": read_picture, "write_picture": write_picture}.get(step, Restorer.restore_in_place)
+
+    def strange(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise raised
+        return real(*arguments)
+
+    with mock.patch(f"deblur_deploy.infer.run.{step}", strange):
+        usual.run(files, lambda progress: None)
+    (failure,) = (result for result in usual.report.failures if "broken" not in result.input)
+    assert failure.input == str(photos / "a.png")
+    assert f"a.png cannot be restored: {type(raised).__name__}: " in failure.error
+    assert "\n" not in failure.error
+    assert usual.report.count("done") == 1
+    assert (out / "sub" / "b.tif").exists()

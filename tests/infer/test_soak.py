@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.config import ExportConfig
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.images import Resolution
 from deblur_deploy.infer.raw import restore_raw
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
-from deblur_deploy.process_memory import resident_bytes
 from deblur_deploy.runtime.runner import open_runner
 
 FRAMES, WARM_UP = 10_000, 2_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.infer.tiles import (
     TileNeeds,
     TilePlan,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.infer.raw import restore_raw
 from deblur_deploy.infer.restore import Restorer, deblur
 from deblur_deploy.infer.settings import VideoConfig

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.kernels.geometry import Element
 from deblur_deploy.kernels.plugin_library import find_tensorrt_include, tensorrt_version
 

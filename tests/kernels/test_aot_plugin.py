@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.errors import MissingDependencyError
+from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.kernels.aot_plugin import ATTRIBUTES, NAME, NAMESPACE, register_aot_plugin
 from deblur_deploy.kernels.compiler import kernel_sources
 from deblur_deploy.kernels.geometry import THREADS, Geometry, choose_entry
@@ -127,7 +127,7 @@ def test_types_and_layouts_are_those_of_the_library(answers):
 
 
 def test_the_attributes_are_those_of_the_onnx_node(answers):
-    onnx_function = pytest.importorskip("deblur_deploy.export.deform_function")
+    onnx_function = pytest.importorskip("deblur_deploy.graph.deform_function")
     function = onnx_function.deform_conv_function((3, 3), 1)
 
     assert (function.domain, function.name) == (NAMESPACE, NAME)

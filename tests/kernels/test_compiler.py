@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deblur_deploy.errors import BuildError, MissingDependencyError
+from deblur_deploy.core.errors import BuildError, MissingDependencyError
 from deblur_deploy.kernels import compiler
 from deblur_deploy.kernels.compiler import compile_cached, compile_source, kernel_sources, lower_ptx_version
 from deblur_deploy.kernels.geometry import ENTRIES

@@ -69,8 +69,8 @@ def test_the_cpp_snippet_compiles(tensorrt_include, tmp_path):
 
 def test_the_python_snippet_names_the_plugin(tmp_path):
     onnx = pytest.importorskip("onnx")
+    from deblur_deploy.core.images import Resolution
     from deblur_deploy.export.to_onnx import network_to_onnx
-    from deblur_deploy.images import Resolution
 
     torch.manual_seed(0)
     model = network_to_onnx(SRN(SRNConfig.from_base(8, (1, 1, 1))).eval(), Resolution(16, 16))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deblur_deploy.cli.build_plugin_command import capabilities_of
-from deblur_deploy.errors import BuildError, ConfigError, MissingDependencyError
+from deblur_deploy.core.errors import BuildError, ConfigError, MissingDependencyError
 from deblur_deploy.kernels.aot_plugin import ATTRIBUTES
 from deblur_deploy.kernels.plugin_library import (
     PluginBuildConfig,

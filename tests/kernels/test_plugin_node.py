@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.srn import SRN
 
 onnx = pytest.importorskip("onnx")

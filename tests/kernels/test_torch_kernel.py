@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.errors import ConfigError, MissingDependencyError
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError
 from deblur_deploy.kernels import torch_kernel
 from deblur_deploy.kernels.torch_kernel import ConvSteps, prepare_call, run_deform_conv
 from deblur_deploy.network.deform_conv import _deform_conv2d_cuda, deform_conv2d

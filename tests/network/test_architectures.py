@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from deblur_deploy.artifact import load_artifact
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.network.architectures import (
     ARCHITECTURES,
     ImportOptions,

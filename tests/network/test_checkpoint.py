@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from deblur_deploy.artifact import load_artifact, new_step
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.artifact import load_artifact, new_step
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.network.checkpoint import (
     build_network,
     import_checkpoint,
@@ -80,7 +80,7 @@ def test_an_artifact_rebuilds_bit_for_bit_in_a_fresh_process(net, tmp_path):
     torch.save(frame, tmp_path / "frame.pt")
     script = (
         "import sys, torch; from pathlib import Path\n"
-        "from deblur_deploy.artifact import load_artifact\n"
+        "from deblur_deploy.core.artifact import load_artifact\n"
         "from deblur_deploy.network.checkpoint import load_network\n"
         "folder = Path(sys.argv[1]); torch.set_num_threads(1)\n"
         "net = load_network(load_artifact(folder / 'artifact'))\n"

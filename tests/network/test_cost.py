@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from deblur_deploy.images import Resolution
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.deform_conv import DeformConv2dPack
 from deblur_deploy.network.srn import SRN, SRNConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.network.architectures import ImportOptions
 from deblur_deploy.network.checkpoint import build_network, import_checkpoint, load_network, spec_of
 from deblur_deploy.network.deblurgan_v2 import (

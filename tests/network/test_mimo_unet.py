@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.network.checkpoint import build_network, import_checkpoint, load_network, spec_of
 from deblur_deploy.network.mimo_unet import AttentionModule, MIMOUNet, MIMOUNetConfig, MIMOUNetPlus, ShallowModule
 from deblur_deploy.network.widths import shapes_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deblur_deploy.compress.plan import prune_network
 from deblur_deploy.config import PruneConfig
-from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.network.architectures import find_architecture
 from deblur_deploy.network.checkpoint import build_network, import_checkpoint, load_network, spec_of
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from deblur_deploy.artifact import load_artifact
-from deblur_deploy.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.network.architectures import ImportOptions
 from deblur_deploy.network.checkpoint import build_network, import_checkpoint, load_network, spec_of
 from deblur_deploy.network.srn_cvpr18 import SRNCVPR18, SRNCVPR18Config, Variant, double_size, from_tensorflow

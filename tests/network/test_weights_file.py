@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.network.weights_file import read_weights
 
 RAW, AVERAGE = {"conv.weight": torch.zeros(2, 2)}, {"conv.weight": torch.ones(2, 2)}

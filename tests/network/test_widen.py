@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.network.widen import widen
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.widths import apply_widths, changed_widths, shapes_of
 
 

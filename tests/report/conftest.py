@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deblur_deploy.artifact import Artifact, Draft, NetworkSpec, new_step, write_artifact
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, new_step, write_artifact
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.report.photographs import Photograph, View
 
 COST = {"params": 1000, "gmacs": 2.0}

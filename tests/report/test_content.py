@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.report.content import gather
 from deblur_deploy.report.page import render_page
 from deblur_deploy.report.photographs import encode_photographs

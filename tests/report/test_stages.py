@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.report.stages import compared, read_stages
 from tests.report.conftest import Run, quality, write
 

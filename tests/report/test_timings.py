@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.report.stages import read_stages
 from deblur_deploy.report.timings import device_name, read_sessions
 from tests.report.conftest import DEVICE, Run

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, new_step
 from deblur_deploy.config import ExportConfig
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, new_step
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.images import ImageSpec
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 

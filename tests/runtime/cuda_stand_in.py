@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.errors import DeblurDeployError
 
 ALIGNMENT = 256
 UPLOAD_MS, COMPUTE_MS, DOWNLOAD_MS = 1.0, 5.0, 2.0

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime.trt import EngineOptions, EngineRunner, Libraries
 
 FIXED = (1, 3, 4, 6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.runtime.cuda import Cuda
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 

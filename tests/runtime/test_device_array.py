@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.runtime.device_array import DeviceArray, as_device_array, read_dlpack
 
 STREAM = 77

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import BuildError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import BuildError, MissingDependencyError
 from deblur_deploy.runtime import engine_fit
 from deblur_deploy.runtime.engine_fit import driver_hint, engine_obstacle, import_tensorrt, rebuild_hint
 from deblur_deploy.runtime.nvidia import Gpu

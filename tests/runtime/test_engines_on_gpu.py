@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.config import EngineConfig, PlanConfig
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.engine.build import build_engine
-from deblur_deploy.errors import ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.kernels.plugin_library import PluginBuildConfig, build_plugin
 from deblur_deploy.runtime.engine_fit import flavour_of
 from deblur_deploy.runtime.runner import Batch, open_runner, reason_unavailable, runtimes_for

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from cuda_stand_in import COMPUTE_MS, DOWNLOAD_MS, UPLOAD_MS
 
-from deblur_deploy.artifact import Artifact
 from deblur_deploy.bench import entries as entries_module
 from deblur_deploy.bench import measure as measure_module
 from deblur_deploy.bench.entries import Selection, entries_of
 from deblur_deploy.bench.measure import BenchConfig, BenchReport, measure
 from deblur_deploy.bench.records import as_csv, read_jsonl, report_records, write_jsonl
 from deblur_deploy.cli import bench_output
-from deblur_deploy.images import ImageSpec, Resolution
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.runtime import runner as runner_module
 from deblur_deploy.runtime import trt as trt_module
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deblur_deploy.cli.dispatch import run_command
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.runtime import foreign_engine
 from deblur_deploy.runtime.foreign_engine import adopt_engine, is_foreign_engine
 from deblur_deploy.runtime.runner import default_runtime
@@ -60,7 +60,7 @@ def test_without_rtx_it_is_the_full_tensorrts(monkeypatch: pytest.MonkeyPatch, f
 
 
 def test_infer_asks_for_trust(capsys: pytest.CaptureFixture[str], file: Path, photo: Any) -> None:
-    from deblur_deploy.images import save_rgb
+    from deblur_deploy.core.images import save_rgb
 
     save_rgb(file.parent / "photo.png", photo)
     arguments = [str(file), str(file.parent / "photo.png"), "--out", str(file.parent / "out")]

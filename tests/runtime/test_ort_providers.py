@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import DeblurDeployError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.runtime import ort_caches, ort_providers
 from deblur_deploy.runtime.nvidia import Gpu
 from deblur_deploy.runtime.ort_caches import cache_options

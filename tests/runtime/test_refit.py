@@ -14,11 +14,11 @@ import onnx
 import pytest
 from engine_bench import Bench, picture
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.graph.for_tensorrt import prepare_network, read_network
 from deblur_deploy.runtime import engine_load
 from deblur_deploy.runtime.engine_fit import _weights_obstacle
-from deblur_deploy.runtime.handover import prepare_network, read_network
 from deblur_deploy.runtime.weights_file import FIGURE, find_weights, places_of
 
 Strip = Callable[..., Bench]

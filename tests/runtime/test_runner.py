@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 import deblur_deploy
-from deblur_deploy.artifact import Artifact, Draft, new_step, write_artifact
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime import engine_fit
 from deblur_deploy.runtime import runner as runner_module
 from deblur_deploy.runtime.eager import TorchRunner, torch_obstacle
@@ -351,7 +351,7 @@ def test_every_way_of_pytorch_on_the_gpu_agrees(checkpoint: Artifact, expected: 
 
 def test_the_package_offers_its_functions_without_loading_anything() -> None:
     assert deblur_deploy.open_runner is open_runner
-    assert deblur_deploy.load_artifact.__module__ == "deblur_deploy.artifact"
+    assert deblur_deploy.load_artifact.__module__ == "deblur_deploy.core.artifact"
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         deblur_deploy.nonsense  # noqa: B018
     code = "import sys, deblur_deploy; print(sorted({'torch', 'numpy', 'onnx', 'PIL'} & sys.modules.keys()))"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import DeblurDeployError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.runtime.eager import TorchRunner, prepare_network, variant_of
 from deblur_deploy.runtime.runner import RUNTIMES, Batch, open_runner, reason_unavailable

@@ -10,8 +10,8 @@ import pytest
 from cuda_stand_in import COMPUTE_MS, DOWNLOAD_MS, UPLOAD_MS
 from engine_bench import DYNAMIC, TWO_PROFILES, Bench, Foreign, picture
 
-from deblur_deploy.errors import ConfigError, DeblurDeployError
-from deblur_deploy.images import ImageSpec
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
 from deblur_deploy.runtime.trt import EngineOptions
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from deblur_deploy.artifact import Artifact
-from deblur_deploy.errors import ArtifactError
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.runtime.engine_load import _DIAGNOSTICS, load_engine, new_logger
 
 PROBE = Path(__file__).with_name("bindings_probe.py")

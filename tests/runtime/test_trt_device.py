@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from engine_bench import FIXED, Bench, Foreign, picture, values_at
 
-from deblur_deploy.errors import ConfigError, DeblurDeployError
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.runtime.device_array import DeviceArray
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from engine_bench import Bench, picture
 
-from deblur_deploy.artifact import hash_file
-from deblur_deploy.errors import ArtifactError, BuildError, DeblurDeployError
+from deblur_deploy.core.artifact import hash_file
+from deblur_deploy.core.errors import ArtifactError, BuildError, DeblurDeployError
 from deblur_deploy.runtime.runtime_cache import SUFFIX
 
 

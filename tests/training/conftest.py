@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deblur_deploy.images import save_rgb
+from deblur_deploy.core.images import save_rgb
 
 
 @pytest.fixture(autouse=True)

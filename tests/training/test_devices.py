@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import FitConfig, RunConfig
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.errors import ConfigError, MissingDependencyError
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training import train as train_module
 from deblur_deploy.training.devices import open_devices

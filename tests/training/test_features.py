@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deblur_deploy.config import FitConfig
-from deblur_deploy.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.srn import SCALES, SRN, SRNConfig
 from deblur_deploy.training.features import FeatureMatch, FeatureTap, attention_distance
 from deblur_deploy.training.loop import fit

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deblur_deploy.config import FitConfig, ShakeConfig
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.data.shake import shake
-from deblur_deploy.errors import DeblurDeployError
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training.loop import fit
 from deblur_deploy.training.losses import Objective

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deblur_deploy.config import FitConfig, LossConfig
-from deblur_deploy.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
 from deblur_deploy.training.losses import (
     Objective,

@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deblur_deploy.artifact import load_artifact
 from deblur_deploy.config import FitConfig, RunConfig
-from deblur_deploy.errors import ArtifactError, ConfigError, DeblurDeployError
+from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError
 from deblur_deploy.training import state as state_module
 from deblur_deploy.training import train as train_module
 from deblur_deploy.training.loop import Trainer

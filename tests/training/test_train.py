@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deblur_deploy.artifact import Artifact, NetworkSpec, load_artifact
 from deblur_deploy.config import LossConfig, RunConfig, TrainConfig
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, load_artifact
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import ImageSpec, save_rgb
 from deblur_deploy.data.pairs import Pair, load_pairs
-from deblur_deploy.errors import ArtifactError, ConfigError
-from deblur_deploy.images import ImageSpec, save_rgb
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.srn import SRNConfig
 from deblur_deploy.training import train as train_module

@@ -1,0 +1,174 @@
+"""Photographs on disk and in memory: reading, writing, and what a network expects of them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a network takes and gives.
+
+    Args:
+        layout: Axis order of the tensors.
+        channels: Number of colour channels, RGB order.
+        value_range: Values of black and white.
+        multiple_of: Divisor of height and width inside the network; graphs pad to it themselves.
+        height: Fixed height in pixels, or None where any is taken.
+        width: Fixed width in pixels, or None where any is taken.
+        dtype: Type of the values; ``uint8`` stands for camera frames as they come.
+    """
+
+    layout: str = "NCHW"
+    channels: int = 3
+    value_range: tuple[float, float] = (0.0, 1.0)
+    multiple_of: int = 1
+    height: int | None = None
+    width: int | None = None
+    dtype: Literal["float32", "uint8"] = "float32"
+
+    @classmethod
+    def of_frames(cls, height: int | None, width: int | None, multiple_of: int = 1) -> ImageSpec:
+        """What a network of camera frames, (N, H, W, 3) uint8, takes and gives."""
+        return cls("NHWC", 3, (0.0, 255.0), multiple_of, height, width, "uint8")
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A picture size in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def parse_resolution(text: str) -> Resolution:
+    """Read ``WIDTHxHEIGHT``, such as ``640x360``.
+
+    Raises:
+        ConfigError: The text has another form, or a side is below 1.
+    """
+    sides = text.strip().lower().split("x")
+    if len(sides) != 2 or not all(re.fullmatch("[0-9]{1,9}", side) for side in sides):
+        raise ConfigError(f"{text!r} is not a resolution", hint="write WIDTHxHEIGHT in pixels, such as 640x360")
+    width, height = (int(side) for side in sides)
+    if not (1 <= width <= 65_536 and 1 <= height <= 65_536):
+        raise ConfigError(f"resolution {text!r} is out of range", hint="both sides from 1 to 65536, such as 640x360")
+    return Resolution(width, height)
+
+
+def load_rgb(path: Path) -> NDArray[np.uint8]:
+    """Read a photograph upright as 8-bit RGB.
+
+    Args:
+        path: PNG, JPEG, TIFF, WebP or BMP; gray is repeated to RGB, transparency dropped, 16-bit gray rounded to 8
+            bits (of 16-bit colour Pillow keeps the upper byte), EXIF orientation applied.
+
+    Returns:
+        (H, W, 3) uint8 sRGB.
+
+    Raises:
+        ArtifactError: The file is missing, no image, cut off, of absurd dimensions, CMYK, or of 32 bits per pixel.
+    """
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} cannot be read: it is no regular file", hint="give image files")
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what it warns of ends in an error
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+            return np.array(_eight_bit(ImageOps.exif_transpose(image), path).convert("RGB"))
+    except Image.DecompressionBombError as err:
+        raise ArtifactError(
+            f"{path} has absurd dimensions: {err}",
+            hint=f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts",
+        ) from err
+    except FileNotFoundError as err:
+        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
+    except UnidentifiedImageError as err:
+        raise ArtifactError(
+            f"{path} is not an image", hint="give PNG, JPEG, TIFF, WebP or BMP files, or remove this one"
+        ) from err
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as err:
+        raise ArtifactError(
+            f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
+        ) from err
+
+
+def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    """The image with at most 8 bits per sample: Pillow itself would clip deeper grays to white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode == "CMYK":
+        raise ArtifactError(f"{path} is CMYK, whose colours depend on a printer's profile", hint="save it as sRGB")
+    if image.mode in {"I", "F"}:
+        raise ArtifactError(f"{path} has 32 bits per pixel, of unknown range", hint="save it with 8 or 16 bits")
+    return image
+
+
+def save_rgb(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write (H, W, 3) uint8 as the format that the suffix names.
+
+    Raises:
+        ArtifactError: The folder cannot be written, or the suffix names no format.
+    """
+    try:
+        Image.fromarray(image).save(path)
+    except ValueError as err:
+        raise ArtifactError(f"{path} names no image format", hint="end the name in .png or .jpg") from err
+    except OSError as err:
+        raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files directly in a folder, sorted by name.
+
+    Raises:
+        ArtifactError: No such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not a folder", hint="give a folder with images")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not files:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise ArtifactError(f"{folder} holds no images", hint=f"put {kinds} files into it")
+    return files
+
+
+def to_frames(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(N, 3, H, W) float in [0, 1] to (N, H, W, 3) uint8, clipped and rounded, halves to even."""
+    codes: NDArray[np.uint8] = np.rint(np.clip(batch.astype(np.float32), 0.0, 1.0) * 255).astype(np.uint8)
+    return np.ascontiguousarray(codes.transpose(0, 2, 3, 1))
+
+
+def from_frames(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [0, 1]."""
+    scaled: NDArray[np.float32] = frames.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(scaled)
+
+
+def to_batch(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 1]."""
+    return from_frames(image[None])
+
+
+def from_batch(batch: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(1, 3, H, W) float in [0, 1] to (H, W, 3) uint8, clipped and rounded."""
+    image: NDArray[np.uint8] = to_frames(batch[:1])[0]
+    return image

@@ -1,0 +1,77 @@
+"""Which nodes of a network stay float32 when it is written in float16, and why."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+import onnx
+
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.graph.frames import NODES as FRAME_NODES
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul"})
+_MEASURES = frozenset({"Shape", "Size"})
+
+
+def float_nodes(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[int]:
+    """Indices of the nodes that stay float32.
+
+    They are the *image path*, what computes sampling positions, what converts camera frames, and what is asked for.
+
+    Args:
+        graph: The graph.
+        patterns: Name patterns of nodes to leave in float32.
+
+    Raises:
+        ConfigError: A pattern fits no node.
+    """
+    frames = {index for index, node in enumerate(graph.node) if node.name.startswith(FRAME_NODES)}
+    return frames | _image_path(graph) | _sampling(graph) | _matching_nodes(graph, patterns)
+
+
+def _image_path(graph: onnx.GraphProto) -> set[int]:
+    """The nodes that the photograph reaches without passing a layer with weights."""
+    reached = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    nodes = set()
+    for index, node in enumerate(graph.node):
+        if not _stops(node) and reached.intersection(node.input):
+            nodes.add(index)
+            reached.update(node.output)
+    return nodes
+
+
+def _sampling(graph: onnx.GraphProto) -> set[int]:
+    """The nodes that sample at computed positions, and those that compute them from what a layer with weights gave.
+
+    Near 640 a float16 position is good to half a pixel. DeformConv has one type for its picture and its positions.
+    """
+    nodes: set[int] = set()
+    needed: set[str] = set()
+    for index, node in reversed(list(enumerate(graph.node))):
+        samples = node.op_type in ("GridSample", "DeformConv") and not node.domain
+        if samples:
+            nodes.add(index)
+            needed.add(node.input[1 if node.op_type == "GridSample" else 2])
+        elif not _stops(node) and needed.intersection(node.output):
+            nodes.add(index)
+            needed.update(node.input)
+    return nodes
+
+
+def _stops(node: onnx.NodeProto) -> bool:
+    """Whether a path ends at a node: a layer with weights, a local function, or what only looks at a shape."""
+    return node.domain not in ("", "ai.onnx") or node.op_type in _WEIGHTED | _MEASURES
+
+
+def _matching_nodes(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[int]:
+    """The nodes that any pattern names."""
+    found: set[int] = set()
+    for pattern in patterns:
+        matches = {index for index, node in enumerate(graph.node) if fnmatch.fnmatchcase(node.name, pattern)}
+        if not matches:
+            raise ConfigError(
+                f"keep_fp32 names {pattern!r}, which fits no node", hint="name nodes as `/head/*` or `*/Conv`"
+            )
+        found |= matches
+    return found

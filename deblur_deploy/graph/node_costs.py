@@ -1,0 +1,109 @@
+"""Where the arithmetic of an ONNX network is: its nodes with weights, and the multiply-accumulates of each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, inliner, shape_inference
+
+from deblur_deploy.core.errors import ExportError
+
+_COMPUTE = frozenset({"Conv", "ConvTranspose", "DeformConv", "DeformConv2d", "Gemm", "MatMul"})
+_KINDS = {
+    "Conv": "convolution",
+    "ConvTranspose": "deconvolution",
+    "DeformConv": "deformable",
+    "DeformConv2d": "deformable",
+}
+_TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+
+
+@dataclass(frozen=True)
+class ComputeNode:
+    """An ONNX node that multiplies by weights.
+
+    Args:
+        name: Its name in the network.
+        weight_shape: Shape of its second input.
+        macs: Multiply-accumulates for one run of the network.
+        type: Type that it computes in: ``int8`` behind dequantized inputs, else that of its weights: ``fp32``,
+            ``fp16``, or ONNX's own name in lower case.
+        kind: ``convolution``, ``deconvolution``, ``deformable`` or ``gemm``.
+    """
+
+    name: str
+    weight_shape: tuple[int, ...]
+    macs: int
+    type: str = "fp32"
+    kind: str = "convolution"
+
+
+def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
+    """Find the nodes that multiply by weights, and count their multiply-accumulates.
+
+    Args:
+        model: A network with fixed sizes, local functions inlined; that of ``deblur::DeformConv2d`` may stay.
+
+    Raises:
+        ExportError: The sizes of such a node are not fixed.
+    """
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    tensors: dict[str, tuple[int, tuple[int, ...]]] = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        tensors[value.name] = (kind.elem_type, tuple(dim.dim_value for dim in kind.shape.dim))
+    dequantized = {
+        node.output[0]: tensors.get(node.input[0], (0, ()))[0]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+    }
+    found = []
+    for node in graph.node:
+        if node.op_type in _COMPUTE:
+            known = [tensors.get(name, (0, ())) for name in (node.input[0], node.input[1], node.output[0])]
+            shapes = [shape for _, shape in known]
+            if not all(shapes) or 0 in (size for shape in shapes for size in shape):
+                raise ExportError(
+                    f"the sizes of node {node.name!r} ({node.op_type}) are not fixed",
+                    hint="export the network for one size: `deblur-deploy export-onnx --res 640x360`",
+                )
+            quantized = all(name in dequantized for name in node.input[:2])
+            written_type = dequantized[node.input[1]] if quantized else known[1][0]
+            macs, kind = _macs(node, *shapes), _type_name(written_type)
+            found.append(ComputeNode(node.name, shapes[1], macs, kind, _kind(node)))
+    return tuple(found)
+
+
+def share_of_macs(model: onnx.ModelProto) -> dict[str, float]:
+    """Share of the multiply-accumulates in each type, local functions included.
+
+    Raises:
+        ExportError: The sizes of a node are not fixed.
+    """
+    macs: Counter[str] = Counter()
+    for node in compute_nodes(inliner.inline_local_functions(model)):
+        macs[node.type] += node.macs
+    return {kind: count / macs.total() for kind, count in macs.items()}
+
+
+def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> int:
+    """Multiply-accumulates of one compute node."""
+    if node.op_type in ("Conv", "DeformConv", "DeformConv2d"):  # every output element is a sum over one filter
+        return math.prod(result) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":  # every input element is spread over one filter
+        return math.prod(source) * math.prod(weight[1:])
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return math.prod(result) * source[0 if transposed else -1]
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    """What a compute node is. The convolution inside an inlined deformable one is all of its multiply-accumulates."""
+    operator = "DeformConv2d" if node.name.startswith("DeformConv2d") else node.op_type
+    return _KINDS.get(operator, "gemm")
+
+
+def _type_name(data_type: int) -> str:
+    return _TYPE_NAMES.get(data_type) or str(TensorProto.DataType.Name(data_type)).lower()

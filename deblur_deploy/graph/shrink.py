@@ -1,0 +1,157 @@
+"""What makes an exported file small beside its integer weights, and where its bytes are.
+
+On an unrolled network names and attributes weigh as much as a layer: each layer stands in the graph three times, and
+the exporter spells out its path in every value. Values get names of a letter or two. Nodes with weights keep their
+path, which is what people and engine logs name them by; other nodes are numbered by kind.
+"""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count, product
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from deblur_deploy.graph.fold import remove_unused, set_nodes
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv2d"})
+"""Operators whose second input is a weight."""
+
+_QUANTIZERS = {"QuantizeLinear": "Q", "DequantizeLinear": "DQ"}
+_CODES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
+_FP16_MAX = float(np.finfo(np.float16).max)
+_DEFAULTS: dict[str, Callable[[onnx.AttributeProto], bool]] = {
+    "strides": lambda attribute: set(attribute.ints) == {1},
+    "dilations": lambda attribute: set(attribute.ints) == {1},
+    "pads": lambda attribute: set(attribute.ints) == {0},
+    "group": lambda attribute: attribute.i == 1,
+}
+"""Attributes of a convolution, and when they say no more than their default (ONNX operator specification)."""
+
+
+def merge_duplicates(model: onnx.ModelProto) -> None:
+    """Make equal initialisers one, and equal quantizers of one value one, in place."""
+    graph = model.graph
+    replaced: dict[str, str] = {}
+    first: dict[object, str] = {}
+    for item in graph.initializer:
+        replaced[item.name] = first.setdefault(_content(item), item.name)
+    nodes = []
+    for node in graph.node:
+        if node.op_type in _QUANTIZERS:
+            inputs = (replaced.get(name, name) for name in node.input)
+            key = (node.op_type, *inputs, *(attribute.SerializeToString() for attribute in node.attribute))
+            replaced[node.output[0]] = first.setdefault(key, node.output[0])
+            if replaced[node.output[0]] != node.output[0]:
+                continue
+        nodes.append(node)
+    set_nodes(graph, nodes, replaced)
+    remove_unused(model)
+
+
+def halve_float_weights(model: onnx.ModelProto) -> int:
+    """Store the weights that stay in float as float16, with one Cast to float32 behind each, in place.
+
+    Biases stay float32: they are a hundredth of the bytes, and runtimes fuse an integer convolution only with a bias
+    that is a plain constant.
+
+    Returns:
+        Number of weights. One with a value beyond float16 is left as it is.
+    """
+    graph = model.graph
+    used = {node.input[1] for node in graph.node if node.op_type in WEIGHTED}
+    casts = []
+    for item in graph.initializer:
+        if item.name not in used or item.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(item)
+        if np.abs(values).max() <= _FP16_MAX:
+            name = f"{item.name}.half"
+            casts.append(helper.make_node("Cast", [name], [item.name], name=name, to=TensorProto.FLOAT))
+            item.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name))
+    set_nodes(graph, [*casts, *graph.node], {})
+    return len(casts)
+
+
+def restore_float_weights(model: onnx.ModelProto) -> None:
+    """Turn casts of float16 initialisers back into float32 initialisers, in place."""
+    graph = model.graph
+    stored = {item.name: item for item in graph.initializer if item.data_type == TensorProto.FLOAT16}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in stored and node.attribute[0].i == TensorProto.FLOAT:
+            values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+        else:
+            kept.append(node)
+    set_nodes(graph, kept, {})
+    remove_unused(model)
+
+
+def shorten(model: onnx.ModelProto) -> None:
+    """Give values short names, number nodes without weights, and drop attributes that repeat a default, in place."""
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    taken = _short_names(fixed)
+    names = {name: name for name in fixed} | {"": ""}
+    numbers: dict[str, count[int]] = {}
+    for item in graph.initializer:
+        names[item.name] = item.name = next(taken)
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                if name not in names:
+                    names[name] = next(taken)
+                values[index] = names[name]
+        if node.op_type in WEIGHTED:
+            used = [attribute for attribute in node.attribute if not _says_nothing(node, attribute)]
+            attributes = [onnx.AttributeProto.FromString(attribute.SerializeToString()) for attribute in used]
+            del node.attribute[:]
+            node.attribute.extend(attributes)
+        else:
+            kind = _QUANTIZERS.get(node.op_type, node.op_type)
+            node.name = f"{kind}_{next(numbers.setdefault(kind, count(1)))}"
+    graph.name = "deblur"
+
+
+def bytes_by_category(model: onnx.ModelProto) -> dict[str, int]:
+    """Where the bytes of a file are, the largest category first; they add up to the file.
+
+    Categories are ``quantized weights``, ``float16``, ``float32`` and ``other`` initialisers (each with its name and
+    shape), ``nodes``, ``functions``, and ``frame``: inputs, outputs, versions and metadata.
+    """
+    kinds = dict.fromkeys(_CODES, "quantized weights")
+    kinds |= {TensorProto.FLOAT16: "float16", TensorProto.FLOAT: "float32"}
+    sizes: Counter[str] = Counter()
+    for item in model.graph.initializer:
+        sizes[kinds.get(item.data_type, "other")] += item.ByteSize()
+    sizes["nodes"] = sum(node.ByteSize() for node in model.graph.node)
+    sizes["functions"] = sum(function.ByteSize() for function in model.functions)
+    sizes["frame"] = model.ByteSize() - sizes.total()
+    return dict(sizes.most_common())
+
+
+def _content(item: TensorProto) -> bytes:
+    """An initialiser without its name."""
+    nameless = TensorProto()
+    nameless.CopyFrom(item)
+    nameless.ClearField("name")
+    return bytes(nameless.SerializeToString(deterministic=True))
+
+
+def _says_nothing(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
+    """Whether an attribute repeats its default. Those of local functions have none, and are all needed."""
+    return not node.domain and attribute.name in _DEFAULTS and _DEFAULTS[attribute.name](attribute)
+
+
+def _short_names(fixed: set[str]) -> Iterator[str]:
+    """a, b, …, z, A, …, Z, aa, ab, …, without those that are taken."""
+    for length in count(1):
+        for letters in product(string.ascii_letters, repeat=length):
+            name = "".join(letters)
+            if name not in fixed:
+                yield name

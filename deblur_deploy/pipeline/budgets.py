@@ -1,0 +1,101 @@
+"""Whether a run kept its budgets, and which stage cost what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deblur_deploy.core.errors import BudgetError
+from deblur_deploy.pipeline.findings import latency_ms, measured_runtimes
+from deblur_deploy.pipeline.recipe import Budget
+from deblur_deploy.pipeline.stages import Journey
+
+
+def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> None:
+    """Compare the last ONNX file of a run with the original's.
+
+    Args:
+        budget: What must hold.
+        journey: What the run made; all of it is kept, whatever comes out here.
+        quality: As ``read_quality`` gives it.
+        bench: As ``measure_latency`` gives it, or None where nothing was timed.
+
+    Raises:
+        BudgetError: A budget is missed. The message says by how much and what each stage did; the hint names the
+            smallest ONNX file that is within the quality budget.
+    """
+    sizes = {row: graph.path.stat().st_size for row, graph in journey.onnx.items()}
+    missed = [
+        *_missed_quality(budget, quality["psnr_db"]),
+        *_missed_size(budget, sizes),
+        *_missed_speed(budget, journey, bench),
+    ]
+    if missed:
+        raise BudgetError("; ".join(missed), hint=_hint(budget, quality["psnr_db"], journey, sizes))
+
+
+def _missed_quality(budget: Budget, psnr_db: Mapping[str, float]) -> list[str]:
+    values = list(psnr_db.values())
+    lost = values[0] - values[-1]
+    if budget.max_drop_db is None or lost <= budget.max_drop_db:
+        return []
+    losses = {row: before - after for (row, after), before in _with_before(psnr_db)}
+    worst = max(losses, key=lambda row: losses[row], default="no stage")
+    steps = ", ".join(f"{row} {loss:.2f}" for row, loss in losses.items())
+    return [
+        f"{lost:.2f} dB were lost, {lost - budget.max_drop_db:.2f} more than max_drop_db = {budget.max_drop_db} allows "
+        f"({steps}: most in {worst})"
+    ]
+
+
+def _missed_size(budget: Budget, sizes: Mapping[str, int]) -> list[str]:
+    values = list(sizes.values())
+    ratio = values[-1] / values[0]
+    if budget.max_size_ratio is None or ratio <= budget.max_size_ratio:
+        return []
+    shares = {row: after / before for (row, after), before in _with_before(sizes)}
+    worst = max(shares, key=lambda row: shares[row], default="no stage")
+    steps = ", ".join(f"{row} x{share:.2f}" for row, share in shares.items())
+    return [
+        f"the last file has {ratio:.3f} of the original's bytes, {ratio / budget.max_size_ratio:.2f} times what "
+        f"max_size_ratio = {budget.max_size_ratio} allows ({steps}: {worst} saved least)"
+    ]
+
+
+def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None) -> list[str]:
+    if budget.min_speedup is None:
+        return []
+    baseline = latency_ms(journey, "original", bench, "torch")
+    timed = {row: found[1] for row in journey.onnx if (found := fastest(journey, row, bench))}
+    last = list(journey.onnx)[-1] if journey.engine is None else list(journey.checkpoints)[-1]
+    if baseline is None or last not in timed:
+        return [f"{last} could not be timed here, so min_speedup = {budget.min_speedup} is not shown"]
+    speedup = baseline / timed[last]
+    if speedup >= budget.min_speedup:
+        return []
+    steps = ", ".join(f"{row} {baseline / ms:.1f}x" for row, ms in timed.items())
+    return [
+        f"{last} is {speedup:.1f} times as fast as the original in eager PyTorch, and min_speedup = "
+        f"{budget.min_speedup} ({steps})"
+    ]
+
+
+def fastest(journey: Journey, row: str, bench: dict[str, Any] | None) -> tuple[str, float] | None:
+    """The runtime on which a row was fastest, and its median latency there in ms; None where it was timed on none."""
+    measured = {runtime: latency_ms(journey, row, bench, runtime) for runtime in measured_runtimes(bench)}
+    timed = {runtime: ms for runtime, ms in measured.items() if ms is not None}
+    return min(timed.items(), key=lambda item: item[1], default=None)
+
+
+def _with_before(values: Mapping[str, Any]) -> list[tuple[tuple[str, Any], Any]]:
+    """Every row but the first, with the value of the row before it."""
+    items = list(values.items())
+    return [(item, before) for item, (_, before) in zip(items[1:], items, strict=False)]
+
+
+def _hint(budget: Budget, psnr_db: Mapping[str, float], journey: Journey, sizes: Mapping[str, int]) -> str:
+    allowed = float("inf") if budget.max_drop_db is None else budget.max_drop_db
+    good = [row for row, value in psnr_db.items() if psnr_db["original"] - value <= allowed]
+    best = journey.onnx[min(good, key=lambda row: sizes[row])].path
+    advice = "keep more channels or tune for longer" if len(good) < len(psnr_db) else "keep fewer channels"
+    return f"everything is kept, and {best} is the smallest within the dB budget; {advice}"

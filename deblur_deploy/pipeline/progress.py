@@ -1,0 +1,37 @@
+"""What a run tells whoever waits for it: the command line prints it, and a program may keep silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Where a run says what it is doing."""
+
+    def say(self, text: str) -> None:
+        """Take a line of text."""
+
+    def tuning(self, title: str) -> AbstractContextManager[Callable[[int, int, float], None]]:
+        """Follow fine-tuning; what it gives is called with the step, the number of steps and the loss."""
+
+    def waiting(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
+        """Follow a long wait; what it gives is called with what is being done."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def say(self, text: str) -> None:
+        """Take a line of text."""
+
+    @contextmanager
+    def tuning(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
+        """Follow fine-tuning."""
+        yield lambda step, steps, loss: None
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Follow a long wait."""
+        yield lambda caption: None

@@ -1,0 +1,89 @@
+"""What an artifact does to photographs that have no sharp partner: figures that need no reference."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.images import from_batch, load_rgb, to_batch
+from deblur_deploy.core.side_effects import SideEffects, side_effects
+from deblur_deploy.data.pairs import Image8, crop_center
+from deblur_deploy.runtime.finite import infer_finite
+from deblur_deploy.runtime.runner import fixed_size, open_runner
+
+OnPicture = Callable[[str, Image8, Image8], None]
+
+
+@dataclass(frozen=True)
+class BlurredReport:
+    """Side effects on a set of blurred photographs (see ``side_effects.py``).
+
+    Args:
+        artifact: Directory of the artifact.
+        runtime: What it ran on.
+        per_image: File name and what was measured, for each photograph.
+    """
+
+    artifact: str
+    runtime: str
+    per_image: tuple[tuple[str, SideEffects], ...]
+
+    @property
+    def color_shift(self) -> float | None:
+        """The largest colour shift of a photograph in a channel, in codes of 0 to 255; None where nothing is flat."""
+        shifts = [abs(shift) for _, effects in self.per_image for shift in effects.color_shift or ()]
+        return max(shifts, default=None)
+
+    @property
+    def overshoot_share(self) -> float:
+        """Mean of the shares of pixels that overshoot."""
+        return statistics.fmean(effects.overshoot_share for _, effects in self.per_image)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        return {
+            "artifact": self.artifact,
+            "images": len(self.per_image),
+            "color_shift": self.color_shift,
+            "overshoot_share": self.overshoot_share,
+            "per_image": [{"name": name, **dataclasses.asdict(effects)} for name, effects in self.per_image],
+        }
+
+
+def evaluate_blurred(
+    artifact: Artifact, files: Iterable[Path], runtime: str | None = None, on_picture: OnPicture | None = None
+) -> BlurredReport:
+    """Restore photographs one by one and measure the side effects.
+
+    Args:
+        artifact: What to evaluate. Where it takes one size only, photographs are cropped to it from the centre.
+        files: At least one image.
+        runtime: One of ``RUNTIMES``, or None for the preferred one.
+        on_picture: Called with the name of each photograph, the photograph and what was restored of it, both (H, W, 3)
+            uint8.
+
+    Raises:
+        ConfigError: There are no files, or the runtime does not fit.
+        ArtifactError: A file cannot be read, or is smaller than the artifact's size.
+        VerificationError: The network gives NaN or infinite values.
+        DeblurDeployError: The artifact cannot be run here.
+    """
+    measured = []
+    with open_runner(artifact, runtime) as runner:
+        for path in files:
+            blurred = load_rgb(path)
+            if size := fixed_size(runner.image):
+                blurred = crop_center(blurred, size, path.name)
+            restored = from_batch(infer_finite(runner, to_batch(blurred), path.name))
+            measured.append((path.name, side_effects(blurred, restored)))
+            if on_picture:
+                on_picture(path.name, blurred, restored)
+        if not measured:
+            raise ConfigError("there are no photographs to evaluate on", hint="give a folder with images")
+        return BlurredReport(str(artifact.directory), runner.name, tuple(measured))

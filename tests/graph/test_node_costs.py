@@ -1,0 +1,52 @@
+"""Multiply-accumulates of ONNX nodes, against the network's own count and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import inliner, numpy_helper, parser
+
+from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.export.to_onnx import network_to_onnx
+from deblur_deploy.graph.node_costs import compute_nodes
+from deblur_deploy.network.cost import measure_cost
+from deblur_deploy.network.srn import SRN, SRNConfig
+
+
+def test_multiply_accumulates_agree_with_the_network() -> None:
+    net, size = SRN(SRNConfig.from_base(8, (1, 1, 1))).eval(), Resolution(64, 48)
+    nodes = compute_nodes(inliner.inline_local_functions(network_to_onnx(net, size)))
+    assert sum(node.macs for node in nodes) == pytest.approx(measure_cost(net, size)["gmacs"] * 1e9, abs=1e5)
+    # Three scales of 22 layers with weights, the deformable one included; the coarsest has no gate.
+    assert len(nodes) == 3 * 22 - 1
+
+
+@pytest.mark.parametrize(
+    ("body", "weight", "macs"),
+    [
+        ("y = Conv <pads = [1, 1, 1, 1]> (x, w)", (5, 2, 3, 3), 5 * 6 * 5 * 2 * 9),
+        ("y = Conv <group = 2> (x, w)", (4, 1, 1, 1), 4 * 6 * 5),
+        ("y = ConvTranspose <strides = [2, 2]> (x, w)", (2, 7, 2, 2), 2 * 6 * 5 * 7 * 4),
+        ("y = MatMul(x, w)", (5, 3), 2 * 6 * 3 * 5),
+        ("f = Flatten(x) y = Gemm <transB = 1> (f, w)", (4, 60), 4 * 60),
+        ("f = Flatten(x) t = Transpose(f) y = Gemm <transA = 1> (t, w)", (60, 4), 4 * 60),
+    ],
+)
+def test_multiply_accumulates_of_each_operator(body: str, weight: tuple[int, ...], macs: int) -> None:
+    model = parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 19]> g (float[1,2,6,5] x) => (float y) {{ {body} }}'
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(weight, np.float32), "w"))
+    (node,) = compute_nodes(model)
+    assert (node.weight_shape, node.macs) == (weight, macs)
+
+
+def test_open_sizes_are_refused() -> None:
+    text = '<ir_version: 9, opset_import: ["": 19]> g (float[1,2,H,W] x) => (float[1,2,H,W] y) { y = Conv(x, w) }'
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((2, 2, 1, 1), np.float32), "w"))
+    model.graph.node[0].name = "open"
+    with pytest.raises(ExportError, match="'open'"):
+        compute_nodes(model)
