@@ -99,9 +99,7 @@ def draw_problem(seed: int, element: Element) -> Problem:
     )
 
 
-def make_problem(
-    element: Element, channels: int, size: tuple[int, int], out_channels: int, kernel: int = 3
-) -> Problem:
+def make_problem(element: Element, channels: int, size: tuple[int, int], out_channels: int, kernel: int = 3) -> Problem:
     """One image, stride 1, output of the input's size, offsets of a pixel or so."""
     torch.manual_seed(0)
     dtype, pad = DTYPE[element], kernel // 2

@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deblur_deploy.core.errors import MissingDependencyError
@@ -134,6 +136,15 @@ def test_the_attributes_are_those_of_the_onnx_node(answers):
     assert list(ATTRIBUTES) == answers[0]["attributes"] == answers[0]["aot_attributes"]
     assert set(ATTRIBUTES) == set(function.attribute)
     assert list(function.input) == ["X", "W", "offset"]
+
+
+def test_every_attribute_is_an_array():
+    """Of one number too: TensorRT up to 11.1 calls ``int`` on what it reads, which NumPy 2.4 refuses for an array."""
+    for annotation in ATTRIBUTES.values():
+        assert typing.get_origin(annotation) is np.ndarray
+        assert typing.get_args(typing.get_args(annotation)[1]) == (np.int32,)
+    with pytest.raises(TypeError, match="0-dimensional"):
+        int(np.array([1], np.int32))
 
 
 def test_without_tensorrt_the_error_says_what_to_install(monkeypatch):

@@ -42,7 +42,7 @@ def test_every_entry_point_fits_every_card_twice(resources, arch):
     assert resources[arch].keys() == {entry.name for entry in ENTRIES} | PACKERS
     for used in resources[arch].values():
         assert used.registers <= 128
-        assert used.shared_bytes <= 48 * 1024
+        assert 2 * used.shared_bytes <= 64 * 1024  # of SM75; every other card has more
         assert used.spill_store_bytes <= 16
         assert used.spill_load_bytes <= 16
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from kernel_cases import SWEEP, Form
 
 from deblur_deploy.kernels.geometry import ENTRIES, choose_entry

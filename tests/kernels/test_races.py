@@ -1,4 +1,4 @@
-"""No two threads of a block touch the same memory without a barrier between them; and without any one barrier, two do."""
+"""No two threads of a block touch the same memory without a barrier between; with any one barrier left out, two do."""
 
 from __future__ import annotations
 

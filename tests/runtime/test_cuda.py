@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deblur_deploy.core.errors import DeblurDeployError
-from deblur_deploy.runtime.cuda import Cuda
+from deblur_deploy.runtime.cuda import LEGACY_STREAM, Cuda, stream_handle
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 
 runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python: pip install cuda-python")
@@ -21,6 +21,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "free": (4096,),
     "allocate_host": (16,),
     "free_host": (4096,),
+    "device_of": (4096,),
     "upload": (4096, 8192, 16, 7),
     "download": (4096, 8192, 16, 7),
     "create_stream": (),
@@ -77,6 +78,23 @@ def test_events_are_waited_for_awake_or_asleep_and_keep_the_time(blocking: bool,
     assert not given[0] & runtime.cudaEventDisableTiming
 
 
+def test_the_default_stream_is_named_by_its_handle() -> None:
+    assert stream_handle(0) == LEGACY_STREAM == int(runtime.cudaStreamLegacy)
+    assert stream_handle(77) == 77
+
+
+def test_an_address_is_asked_for_its_device() -> None:
+    cuda, kinds = without_a_device(), runtime.cudaMemoryType
+    found = {"type": kinds.cudaMemoryTypeDevice, "device": 3}
+    cuda._runtime = SimpleNamespace(
+        cudaPointerGetAttributes=lambda _: (runtime.cudaError_t.cudaSuccess, SimpleNamespace(**found)),
+        cudaMemoryType=kinds,
+    )
+    assert cuda.device_of(4096) == 3
+    found |= {"type": kinds.cudaMemoryTypeUnregistered, "device": -2}
+    assert cuda.device_of(4096) is None
+
+
 def test_without_a_driver_cuda_cannot_be_opened() -> None:
     if count_nvidia_gpus() is not None:
         pytest.skip("this machine has a driver")
@@ -121,8 +139,9 @@ def test_memory_streams_events_and_graphs_on_the_gpu() -> None:
     for event in events:
         cuda.synchronize_event(event)
     assert cuda.elapsed_ms(*events) > 0
+    assert (cuda.device_of(device), cuda.device_of(values.ctypes.data)) == (0, None)
+    pinned = torch.zeros(values.shape, pin_memory=True)  # allocating within a capture is an error
     cuda.begin_capture(stream)
-    pinned = torch.zeros(values.shape, pin_memory=True)
     cuda.download(pinned.data_ptr(), device, values.nbytes, stream)
     graph = cuda.end_capture(stream)
     cuda.launch_graph(graph, stream)
