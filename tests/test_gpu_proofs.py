@@ -67,7 +67,7 @@ def root(tmp_path, scripts, monkeypatch):
     (tmp_path / "scenarios").mkdir()
     (tmp_path / "scenarios" / "proofs.toml").write_text(SCENARIO)
     (tmp_path / "test_given.py").write_text(TESTS)
-    monkeypatch.setattr(scripts[1], "_ROOT", tmp_path)
+    monkeypatch.setattr(scripts[1], "ROOT", tmp_path)
     return tmp_path
 
 

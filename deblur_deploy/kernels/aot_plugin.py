@@ -137,7 +137,7 @@ def _implement(trt: Any, trtp: Any) -> Any:
         arguments = trtp.SymIntExprs(len(ordered))
         for index, value in enumerate(ordered):
             arguments[index] = trtp.SymInt32(value)
-        return entry.name, _ptx(entry), _launch(trtp, entry, fields), arguments
+        return entry.name, plugin_ptx(entry), _launch(trtp, entry, fields), arguments
 
     return implement
 
@@ -179,7 +179,11 @@ def _launch(trtp: Any, entry: Entry, fields: dict[str, Any]) -> Any:
     return launch
 
 
-def _ptx(entry: Entry) -> bytes:
-    """PTX of one entry point with integers for arguments."""
+def plugin_ptx(entry: Entry) -> bytes:
+    """PTX of one entry point as it goes into engines: with plain integers for arguments, for drivers since CUDA 11.
+
+    Raises:
+        MissingDependencyError: NVRTC is not installed.
+    """
     ptx = compile_cached(PTX_ARCHITECTURE, "-DDEFORM_CONV_FLAT", entry.definition)
     return lower_ptx_version(ptx).rstrip(b"\0")

@@ -14,11 +14,14 @@ from deblur_deploy.kernels.geometry import ENTRIES, choose_entry
 
 @pytest.mark.parametrize("element", ["f32", "f16"])
 @pytest.mark.parametrize("seed", SWEEP)
-def test_the_result_is_exact_to_the_type(emulator, draw_problem, assert_close, seed, element):
+def test_the_result_is_exact_to_the_type(  # noqa: PLR0913
+    emulator, draw_problem, assert_close, record_property, seed, element
+):
     problem = draw_problem(seed, element)
     exact = problem.exact()
 
     for layout in ("nhwc", "nchw"):
+        record_property("cases", 1)
         found = emulator.solve(problem, Form(layout, packed=seed % 2 == 0, pad=seed % 3 * 4))
         assert_close(found, exact, element)
 

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -92,7 +93,9 @@ struct Attributes {
     std::string text() {
         std::string result;
         each([&](const char*, const int32_t* values, size_t count) {
-            for (size_t v = 0; v < count; ++v) result += std::to_string(values[v]) + ' ';
+            char digits[16];  // std::to_string would leave a symbol of its own to be seen
+            for (size_t v = 0; v < count; ++v)
+                result.append(digits, std::snprintf(digits, sizeof(digits), "%d ", values[v]));
         });
         return result;
     }
