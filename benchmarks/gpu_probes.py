@@ -95,10 +95,8 @@ def kernel_parity(seconds: float, device: str = "cuda") -> Iterator[Finding]:
     yield Finding(verdict, f"{judged.found}; gradients {off:.1e}", judged.details)
 
 
-def flat_ptx(seconds: float) -> Iterator[Finding]:
+def flat_ptx(seconds: float, device: str = "cuda") -> Iterator[Finding]:
     """What TensorRT does with the plugin inside an engine: the driver assembles the PTX, arguments are plain."""
-    import torch
-
     from deblur_deploy.kernels.aot_plugin import plugin_ptx
     from deblur_deploy.kernels.geometry import choose_entry
     from deblur_deploy.kernels.torch_kernel import launch_function, load_function
@@ -113,12 +111,11 @@ def flat_ptx(seconds: float) -> Iterator[Finding]:
                 g = case.geometry
                 entry = choose_entry(element, layout, g.out_channels // g.groups)
                 function = load_function(0, entry.name, plugin_ptx(entry))
-                x, weight, offset, _, y = (t if t is None else t.cuda() for t in case.operands)
+                x, weight, offset, _, y = (t if t is None else t.to(device) for t in case.operands)
                 numbers = struct.iter_unpack("<i", g.packed())
                 pointers = [struct.pack("<Q", tensor.data_ptr()) for tensor in (x, weight, offset, y)]
                 parameters = [*pointers[:3], *(struct.pack("<i", number) for (number,) in numbers), pointers[3]]
                 launch_function(function, y.device, entry.grid(g), parameters)
-                torch.cuda.synchronize()
                 found = cases.in_nchw(case, cases.flat(y.cpu()).numpy())
                 errors[element].append(max(cases.relative_errors(found, problem.exact())))
             yield judge(errors, cases.TOLERANCE, "launches")

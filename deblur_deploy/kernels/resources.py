@@ -76,7 +76,8 @@ def find_ptxas() -> Path:
     shipped = sorted(path for folder in folders for path in folder.glob("*/bin/ptxas"))
     on_path = shutil.which("ptxas")
     if not shipped and on_path is None:
-        raise MissingDependencyError("PTX is assembled by ptxas, which is not here", hint="pip install nvidia-cuda-nvcc")
+        hint = "pip install nvidia-cuda-nvcc"
+        raise MissingDependencyError("PTX is assembled by ptxas, which is not here", hint=hint)
     return shipped[-1] if shipped else Path(str(on_path))
 
 
