@@ -87,7 +87,7 @@ class Compression:
         from deblur_deploy.pipeline.budgets import fastest
         from deblur_deploy.pipeline.findings import latency_ms, measure_latency, read_quality
         from deblur_deploy.pipeline.recipe import Recipe
-        from deblur_deploy.pipeline.stages import travel
+        from deblur_deploy.pipeline.stages import run_stages
 
         size = self.bench.resolution
         recipe = Recipe(
@@ -97,20 +97,20 @@ class Compression:
         )
         directory, output = RUNS / f"{self.model}-{keep:g}", Output(as_json=True)
         claim(directory)
-        journey = travel(original, recipe, directory, output)
-        psnr_db = read_quality(journey)["psnr_db"]
-        bench = measure_latency(journey, self.bench, directory, output)
-        eager_ms, best = latency_ms(journey, "original", bench, "torch"), fastest(journey, "int8", bench)
+        made = run_stages(original, recipe, directory, output)
+        psnr_db = read_quality(made)["psnr_db"]
+        bench = measure_latency(made, self.bench, directory, output)
+        eager_ms, best = latency_ms(made, "original", bench, "torch"), fastest(made, "int8", bench)
         if eager_ms is None or best is None:
             raise MissingDependencyError("int8 could not be timed here", hint="pip install 'deblur-deploy[cpu]'")
         runtime, int8_ms = best
-        sizes = {row: graph.path.stat().st_size for row, graph in journey.onnx.items()}
+        sizes = {row: graph.path.stat().st_size for row, graph in made.onnx.items()}
         samples = [json.loads(line) for line in (directory / "bench.jsonl").read_text(encoding="utf-8").splitlines()]
         timed = [row for row in samples if row["windows_ms"]]
         return {
             "keep": keep,
-            "params": journey.onnx["int8"].figures["params"],
-            "gmacs": journey.onnx["int8"].figures["gmacs"],
+            "params": made.onnx["int8"].figures["params"],
+            "gmacs": made.onnx["int8"].figures["gmacs"],
             "psnr_db": psnr_db,
             "drop_db": psnr_db["original"] - psnr_db["int8"],
             "pruned_drop_db": psnr_db["original"] - psnr_db["pruned"],

@@ -19,6 +19,7 @@ from networks import Networks
 from published import PublishedCosts
 from shipped_pair import ShippedPair
 from target import Target
+from train_step import TrainStep
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.tables import from_table
@@ -39,6 +40,7 @@ Work = (
     | PublishedClaims
     | ShippedPair
     | GpuProofs
+    | TrainStep
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -57,6 +59,7 @@ KINDS: Mapping[str, type[Work]] = {
     "shipped-pair": ShippedPair,
     "networks": Networks,
     "gpu-proofs": GpuProofs,
+    "train-step": TrainStep,
 }
 """Kinds of measurement by the name that scenario files use."""
 

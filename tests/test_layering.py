@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -86,6 +86,49 @@ def complaint_about(room: str, name: str) -> str | None:
     if floor_of(target) < floor_of(room):
         return f"{room} imports {target}, which is above it"
     return None if FLOORS[floor_of(room)] in OPEN_FLOORS else f"{room} imports {target}, which is beside it"
+
+
+def circles(root: Path) -> list[list[str]]:
+    """Groups of files under ``root`` that import each other, be it by a detour, imports inside functions included."""
+    names = {".".join((PACKAGE, *path.relative_to(root).with_suffix("").parts)): path for path in root.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    reached: dict[str, set[str]] = {}
+    for name, path in files.items():
+        targets = set() if name == PACKAGE else imported_files(path, files) - {name}
+        reached[name] = targets - {PACKAGE}
+    while True:  # everything that can be reached, one step further each time
+        wider = {name: seen.union(*(reached[target] for target in seen)) for name, seen in reached.items()}
+        if wider == reached:
+            break
+        reached = wider
+    groups = {tuple(sorted(other for other in seen if name in reached[other])) for name, seen in reached.items()}
+    return [list(group) for group in sorted(groups) if group]
+
+
+def imported_files(path: Path, files: Mapping[str, Path]) -> set[str]:
+    """Dotted names of the package's files that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            found.add(str(node.module))
+    return found & set(files)
+
+
+def test_no_files_import_each_other() -> None:
+    # The two of infer/ part where the formats become a table.
+    assert [group for group in circles(ROOT) if group != [f"{PACKAGE}.infer.deep", f"{PACKAGE}.infer.picture"]] == []
+
+
+def test_a_circle_of_files_is_found(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "a.py").write_text("from deblur_deploy.core import b")
+    (tmp_path / "core" / "b.py").write_text("def f():\n    from deblur_deploy.core.c import g")
+    (tmp_path / "core" / "c.py").write_text("import deblur_deploy.core.a\nfrom deblur_deploy.core.d import h")
+    (tmp_path / "core" / "d.py").write_text("import numpy")
+    assert circles(tmp_path) == [[f"{PACKAGE}.core.{name}" for name in "abc"]]
 
 
 def test_imports_run_downward_only() -> None:

@@ -142,9 +142,10 @@ def _onnx_rates(threads: int, seconds: float) -> Iterator[tuple[str, str, float]
             onnx.save(convolution_stack(_CHANNELS, _SIZE, _LAYERS, quantized=kind == "int8"), path)
             artifact = _probe(path)
             for runtime in runtimes_for(artifact):
-                computed = "bf16" if kind == "fp32" and "bf16" in runtime else kind
-                redundant = kind == "int8" and "bf16" in runtime
-                if redundant or RUNTIMES[runtime].needs_gpu or reason_unavailable(artifact, runtime):
+                row = RUNTIMES[runtime]
+                computed = row.precision if kind == "fp32" else kind
+                redundant = kind == "int8" and row.precision != "fp32"
+                if redundant or row.needs_gpu or reason_unavailable(artifact, runtime):
                     continue
                 with suppress(DeblurDeployError), open_runner(artifact, runtime, threads) as runner:
                     yield computed, runtime, _STACK_GMACS / _best_seconds(lambda r=runner: r.infer(frame), seconds)  # type: ignore[misc]

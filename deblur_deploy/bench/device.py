@@ -9,6 +9,7 @@ from typing import Any
 
 from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors
 from deblur_deploy.core.artifact import library_versions
+from deblur_deploy.runtime.runtimes import RUNTIMES
 
 _CPUINFO, _CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 _TELLING_FLAGS = (
@@ -45,7 +46,7 @@ def device_facts() -> dict[str, Any]:
         "gpu": gpu,
         "os": platform.system(),
         "python": platform.python_version(),
-        "libraries": library_versions(),
+        "libraries": library_versions(name for row in RUNTIMES.values() for name in row.packages),
     }
 
 

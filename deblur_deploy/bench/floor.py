@@ -17,6 +17,7 @@ from deblur_deploy.bench.rivals import RIVAL_FAILURES
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.runtime.runtimes import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
 
     Args:
         artifact: A checkpoint or an ONNX file.
-        runtime: What it runs on; one with ``bf16`` or ``fp16`` in its name computes float32 layers in that.
+        runtime: What it runs on; float32 layers are computed in its precision.
         frame: Size, and number of frames in one inference.
         ceilings: Of the processor or GPU that the runtime uses.
 
@@ -75,7 +76,7 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
         return None
     if not macs:
         return None
-    lowered = next((short for short in ("bf16", "fp16") if short in runtime), "fp32")
+    lowered = RUNTIMES[runtime].precision
     types = {kind: lowered if kind == "fp32" else kind for kind in macs}
     gmacs = {
         types[kind]: sum(macs[other] for other in macs if types[other] == types[kind]) * batch / 1e9 for kind in macs

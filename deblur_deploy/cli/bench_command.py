@@ -130,11 +130,10 @@ def _entries(contenders: Sequence[Contender], selection: Selection) -> list[Benc
 
 
 def _check_runtimes(runtimes: Collection[str]) -> None:
-    from deblur_deploy.runtime.runtimes import RUNTIMES
+    from deblur_deploy.runtime.runtimes import find_runtime
 
     for name in runtimes:
-        if name not in RUNTIMES:
-            raise ConfigError(f"there is no runtime {name!r}", hint=f"known runtimes: {', '.join(RUNTIMES)}")
+        find_runtime(name)
 
 
 def _batches(entries: Sequence[BenchEntry], config: BenchConfig, batch: str, output: Output) -> BenchReport:

@@ -37,8 +37,18 @@ Inputs = Annotated[
 ]
 Format = Annotated[str | None, typer.Option(help="Format of pictures. Left out: that of each input.")]
 Quality = Annotated[int, typer.Option(help="Quality of JPEG, WebP and AVIF, 1 to 100.")]
-Codec = Annotated[str | None, typer.Option(help="Video encoder. Left out: that of the input's codec.")]
-Crf = Annotated[int, typer.Option(help="Constant rate factor of videos; lower is better and larger.")]
+Codec = Annotated[str | None, typer.Option(help="Film encoder, such as libx264. Left out: that of the input's codec.")]
+Crf = Annotated[
+    int | None,
+    typer.Option(help="Quality of films on the encoder's own scale; lower is better. Left out: visually lossless."),
+]
+PixelFormat = Annotated[str | None, typer.Option(help="Pixel format of films, such as yuv420p10le.")]
+Profile = Annotated[str | None, typer.Option(help="Profile of the film encoder, such as high422.")]
+Preset = Annotated[str | None, typer.Option(help="Preset of the film encoder, such as slow.")]
+Deinterlace = Annotated[bool, typer.Option("--deinterlace", help="Make whole pictures of interlaced films.")]
+DropAlpha = Annotated[bool, typer.Option("--drop-alpha", help="Leave out transparency where the result holds none.")]
+InPoint = Annotated[str | None, typer.Option("--in-point", "--in", help="Where films begin, such as 1:30.")]
+OutPoint = Annotated[str | None, typer.Option("--out-point", help="Where films end, such as 1:40.")]
 MaxMemory = Annotated[str, typer.Option(help="What the program may take; larger pictures go through in tiles.")]
 Tile = Annotated[str | None, typer.Option(help="Size of tiles as WIDTHxHEIGHT, instead of what fits.")]
 Engine = Annotated[str, typer.Option(help="What runs the network on many files: local, or ray for a Ray cluster.")]
@@ -54,7 +64,14 @@ def command(
     format: Format = None,
     quality: Quality = 95,
     codec: Codec = None,
-    crf: Crf = 18,
+    crf: Crf = None,
+    pixel_format: PixelFormat = None,
+    profile: Profile = None,
+    preset: Preset = None,
+    deinterlace: Deinterlace = False,
+    drop_alpha: DropAlpha = False,
+    in_point: InPoint = None,
+    out_point: OutPoint = None,
     max_memory: MaxMemory = "2GB",
     tile: Tile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip files that were done in the same way.")] = False,
@@ -73,15 +90,16 @@ def command(
     from deblur_deploy.infer.jobs import parse_format
     from deblur_deploy.infer.memory import parse_memory
     from deblur_deploy.infer.restore import RestoreConfig
-    from deblur_deploy.infer.settings import InferConfig, VideoConfig
+    from deblur_deploy.infer.settings import InferConfig, VideoConfig, parse_part
 
     kind, suffix = parse_format(format) if format else (None, None)
     restore = RestoreConfig(parse_memory(max_memory), parse_resolution(tile) if tile else None)
-    config = InferConfig(restore, EncodeConfig(kind, quality), VideoConfig(codec, crf), resume)
-    given = inputs or []
+    part = parse_part(in_point, out_point)
+    film = VideoConfig(codec, crf, pixel_format, profile, preset, deinterlace, drop_alpha, *part)
+    config = InferConfig(restore, EncodeConfig(kind, quality), film, resume)
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
-    machine = _Machine(source, runtime, threads, trust, engine, workers)
+    given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
     if raw is not None or STANDARD_STREAM in given:
         _stream(machine, (given, out, raw, as_json), config)
         return

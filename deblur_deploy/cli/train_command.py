@@ -22,15 +22,15 @@ from deblur_deploy.core.sources import describe
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="TOML file with widths, shake, losses and schedule.")],
+    recipe: Annotated[Path, typer.Argument(help="TOML file with widths, blur, losses and schedule.")],
     data: Annotated[
         Path | None, typer.Option(help="Folder of pairs or of sharp photographs, instead of the recipe's.")
     ] = None,
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Float checkpoint to go on from: widened where the recipe's base or depths are larger, and of its own "
-            "widths where the recipe has none. Left out: random weights."
+            help="Float checkpoint to go on from: widened where the recipe's base, depths or stem are larger, and of "
+            "its own widths where the recipe has none. Left out: random weights."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run that --out names.")] = False,
@@ -89,7 +89,9 @@ def _announce(output: Output, source: Artifact, config: TrainConfig) -> None:
     if narrow := widened_from(source, config):
         before, after = dataclasses.asdict(narrow), dataclasses.asdict(planned_network(source, config))
         changes = [f"{name} {before[name]} to {after[name]}" for name in before if before[name] != after[name]]
-        output.say(f"widens    {', '.join(changes)}; it starts out computing the same")
+        same = before["stem"] == after["stem"]
+        start = "computing the same" if same else "restoring what the source restores of the picture at a smaller size"
+        output.say(f"widens    {', '.join(changes)}; it starts out {start}")
 
 
 @contextmanager

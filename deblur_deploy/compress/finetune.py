@@ -32,7 +32,7 @@ def finetune(net: nn.Module, teacher: nn.Module, config: TuningConfig, on_step: 
     """
     steps = config.fit.steps
     fitted = fitting_crops(config.fit, net)
-    batches = crop_batches(tuning_photos(config), fitted, config.shake, workers=1 if steps else 0)
+    batches = crop_batches(tuning_photos(config), fitted, config.blur, workers=1 if steps else 0)
     report = (lambda step, loss: on_step(step, steps, loss)) if on_step else None
     return fit(net, batches, fitted, teacher, report)
 

@@ -141,7 +141,7 @@ def _analyse(net: Generator, config: PruneConfig, original: Sequence[int] | None
     if config.importance != "taylor":
         return Analysis.of(net, config, original=original)
     fit = fitting_crops(replace(config.tuning.fit, steps=_TAYLOR_BATCHES), net)
-    batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.shake, workers=0)
+    batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.blur, workers=0)
     return Analysis.of(net, config, batches, original)
 
 

@@ -24,7 +24,7 @@ from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError
 from deblur_deploy.core.images import to_batch
 from deblur_deploy.core.tables import from_table
-from deblur_deploy.data.shake import shake
+from deblur_deploy.data.crops import blur_function
 from deblur_deploy.network.checkpoint import load_network, save_network
 from deblur_deploy.network.fake_quant import (
     QuantScheme,
@@ -155,8 +155,9 @@ def quantize_network(
 def calibration_frames(config: QatConfig) -> list[NDArray[np.float32]]:
     """Blurred photographs of the tuning set, the same ones in every run."""
     photos = tuning_photos(config.tuning)[: config.calibration_images]
+    expose = blur_function(config.tuning.blur)
     shaken = (
-        shake(photo, config.tuning.shake, np.random.default_rng([config.tuning.fit.seed, index]))
+        expose(photo, np.random.default_rng([config.tuning.fit.seed, index]))
         for index, photo in enumerate(photos)
     )
     return [to_batch(pair.blurred) for pair in shaken]

@@ -16,6 +16,7 @@ from deblur_deploy.config.deployment import (
 from deblur_deploy.config.training import (
     NO_AUGMENTATION,
     AugmentConfig,
+    CameraConfig,
     FitConfig,
     LossConfig,
     RunConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "PLUGIN_WORDS",
     "AugmentConfig",
     "Budget",
+    "CameraConfig",
     "DeformOp",
     "EngineConfig",
     "ExportConfig",

@@ -54,6 +54,61 @@ class ShakeConfig:
 
 
 @dataclass(frozen=True)
+class CameraConfig:
+    """Blur as cameras make it (see ``data/camera.py``).
+
+    Args:
+        length_px: Range of the diagonal of a path's bounding box, in pixels.
+        bend_rad: Standard deviation of the change of heading over one exposure, in radians.
+        roll_deg: Largest roll of the camera during one exposure, in degrees.
+        parallax: Up to which share far parts of the scene move less than near ones.
+        objects: Range of the number of objects that move on paths of their own.
+        discrete_share: Share of exposures that are made of few frames, as those of high-speed cameras are.
+        discrete_frames: Range of their number; other exposures have a frame for every pixel of their path.
+        code_share: Share of exposures that are averaged in code values, as in GoPro's and REDS's ``blur``.
+        response: Range of the exponent between codes and light of the others.
+        highlight_gain: How far clipped highlights are brightened before averaging, in linear light.
+        photons: Range of photons at full scale; fewer is noisier.
+        read_noise: Standard deviation of read noise, as a share of full scale.
+        sharpen_share: Share of exposures that are sharpened slightly.
+        jpeg_share: Share of exposures that go through JPEG.
+        jpeg_quality: Range of its quality.
+    """
+
+    length_px: Range = (2.0, 30.0)
+    bend_rad: float = 0.9
+    roll_deg: float = 0.5
+    parallax: float = 0.6
+    objects: tuple[int, int] = (0, 2)
+    discrete_share: float = 0.3
+    discrete_frames: tuple[int, int] = (7, 13)
+    code_share: float = 0.45
+    response: Range = (1.8, 3.6)
+    highlight_gain: float = 1.0
+    photons: Range = (3_000.0, 60_000.0)
+    read_noise: float = 0.002
+    sharpen_share: float = 0.2
+    jpeg_share: float = 0.3
+    jpeg_quality: tuple[int, int] = (70, 100)
+
+    def __post_init__(self) -> None:
+        low, high = self.length_px
+        require(0 <= low <= high < math.inf, f"length_px is {self.length_px}", "give a range such as [2.0, 30.0]")
+        require(1 <= self.response[0] <= self.response[1], f"response is {self.response}", "try [1.8, 3.6]")
+        require(0 < self.photons[0] <= self.photons[1], f"photons is {self.photons}", "try [3000, 60000]")
+        frames, objects, quality = self.discrete_frames, self.objects, self.jpeg_quality
+        require(2 <= frames[0] <= frames[1], f"discrete_frames is {frames}", "give a range such as [7, 13]")
+        require(0 <= objects[0] <= objects[1], f"objects is {objects}", "give a range such as [0, 2]")
+        require(1 <= quality[0] <= quality[1] <= 100, f"jpeg_quality is {quality}", "give a range such as [70, 100]")
+        for name in ("parallax", "discrete_share", "code_share", "sharpen_share", "jpeg_share"):
+            share = getattr(self, name)
+            require(0 <= share <= 1, f"{name} is {share}", "give 0 (never) to 1")
+        for name in ("bend_rad", "roll_deg", "highlight_gain", "read_noise"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name} is {value}", "give 0 (none) or more")
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """The training loop (see ``training/loop.py``); the defaults are those of the literature on GoPro.
 
@@ -72,8 +127,9 @@ class FitConfig:
         coarse_weight: Weight of the loss on the two coarser scales.
         distill_weight: Weight of the distance to a teacher's picture, where there is a teacher.
         feature_weight: Weight of the distance to its features (see ``training/features.py``).
-        precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``auto`` does so on a GPU that
-            has it; never on a processor, where the result would then depend on the processor's model.
+        precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``fastest`` does so wherever
+            it is computed in hardware: on GPUs, and on processors with AVX512-BF16 or AMX, so its result depends on the
+            processor's model. ``auto`` does so on GPUs alone: one seed gives one result on all processors.
         seed: Seed of crops, shakes and augmentation.
     """
 
@@ -91,7 +147,7 @@ class FitConfig:
     coarse_weight: float = 0.5
     distill_weight: float = 0.5
     feature_weight: float = 0.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "fastest", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -180,7 +236,9 @@ class TrainConfig:
         base: Width of the finest level; the others have twice and four times as many channels. None keeps the widths of
             the network to start from, and is 24 where there is none.
         depths: Residual blocks on each level, fine to coarse; None likewise, or 2, 2, 1.
+        stem: Side of the blocks of pixels that the first convolution sees as one; None likewise, or 1.
         shake: The blur that sharp photographs are given.
+        camera: Blur as cameras make it, instead of ``shake``.
         augment: What else happens to crops.
         fit: The schedule.
         loss: What is minimised.
@@ -190,16 +248,29 @@ class TrainConfig:
     epochs: int | None = None
     base: int | None = None
     depths: tuple[int, int, int] | None = None
+    stem: int | None = None
     shake: ShakeConfig = ShakeConfig()
+    camera: CameraConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     loss: LossConfig = LossConfig()
 
     def __post_init__(self) -> None:
         require(self.base is None or self.base >= 1, f"base is {self.base}", "give 1 or more, such as 24")
+        require(self.stem is None or self.stem in (1, 2, 4), f"stem is {self.stem}", "give 1, 2 or 4")
+        require(
+            self.camera is None or self.shake == ShakeConfig(),
+            "the recipe has both [shake] and [camera]",
+            "give one of the two blurs",
+        )
         shallow = self.depths is not None and min(self.depths) < 0
         require(not shallow, f"depths is {self.depths}", "give 0 or more for each level, such as [2, 2, 1]")
         require(self.epochs is None or self.epochs >= 1, f"epochs is {self.epochs}", "give 1 or more, or fit.steps")
+
+    @property
+    def blur(self) -> ShakeConfig | CameraConfig:
+        """The blur that sharp photographs are given."""
+        return self.camera or self.shake
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -177,10 +177,10 @@ def _just_after(created: str) -> str:
         return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the installed libraries that decide what a stage computes."""
+def library_versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of the installed libraries that decide what a stage computes, and of ``more`` distributions."""
     versions = {}
-    for name in _LIBRARIES:
+    for name in dict.fromkeys((*_LIBRARIES, *more)):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

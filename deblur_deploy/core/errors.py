@@ -67,3 +67,9 @@ class VerificationError(DeblurDeployError):
 
 class BudgetError(DeblurDeployError):
     """Everything was made, and what it costs or buys misses a budget."""
+
+
+def first_line(err: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    lines = str(err).strip().splitlines()
+    return lines[0] if lines else type(err).__name__

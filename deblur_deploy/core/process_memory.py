@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -42,6 +44,45 @@ def peak_during(action: Callable[[], object]) -> int | None:
     action()
     peak = peak_resident_bytes()
     return None if before is None or peak is None else max(0, peak - before)
+
+
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
+"""Numbers of glibc's parameters in malloc.h; see mallopt(3)."""
+
+_DEFAULTS = {_MMAP_MAX: 65_536, _TRIM_THRESHOLD: 128 * 1024}
+_KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
+
+_keepers = 0
+_keepers_lock = threading.Lock()
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Have the allocator keep what is freed, for work that allocates the same sizes over and over.
+
+    By default glibc gives every block above some size back to the system when it is freed, and each page of the next
+    such block faults anew. That was 6 to 35 % of a training step in bfloat16. Afterwards the memory is given back.
+    Systems with another C library go on as they are. Calls may be nested, and come from several threads.
+    """
+    global _keepers
+    with _keepers_lock:
+        _keepers += 1
+        if _keepers == 1:
+            _set_allocator(_KEEPING)
+    try:
+        yield
+    finally:
+        with _keepers_lock:
+            _keepers -= 1
+            if _keepers == 0:
+                _set_allocator(_DEFAULTS)
+                _give_back_freed()
+
+
+def _set_allocator(values: dict[int, int]) -> None:
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        for parameter, value in values.items():
+            mallopt(parameter, value)
 
 
 def _give_back_freed() -> None:

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from deblur_deploy.config import NO_AUGMENTATION, AugmentConfig, FitConfig, ShakeConfig
-from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.data.shake import linear_blur, shake
+from deblur_deploy.config import NO_AUGMENTATION, AugmentConfig, CameraConfig, FitConfig, ShakeConfig
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError
+from deblur_deploy.data.shake import ShakenPair, linear_blur, shake
 
 Image8 = NDArray[np.uint8]
 
@@ -123,13 +123,13 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         return blurred, sharp
 
 
-class ShakenCrops(Crops):
-    """Crops of sharp photographs that are given a synthetic shake.
+class BlurredCrops(Crops):
+    """Crops of sharp photographs that are given a synthetic blur.
 
     Args:
         photos: (H, W, 3) uint8 sRGB photographs, decoded once and kept.
         fit: Side and number of the crops, and the seed.
-        shake_config: The shake.
+        blur: The synthetic blur: camera shake, or blur as cameras make it.
         augment: What happens beside flips.
         names: What the photographs are called in messages.
     """
@@ -138,15 +138,15 @@ class ShakenCrops(Crops):
         self,
         photos: Sequence[Image8],
         fit: FitConfig,
-        shake_config: ShakeConfig,
+        blur: ShakeConfig | CameraConfig,
         augment: AugmentConfig = NO_AUGMENTATION,
         names: Sequence[str] | None = None,
     ) -> None:
         # Half the path's extent, and a still camera has the margin of the interpolation.
-        reach_px = max(shake_config.length_px[1] / 2, 0.5)
+        reach_px = max(blur.length_px[1] / 2, 0.5)
         super().__init__([photo.shape[:2] for photo in photos], fit, reach_px, augment, names)
         self.photos = photos
-        self.shake_config = shake_config
+        self.expose = blur_function(blur)
 
     def draw(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
         """A piece with margin, twice; where the photograph is large enough, half of the time at half its size."""
@@ -160,8 +160,8 @@ class ShakenCrops(Crops):
         return piece, piece
 
     def blur(self, piece: tuple[Image8, Image8], rng: np.random.Generator) -> tuple[Image8, Image8]:
-        """A shaken piece and the piece."""
-        return shake(piece[1], self.shake_config, rng)
+        """A blurred piece and the piece."""
+        return self.expose(piece[1], rng)
 
 
 class PairedCrops(Crops):
@@ -194,17 +194,17 @@ class PairedCrops(Crops):
 
 
 def crop_batches(
-    photos: Sequence[Image8], fit: FitConfig, shake_config: ShakeConfig, workers: int
+    photos: Sequence[Image8], fit: FitConfig, blur: ShakeConfig | CameraConfig, workers: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of shaken crops: ``fit.steps`` times (blurred, sharp), each (batch, 3, crop, crop).
+    """Batches of blurred crops: ``fit.steps`` times (blurred, sharp), each (batch, 3, crop, crop).
 
     Args:
         photos: (H, W, 3) uint8 photographs.
         fit: Steps, batch, crop and seed.
-        shake_config: The shake.
+        blur: The synthetic blur.
         workers: Processes that make crops beside the training; 0 makes them in this one.
     """
-    return batches_of(ShakenCrops(photos, fit, shake_config), workers, Share())
+    return batches_of(BlurredCrops(photos, fit, blur), workers, Share())
 
 
 def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -224,6 +224,24 @@ def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Ten
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),  # so that copies to the GPU run beside its work
     )
+
+
+def blur_function(config: ShakeConfig | CameraConfig) -> Callable[[Image8, np.random.Generator], ShakenPair]:
+    """What blurs a photograph, by the kind of its settings.
+
+    Raises:
+        MissingDependencyError: The settings are a camera's, and OpenCV is not installed.
+    """
+    if isinstance(config, ShakeConfig):
+        return lambda sharp, rng: shake(sharp, config, rng)
+    try:
+        from deblur_deploy.data.camera import expose
+    except ImportError as err:
+        raise MissingDependencyError(
+            "blur as cameras make it needs OpenCV, which is not installed",
+            hint="pip install opencv-python-headless, or give [shake] instead of [camera]",
+        ) from err
+    return lambda sharp, rng: expose(sharp, config, rng)
 
 
 def detail(image: Image8) -> float:

@@ -2,7 +2,8 @@
 
 Three kinds of folder are recognised by what is in them:
 
-- ``set.toml``: a photo set like the one that is shipped, each file with its sha256 and its split;
+- ``set.toml``: a photo set like those that are shipped, each file with its sha256 and its split; where it names a
+  ``sharp_set``, its photographs are blurred, and the sharp ones are those of that set beside it;
 - GoPro, RealBlur, HIDE and plain pairs of folders (see ``layouts.py``);
 - anything else: sharp photographs of the user's own.
 
@@ -36,6 +37,7 @@ Image8 = NDArray[np.uint8]
 
 SHIPPED_SEED = 2018
 SHIPPED_SET = "photos"
+WIDE_SET = "wide"
 SET_FILE = "set.toml"
 
 
@@ -58,7 +60,8 @@ class PairsOnDisk:
     """Blurred/sharp pairs in the order of their file names, each read or made when its turn comes.
 
     Args:
-        folder: One of the three kinds of folder above, or None for the shipped photographs.
+        folder: One of the three kinds of folder above, or the name of a shipped set, such as ``wide``; None is the
+            shipped photographs.
         split: Which part of a set: ``test/`` or ``train/`` where it has those; a user's own folder has no parts and is
             taken whole.
 
@@ -68,8 +71,7 @@ class PairsOnDisk:
     """
 
     def __init__(self, folder: Path | None, split: Split = "evaluation") -> None:
-        pairs = find_pairs(folder, split) if folder is not None else []
-        self._files: Sequence[PairFiles | Path] = pairs or sharp_files(folder, split)
+        self._files: Sequence[PairFiles | Path] = pair_files(folder, split) or sharp_files(folder, split)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -139,13 +141,37 @@ def sharp_files(folder: Path | None, split: Split) -> list[Path]:
     Raises:
         ArtifactError: As for :func:`load_pairs`.
     """
-    if folder is not None and (pairs := find_pairs(folder, split)):
+    if pairs := pair_files(folder, split):
         return [pair.sharp for pair in pairs]
-    if folder is None:
-        return _set_files(shipped("calibration") / SHIPPED_SET, split)
+    folder = _folder_of(folder)
     if (folder / SET_FILE).is_file():
         return _set_files(folder, split)
     return list_images(folder)
+
+
+def pair_files(folder: Path | None, split: Split) -> list[PairFiles]:
+    """The blurred files of a folder and their sharp partners; none where its photographs are sharp.
+
+    Raises:
+        ArtifactError: As for :class:`PairsOnDisk`.
+    """
+    folder = _folder_of(folder)
+    if not (folder / SET_FILE).is_file():
+        return find_pairs(folder, split)
+    if (sharp_set := _read_set(folder / SET_FILE).get("sharp_set")) is None:
+        return []
+    sharp = {path.name: path for path in _set_files(folder.parent / str(sharp_set), split)}
+    blurred = _set_files(folder, split)
+    if missing := [path.name for path in blurred if path.name not in sharp]:
+        raise ArtifactError(f"{folder.parent / str(sharp_set)} has no {missing[0]}", hint="restore that set")
+    return [PairFiles(path.name, path, sharp[path.name]) for path in blurred]
+
+
+def _folder_of(folder: Path | None) -> Path:
+    """Where photographs lie: a folder, or else the shipped set of that name."""
+    name = SHIPPED_SET if folder is None else str(folder)
+    inside = shipped("calibration") / name
+    return inside if folder is None or (not folder.exists() and (inside / SET_FILE).is_file()) else folder
 
 
 def hash_photos(folder: Path | None, split: Split) -> str:
@@ -154,7 +180,7 @@ def hash_photos(folder: Path | None, split: Split) -> str:
     Raises:
         ArtifactError: As for :func:`load_pairs`.
     """
-    pairs = find_pairs(folder, split) if folder is not None else []
+    pairs = pair_files(folder, split)
     named = [(pair.name, file) for pair in pairs for file in (pair.blurred, pair.sharp)]
     named = named or [(file.name, file) for file in sharp_files(folder, split)]
     lines = "".join(f"{hash_file(file)} {name}\n" for name, file in named)
@@ -172,7 +198,7 @@ def blurred_files(folder: Path) -> list[Path]:
 
 def _set_files(folder: Path, split: Split) -> list[Path]:
     """Files of one split of a photo set, each checked against its sha256."""
-    entries = [entry for entry in _read_set(folder / SET_FILE) if entry["split"] == split]
+    entries = [entry for entry in _read_set(folder / SET_FILE)["image"] if entry["split"] == split]
     if not entries:
         raise ArtifactError(f"{folder / SET_FILE} lists no {split} photographs", hint=f'give some split = "{split}"')
     files = []
@@ -191,9 +217,10 @@ def _set_files(folder: Path, split: Split) -> list[Path]:
     return files
 
 
-def _read_set(path: Path) -> list[dict[str, Any]]:
+def _read_set(path: Path) -> dict[str, Any]:
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["image"]
+        described = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = described["image"]
         complete = all(isinstance(entry[key], str) for entry in entries for key in ("file", "sha256", "split"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise ArtifactError(
@@ -201,7 +228,7 @@ def _read_set(path: Path) -> list[dict[str, Any]]:
         ) from err
     if not complete:
         raise ArtifactError(f"{path} is malformed", hint="file, sha256 and split of every [[image]] are text")
-    return list(entries)
+    return described
 
 
 def _shaken(path: Path) -> Pair:

@@ -19,7 +19,8 @@ from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_s
 
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.graph.deform_function import DOMAIN, OP_TYPE, OPSET
+from deblur_deploy.graph.deform_function import OPSET
+from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
 from deblur_deploy.network.generator import Generator
 

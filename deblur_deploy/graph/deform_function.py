@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import onnx
 from onnx import parser
 
-DOMAIN = "deblur"
-OP_TYPE = "DeformConv2d"
+from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
+
 OPSET = 19
 
 _FUNCTION = """

@@ -18,7 +18,8 @@ import onnx
 from onnx import inliner
 
 from deblur_deploy.config import DeformOp
-from deblur_deploy.graph.deform_function import DOMAIN, OP_TYPE, add_deform_conv_functions
+from deblur_deploy.graph.deform_function import add_deform_conv_functions
+from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 
 
 def write_deform_op(model: onnx.ModelProto, form: DeformOp) -> onnx.ModelProto:

@@ -19,7 +19,7 @@ import openvino
 from openvino import opset8
 from openvino.frontend.onnx import ConversionExtension
 
-_DOMAIN, _OP_TYPE = "deblur", "DeformConv2d"
+from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 
 
 def read_for_openvino(core: openvino.Core, path: Path) -> openvino.Model:
@@ -34,13 +34,13 @@ def read_for_openvino(core: openvino.Core, path: Path) -> openvino.Model:
             take it, or its functions call each other without end.
     """
     model = onnx.load(path)
-    others = [function for function in model.functions if (function.domain, function.name) != (_DOMAIN, _OP_TYPE)]
+    others = [function for function in model.functions if (function.domain, function.name) != (DOMAIN, OP_TYPE)]
     del model.functions[:]
     if others:
         model.functions.extend(others)
         model = onnx.inliner.inline_local_functions(model)
     give_own_biases(model.graph)
-    core.add_extension(ConversionExtension(_OP_TYPE, _DOMAIN, _deform_conv))
+    core.add_extension(ConversionExtension(OP_TYPE, DOMAIN, _deform_conv))
     core.add_extension(ConversionExtension("DeformConv", _deform_conv))
     return core.read_model(model.SerializeToString())
 

@@ -14,10 +14,11 @@ from typing import Literal
 
 import onnx
 
+from deblur_deploy.graph.operators import WEIGHTED
+
 Rule = Literal["residual", "island", "empty pair", "cast"]
 
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv", "DeformConv2d", "Gemm", "MatMul"})
-_HEAVY = _WEIGHTED | {"Resize"}
+_HEAVY = WEIGHTED | {"Resize"}
 """Operators whose work a runtime can do in integers, if the quantizers stand right."""
 
 
@@ -87,7 +88,7 @@ class _Graph:
 
     def is_integer_layer(self, node: onnx.NodeProto) -> bool:
         """Whether a layer with weights has both operands dequantized, and so computes in integers."""
-        return node.op_type in _WEIGHTED and all(self.is_dequantized(name) for name in node.input[:2])
+        return node.op_type in WEIGHTED and all(self.is_dequantized(name) for name in node.input[:2])
 
     def follows_integers(self, node: onnx.NodeProto) -> bool:
         """Whether values reach the node from a quantizer or an integer layer, through no other layer."""
@@ -154,14 +155,14 @@ def _cast(graph: _Graph, node: onnx.NodeProto) -> Iterator[Finding]:
     """A Cast hides the quantizer from the layer."""
     if node.op_type != "Cast":
         return
-    layers = [reader for reader in graph.readers(node) if reader.op_type in _WEIGHTED]
+    layers = [reader for reader in graph.readers(node) if reader.op_type in WEIGHTED]
     maker = graph.maker(node.input[0])
     if maker is None:
         return
     if maker.op_type == "DequantizeLinear" and layers:
         text = f"it stands between {_name(maker)} and {_name(layers[0])}, which then does not run in integers"
         yield Finding("cast", _name(node), text)
-    elif maker.op_type in _WEIGHTED and any(reader.op_type == "QuantizeLinear" for reader in graph.readers(node)):
+    elif maker.op_type in WEIGHTED and any(reader.op_type == "QuantizeLinear" for reader in graph.readers(node)):
         text = f"it stands between {_name(maker)} and the quantizer of its output: they do not fuse"
         yield Finding("cast", _name(node), text)
 

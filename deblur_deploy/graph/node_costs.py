@@ -10,13 +10,13 @@ import onnx
 from onnx import TensorProto, inliner, shape_inference
 
 from deblur_deploy.core.errors import ExportError
+from deblur_deploy.graph.operators import OP_TYPE, WEIGHTED
 
-_COMPUTE = frozenset({"Conv", "ConvTranspose", "DeformConv", "DeformConv2d", "Gemm", "MatMul"})
 _KINDS = {
     "Conv": "convolution",
     "ConvTranspose": "deconvolution",
     "DeformConv": "deformable",
-    "DeformConv2d": "deformable",
+    OP_TYPE: "deformable",
 }
 _TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
@@ -62,7 +62,7 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
     }
     found = []
     for node in graph.node:
-        if node.op_type in _COMPUTE:
+        if node.op_type in WEIGHTED:
             known = [tensors.get(name, (0, ())) for name in (node.input[0], node.input[1], node.output[0])]
             shapes = [shape for _, shape in known]
             if not all(shapes) or 0 in (size for shape in shapes for size in shape):
@@ -91,7 +91,7 @@ def share_of_macs(model: onnx.ModelProto) -> dict[str, float]:
 
 def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> int:
     """Multiply-accumulates of one compute node."""
-    if node.op_type in ("Conv", "DeformConv", "DeformConv2d"):  # every output element is a sum over one filter
+    if node.op_type in ("Conv", "DeformConv", OP_TYPE):  # every output element is a sum over one filter
         return math.prod(result) * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":  # every input element is spread over one filter
         return math.prod(source) * math.prod(weight[1:])
@@ -101,7 +101,7 @@ def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...]
 
 def _kind(node: onnx.NodeProto) -> str:
     """What a compute node is. The convolution inside an inlined deformable one is all of its multiply-accumulates."""
-    operator = "DeformConv2d" if node.name.startswith("DeformConv2d") else node.op_type
+    operator = OP_TYPE if node.name.startswith(OP_TYPE) else node.op_type
     return _KINDS.get(operator, "gemm")
 
 

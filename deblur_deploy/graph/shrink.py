@@ -17,9 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from deblur_deploy.graph.fold import remove_unused, set_nodes
-
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv2d"})
-"""Operators whose second input is a weight."""
+from deblur_deploy.graph.operators import WEIGHTED
 
 _QUANTIZERS = {"QuantizeLinear": "Q", "DequantizeLinear": "DQ"}
 _CODES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)

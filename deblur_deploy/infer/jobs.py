@@ -11,9 +11,9 @@ from typing import Literal
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import PARTIAL
+from deblur_deploy.infer.film_suffixes import FILM_SUFFIXES
 from deblur_deploy.infer.picture import FORMATS
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
 Kind = Literal["picture", "video", "dicom"]
@@ -44,7 +44,7 @@ class Job:
     def kind(self) -> Kind:
         """What the file is, going by its suffix."""
         suffix = self.source.suffix.lower()
-        return "video" if suffix in VIDEO_SUFFIXES else "dicom" if suffix in DICOM_SUFFIXES else "picture"
+        return "video" if suffix in FILM_SUFFIXES else "dicom" if suffix in DICOM_SUFFIXES else "picture"
 
 
 def parse_format(text: str) -> tuple[str, str]:
@@ -123,7 +123,7 @@ def folder_job(folder: Path, path: Path, out: Path, suffix: str | None) -> Job:
 
 def _known(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return (suffix in FORMATS or suffix in VIDEO_SUFFIXES or suffix in DICOM_SUFFIXES) and PARTIAL not in path.suffixes
+    return (suffix in FORMATS or suffix in FILM_SUFFIXES or suffix in DICOM_SUFFIXES) and PARTIAL not in path.suffixes
 
 
 def _matches(relative: Path, pattern: str) -> bool:

@@ -51,7 +51,8 @@ def restore_file(
     if job.kind == "video":
         from deblur_deploy.infer.video import restore_video
 
-        return Restored(input_hash, restore_video(job.source, job.target, restorer, config.video, tick))
+        film = restore_video(job.source, job.target, restorer, config.video, tick)
+        return Restored(input_hash, film.frames, notes=film.notes, ended_early=film.ended_early)
     if job.kind == "dicom":
         from deblur_deploy.infer.dicom import restore_dicom
 

@@ -298,4 +298,5 @@ def recipe_of(config: InferConfig) -> dict[str, Any]:
     """What of the settings decides how results look, as the journal holds it."""
     settings = asdict(config)
     del settings["resume"]
+    settings["video"] |= {"start": str(config.video.start), "end": str(config.video.end)}  # fractions are not JSON
     return settings

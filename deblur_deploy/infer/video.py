@@ -1,241 +1,214 @@
-"""Videos frame by frame: timestamps, rotation, colours and sound are those of the input."""
+"""Films picture by picture: what the network does not change stays, and what cannot be kept is said."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError, MissingDependencyError
+
+try:
+    import av
+except ModuleNotFoundError as err:
+    raise MissingDependencyError("films need PyAV", hint="pip install 'deblur-deploy[video]'") from err
+
 from deblur_deploy.core.files import whole_file
-from deblur_deploy.core.images import MAX_PIXELS
-from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
+from deblur_deploy.infer.film.color import ColorBridge
+from deblur_deploy.infer.film.fields import Deinterlacer, refuse_interlaced
+from deblur_deploy.infer.film.film import Film, open_film
+from deblur_deploy.infer.film.kept import losses
+from deblur_deploy.infer.film.quiet import quiet_encoders
+from deblur_deploy.infer.film.source import decoder_of, opened, read_facts, reason
+from deblur_deploy.infer.film.survey import survey
+from deblur_deploy.infer.film.writer import FilmWriter
 from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.settings import VideoConfig
 
-try:
-    import av
-    from av.sidedata.sidedata import Type as SideDataType
-except ModuleNotFoundError as err:
-    raise MissingDependencyError("videos need PyAV", hint="pip install 'deblur-deploy[video]'") from err
-
-_ENCODERS = {
-    "h264": "libx264",
-    "hevc": "libx265",
-    "vp8": "libvpx",
-    "vp9": "libvpx-vp9",
-    "av1": "libsvtav1",
-    "mpeg4": "mpeg4",
-    "mjpeg": "mjpeg",
-    "ffv1": "ffv1",
-}
-"""Encoders by codec; another codec becomes H.264, in WebM VP9."""
-
-_WITH_CRF = {"libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1", "libaom-av1"}
 Tick = Callable[[int, int | None], None]
-
-_COPIED = ("audio", "subtitle")
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What the first frame says about a video's picture.
+class RestoredFilm:
+    """What became of a film.
 
     Args:
-        width: Width as stored, in pixels.
-        height: Height as stored.
-        pix_fmt: Pixel format.
-        deep: Whether samples have more than 8 bits.
-        display_matrix: How the picture is turned for display (ISO/IEC 14496-12, section 6.2.2), or None.
-        colors: Colour space, range, primaries and transfer, as the encoder takes them.
+        frames: Pictures restored.
+        notes: What could not be kept, or was changed, one sentence each.
+        ended_early: How the film ended before it says that it ends, or None.
     """
 
-    width: int
-    height: int
-    pix_fmt: str
-    deep: bool
-    display_matrix: tuple[int, ...] | None
-    colors: dict[str, int]
+    frames: int
+    notes: tuple[str, ...] = ()
+    ended_early: str | None = None
 
 
-def restore_video(source: Path, target: Path, restorer: Restorer, config: VideoConfig, tick: Tick) -> int:
-    """Restore the first video stream of a file and copy its sound and subtitles.
+def restore_video(source: Path, target: Path, restorer: Restorer, config: VideoConfig, tick: Tick) -> RestoredFilm:
+    """Restore the film of a file and copy what is beside it.
 
     Args:
         source: Anything that FFmpeg reads.
-        target: The result; its suffix names the container. It appears whole or not at all.
+        target: The result, in the container of the film. It appears whole or not at all.
         restorer: The network.
-        config: Codec and quality.
-        tick: Told after every frame how many are restored, and of how many where the file says so.
-
-    Returns:
-        Number of frames.
+        config: Codec, quality and the part of the film.
+        tick: Told after every picture how many are restored, and of how many where the file says so.
 
     Raises:
-        ArtifactError: The file is no video, is damaged, or the container cannot hold what is in it.
-        ConfigError: There is no such encoder.
+        ArtifactError: The file is not a film, is damaged, or its container cannot hold what is in it.
+        ConfigError: What was asked for does not go together, the film is interlaced, or nothing keeps its transparency.
         DeblurDeployError: The network gave up.
     """
     try:
-        facts = _read_facts(source)
-        with whole_file(target) as partial, av.open(str(source)) as reader, av.open(str(partial), "w") as writer:
-            return _Transcoder(reader, writer, facts, config).run(restorer, tick)
+        facts, surveyed = read_facts(source), survey(source)
+        if facts.interlaced and not config.deinterlace:
+            raise refuse_interlaced(source)
+        with whole_file(target) as partial, opened(source) as reader, quiet_encoders():
+            film = open_film(source, reader, facts, surveyed, config)
+            run = _Run(film)
+            with FilmWriter(film, partial) as writer:
+                run.run(writer, restorer, tick)
+            notes = [*writer.notes, *run.notes()]
+            if partial.is_file():
+                notes += losses(source, facts, partial, writer.target.colors)
     except av.error.FFmpegError as err:
         raise ArtifactError(
-            f"{source} cannot be restored: {err.strerror}", hint="check that it plays to the end"
+            f"{source} cannot be restored: {reason(err)}", hint="check that it plays to the end"
         ) from err
+    ended_early = None if film.clip.end is not None else surveyed.shortfall(run.count)
+    return RestoredFilm(run.count, tuple(notes), ended_early)
 
 
-def _read_facts(source: Path) -> _Facts:
-    with av.open(str(source)) as reader:
-        if not reader.streams.video:
-            raise ArtifactError(f"{source} holds no video", hint="give a file with pictures in it")
-        frame = next(reader.decode(reader.streams.video[0]), None)
-        if frame is None:
-            raise ArtifactError(f"{source} holds no frames", hint="check that it plays")
-        if frame.width * frame.height > MAX_PIXELS:
-            raise ArtifactError(
-                f"{source} has absurd dimensions: {frame.width}x{frame.height}", hint="cut it into parts"
-            )
-        matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-        colors = {
-            name: int(getattr(frame, name)) for name in ("colorspace", "color_range", "color_primaries", "color_trc")
-        }
-        return _Facts(
-            frame.width,
-            frame.height,
-            frame.format.name,
-            max(component.bits for component in frame.format.components) > 8,
-            struct.unpack("=9i", bytes(matrix)) if matrix is not None else None,
-            colors,
-        )
+@dataclass(frozen=True)
+class _Picture:
+    """A picture on its way, with its time and duration in the survey's units."""
+
+    frame: Any
+    time: int
+    duration: int
+    given: NDArray[Any]
+    restored: NDArray[Any] | None = None
 
 
-class _Transcoder:
-    """One video from an open input to an open output."""
+class _Run:
+    """One film from an open input to an open output."""
 
-    def __init__(self, reader: Any, writer: Any, facts: _Facts, config: VideoConfig) -> None:
-        self._reader, self._writer, self._facts = reader, writer, facts
-        self._video = reader.streams.video[0]
-        self._out = self._add_video(config)
-        self._copies = {stream.index: self._copy(stream) for stream in reader.streams if stream.type in _COPIED}
-        writer.metadata.update(reader.metadata)
-        self._last_pts: int | None = None
+    def __init__(self, film: Film) -> None:
+        self._film, self._facts, self._survey, self._clip = film, film.facts, film.survey, film.clip
+        self._decoder = decoder_of(film.stream)
+        self._deinterlacer = Deinterlacer(film.stream) if film.config.deinterlace else None
+        self.count = self._decoded = self._shown = self._damaged = self._moved = 0
+        self._last: int | None = None
 
-    def run(self, restorer: Restorer, tick: Tick) -> int:
-        """Restore every frame; returns how many there were."""
-        count = 0
+    def notes(self) -> list[str]:
+        """What went wrong on the way and did not end it."""
+        notes = []
+        if self._damaged:
+            notes.append(f"{self._damaged} parts of the film are damaged and gave no picture")
+        if self._moved:
+            notes.append(f"{self._moved} pictures had times before those of others and were moved behind them")
+        return notes
+
+    def run(self, writer: FilmWriter, restorer: Restorer, tick: Tick) -> None:
+        """Restore every picture of the part that is asked for."""
+        bridge = ColorBridge(self._facts, writer.target)
+        shift = self._clip.start
 
         def restore(item: Any) -> Any:
-            nonlocal count
-            if isinstance(item, av.Packet):
+            if not isinstance(item, _Picture):
                 return item
-            count += 1
-            restored = self._restore_frame(item, restorer)
-            tick(count, self._video.frames or None)
-            return restored
+            restored = item.given.copy()
+            restorer.restore_in_place(restored)
+            self.count += 1
+            tick(self.count, None if self._clip.is_part else len(self._survey.times) or None)
+            return _Picture(item.frame, item.time, item.duration, item.given, restored)
 
-        overlap(self._demux(), restore, self._write)
-        self._writer.mux(self._out.encode(None))
-        return count
+        def write(item: Any) -> None:
+            if isinstance(item, _Picture) and item.restored is not None:
+                frame = bridge.to_film(item.frame, item.given, item.restored)
+                writer.write(frame, item.time - round(shift / self._survey.unit), item.duration)
+            else:
+                writer.copy(item, shift)
 
-    def _demux(self) -> Iterator[Any]:
-        """Frames of the video, and packets of what is copied."""
-        streams = [self._video, *(self._reader.streams[index] for index in self._copies)]
-        for packet in self._reader.demux(streams):
-            if packet.stream.index == self._video.index:
-                yield from packet.decode()
-            elif packet.dts is not None:
-                yield packet
+        overlap(self._items(bridge, writer.copies.streams), restore, write)
+        if not self.count:
+            raise ConfigError(
+                f"no picture of {self._film.path} lies in this part", hint="check --in-point and --out-point"
+            )
+        writer.finish()
 
-    def _copy(self, stream: Any) -> Any:
+    def _items(self, bridge: ColorBridge, copied: list[Any]) -> Iterator[Any]:
+        """Pictures of the film, and packets of what is copied; in the reading thread."""
         try:
-            return self._writer.add_stream_from_template(stream)
-        except BAD_FILE_ERRORS as err:
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
-            raise ArtifactError(
-                f"{self._writer.format.name} files take no {stream.type} of the codec {codec}: {err}",
-                hint="name the file by its container, such as .mkv, which takes nearly everything",
-            ) from err
+            for packet in self._film.reader.demux([self._film.stream, *copied]):
+                if packet.stream.index == self._film.stream.index:
+                    for frame in self._frames(packet):
+                        if (picture := self._picture(frame, bridge)) is not None:
+                            yield picture
+                        elif self._is_over():
+                            return
+                elif packet.size and self._is_copied(packet):
+                    yield packet
+        except (av.error.FFmpegError, ValueError):
+            if not self._decoded:
+                raise
+            # The survey met the same, and says so.
 
-    def _restore_frame(self, frame: Any, restorer: Restorer) -> Any:
+    def _is_over(self) -> bool:
+        return self._last is not None and self._clip.is_over(self._last * self._survey.unit)
+
+    def _is_copied(self, packet: Any) -> bool:
+        if not self._clip.is_part:
+            return True
+        time = packet.pts if packet.pts is not None else packet.dts
+        return time is not None and self._clip.holds(time * packet.time_base)
+
+    def _frames(self, packet: Any) -> Iterator[Any]:
+        """Decoded and deinterlaced; what is damaged is counted, other than before the first picture."""
+        try:
+            frames = self._decoder.decode(packet if packet.size else None)
+        except av.error.InvalidDataError:
+            self._damaged += self._decoded > 0
+            frames = []
+        for frame in frames:
+            self._decoded += 1
+            if frame.interlaced_frame and self._deinterlacer is None:
+                raise refuse_interlaced(self._film.path)
+            yield from (frame,) if self._deinterlacer is None else self._deinterlacer.frames(frame)
+        if not packet.size and self._deinterlacer is not None:
+            yield from self._deinterlacer.frames(None)
+
+    def _picture(self, frame: Any, bridge: ColorBridge) -> _Picture | None:
+        """A frame with its time, or None where it lies outside of the part."""
         facts = self._facts
         if (frame.width, frame.height) != (facts.width, facts.height):
             raise ArtifactError(
                 f"the video changes its size from {facts.width}x{facts.height} to {frame.width}x{frame.height}",
                 hint="cut it into one file for each size",
             )
-        layout = "rgb48le" if facts.deep else "rgb24"
-        try:
-            samples: NDArray[Any] = np.array(frame.to_ndarray(format=layout))
-        except BAD_FILE_ERRORS as err:
-            raise ArtifactError(
-                f"frames of {frame.format.name} cannot be read: {err}", hint="convert the video to yuv420p first"
-            ) from err
-        restorer.restore_in_place(samples)
-        restored = av.VideoFrame.from_ndarray(samples, format=layout)
-        try:
-            restored = restored.reformat(
-                format=self._out.pix_fmt,
-                dst_colorspace=frame.colorspace,
-                dst_color_range=frame.color_range or 1,
-            )
-        except BAD_FILE_ERRORS as err:
-            raise ArtifactError(
-                f"colours of the kind {frame.colorspace} cannot be written: {err}", hint="convert it to BT.709 first"
-            ) from err
-        restored.pts, restored.time_base = self._next_pts(frame), self._video.time_base
-        return restored
+        time = self._time_of(frame)
+        if not self._clip.holds(time * self._survey.unit):
+            return None
+        scale = (frame.time_base or self._survey.unit) / self._survey.unit
+        by_order = self._survey.by_order or not frame.duration
+        duration = self._survey.step if by_order else max(1, round(frame.duration * scale))
+        return _Picture(frame, time, duration, bridge.to_rgb(frame))
 
-    def _next_pts(self, frame: Any) -> int:
-        """The frame's own time; where a damaged or raw stream has none, one frame after the last."""
-        pts: int | None = frame.pts
-        if pts is None:
-            step = 1 / (self._video.average_rate or 25) / self._video.time_base
-            pts = 0 if self._last_pts is None else self._last_pts + max(1, round(step))
-        self._last_pts = pts
-        return pts
-
-    def _write(self, item: Any) -> None:
-        if isinstance(item, av.Packet):
-            item.stream = self._copies[item.stream.index]
-            self._writer.mux(item)
-        else:
-            self._writer.mux(self._out.encode(item))
-
-    def _add_video(self, config: VideoConfig) -> Any:
-        facts, codec = self._facts, self._video.codec_context.name
-        fallback = "libvpx-vp9" if self._writer.format.name == "webm" else "libx264"
-        name = config.codec or _ENCODERS.get(codec, fallback)
-        try:
-            formats = {layout.name for layout in av.codec.Codec(name, "w").video_formats or []}
-            out = self._writer.add_stream(name, rate=self._video.average_rate or 25)
-        except (av.codec.codec.UnknownCodecError, ValueError) as err:
-            raise ConfigError(
-                f"{name!r} is no encoder that {self._writer.format.name} files take",
-                hint="leave out --codec for that of the input, or give libx264",
-            ) from err
-        context = out.codec_context
-        out.width, out.height = facts.width, facts.height
-        out.pix_fmt = facts.pix_fmt if facts.pix_fmt in formats else _nearest_format(formats, facts.deep)
-        context.time_base = self._video.time_base
-        if self._video.sample_aspect_ratio:
-            context.sample_aspect_ratio = self._video.sample_aspect_ratio
-        for field, value in facts.colors.items():
-            setattr(context, field, value)
-        if name in _WITH_CRF:
-            out.options = {"crf": str(config.crf)} | ({"b:v": "0"} if name.startswith("libvpx") else {})
-        if facts.display_matrix:
-            out.set_display_matrix(facts.display_matrix)
-        return out
-
-
-def _nearest_format(formats: set[str], deep: bool) -> str:
-    wanted = ("yuv420p10le", "yuv420p") if deep else ("yuv420p", "yuvj420p", "bgr0")
-    return next((name for name in wanted if name in formats), sorted(formats)[0] if formats else "yuv420p")
+    def _time_of(self, frame: Any) -> int:
+        """When a frame is shown: its own time, or that of its place in the order; never before the one before."""
+        surveyed, index, time = self._survey, self._shown, None
+        self._shown += 1
+        if surveyed.by_order:
+            time = surveyed.times[index] if index < len(surveyed.times) else None
+        elif frame.pts is not None:
+            time = round(frame.pts * (frame.time_base or self._film.stream.time_base) / surveyed.unit)
+        if time is None:
+            time = 0 if self._last is None else self._last + surveyed.step
+        elif self._last is not None and time <= self._last:
+            self._moved += 1
+            time = self._last + 1
+        self._last = time
+        return time

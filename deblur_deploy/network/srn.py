@@ -17,6 +17,7 @@ Every width is a field of :class:`SRNConfig`, since after pruning no two need be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -45,6 +46,8 @@ class SRNConfig:
         recurrent_channels: Candidate, gate and state of the gated unit.
         pyramid_channels: Lateral sums of the feature pyramid, fine to coarse.
         smooth_channels: Outputs of the smoothing convolutions, fine to coarse.
+        stem: Side of the blocks of pixels that become channels before the first convolution and pixels again behind
+            the last (Shi et al., CVPR 2016). With 2 every level works at half the resolution.
     """
 
     level_channels: tuple[int, int, int]
@@ -52,14 +55,15 @@ class SRNConfig:
     recurrent_channels: int
     pyramid_channels: tuple[int, int, int]
     smooth_channels: tuple[int, int, int]
+    stem: int = 1
 
     @classmethod
-    def from_base(cls, base: int, depths: Sequence[int] = (2, 2, 1)) -> SRNConfig:
+    def from_base(cls, base: int, depths: Sequence[int] = (2, 2, 1), stem: int = 1) -> SRNConfig:
         """The unpruned family: widths base, 2*base, 4*base and ``depths[k]`` residual blocks on level k."""
         one, two, three = base, 2 * base, 4 * base
         widths = (one, two, three)
         blocks = ((one,) * depths[0], (two,) * depths[1], (three,) * depths[2])
-        return cls(widths, blocks, three, widths, widths)
+        return cls(widths, blocks, three, widths, widths, stem)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> SRNConfig:
@@ -85,6 +89,7 @@ class SRNConfig:
             out_channels("recurrent.candidate"),
             (out_channels("pyramid.lateral.0"), out_channels("pyramid.lateral.1"), out_channels("pyramid.lateral.2")),
             (out_channels("pyramid.smooth.0"), out_channels("pyramid.smooth.1"), out_channels("pyramid.smooth.2")),
+            math.isqrt(out_channels("head") // 3),
         )
 
 
@@ -193,10 +198,11 @@ class SRN(Generator):
     def __init__(self, config: SRNConfig) -> None:
         super().__init__()
         self.config = config
+        self.multiple_of = MULTIPLE_OF * config.stem
         first, second, third = config.level_channels
         self.levels = nn.ModuleList(
             [
-                Level(6, first, config.block_channels[0], stride=1),
+                Level(6 * config.stem**2, first, config.block_channels[0], stride=1),
                 Level(first, second, config.block_channels[1], stride=2),
                 Level(second, third, config.block_channels[2], stride=2),
             ]
@@ -206,7 +212,7 @@ class SRN(Generator):
         self.pyramid = FeaturePyramid(
             (first, second, config.recurrent_channels), config.pyramid_channels, config.smooth_channels
         )
-        self.head = conv3x3(config.smooth_channels[0], 3)
+        self.head = conv3x3(config.smooth_channels[0], 3 * config.stem**2)
         self._start()
 
     def _start(self) -> None:
@@ -264,6 +270,8 @@ class SRN(Generator):
     def encode(self, image: Tensor, previous: Tensor) -> list[Tensor]:
         """Features of the three levels, fine to coarse: (N, C1, h, w), (N, C2, h/2, w/2), (N, C3, h/4, w/4)."""
         x = torch.cat([image, previous], dim=1)  # (N, 6, h, w)
+        if self.config.stem > 1:
+            x = F.pixel_unshuffle(x, self.config.stem)
         features: list[Tensor] = []
         for level in self.levels:
             x = level(x)
@@ -274,7 +282,10 @@ class SRN(Generator):
     def decode(self, image: Tensor, features: list[Tensor], state: Tensor) -> Tensor:
         """The estimate (N, 3, h, w) from the two finer levels' features and the state that replaces the coarsest."""
         restored = self.pyramid([*features[:-1], state])  # (N, S1, h, w)
-        return image + self.head(restored)  # type: ignore[no-any-return]
+        residual = self.head(restored)
+        if self.config.stem > 1:
+            residual = F.pixel_shuffle(residual, self.config.stem)
+        return image + residual  # type: ignore[no-any-return]
 
     def forward_once(self, image: Tensor) -> Tensor:
         """One scale in which every layer runs exactly once, for tools that trace which channels depend on which.

@@ -22,9 +22,14 @@ _LEAST_SHARE = 0.25
 def widen(net: SRN, config: SRNConfig, seed: int = 0) -> SRN:
     """Grow a network without changing what it computes.
 
+    A larger stem is the exception, since every level then works at a smaller size: the result restores what the source
+    restores of the picture at that size. A motion of some length is half as long there, so this is most of what a
+    source is worth on long blur, at a quarter of its cost.
+
     Args:
         net: A float network, trained or not; it is left as it is.
-        config: Widths and depths of the result: in no group below those of ``net``.
+        config: Widths and depths of the result: in no group below those of ``net``. Its stem may only be larger than
+            1 where that of ``net`` is 1, or the same.
         seed: Seed of the shares and of the new blocks; torch's global generator is neither read nor moved.
 
     Returns:
@@ -44,10 +49,19 @@ def widen(net: SRN, config: SRNConfig, seed: int = 0) -> SRN:
         for name, layer in wide.named_modules():
             if name.endswith("conv2") and isinstance(layer, nn.Conv2d):
                 _zero(layer)  # the identity, where the source has no such block to copy
-        source, target = net.state_dict(), wide.state_dict()
+        source, target = _coarsened(net.state_dict(), config.stem // net.config.stem), wide.state_dict()
         grown = {name: _grown(name, tensor.cpu(), target[name].shape) for name, tensor in source.items()}
     wide.load_state_dict(target | grown)
     return wide.train(net.training)
+
+
+def _coarsened(weights: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """Weights that see the mean of each block of pixels, and give every pixel of a block the same residual."""
+    pixels = factor**2
+    enter, head = "levels.0.enter.weight", ("head.weight", "head.bias")
+    coarse = {name: weights[name].repeat_interleave(pixels, dim=0) for name in head}
+    # pixel_unshuffle puts the pixels of a block behind each other, channel by channel, and pixel_shuffle likewise.
+    return weights | coarse | {enter: (weights[enter] / pixels).repeat_interleave(pixels, dim=1)}
 
 
 def _shrinking(before: SRNConfig, after: SRNConfig) -> list[str]:
@@ -62,7 +76,7 @@ def _shrinking(before: SRNConfig, after: SRNConfig) -> list[str]:
 
 def _sizes(config: SRNConfig) -> dict[str, int]:
     """Size of every group of channels by its name."""
-    sizes = {"recurrent_channels": config.recurrent_channels}
+    sizes = {"recurrent_channels": config.recurrent_channels, "stem": config.stem}
     for field in ("level_channels", "pyramid_channels", "smooth_channels"):
         sizes |= {f"{field}[{index}]": size for index, size in enumerate(getattr(config, field))}
     for level, blocks in enumerate(config.block_channels):

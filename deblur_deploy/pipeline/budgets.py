@@ -8,15 +8,15 @@ from typing import Any
 from deblur_deploy.core.errors import BudgetError
 from deblur_deploy.pipeline.findings import latency_ms, measured_runtimes
 from deblur_deploy.pipeline.recipe import Budget
-from deblur_deploy.pipeline.stages import Journey
+from deblur_deploy.pipeline.stages import RunArtifacts
 
 
-def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> None:
+def check_budgets(budget: Budget, made: RunArtifacts, quality: dict[str, Any], bench: dict[str, Any] | None) -> None:
     """Compare the last ONNX file of a run with the original's.
 
     Args:
         budget: What must hold.
-        journey: What the run made; all of it is kept, whatever comes out here.
+        made: What the run made; all of it is kept, whatever comes out here.
         quality: As ``read_quality`` gives it.
         bench: As ``measure_latency`` gives it, or None where nothing was timed.
 
@@ -24,14 +24,14 @@ def check_budgets(budget: Budget, journey: Journey, quality: dict[str, Any], ben
         BudgetError: A budget is missed. The message says by how much and what each stage did; the hint names the
             smallest ONNX file that is within the quality budget.
     """
-    sizes = {row: graph.path.stat().st_size for row, graph in journey.onnx.items()}
+    sizes = {row: graph.path.stat().st_size for row, graph in made.onnx.items()}
     missed = [
         *_missed_quality(budget, quality["psnr_db"]),
         *_missed_size(budget, sizes),
-        *_missed_speed(budget, journey, bench),
+        *_missed_speed(budget, made, bench),
     ]
     if missed:
-        raise BudgetError("; ".join(missed), hint=_hint(budget, quality["psnr_db"], journey, sizes))
+        raise BudgetError("; ".join(missed), hint=_hint(budget, quality["psnr_db"], made, sizes))
 
 
 def _missed_quality(budget: Budget, psnr_db: Mapping[str, float]) -> list[str]:
@@ -62,12 +62,12 @@ def _missed_size(budget: Budget, sizes: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None) -> list[str]:
+def _missed_speed(budget: Budget, made: RunArtifacts, bench: dict[str, Any] | None) -> list[str]:
     if budget.min_speedup is None:
         return []
-    baseline = latency_ms(journey, "original", bench, "torch")
-    timed = {row: found[1] for row in journey.onnx if (found := fastest(journey, row, bench))}
-    last = list(journey.onnx)[-1] if journey.engine is None else list(journey.checkpoints)[-1]
+    baseline = latency_ms(made, "original", bench, "torch")
+    timed = {row: found[1] for row in made.onnx if (found := fastest(made, row, bench))}
+    last = list(made.onnx)[-1] if made.engine is None else list(made.checkpoints)[-1]
     if baseline is None or last not in timed:
         return [f"{last} could not be timed here, so min_speedup = {budget.min_speedup} is not shown"]
     speedup = baseline / timed[last]
@@ -80,9 +80,9 @@ def _missed_speed(budget: Budget, journey: Journey, bench: dict[str, Any] | None
     ]
 
 
-def fastest(journey: Journey, row: str, bench: dict[str, Any] | None) -> tuple[str, float] | None:
+def fastest(made: RunArtifacts, row: str, bench: dict[str, Any] | None) -> tuple[str, float] | None:
     """The runtime on which a row was fastest, and its median latency there in ms; None where it was timed on none."""
-    measured = {runtime: latency_ms(journey, row, bench, runtime) for runtime in measured_runtimes(bench)}
+    measured = {runtime: latency_ms(made, row, bench, runtime) for runtime in measured_runtimes(bench)}
     timed = {runtime: ms for runtime, ms in measured.items() if ms is not None}
     return min(timed.items(), key=lambda item: item[1], default=None)
 
@@ -93,9 +93,9 @@ def _with_before(values: Mapping[str, Any]) -> list[tuple[tuple[str, Any], Any]]
     return [(item, before) for item, (_, before) in zip(items[1:], items, strict=False)]
 
 
-def _hint(budget: Budget, psnr_db: Mapping[str, float], journey: Journey, sizes: Mapping[str, int]) -> str:
+def _hint(budget: Budget, psnr_db: Mapping[str, float], made: RunArtifacts, sizes: Mapping[str, int]) -> str:
     allowed = float("inf") if budget.max_drop_db is None else budget.max_drop_db
     good = [row for row, value in psnr_db.items() if psnr_db["original"] - value <= allowed]
-    best = journey.onnx[min(good, key=lambda row: sizes[row])].path
+    best = made.onnx[min(good, key=lambda row: sizes[row])].path
     advice = "keep more channels or tune for longer" if len(good) < len(psnr_db) else "keep fewer channels"
     return f"everything is kept, and {best} is the smallest within the dB budget; {advice}"

@@ -22,7 +22,7 @@ from deblur_deploy.core.units import format_bytes
 from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.pipeline.progress import Progress
 from deblur_deploy.pipeline.recipe import Recipe
-from deblur_deploy.pipeline.stages import Journey
+from deblur_deploy.pipeline.stages import RunArtifacts
 
 FACT_HEADINGS = ("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost")
 """Columns of the table before those of the runtimes."""
@@ -39,7 +39,7 @@ def headings(bench: dict[str, Any] | None) -> tuple[str, ...]:
     return (*FACT_HEADINGS, *(f"{runtime} ms" for runtime in measured_runtimes(bench)))
 
 
-def read_quality(journey: Journey) -> dict[str, Any]:
+def read_quality(made: RunArtifacts) -> dict[str, Any]:
     """What the manifests of a run's ONNX files say about their quality.
 
     Returns:
@@ -49,7 +49,7 @@ def read_quality(journey: Journey) -> dict[str, Any]:
     Raises:
         VerificationError: A file could not be evaluated when it was written.
     """
-    steps = {name: artifact.history[-1].figures for name, artifact in journey.onnx.items()}
+    steps = {name: artifact.history[-1].figures for name, artifact in made.onnx.items()}
     for name, figures in steps.items():
         if reason := figures.get("quality_skipped"):
             raise VerificationError(
@@ -70,7 +70,7 @@ def _or_infinite(psnr_db: float | None) -> float:
 
 
 def write_page(
-    journey: Journey, recipe: Recipe, bench: dict[str, Any] | None, directory: Path, progress: Progress
+    made: RunArtifacts, recipe: Recipe, bench: dict[str, Any] | None, directory: Path, progress: Progress
 ) -> Path | None:
     """Write ``report.html`` unless it is there, of these artifacts and these latencies; None without Matplotlib."""
     try:
@@ -92,12 +92,12 @@ def write_page(
         write_report(content, page, "html")
         return {"photographs": [photograph.name for photograph in content.photographs], "absent": content.absent}
 
-    _kept(kept, _key(journey, hash_photos(recipe.pairs_folder, "evaluation"), bench, __version__), write_now)
+    _kept(kept, _key(made, hash_photos(recipe.pairs_folder, "evaluation"), bench, __version__), write_now)
     progress.say(f"report    {page}")
     return page
 
 
-def measure_latency(journey: Journey, config: BenchConfig, directory: Path, progress: Progress) -> dict[str, Any]:
+def measure_latency(made: RunArtifacts, config: BenchConfig, directory: Path, progress: Progress) -> dict[str, Any]:
     """Latency of the float networks in eager PyTorch, and of every ONNX file and the engine on every runtime.
 
     Returns:
@@ -108,10 +108,10 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, prog
         progress.say("measuring latency …")
         checkpoints = [
             BenchEntry(checkpoint, "torch")
-            for checkpoint in journey.checkpoints.values()
+            for checkpoint in made.checkpoints.values()
             if checkpoint.network.quantization is None  # a quantized one only simulates INT8
         ]
-        entries = [*checkpoints, *all_entries(map(journey.payload, journey.onnx))]
+        entries = [*checkpoints, *all_entries(map(made.payload, made.onnx))]
         with progress.waiting("measuring") as tick:
             report = measure(
                 entries,
@@ -125,15 +125,15 @@ def measure_latency(journey: Journey, config: BenchConfig, directory: Path, prog
 
     facts = device_facts()
     machine = device_identity(facts) | {"libraries": facts["libraries"]}  # on another one it is measured again
-    return _kept(directory / "bench.json", _key(journey, config, machine), measure_now)
+    return _kept(directory / "bench.json", _key(made, config, machine), measure_now)
 
 
-def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any] | None) -> list[list[str]]:
+def summary_rows(made: RunArtifacts, quality: dict[str, Any], bench: dict[str, Any] | None) -> list[list[str]]:
     """The table: one row for each stage, with the median latency on every runtime that ran it."""
     original_db = quality["psnr_db"]["original"]
     rows = []
-    for name in journey.onnx:
-        artifact = journey.payload(name)
+    for name in made.onnx:
+        artifact = made.payload(name)
         figures, psnr_db = artifact.figures, quality["psnr_db"][name]
         rows.append(
             [
@@ -144,17 +144,17 @@ def summary_rows(journey: Journey, quality: dict[str, Any], bench: dict[str, Any
                 f"{figures['gmacs']:.1f}",
                 f"{psnr_db:.2f}",
                 f"{original_db - psnr_db:.2f}",
-                *(_in_ms(latency_ms(journey, name, bench, runtime)) for runtime in measured_runtimes(bench)),
+                *(_in_ms(latency_ms(made, name, bench, runtime)) for runtime in measured_runtimes(bench)),
             ]
         )
     return rows
 
 
-def latency_ms(journey: Journey, row: str, bench: dict[str, Any] | None, runtime: str) -> float | None:
+def latency_ms(made: RunArtifacts, row: str, bench: dict[str, Any] | None, runtime: str) -> float | None:
     """Median latency of a row's ONNX file, engine or float checkpoint on a runtime; None where it was not measured."""
-    timed = {str(journey.payload(row).directory)}
-    if row in journey.checkpoints:
-        timed.add(str(journey.checkpoints[row].directory))
+    timed = {str(made.payload(row).directory)}
+    if row in made.checkpoints:
+        timed.add(str(made.checkpoints[row].directory))
     for result in bench["results"] if bench else ():
         if result["artifact"] in timed and result["runtime"] == runtime and result["latency_ms"]:
             return float(result["latency_ms"]["median"])
@@ -175,9 +175,9 @@ def _in_ms(latency: float | None) -> str:
     return "–" if latency is None else f"{latency:.0f}"
 
 
-def _key(journey: Journey, *settings: object) -> str:
+def _key(made: RunArtifacts, *settings: object) -> str:
     """What a measurement depends on: the artifacts, under the names that its rows have, and its settings."""
-    artifacts = [journey.original, *journey.onnx.values(), *([journey.engine] if journey.engine else [])]
+    artifacts = [made.original, *made.onnx.values(), *([made.engine] if made.engine else [])]
     hashes = [(str(artifact.directory), artifact.sha256) for artifact in artifacts]
     return hashlib.sha256(json.dumps([hashes, settings], default=str).encode()).hexdigest()
 

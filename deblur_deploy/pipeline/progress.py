@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -12,6 +12,9 @@ class Progress(Protocol):
 
     def say(self, text: str) -> None:
         """Take a line of text."""
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Take the summary of the run."""
 
     def tuning(self, title: str) -> AbstractContextManager[Callable[[int, int, float], None]]:
         """Follow fine-tuning; what it gives is called with the step, the number of steps and the loss."""
@@ -25,6 +28,9 @@ class Silent:
 
     def say(self, text: str) -> None:
         """Take a line of text."""
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Take the summary of the run."""
 
     @contextmanager
     def tuning(self, title: str) -> Iterator[Callable[[int, int, float], None]]:

@@ -18,7 +18,7 @@ from deblur_deploy.pipeline.run_record import RunRecord
 
 
 @dataclass(frozen=True)
-class Journey:
+class RunArtifacts:
     """Everything that a run made.
 
     Args:
@@ -45,9 +45,9 @@ class Journey:
 FP16_ROW, ENGINE_ROW = "fp16", "fp16 engine"
 
 
-def travel(
+def run_stages(
     source: Artifact, recipe: Recipe, runs: Path, progress: Progress, recipe_file: Path | None = None
-) -> Journey:
+) -> RunArtifacts:
     """Run every stage that is not done yet.
 
     Args:
@@ -82,7 +82,7 @@ def travel(
         from deblur_deploy.engine.build import build_engine
 
         engine = stages.once(f"engine-{recipe.engine.precision}", last, recipe.engine, build_engine)
-    return Journey(checkpoints, graphs, engine)
+    return RunArtifacts(checkpoints, graphs, engine)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +13,12 @@ from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network
-from deblur_deploy.runtime.runner import Batch, Pictures, check_batch, infer_in_form
-from deblur_deploy.runtime.runtimes import RUNTIMES, TorchVariant
+from deblur_deploy.runtime.runner import Batch, Pictures, Runner
+from deblur_deploy.runtime.runtimes import OpenOptions, TorchVariant, find_runtime
 from deblur_deploy.runtime.torch_graph import GraphedNetwork
 
 
-class TorchRunner:
+class TorchRunner(Runner):
     """A network in PyTorch on the processor; :class:`~deblur_deploy.runtime.torch_cuda.TorchCudaRunner` is for GPUs.
 
     Args:
@@ -31,43 +29,26 @@ class TorchRunner:
         threads: Processor threads; a setting of the whole process in PyTorch, put back on leaving.
     """
 
+    failures: ClassVar = (RuntimeError, MemoryError)
+
     def __init__(self, net: nn.Module, image: ImageSpec, name: str = "torch", threads: int | None = None) -> None:
-        self.name = name
-        self.image = image
+        super().__init__(name, image)
         self._variant = variant_of(name)
         self._net: Callable[[Tensor], Tensor] | None = _in_mode(net, self._variant)
         self._format = _memory_format(self._variant)
         self._threads_before = torch.get_num_threads()
         self._threads = threads or self._threads_before
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """As :meth:`Runner.close`."""
         self._net = None
         torch.set_num_threads(self._threads_before)
 
     def infer(self, batch: Pictures) -> Pictures:
-        """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
-        check_batch(batch, self.image)
+        """As :meth:`Runner.infer`."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        with self._failures_named(batch.shape):
-            return infer_in_form(self._run, batch, self.image)
-
-    @contextmanager
-    def _failures_named(self, shape: tuple[int, ...]) -> Iterator[None]:
-        """What PyTorch raises, as an error that says on what."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as err:
-            raise DeblurDeployError(
-                f"{self.name} failed on a {'x'.join(map(str, shape))} batch: "
-                f"{str(err).splitlines()[0] if str(err) else 'out of memory'}",
-                hint="try a smaller picture",
-            ) from err
+        return super().infer(batch)
 
     def _run(self, batch: Batch) -> Batch:
         assert self._net is not None, "the runner was closed"
@@ -77,26 +58,15 @@ class TorchRunner:
             return cast(Batch, restored.float().contiguous().numpy())
 
 
-def open_torch(artifact: Artifact, name: str, threads: int | None, *, spin_wait: bool = True) -> TorchRunner:
-    """Load a checkpoint for one of the PyTorch runtimes.
-
-    Args:
-        artifact: A checkpoint.
-        name: A runtime whose name begins with ``torch``.
-        threads: Processor threads, or None for PyTorch's choice.
-        spin_wait: How a GPU is waited for: awake or asleep.
+def open_torch(artifact: Artifact, name: str, options: OpenOptions) -> TorchRunner:
+    """Load a checkpoint for one of the PyTorch runtimes on the processor.
 
     Raises:
         ArtifactError: Weights and manifest do not belong together.
         MissingDependencyError: The network is quantized and ModelOpt is not installed.
     """
-    variant = variant_of(name)
-    net = prepare_network(load_network(artifact), variant)
-    if variant.device == "cpu":
-        return TorchRunner(net, artifact.image, name, threads)
-    from deblur_deploy.runtime.torch_cuda import TorchCudaRunner, TorchDevice
-
-    return TorchCudaRunner(net, artifact.image, name, TorchDevice(spin_wait=spin_wait))
+    net = prepare_network(load_network(artifact), variant_of(name))
+    return TorchRunner(net, artifact.image, name, options.threads)
 
 
 def prepare_network(net: nn.Module, variant: TorchVariant) -> nn.Module:
@@ -107,12 +77,12 @@ def prepare_network(net: nn.Module, variant: TorchVariant) -> nn.Module:
 
 def variant_of(name: str) -> TorchVariant:
     """How a runtime of PyTorch runs a network."""
-    variant = RUNTIMES[name].torch
-    assert variant is not None, f"{name} is no runtime of PyTorch"
+    variant = find_runtime(name).torch
+    assert variant is not None, f"{name} is not a runtime of PyTorch"
     return variant
 
 
-def torch_obstacle(name: str) -> DeblurDeployError | None:
+def torch_unavailable(name: str) -> DeblurDeployError | None:
     """The error where this PyTorch cannot run a variant, else None; that there is a GPU is known."""
     variant = variant_of(name)
     if variant.device == "cuda" and not torch.cuda.is_available():

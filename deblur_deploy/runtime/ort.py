@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.core.errors import ArtifactError, first_line
 from deblur_deploy.runtime.ort_providers import open_session
-from deblur_deploy.runtime.runner import Pictures, check_batch, fixed_size, infer_in_form
+from deblur_deploy.runtime.runner import Runner, fixed_size, infer_in_form
+from deblur_deploy.runtime.runtimes import CPU_PROVIDER, RUNTIMES, OpenOptions
 
 # onnxruntime's exceptions have no base of their own.
 _FAILURES = (
@@ -35,7 +36,7 @@ _SMALL_SIDE = 64
 """Pixels of the picture for such a run: large enough for networks that halve it several times or mirror its border."""
 
 
-class OnnxruntimeRunner:
+class OnnxruntimeRunner(Runner):
     """An ONNX file in onnxruntime.
 
     The file runs as it was written: onnxruntime expands ``deblur::DeformConv2d`` by the local function that the file
@@ -51,9 +52,10 @@ class OnnxruntimeRunner:
         DeblurDeployError: The provider cannot be loaded, or leaves computation to the processor.
     """
 
+    failures: ClassVar = _FAILURES
+
     def __init__(self, artifact: Artifact, threads: int | None = None, name: str = "onnxruntime") -> None:
-        self.name = name
-        self.image = artifact.image
+        super().__init__(name, artifact.image)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
@@ -66,36 +68,25 @@ class OnnxruntimeRunner:
             session = open_session(artifact, options, name)
         except _FAILURES as err:
             raise ArtifactError(
-                f"{name} cannot read {artifact.path}: {_first_line(err)}", hint="export it again"
+                f"{name} cannot read {artifact.path}: {first_line(err)}", hint="export it again"
             ) from err
         self._session: Any = session
         self._input = session.get_inputs()[0].name
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """As :meth:`Runner.close`."""
         self._session = None
 
-    def infer(self, batch: Pictures) -> Pictures:
-        """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
-        check_batch(batch, self.image)
-        try:
-            return infer_in_form(lambda taken: self._session.run(None, {self._input: taken})[0], batch, self.image)
-        except _FAILURES as err:
-            shape = "x".join(map(str, batch.shape))
-            raise DeblurDeployError(
-                f"{self.name} failed on a {shape} batch: {_first_line(err)}", hint="try a smaller picture"
-            ) from err
+    def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        restored: NDArray[Any] = self._session.run(None, {self._input: batch})[0]
+        return restored
 
     def give_back_memory(self) -> None:
         """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`; on the processor, at any size.
 
         onnxruntime gives back only after a run. A network that refuses the small picture for it keeps its memory.
         """
-        if self.name != "onnxruntime" or fixed_size(self.image) is not None:
+        if RUNTIMES[self.name].provider != CPU_PROVIDER or fixed_size(self.image) is not None:
             return
         options = onnxruntime.RunOptions()
         options.add_run_config_entry(_SHRINK, "cpu:0")
@@ -105,5 +96,6 @@ class OnnxruntimeRunner:
             infer_in_form(lambda taken: self._session.run(None, {self._input: taken}, options)[0], small, self.image)
 
 
-def _first_line(err: BaseException) -> str:
-    return str(err).splitlines()[0] if str(err) else type(err).__name__
+def open_onnxruntime(artifact: Artifact, name: str, options: OpenOptions) -> OnnxruntimeRunner:
+    """Load an ONNX file for one of onnxruntime's runtimes; see :class:`OnnxruntimeRunner`."""
+    return OnnxruntimeRunner(artifact, options.threads, name)

@@ -16,38 +16,25 @@ import onnxruntime
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.runtime.ort_caches import cache_options
-from deblur_deploy.runtime.runtimes import RUNTIMES
+from deblur_deploy.runtime.runtimes import CPU_PROVIDER as CPU
+from deblur_deploy.runtime.runtimes import find_runtime
 
-CPU = "CPUExecutionProvider"
+_COMPUTE_OPERATORS = WEIGHTED | {"FusedConv", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+"""With the names that onnxruntime gives to layers that it has rewritten."""
 
-_RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
-"""TensorRT-RTX's provider as a library of its own, which plain onnxruntime loads (from 1.24 on)."""
-
-_COMPUTE_OPERATORS = frozenset(
-    {
-        "Conv",
-        "ConvTranspose",
-        "DeformConv",
-        "FusedConv",
-        "Gemm",
-        "MatMul",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-    }
-)
 _RECORD_PLACES = "session.record_ep_graph_assignment_info"
 
 
-def provider_obstacle(name: str) -> DeblurDeployError | None:
+def provider_unavailable(name: str) -> DeblurDeployError | None:
     """The error where the installed onnxruntime has not got a runtime's provider, else None.
 
     Args:
         name: A runtime of onnxruntime.
     """
-    runtime, available = RUNTIMES[name], onnxruntime.get_available_providers()
-    if runtime.provider in available or (name == "onnxruntime-tensorrt-rtx" and find_spec(_RTX_PLUGIN)):
+    runtime, available = find_runtime(name), onnxruntime.get_available_providers()
+    if runtime.provider in available or (runtime.provider_module and find_spec(runtime.provider_module)):
         return None
     return MissingDependencyError(
         f"{name} needs onnxruntime's {runtime.provider}, and the one installed has {' and '.join(available)}",
@@ -69,14 +56,16 @@ def open_session(artifact: Artifact, options: Any, name: str) -> Any:
     Raises:
         DeblurDeployError: The provider cannot be loaded, or leaves computation to another.
     """
-    provider, path = RUNTIMES[name].provider, str(artifact.path)
+    runtime, path = find_runtime(name), str(artifact.path)
+    provider = runtime.provider
     assert provider is not None
     if provider == CPU:  # there is nowhere else to go, and older releases keep no record
         return onnxruntime.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry(_RECORD_PLACES, "1")
     caches = cache_options(artifact, provider)
     if provider not in onnxruntime.get_available_providers():
-        provider = _add_rtx_plugin(options, caches)
+        assert runtime.provider_module is not None, "a runtime without its provider is not opened"
+        provider = _add_provider(runtime.provider_module, options, caches)
         session = onnxruntime.InferenceSession(path, options, enable_fallback=0)
     else:
         if hasattr(onnxruntime, "preload_dlls"):
@@ -106,7 +95,7 @@ def require_provider(session: Any, provider: str, name: str) -> None:
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise MissingDependencyError(
             f"{name}: onnxruntime {onnxruntime.__version__} does not tell where it computes",
-            hint=RUNTIMES[name].install,
+            hint=find_runtime(name).install,
         )
     elsewhere = [
         f"{node.name or node.op_type} on {part.ep_name}"
@@ -130,9 +119,9 @@ def _in_order(provider: str, caches: Mapping[str, str]) -> list[str | tuple[str,
     return [(provider, dict(caches)), "CUDAExecutionProvider", CPU]
 
 
-def _add_rtx_plugin(options: Any, caches: Mapping[str, str]) -> str:
-    """Let a session use TensorRT-RTX's provider from its own library; the provider's name."""
-    name = _register_rtx_plugin()
+def _add_provider(module: str, options: Any, caches: Mapping[str, str]) -> str:
+    """Let a session use a provider from its own library, as onnxruntime does from 1.24 on; the provider's name."""
+    name = _register_provider(module)
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
     if not devices:
         raise DeblurDeployError(
@@ -143,9 +132,9 @@ def _add_rtx_plugin(options: Any, caches: Mapping[str, str]) -> str:
 
 
 @functools.cache
-def _register_rtx_plugin() -> str:
+def _register_provider(module: str) -> str:
     """Load the library, once in a process."""
-    plugin = importlib.import_module(_RTX_PLUGIN)
+    plugin = importlib.import_module(module)
     name = str(plugin.get_ep_name())
     onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
     return name

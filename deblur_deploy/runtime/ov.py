@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import onnx.checker
 import openvino
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.graph.for_openvino import read_for_openvino
-from deblur_deploy.runtime.runner import Pictures, check_batch, infer_in_form
+from deblur_deploy.runtime.runner import Runner
+from deblur_deploy.runtime.runtimes import OpenOptions, find_runtime
 
 
-class OpenVINORunner:
+class OpenVINORunner(Runner):
     """An ONNX file in OpenVINO's CPU plugin, tuned for latency.
 
     Convolutions between QuantizeLinear and DequantizeLinear run in INT8 with either precision; the precision is that
@@ -30,12 +31,13 @@ class OpenVINORunner:
         ArtifactError: OpenVINO cannot read the file.
     """
 
+    failures: ClassVar = (RuntimeError,)
+
     def __init__(self, artifact: Artifact, name: str = "openvino", threads: int | None = None) -> None:
-        self.name = name
-        self.image = artifact.image
+        super().__init__(name, artifact.image)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if name == "openvino-bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if find_runtime(name).precision == "bf16" else "f32",
         }
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -49,30 +51,37 @@ class OpenVINORunner:
         self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """As :meth:`Runner.close`."""
         self._request = self._compiled = None
 
-    def infer(self, batch: Pictures) -> Pictures:
-        """As :meth:`deblur_deploy.runtime.runner.Runner.infer`."""
-        check_batch(batch, self.image)
-        try:
-            return infer_in_form(lambda taken: self._request.infer({0: taken})[0], batch, self.image)
-        except RuntimeError as err:
-            shape = "x".join(map(str, batch.shape))
-            raise DeblurDeployError(
-                f"{self.name} failed on a {shape} batch: {_reason(err)}", hint="try a smaller picture"
-            ) from err
+    def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        restored: NDArray[Any] = self._request.infer({0: batch})[0]
+        return restored
+
+    def _reason(self, err: Exception) -> str:
+        return _reason(err)
 
     def give_back_memory(self) -> None:
         """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`."""
         self._request = None
         self._compiled.release_memory()
         self._request = self._compiled.create_infer_request()
+
+
+def open_openvino(artifact: Artifact, name: str, options: OpenOptions) -> OpenVINORunner:
+    """Load an ONNX file for one of OpenVINO's runtimes; see :class:`OpenVINORunner`."""
+    return OpenVINORunner(artifact, name, options.threads)
+
+
+def bf16_unavailable(name: str) -> DeblurDeployError | None:
+    """The error where this processor would only emulate bfloat16, else None."""
+    if computes_bf16():
+        return None
+    return DeblurDeployError(
+        "this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX)",
+        hint=f"use a runtime of float32 in the place of {name}, such as openvino",
+    )
 
 
 def computes_bf16() -> bool:

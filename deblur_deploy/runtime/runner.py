@@ -1,22 +1,24 @@
-"""Running an artifact, whatever it is made of: one small interface over PyTorch, onnxruntime, OpenVINO and TensorRT."""
+"""Running an artifact, whatever it is made of: one small interface over every row of the table of runtimes."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError, MissingDependencyError, first_line
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
+from deblur_deploy.core.lazy import load_named
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
-from deblur_deploy.runtime.runtimes import RUNTIMES, Runtime
+from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime, find_runtime
 
 Batch = NDArray[np.float32]
 """(N, 3, H, W), RGB in [0, 1]."""
@@ -28,16 +30,34 @@ Pictures = TypeVar("Pictures", Batch, Frames)
 """Either of the two; what goes into a runner as one comes out as the same."""
 
 
-class Runner(AbstractContextManager["Runner"], Protocol):
+class Runner(ABC):
     """A loaded network. Leaving its ``with`` block gives its memory back.
+
+    A runtime overrides :meth:`_run` and :meth:`close`, and says what its library raises.
 
     Attributes:
         name: The runtime, one of :data:`RUNTIMES`.
         image: What the network takes.
+
+    Args:
+        name: The runtime.
+        image: What the network takes.
     """
 
-    name: str
-    image: ImageSpec
+    failures: ClassVar[tuple[type[Exception], ...]] = ()
+    """What the library raises where an inference fails."""
+
+    def __init__(self, name: str, image: ImageSpec) -> None:
+        self.name = name
+        self.image = image
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def infer(self, batch: Pictures) -> Pictures:
         """Restore photographs.
@@ -54,8 +74,34 @@ class Runner(AbstractContextManager["Runner"], Protocol):
 
         Raises:
             ConfigError: The batch has a shape that the network does not take.
-            DeblurDeployError: The runtime gave up, for instance for want of memory.
+            DeblurDeployError: The runtime failed, for instance because memory ran out.
         """
+        check_batch(batch, self.image)
+        with self._failures_named(batch.shape):
+            return infer_in_form(self._run, batch, self.image)
+
+    @abstractmethod
+    def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Run the network on an array of the form that ``image`` says."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory back; the runner cannot be used any more."""
+
+    @contextmanager
+    def _failures_named(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """What the library raises, as an error that says on what."""
+        try:
+            yield
+        except self.failures as err:
+            raise DeblurDeployError(
+                f"{self.name} failed on a {'x'.join(map(str, shape))} batch: {self._reason(err)}",
+                hint="try a smaller picture",
+            ) from err
+
+    def _reason(self, err: Exception) -> str:
+        """What an exception of the library says, in one line."""
+        return first_line(err)
 
 
 @runtime_checkable
@@ -94,25 +140,10 @@ def open_runner(
         DeblurDeployError: This machine cannot run it.
     """
     name = runtime or default_runtime(artifact)
-    if obstacle := _obstacle(artifact, name):
+    if obstacle := _unavailable(artifact, name):
         raise obstacle
-    known = RUNTIMES[name]
-    if known.kind == "engine":
-        from deblur_deploy.runtime.trt import EngineOptions, EngineRunner
-
-        options = EngineOptions(cuda_graph=known.cuda_graph, spin_wait=spin_wait, batch=batch)
-        return EngineRunner(artifact, options)
-    if known.torch:
-        from deblur_deploy.runtime.eager import open_torch
-
-        return open_torch(artifact, name, threads, spin_wait=spin_wait)
-    if known.provider:
-        from deblur_deploy.runtime.ort import OnnxruntimeRunner
-
-        return OnnxruntimeRunner(artifact, threads, name)
-    from deblur_deploy.runtime.ov import OpenVINORunner
-
-    return OpenVINORunner(artifact, name, threads)
+    options = OpenOptions(threads, batch, spin_wait)
+    return cast(Runner, load_named(RUNTIMES[name].opener)(artifact, name, options))
 
 
 def default_runtime(artifact: Artifact) -> str:
@@ -127,8 +158,7 @@ def runtimes_for(artifact: Artifact) -> tuple[str, ...]:
     """Names of all runtimes for an artifact, the preferred first. An engine runs only on the TensorRT that built it."""
     fitting = [name for name, runtime in RUNTIMES.items() if runtime.kind == artifact.kind]
     if artifact.kind == "engine":
-        is_rtx = flavour_of(artifact) == "rtx"
-        fitting = [name for name in fitting if name.startswith("tensorrt-rtx") == is_rtx]
+        fitting = [name for name in fitting if RUNTIMES[name].flavour == flavour_of(artifact)]
     return tuple(fitting)
 
 
@@ -152,13 +182,13 @@ def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
     Raises:
         ConfigError: There is no such runtime.
     """
-    obstacle = _obstacle(artifact, runtime)
+    obstacle = _unavailable(artifact, runtime)
     return f"{obstacle.message}; {obstacle.hint}" if obstacle else None
 
 
 def runtime_states() -> dict[str, str | None]:
     """For every runtime, what this machine lacks for it and what to do about that, or None where it is ready."""
-    obstacles = {name: _machine_obstacle(name) for name in RUNTIMES}
+    obstacles = {name: _missing_here(name) for name in RUNTIMES}
     return {name: f"{obstacle.message}; {obstacle.hint}" if obstacle else None for name, obstacle in obstacles.items()}
 
 
@@ -220,62 +250,42 @@ def fixed_size(image: ImageSpec) -> Resolution | None:
     return Resolution(image.width, image.height)
 
 
-def _obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
+def _unavailable(artifact: Artifact, name: str) -> DeblurDeployError | None:
     """The error that opening the artifact on this runtime would end in, as far as is known before trying."""
-    if name not in RUNTIMES:
-        near = difflib.get_close_matches(name, RUNTIMES, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known runtimes: {', '.join(RUNTIMES)}"
-        raise ConfigError(f"there is no runtime {name!r}", hint=known)
-    runtime = RUNTIMES[name]
+    runtime = find_runtime(name)
     if runtime.kind != artifact.kind:
         return ConfigError(
             f"{name} runs artifacts of kind {runtime.kind}; {artifact.path} is of kind {artifact.kind}",
             hint=f"choose {' or '.join(runtimes_for(artifact))}",
         )
-    return _engine_obstacle(artifact, name) if artifact.kind == "engine" else _machine_obstacle(name)
+    return _engine_unavailable(artifact, name) if artifact.kind == "engine" else _missing_here(name)
 
 
-def _machine_obstacle(name: str) -> DeblurDeployError | None:
+def _missing_here(name: str) -> DeblurDeployError | None:
     """What this machine lacks for a runtime, whatever is to run on it."""
     runtime = RUNTIMES[name]
     if missing := _missing_modules(runtime):
         return MissingDependencyError(f"{name} needs {' and '.join(missing)}", hint=runtime.install)
-    if runtime.provider:
-        from deblur_deploy.runtime.ort_providers import provider_obstacle
-
-        if obstacle := provider_obstacle(name):
-            return obstacle
-    if runtime.needs_gpu and (obstacle := _gpu_obstacle(name)):
-        return obstacle
-    if runtime.torch:
-        from deblur_deploy.runtime.eager import torch_obstacle
-
-        return torch_obstacle(name)
-    if name == "openvino-bf16":
-        from deblur_deploy.runtime.ov import computes_bf16
-
-        if not computes_bf16():
-            return DeblurDeployError(
-                "this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX)", hint="use the runtime openvino"
-            )
-    return None
+    if runtime.needs_gpu and (found := _gpu_unavailable(name)):
+        return found
+    return cast("DeblurDeployError | None", load_named(runtime.unavailable)(name)) if runtime.unavailable else None
 
 
-def _engine_obstacle(artifact: Artifact, name: str) -> DeblurDeployError | None:
+def _engine_unavailable(artifact: Artifact, name: str) -> DeblurDeployError | None:
     """What speaks against an engine here: it is of another TensorRT, for another card, or there is no GPU at all."""
     if name not in runtimes_for(artifact):
         built_by = flavour_title(flavour_of(artifact))
-        wanted = "rtx" if name.startswith("tensorrt-rtx") else "tensorrt"
+        wanted = RUNTIMES[name].flavour or "tensorrt"
         return ConfigError(
             f"{name} cannot run {artifact.path}: it was built by {built_by}",
             hint=f"choose {' or '.join(runtimes_for(artifact))}, or {rebuild_hint(artifact, find_gpu(), wanted)}",
         )
     if obstacle := engine_obstacle(artifact):
         return obstacle
-    return _machine_obstacle(name)
+    return _missing_here(name)
 
 
-def _gpu_obstacle(name: str) -> DeblurDeployError | None:
+def _gpu_unavailable(name: str) -> DeblurDeployError | None:
     """There is no NVIDIA GPU."""
     gpus = count_nvidia_gpus()
     if gpus:

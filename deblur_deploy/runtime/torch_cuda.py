@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import ImageSpec
-from deblur_deploy.runtime.eager import TorchRunner
+from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.runtime.eager import TorchRunner, prepare_network, variant_of
 from deblur_deploy.runtime.phases import Phases, Span, spans_between
 from deblur_deploy.runtime.runner import Batch, Pictures
+from deblur_deploy.runtime.runtimes import OpenOptions
 
 
 class Event(Protocol):
@@ -75,11 +77,10 @@ class TorchCudaRunner(TorchRunner):
         self._opened.record()
         self._clock_start = time.perf_counter()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """As :meth:`deblur_deploy.runtime.runner.Runner.close`."""
         self._host_in = self._host_out = self._picture = None
-        super().__exit__(kind, error, trace)
+        super().close()
 
     def infer_phased(self, batch: Pictures) -> tuple[Pictures, Phases]:
         """As :meth:`infer`, and where the time went."""
@@ -135,3 +136,14 @@ class TorchCudaRunner(TorchRunner):
 
 def _elapsed_ms(start: Event, end: Event) -> float:
     return start.elapsed_time(end)
+
+
+def open_torch_cuda(artifact: Artifact, name: str, options: OpenOptions) -> TorchCudaRunner:
+    """Load a checkpoint for one of the PyTorch runtimes on a GPU.
+
+    Raises:
+        ArtifactError: Weights and manifest do not belong together.
+        MissingDependencyError: The network is quantized and ModelOpt is not installed.
+    """
+    net = prepare_network(load_network(artifact), variant_of(name))
+    return TorchCudaRunner(net, artifact.image, name, TorchDevice(spin_wait=options.spin_wait))

@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
+
+from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
@@ -18,8 +19,9 @@ from deblur_deploy.runtime.engine_io import describe_io
 from deblur_deploy.runtime.engine_load import load_engine
 from deblur_deploy.runtime.engine_stream import EngineStream, StreamOptions
 from deblur_deploy.runtime.phases import Phases
-from deblur_deploy.runtime.runner import Pictures
+from deblur_deploy.runtime.runner import Pictures, Runner
 from deblur_deploy.runtime.runtime_cache import ContextMaker
+from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Libraries:
     cuda: Cuda
 
 
-class EngineRunner:
+class EngineRunner(Runner):
     """An engine on the GPU.
 
     ``image`` has the largest size of which it takes one picture, whatever other sizes it takes.
@@ -85,7 +87,7 @@ class EngineRunner:
         options = options or EngineOptions()
         flavour = flavour_of(artifact)
         libraries = libraries or Libraries(import_tensorrt(flavour), Cuda())
-        self.name = engine_runtime(flavour, cuda_graph=options.cuda_graph)
+        super().__init__(engine_runtime(flavour, cuda_graph=options.cuda_graph), artifact.image)
         self.settings = {"cuda_graph": options.cuda_graph, "spin_wait": options.spin_wait}
         loaded = load_engine(artifact, libraries.trt)
         self._loaded: Any = loaded
@@ -104,12 +106,8 @@ class EngineRunner:
             stack.callback(maker.save)
             self._cleanup = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """As :meth:`Runner.close`."""
         self._cleanup.close()
         self._streams.clear()
         self._loaded = None
@@ -119,10 +117,14 @@ class EngineRunner:
 
         Camera frames, (N, H, W, 3) uint8, come out as such; they are converted where the engine takes floats.
         """
-        stream = self._first()
+        self._first()
         self._io.check(batch, self.image)
+        return cast(Pictures, self._run(batch))
+
+    def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        stream = self._first()
         stream.start(batch)
-        return cast(Pictures, stream.finish())
+        return stream.finish()
 
     def infer_phased(self, batch: Pictures) -> tuple[Pictures, Phases]:
         """The same, and where the time went."""
@@ -225,6 +227,16 @@ class EngineRunner:
         return self._streams[0]
 
 
+def open_engine(artifact: Artifact, name: str, options: OpenOptions) -> EngineRunner:
+    """Load an engine for one of TensorRT's runtimes; see :class:`EngineRunner`."""
+    how = EngineOptions(cuda_graph=RUNTIMES[name].cuda_graph, spin_wait=options.spin_wait, batch=options.batch)
+    return EngineRunner(artifact, how)
+
+
 def engine_runtime(flavour: str, *, cuda_graph: bool) -> str:
-    """Name of the runtime: ``tensorrt-rtx`` or ``tensorrt``, with ``-no-graph`` behind it where that is so."""
-    return ("tensorrt-rtx" if flavour == "rtx" else "tensorrt") + ("" if cuda_graph else "-no-graph")
+    """Name of the runtime for engines of a TensorRT: ``tensorrt-rtx``, ``tensorrt-no-graph``."""
+    return next(
+        name
+        for name, row in RUNTIMES.items()
+        if row.kind == "engine" and (row.flavour, row.cuda_graph) == (flavour, cuda_graph)
+    )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deblur_deploy.config import FitConfig
 from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.process_memory import freed_memory_kept
 from deblur_deploy.training.devices import Devices
 from deblur_deploy.training.features import FeatureMatch
 from deblur_deploy.training.interrupt import deferred_signals
@@ -126,15 +127,16 @@ class Trainer:
         source = iter(batches)
         # A loader draws a seed when it starts, so the generators are set after that.
         _set_generators(self._generators, self.devices.device)
-        try:
-            while len(self.losses) < self.config.steps:
-                self._run_step(source, keeper, monitor)
-                if on_step:
-                    on_step(len(self.losses), self.losses[-1])
-        except (KeyboardInterrupt, SystemExit):
-            if keeper and self.losses:
-                keeper.save(self.state())
-            raise
+        with freed_memory_kept():
+            try:
+                while len(self.losses) < self.config.steps:
+                    self._run_step(source, keeper, monitor)
+                    if on_step:
+                        on_step(len(self.losses), self.losses[-1])
+            except (KeyboardInterrupt, SystemExit):
+                if keeper and self.losses:
+                    keeper.save(self.state())
+                raise
         self.average.copy_to_parameters()
         self.net.eval()
         return FitReport(len(self.losses), self.seconds, self.data_seconds, _final_loss(self.losses))
@@ -247,9 +249,16 @@ class _Scales(nn.Module):
 
 def uses_bfloat16(config: FitConfig, device: torch.device) -> bool:
     """Whether a run computes in bfloat16 (see ``FitConfig.precision``)."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.precision == "bfloat16"
+    if device.type == "cuda":
+        in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
+        return in_hardware if config.precision in ("auto", "fastest") else config.precision == "bfloat16"
+    return config.precision == "bfloat16" or (config.precision == "fastest" and processor_has_bfloat16())
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; elsewhere PyTorch emulates it, slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:

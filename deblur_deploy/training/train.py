@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from deblur_deploy.config import RunConfig, TrainConfig
+from deblur_deploy.config import FitConfig, RunConfig, TrainConfig
 from deblur_deploy.core.artifact import Artifact, hash_file, load_artifact, new_step
-from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.images import to_batch
 from deblur_deploy.core.tables import from_table, load_settings
 from deblur_deploy.data.cache import open_pairs, open_photos
-from deblur_deploy.data.crops import Crops, PairedCrops, ShakenCrops, Share, batches_of, steps_of
-from deblur_deploy.data.layouts import find_pairs
-from deblur_deploy.data.pairs import load_pairs, sharp_files
+from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, steps_of
+from deblur_deploy.data.pairs import load_pairs, pair_files, sharp_files
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
+from deblur_deploy.network.generator import padded_side
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.network.widen import widen
 from deblur_deploy.quality.evaluate import network_quality
@@ -67,6 +67,7 @@ def train(
     _check_fresh(state_folder(out), run)
     torch.manual_seed(config.fit.seed)
     net = _start(source, config)
+    _check_crop(config.fit, net)
     crops, photos = _crops(config, run)
     keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
     trainer = Trainer(net, crops.fit, _objective(config, run), devices)
@@ -117,16 +118,22 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
         ConfigError: The source's widths make no sense.
     """
     if source is None:
-        return SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS)
+        return SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS, config.stem or 1)
     have = _config_of(source)
+    stem = config.stem or have.stem
+    if stem != have.stem and have.stem != 1:
+        raise ConfigError(
+            f"the recipe has a stem of {stem} and the network to start from one of {have.stem}",
+            hint="leave stem out to keep its own, start from a network with a stem of 1, or from random weights",
+        )
     depths = config.depths or tuple(len(blocks) for blocks in have.block_channels)
     if config.base is not None:
-        return SRNConfig.from_base(config.base, depths)
+        return SRNConfig.from_base(config.base, depths, stem)
     one, two, three = (
         (*blocks[:depth], *(width,) * (depth - len(blocks)))
         for blocks, depth, width in zip(have.block_channels, depths, have.level_channels, strict=True)
     )
-    return dataclasses.replace(have, block_channels=(one, two, three))
+    return dataclasses.replace(have, block_channels=(one, two, three), stem=stem)
 
 
 def _config_of(source: Artifact) -> SRNConfig:
@@ -178,6 +185,15 @@ def _check_fresh(folder: Path, run: RunConfig) -> None:
         )
 
 
+def _check_crop(fit: FitConfig, net: SRN) -> None:
+    """Training pads nothing, so a crop has to be of a size that the network takes."""
+    if fit.crop % net.multiple_of:
+        raise ConfigError(
+            f"crops of {fit.crop} px do not divide by {net.multiple_of}, as this network needs",
+            hint=f"set crop = {padded_side(fit.crop, net.multiple_of)} under [fit]",
+        )
+
+
 def _objective(config: TrainConfig, run: RunConfig) -> Objective:
     vgg = load_vgg19(Path(run.vgg_weights) if run.vgg_weights else None) if config.loss.perceptual else None
     critic = MultiScaleDiscriminator() if config.loss.adversarial else None
@@ -188,7 +204,7 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops, int]:
     """The crops of the whole run, with the number of steps settled, and from how many photographs they come."""
     folder = Path(config.photos) if config.photos else None
     cache = Path(run.cache) if run.cache else None
-    pairs = find_pairs(folder, "calibration") if folder else []
+    pairs = pair_files(folder, "calibration")
     paths = [pair.sharp for pair in pairs] or sharp_files(folder, "calibration")
     fit = config.fit
     if config.epochs is not None:
@@ -196,7 +212,7 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops, int]:
     names = [str(path) for path in paths]
     if pairs:
         return PairedCrops(open_pairs(pairs, cache), fit, config.augment, names), len(paths)
-    return ShakenCrops(open_photos(paths, cache), fit, config.shake, config.augment, names), len(paths)
+    return BlurredCrops(open_photos(paths, cache), fit, config.blur, config.augment, names), len(paths)
 
 
 def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] | None:

@@ -63,18 +63,22 @@ Refuse = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def small_set(_drawn_photo: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stands for the shipped photographs: two to calibrate on and two to evaluate on."""
+    """Stands for the shipped sets: two photographs to calibrate on and two to evaluate on, these also blurred."""
     root = tmp_path_factory.mktemp("calibration")
-    (root / "photos" / "images").mkdir(parents=True)
     views = (_drawn_photo, _drawn_photo[::-1], _drawn_photo[:, ::-1], 255 - _drawn_photo)
-    tables = []
+    tables: dict[str, list[str]] = {"photos": [], "wide": ['sharp_set = "photos"\n']}
     for index, view in enumerate(views):
-        name = f"images/{index}.png"
-        save_rgb(root / "photos" / name, np.ascontiguousarray(view))
         split = ("calibration", "evaluation")[index % 2]
-        sha256 = hash_file(root / "photos" / name)
-        tables.append(f'[[image]]\nfile = "{name}"\nsha256 = "{sha256}"\nsplit = "{split}"\n')
-    (root / "photos" / "set.toml").write_text("\n".join(tables))
+        blurred = (np.roll(view, 4, axis=1) // 2 + view // 2).astype(np.uint8)
+        for folder, picture in (("photos", view), ("wide", blurred)):
+            if folder == "photos" or split == "evaluation":
+                path = root / folder / "images" / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_rgb(path, np.ascontiguousarray(picture))
+                facts = f'file = "images/{index}.png"\nsha256 = "{hash_file(path)}"\nsplit = "{split}"\n'
+                tables[folder].append(f"[[image]]\n{facts}")
+    for folder, lines in tables.items():
+        (root / folder / "set.toml").write_text("\n".join(lines))
     return root
 
 

@@ -78,7 +78,7 @@ def project(photo, tiny_weights, tmp_path, monkeypatch):
     Path("my-photos").mkdir()
     for index, view in enumerate((large, large[::-1], large[:, ::-1])):
         save_rgb(Path(f"my-photos/{index}.png"), np.ascontiguousarray(view))
-    for block in blocks("your-own-checkpoint.md", "toml"):
+    for block in (*blocks("your-own-checkpoint.md", "toml"), *blocks("training.md", "toml")):
         name = block.splitlines()[0].removeprefix("# ")
         Path(name).write_text(re.sub(r"steps = \d+", "steps = 2", block))
     return tmp_path

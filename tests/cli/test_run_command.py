@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+import deblur_deploy
 from deblur_deploy.config import PruneConfig, QatConfig
 from deblur_deploy.core.errors import BudgetError, ConfigError
 from deblur_deploy.pipeline.budgets import check_budgets
 from deblur_deploy.pipeline.recipe import Budget, Recipe, load_recipe
-from deblur_deploy.pipeline.stages import Journey
+from deblur_deploy.pipeline.stages import RunArtifacts
 
 STAGES = """
 [prune]
@@ -46,6 +47,27 @@ def test_a_recipe_runs_every_stage_once(run, recipe, tmp_path):
     assert again.json == outcome.json
     assert again.err.count("done ") == 5
     assert "running " not in again.err
+
+
+def test_a_recipe_runs_from_python_and_goes_on_where_the_command_was(
+    run: Any, recipe: Path, tmp_path: Path, small_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = run("run", recipe, "--runs", tmp_path / "runs", "--json").done().json
+    monkeypatch.setattr("deblur_deploy.data.pairs.shipped", lambda folder: small_set)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/*/manifest.json")}
+
+    result = deblur_deploy.run_recipe(recipe, tmp_path / "runs" / recipe.stem)
+
+    assert [dict(zip(result.columns, row, strict=True)) for row in result.rows] == printed["rows"]
+    assert (result.quality, result.bench) == (printed["quality"], printed["bench"])
+    assert list(result.made.onnx) == ["original", "pruned", "int8"]
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+    recipe.write_text(f"{STAGES}{TIMING}[budget]\nmax_size_ratio = 0.001\n")
+    with pytest.raises(BudgetError, match="max_size_ratio"):
+        deblur_deploy.run_recipe(recipe, tmp_path / "runs" / recipe.stem)
+    with pytest.raises(ConfigError, match="needs a directory"):
+        deblur_deploy.run_recipe(load_recipe(recipe))
 
 
 def test_a_missed_budget_exits_3_with_everything_kept_and_a_wider_one_exits_0(run, recipe, tmp_path):
@@ -118,7 +140,7 @@ def test_a_recipe_that_cannot_work_is_refused(tmp_path: Path, text: str, message
         load_recipe(tmp_path / "recipe.toml")
 
 
-def journey(tmp_path: Path, sizes: dict[str, int]) -> Journey:
+def run_of(tmp_path: Path, sizes: dict[str, int]) -> RunArtifacts:
     """A run of which only the files' sizes are true."""
 
     class Graph:
@@ -129,7 +151,7 @@ def journey(tmp_path: Path, sizes: dict[str, int]) -> Journey:
             self.path.write_bytes(bytes(size))
 
     graphs: Any = {row: Graph(row, size) for row, size in sizes.items()}
-    return Journey(graphs, graphs, None)
+    return RunArtifacts(graphs, graphs, None)
 
 
 def timed(tmp_path: Path, row: str, runtime: str, median: float) -> dict[str, Any]:
@@ -137,7 +159,7 @@ def timed(tmp_path: Path, row: str, runtime: str, median: float) -> dict[str, An
 
 
 def test_each_budget_says_by_how_much_and_where(tmp_path: Path) -> None:
-    made = journey(tmp_path, {"original": 1000, "pruned": 500, "int8": 200})
+    made = run_of(tmp_path, {"original": 1000, "pruned": 500, "int8": 200})
     quality = {"psnr_db": {"original": 30.0, "pruned": 29.9, "int8": 29.5}}
     bench = {
         "results": [
@@ -171,7 +193,7 @@ def test_each_budget_says_by_how_much_and_where(tmp_path: Path) -> None:
 
 
 def test_a_run_without_stages_can_miss_a_budget_too(tmp_path: Path) -> None:
-    made = journey(tmp_path, {"original": 10})
+    made = run_of(tmp_path, {"original": 10})
     quality = {"psnr_db": {"original": 1.0}}
     check_budgets(Budget(max_drop_db=0.0, max_size_ratio=1.0), made, quality, None)
     with pytest.raises(BudgetError, match="no stage saved least"):
@@ -179,7 +201,7 @@ def test_a_run_without_stages_can_miss_a_budget_too(tmp_path: Path) -> None:
 
 
 def test_a_speed_that_could_not_be_measured_is_not_shown(tmp_path: Path) -> None:
-    made = journey(tmp_path, {"original": 10, "int8": 5})
+    made = run_of(tmp_path, {"original": 10, "int8": 5})
     bench: dict[str, Any] = {"results": [timed(tmp_path, "original", "torch", 5.0)]}
     with pytest.raises(BudgetError, match="int8 could not be timed here"):
         check_budgets(Budget(min_speedup=1.0), made, {"psnr_db": {"original": 1.0, "int8": 1.0}}, bench)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from deblur_deploy.config import AugmentConfig, FitConfig, ShakeConfig
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.data.crops import PairedCrops, ShakenCrops, Share, batches_of, crop_batches, detail, steps_of
+from deblur_deploy.data.crops import BlurredCrops, PairedCrops, Share, batches_of, crop_batches, detail, steps_of
 
 Photo = NDArray[np.uint8]
 
 
-def shaken_crops(photos: list[Photo], crop: int, length: int, shake_config: ShakeConfig, seed: int) -> ShakenCrops:
-    return ShakenCrops(photos, FitConfig(steps=length, batch=1, crop=crop, seed=seed), shake_config)
+def shaken_crops(photos: list[Photo], crop: int, length: int, shake_config: ShakeConfig, seed: int) -> BlurredCrops:
+    return BlurredCrops(photos, FitConfig(steps=length, batch=1, crop=crop, seed=seed), shake_config)
 
 
 STILL = ShakeConfig(length_px=(0.0, 0.0), roll_deg=0.0, foreground_probability=0.0, highlight_gain=0.0, noise=False)
@@ -78,7 +78,7 @@ def test_of_several_candidates_the_one_with_the_most_detail_is_taken(photo: Phot
     flat_share = [
         sum(detail(np.asarray(crops[index][1].permute(1, 2, 0) * 255, np.uint8)) == 0 for index in range(30))
         for candidates in (1, 8)
-        for crops in [ShakenCrops([photo, flat], dataclasses.replace(fit, candidates=candidates), STILL)]
+        for crops in [BlurredCrops([photo, flat], dataclasses.replace(fit, candidates=candidates), STILL)]
     ]
     assert flat_share[0] > 5
     assert flat_share[1] == 0

@@ -49,6 +49,38 @@ def test_shipped_photographs_are_pairs_the_same_bytes_every_time() -> None:
     assert digest == EVALUATION_BLUR, "published figures are of other pairs: measure and publish them again"
 
 
+def test_the_wide_set_has_the_same_sharp_photographs_and_more_blur() -> None:
+    plain, wide = load_pairs(None, "evaluation"), load_pairs(Path("wide"), "evaluation")
+    assert [pair.name for pair in wide] == [pair.name for pair in plain]
+    for ours, theirs in zip(wide, plain, strict=True):
+        assert np.array_equal(ours.sharp, theirs.sharp)
+    means = [np.mean([psnr_db(pair.blurred, pair.sharp) for pair in pairs]) for pairs in (wide, plain)]
+    assert 18 < means[0] < means[1]
+
+
+def test_a_folder_is_never_taken_for_a_shipped_set(
+    tmp_path: Path, photo: Image8, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "wide", mine=photo)
+    assert [pair.name for pair in load_pairs(Path("wide"))] == ["mine.png"]
+
+
+def test_a_set_of_blurred_photographs_names_the_sharp_ones(tmp_path: Path, photo: Image8) -> None:
+    write_set(write_images(tmp_path / "clear", a=photo, b=photo), {"a": "evaluation", "b": "evaluation"})
+    blurred = write_set(write_images(tmp_path / "moved", a=photo // 2), {"a": "evaluation"})
+    described = (blurred / "set.toml").read_text()
+    (blurred / "set.toml").write_text('sharp_set = "clear"\n' + described)
+    (pair,) = load_pairs(blurred)
+    assert np.array_equal(pair.blurred, photo // 2)
+    assert np.array_equal(pair.sharp, photo)
+
+    (blurred / "set.toml").write_text('sharp_set = "clear"\n' + described.replace("a.png", "c.png"))
+    (blurred / "a.png").rename(blurred / "c.png")
+    with pytest.raises(ArtifactError, match=r"has no c\.png"):
+        load_pairs(blurred)
+
+
 def test_splits_of_a_set_are_kept_apart(tmp_path: Path, photo: Image8) -> None:
     write_images(tmp_path, one=photo, two=photo[::-1], three=photo[:, ::-1])
     write_set(tmp_path, {"two": "evaluation", "three": "calibration", "one": "evaluation"})

@@ -70,9 +70,9 @@ def restore_video(*arguments):
     from deblur_deploy.infer.video import restore_video as run
 
     counts: list[int] = []
-    frames = run(*arguments, lambda count, of: counts.append(count))
-    assert counts == list(range(1, frames + 1))
-    return frames
+    film = run(*arguments, lambda count, of: counts.append(count))
+    assert counts == list(range(1, film.frames + 1))
+    return film
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -80,7 +80,7 @@ def test_times_turn_and_sound_are_kept_and_pictures_restored(tmp_path, runner, p
     source, target = tmp_path / f"a{suffix}", tmp_path / "out" / f"a{suffix}"
     make_video(source, photo, pix_fmt="yuv444p", turn=90)
 
-    assert restore_video(source, target, Restorer(runner), VideoConfig(crf=1)) == 8
+    assert restore_video(source, target, Restorer(runner), VideoConfig(crf=1)).frames == 8
 
     times, pictures, turns = frames_of(target)
     before, blurred, turned = frames_of(source)
@@ -153,7 +153,7 @@ def test_sound_that_the_container_does_not_take_is_named(tmp_path, runner, photo
 
 def test_an_unknown_encoder_and_a_failing_network_leave_nothing_behind(tmp_path, runner, photo):
     make_video(tmp_path / "a.mp4", photo)
-    with pytest.raises(ConfigError, match="'libx999' is no encoder"):
+    with pytest.raises(ConfigError, match="no encoder 'libx999'"):
         restore_video(tmp_path / "a.mp4", tmp_path / "b.mp4", Restorer(runner), VideoConfig("libx999"))
     with pytest.raises(ConfigError, match="crf is 99"):
         VideoConfig(crf=99)

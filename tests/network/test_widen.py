@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.srn import SRN, SRNConfig
@@ -109,3 +110,37 @@ def test_nothing_shrinks(config: SRNConfig, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as error:
         widen(SRN(UNEVEN), config)
     assert "leave base and depths out" in error.value.hint
+
+
+def test_a_larger_stem_restores_what_the_source_restores_of_the_picture_at_half_size() -> None:
+    source = trained(SRNConfig.from_base(8, (1, 1, 1)))
+    half = widen(source, SRNConfig.from_base(12, (1, 2, 1), stem=2))
+    assert half.config.stem == 2
+    torch.manual_seed(4)
+    picture = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        small = F.avg_pool2d(picture, 2)
+        # The coarser scales of both see the same sequence of sizes, so the states agree as well.
+        wanted = F.interpolate(source(small) - small, scale_factor=2.0, mode="nearest")
+        got = half(picture) - picture
+    assert wanted.abs().mean() > 0.01
+    # The estimates between two scales are enlarged bilinearly in both; only what they are enlarged from differs.
+    assert float((got - wanted).abs().mean()) < 0.2 * float(wanted.abs().mean())
+
+
+def test_one_scale_of_a_larger_stem_equals_the_source_at_half_size() -> None:
+    source = trained(SRNConfig.from_base(8, (1, 1, 1)))
+    half = widen(source, dataclasses.replace(source.config, stem=2))
+    torch.manual_seed(5)
+    picture = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        small = F.avg_pool2d(picture, 2)
+        wanted, state = source.forward_one_scale(small, small, None)
+        got, half_state = half.forward_one_scale(picture, picture, None)
+    assert torch.allclose(half_state, state, atol=1e-5)
+    assert torch.allclose(got - picture, F.interpolate(wanted - small, scale_factor=2.0, mode="nearest"), atol=1e-5)
+
+
+def test_a_stem_never_shrinks() -> None:
+    with pytest.raises(ConfigError, match="stem from 2 to 1"):
+        widen(trained(SRNConfig.from_base(8, (1, 1, 1), stem=2)), SRNConfig.from_base(8, (1, 1, 1)))

@@ -21,7 +21,7 @@ from deblur_deploy.core.images import ImageSpec, save_rgb
 from deblur_deploy.pipeline import findings
 from deblur_deploy.pipeline.recipe import load_recipe
 from deblur_deploy.pipeline.run_record import RunRecord
-from deblur_deploy.pipeline.stages import Journey, _Stages
+from deblur_deploy.pipeline.stages import RunArtifacts, _Stages
 
 
 @pytest.fixture
@@ -142,10 +142,10 @@ def test_latencies_of_another_machine_are_not_taken_over(
     monkeypatch.setattr(findings, "measure", measure)
     monkeypatch.setattr(findings, "all_entries", lambda artifacts: [])
     monkeypatch.setattr(findings, "report_records", lambda report: [])
-    journey = Journey({"original": parent}, {"original": parent}, None)
+    made = RunArtifacts({"original": parent}, {"original": parent}, None)
     for change in ({}, {"temperature": 70}, {"cpu": "another"}, {}):
         facts.update(change)
-        findings.measure_latency(journey, BenchConfig(), tmp_path, Output(as_json=True))
+        findings.measure_latency(made, BenchConfig(), tmp_path, Output(as_json=True))
     assert measured == ["this one", "another"]
 
 

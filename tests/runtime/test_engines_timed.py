@@ -36,7 +36,7 @@ def cuda(stand_in: Any, engine: Artifact, monkeypatch: pytest.MonkeyPatch) -> An
     module = stand_in.StandInTensorRT({b"engine": stand_in.StandInEngine(cuda, (1, 3, 4, 6))})
     monkeypatch.setattr(trt_module, "import_tensorrt", lambda flavour: module)
     monkeypatch.setattr(trt_module, "Cuda", lambda: cuda)
-    monkeypatch.setattr(runner_module, "_obstacle", lambda *_: None)
+    monkeypatch.setattr(runner_module, "_unavailable", lambda *_: None)
     monkeypatch.setattr(measure_module, "reason_unavailable", lambda *_: None)
     monkeypatch.setattr(entries_module, "count_nvidia_gpus", lambda: 1)
     return cuda

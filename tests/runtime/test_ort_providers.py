@@ -17,7 +17,7 @@ from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.runtime import ort_caches, ort_providers
 from deblur_deploy.runtime.nvidia import Gpu
 from deblur_deploy.runtime.ort_caches import cache_options
-from deblur_deploy.runtime.ort_providers import CPU, open_session, provider_obstacle, require_provider
+from deblur_deploy.runtime.ort_providers import CPU, open_session, provider_unavailable, require_provider
 
 NAME = "onnxruntime-cuda"
 CUDA, RTX = "CUDAExecutionProvider", "NvTensorRTRTXExecutionProvider"
@@ -86,7 +86,7 @@ def providers(monkeypatch: pytest.MonkeyPatch, session: Any) -> list[Any]:
 
 
 def test_a_provider_that_is_there_and_does_not_load_is_an_error(providers: list[Any], onnx_file: Artifact) -> None:
-    assert provider_obstacle(NAME) is None
+    assert provider_unavailable(NAME) is None
     with pytest.raises(DeblurDeployError, match=f"{NAME}: onnxruntime could not load {CUDA}"):
         open_session(onnx_file, onnxruntime.SessionOptions(), NAME)
     assert providers == [{"providers": [CUDA, CPU], "enable_fallback": 0}]
@@ -142,7 +142,7 @@ def test_the_provider_of_rtx_keeps_its_kernels(
     monkeypatch: pytest.MonkeyPatch, providers: list[Any], onnx_file: Artifact, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(ort_providers, "_register_rtx_plugin", lambda: RTX)
+    monkeypatch.setattr(ort_providers, "_register_provider", lambda module: RTX)
     devices = [SimpleNamespace(ep_name=RTX), SimpleNamespace(ep_name=CPU), SimpleNamespace(ep_name=RTX)]
     monkeypatch.setattr(ort_providers.onnxruntime, "get_ep_devices", lambda: devices)
     told: list[Any] = []
@@ -161,7 +161,7 @@ def test_the_provider_of_rtx_keeps_its_kernels(
 def test_the_plugin_of_rtx_needs_a_card_that_it_runs_on(
     monkeypatch: pytest.MonkeyPatch, providers: list[Any], onnx_file: Artifact
 ) -> None:
-    monkeypatch.setattr(ort_providers, "_register_rtx_plugin", lambda: RTX)
+    monkeypatch.setattr(ort_providers, "_register_provider", lambda module: RTX)
     with pytest.raises(DeblurDeployError, match="NvTensorRTRTXExecutionProvider finds no GPU"):
         open_session(onnx_file, onnxruntime.SessionOptions(), "onnxruntime-tensorrt-rtx")
     assert providers == []

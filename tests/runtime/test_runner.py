@@ -22,7 +22,7 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployEr
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime import engine_fit
 from deblur_deploy.runtime import runner as runner_module
-from deblur_deploy.runtime.eager import TorchRunner, torch_obstacle
+from deblur_deploy.runtime.eager import TorchRunner, torch_unavailable
 from deblur_deploy.runtime.nvidia import Gpu
 from deblur_deploy.runtime.ort import OnnxruntimeRunner
 from deblur_deploy.runtime.ov import OpenVINORunner, computes_bf16
@@ -303,7 +303,10 @@ def test_the_machine_is_asked_about_every_runtime(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx"])
-def test_an_onnxruntime_without_the_provider_is_named(onnx_file: Artifact, runtime: str) -> None:
+def test_an_onnxruntime_without_the_provider_is_named(
+    monkeypatch: pytest.MonkeyPatch, onnx_file: Artifact, runtime: str
+) -> None:
+    monkeypatch.setattr(runner_module, "count_nvidia_gpus", lambda: 1)
     provider = RUNTIMES[runtime].provider
     if provider in onnxruntime.get_available_providers() or find_spec("onnxruntime_ep_nv_tensorrt_rtx"):
         pytest.skip(f"this onnxruntime has {provider}")
@@ -322,7 +325,7 @@ def test_bfloat16_in_pytorch_stays_close(checkpoint: Artifact, expected: Batch) 
 
 @pytest.mark.slow
 def test_a_compiled_network_agrees_with_the_eager_one() -> None:
-    if reason := torch_obstacle("torch-compile"):
+    if reason := torch_unavailable("torch-compile"):
         pytest.skip(reason.message)
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.ReLU()).eval()

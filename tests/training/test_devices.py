@@ -144,6 +144,18 @@ def test_automatic_precision_leaves_a_processor_alone() -> None:
     assert uses_bfloat16(FitConfig(precision="bfloat16"), torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True), ({"avx512_f": True}, False)],
+    ids=["AVX512-BF16", "AMX", "Arm", "AVX512 alone"],
+)
+def test_the_fastest_precision_is_bfloat16_where_the_processor_has_it(
+    flags: dict[str, bool], has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert uses_bfloat16(FitConfig(precision="fastest"), torch.device("cpu")) is has
+
+
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_the_optimizer_is_the_one_that_was_named(tiny_config: SRNConfig, optimizer: str, kind: type) -> None:
     config = FitConfig(optimizer=optimizer, weight_decay=0.01)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deblur_deploy.config import LossConfig, RunConfig, TrainConfig
+from deblur_deploy.config import CameraConfig, LossConfig, RunConfig, ShakeConfig, TrainConfig
 from deblur_deploy.core.artifact import Artifact, NetworkSpec, load_artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.images import ImageSpec, save_rgb
@@ -78,6 +78,40 @@ def test_a_wider_recipe_widens_the_source_and_the_manifest_says_so(config, tmp_p
     assert step.parent == narrow.sha256
     assert step.figures["widened_from"] == narrow.network.config
     assert step.figures["psnr_db"] == pytest.approx(narrow.figures["psnr_db"], abs=1e-3)
+
+
+def test_a_recipe_with_a_camera_and_a_stem_trains_on_its_blur(write_recipe, one_pair, monkeypatch, tmp_path):
+    monkeypatch.setattr(train_module, "load_pairs", lambda folder, split: one_pair)
+    camera = "stem = 2\n" + RECIPE.replace("[shake]", "[camera]")
+    recipe = load_recipe(write_recipe(camera))
+    assert recipe.camera == CameraConfig(length_px=(2.0, 4.0))
+
+    first = train(None, recipe, tmp_path / "a")
+    assert load_network(first).config == SRNConfig.from_base(8, (1, 1, 1), stem=2)
+    assert load_network(first).multiple_of == 32
+    shaken = dataclasses.replace(recipe, camera=None, shake=ShakeConfig(length_px=(2.0, 4.0)))
+    assert train(None, shaken, tmp_path / "b").sha256 != first.sha256
+
+
+def test_a_source_gets_a_stem_and_never_loses_one(config, tmp_path):
+    plain = train(None, config, tmp_path / "a")
+    stemmed = train(plain, dataclasses.replace(config, stem=2), tmp_path / "b")
+    assert load_network(stemmed).config == SRNConfig.from_base(8, (1, 1, 1), stem=2)
+    assert load_network(train(stemmed, dataclasses.replace(config, base=None), tmp_path / "c")).config.stem == 2
+    with pytest.raises(ConfigError, match="a stem of 1 and the network to start from one of 2"):
+        train(stemmed, dataclasses.replace(config, stem=1), tmp_path / "d")
+
+
+def test_crops_that_the_network_does_not_take_are_refused_before_photographs_are_read(config, tmp_path):
+    odd = dataclasses.replace(config, stem=2, photos=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="crops of 80 px do not divide by 32") as error:
+        train(None, dataclasses.replace(odd, fit=dataclasses.replace(config.fit, crop=80)), tmp_path / "a")
+    assert "crop = 96" in error.value.hint
+
+
+def test_two_blurs_in_one_recipe_are_refused():
+    with pytest.raises(ConfigError, match=r"both \[shake\] and \[camera\]"):
+        TrainConfig(shake=ShakeConfig(roll_deg=0.1), camera=CameraConfig())
 
 
 def test_a_recipe_without_widths_keeps_those_of_the_source(config, tmp_path):

@@ -1,0 +1,1 @@
+"""Films: what the network does not change stays, and what cannot be kept is said."""

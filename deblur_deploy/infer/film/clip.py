@@ -1,0 +1,52 @@
+"""The part of a film that is restored, between an in point and an out point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A part of a film.
+
+    Args:
+        origin: Time of the film's first picture, in seconds.
+        start: Where the part begins, in seconds after that.
+        end: Where it ends, or None for the end of the film.
+    """
+
+    origin: Fraction
+    start: Fraction = Fraction(0)
+    end: Fraction | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether something is left out."""
+        return self.start > 0 or self.end is not None
+
+    def holds(self, time: Fraction) -> bool:
+        """Whether a time, in seconds, lies in the part."""
+        after = time - self.origin
+        return not self.is_part or (after >= self.start and (self.end is None or after < self.end))
+
+    def is_over(self, time: Fraction) -> bool:
+        """Whether a time lies behind the part."""
+        return self.end is not None and time - self.origin >= self.end
+
+    def chapters(self, chapters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Chapters of the part, at their times in it."""
+        if not self.is_part:
+            return chapters
+        kept = []
+        for chapter in chapters:
+            unit = chapter["time_base"]
+            start, end = (round(self._inside(chapter[side] * unit) / unit) for side in ("start", "end"))
+            if end > start:
+                kept.append(chapter | {"start": start, "end": end})
+        return kept
+
+    def _inside(self, time: Fraction) -> Fraction:
+        after = max(time - self.start, Fraction(0))
+        return after if self.end is None else min(after, self.end - self.start)

@@ -1,0 +1,105 @@
+"""The encoders that films are written with: one row each, with what decides over their quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Scale = Literal["crf", "quantizer", "lossless", "fixed"]
+
+MPEG_RATES = frozenset({"mpeg1video", "mpeg2video"})
+"""Codecs whose streams know a few frame rates only; the times of their pictures are the container's."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One encoder.
+
+    Args:
+        name: FFmpeg's name.
+        codec: FFmpeg's name of the codec.
+        scale: What ``--crf`` means to it: its own constant rate factor, its quantizer, or nothing: it is lossless, or
+            its quality is fixed by its profile.
+        best: The best value of ``--crf``.
+        worst: The worst.
+        default: Value without ``--crf``: 40 dB or more to what it is given.
+        options: Options that are always given.
+        even: Whether width and height must be even where chroma is subsampled.
+    """
+
+    name: str
+    codec: str
+    scale: Scale
+    best: int = 0
+    worst: int = 0
+    default: int = 0
+    options: dict[str, str] = field(default_factory=dict)
+    even: bool = False
+
+
+def _quantizer(name: str, codec: str, default: int = 2, **options: str) -> Encoder:
+    return Encoder(name, codec, "quantizer", 1, 31, default, options)
+
+
+ENCODERS = (
+    Encoder("libx264", "h264", "crf", 0, 51, 16, even=True),
+    Encoder("libx264rgb", "h264", "crf", 0, 51, 16),
+    Encoder("libx265", "hevc", "crf", 0, 51, 16, {"x265-params": "log-level=none"}, even=True),
+    Encoder("libvpx-vp9", "vp9", "crf", 0, 63, 14, {"b": "0", "cpu-used": "3", "row-mt": "1"}),
+    Encoder("libsvtav1", "av1", "crf", 0, 63, 16, {"preset": "8"}, even=True),
+    # VP8 takes the bit rate for a ceiling of its quality.
+    Encoder("libvpx", "vp8", "crf", 4, 63, 8, {"b": "200000000", "cpu-used": "2"}),
+    _quantizer("mpeg4", "mpeg4"),
+    _quantizer("mpeg2video", "mpeg2video"),
+    _quantizer("mpeg1video", "mpeg1video"),
+    _quantizer("mjpeg", "mjpeg", strict="unofficial"),
+    _quantizer("wmv2", "wmv2"),
+    _quantizer("wmv1", "wmv1"),
+    _quantizer("msmpeg4", "msmpeg4v3"),
+    _quantizer("msmpeg4v2", "msmpeg4v2"),
+    _quantizer("flv", "flv1"),
+    _quantizer("h263", "h263"),
+    _quantizer("h263p", "h263p"),
+    _quantizer("rv20", "rv20"),
+    _quantizer("rv10", "rv10"),
+    Encoder("prores_ks", "prores", "quantizer", 1, 64, 4),
+    Encoder("dnxhd", "dnxhd", "fixed"),
+    Encoder("cfhd", "cfhd", "fixed", options={"quality": "film3+"}),
+    Encoder("ffv1", "ffv1", "lossless"),
+    Encoder("qtrle", "qtrle", "lossless"),
+    Encoder("png", "png", "lossless"),
+    Encoder("utvideo", "utvideo", "lossless"),
+    Encoder("magicyuv", "magicyuv", "lossless"),
+    Encoder("ffvhuff", "ffvhuff", "lossless"),
+    Encoder("huffyuv", "huffyuv", "lossless"),
+    Encoder("rawvideo", "rawvideo", "lossless"),
+    Encoder("v210", "v210", "lossless"),
+    Encoder("r210", "r210", "lossless"),
+    Encoder("zlib", "zlib", "lossless"),
+    Encoder("flashsv", "flashsv", "lossless"),
+    Encoder("flashsv2", "flashsv2", "lossless"),
+    Encoder("ljpeg", "ljpeg", "lossless"),
+    Encoder("vc2", "dirac", "fixed", options={"b": "400000000"}),
+    Encoder("jpeg2000", "jpeg2000", "fixed"),
+)
+"""In order of preference where a film's own codec cannot be written: what plays widely comes first.
+
+Quantizers keep ``qmin`` at ``qmax``; 2 of 31 is the step of 4 codes.
+"""
+
+DEEP_FIRST = ("libx265", "libsvtav1", "libx264")
+"""Preferred for more than 8 bits: HEVC Main 10 plays more widely than H.264 High 10."""
+
+ALPHA_FIRST = ("prores_ks", "libvpx-vp9", "qtrle", "ffv1", "utvideo", "png")
+"""Preferred for pictures with transparency."""
+
+
+def own_encoders(codec: str) -> list[Encoder]:
+    """The encoders that write a codec."""
+    return [row for row in ENCODERS if row.codec == codec]
+
+
+def encoder_named(name: str) -> Encoder:
+    """A row by the name of its encoder or codec; of another encoder of FFmpeg, one whose quality is fixed."""
+    rows = [row for row in ENCODERS if row.name == name] or own_encoders(name)
+    return rows[0] if rows else Encoder(name, name, "fixed")
