@@ -82,6 +82,7 @@ def run_probe(name: str, seconds: float, program: Path = _PROGRAM) -> Iterator[F
         process.wait()
         reader.join(timeout=5)
         process.stdout.close()
+        process.stderr.close()
     if late.is_set():
         found = f"{last.found}; not done after {seconds:.0f} s" if last else f"not done after {seconds:.0f} s"
         # What was found on the way is not taken back by the clock; only a probe that had nothing yet is unproven.
