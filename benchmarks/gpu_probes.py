@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import importlib
 import importlib.util
+import os
 import shutil
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,8 +111,8 @@ def flat_ptx(seconds: float, device: str = "cuda") -> Iterator[Finding]:
                 case = cases.case_of(problem, cases.Form(layout, pad=-problem.geometry.channels % 8))
                 g = case.geometry
                 entry = choose_entry(element, layout, g.out_channels // g.groups)
-                function = load_function(0, entry.name, plugin_ptx(entry))
                 x, weight, offset, _, y = (t if t is None else t.to(device) for t in case.operands)
+                function = load_function(0, entry.name, plugin_ptx(entry))
                 numbers = struct.iter_unpack("<i", g.packed())
                 pointers = [struct.pack("<Q", tensor.data_ptr()) for tensor in (x, weight, offset, y)]
                 parameters = [*pointers[:3], *(struct.pack("<i", number) for (number,) in numbers), pointers[3]]
@@ -125,17 +126,16 @@ def plugin_enqueue(seconds: float) -> Iterator[Finding]:
     """The plugin as TensorRT drives it, from a C++ program, on linear and HWC8 buffers."""
     cases = kernel_cases()
     errors: dict[str, list[float]] = {"f16": [], "f32": []}
-    with tempfile.TemporaryDirectory() as folder:
-        program = _gpu_runner(Path(folder))
-        for element in errors:
-            problems = [cases.draw_problem(seed, element) for seed in cases.SWEEP]
-            problems = [replace(problem, geometry=replace(problem.geometry, relu=0)) for problem in problems]
-            for layout in ("nchw", "nhwc") if element == "f16" else ("nchw",):
-                given = [cases.case_of(problem, cases.Form(layout, plugin=True)) for problem in problems]
-                for case, problem, elements in zip(given, problems, program.run(given), strict=True):
-                    found = cases.in_nchw(case, elements)
-                    errors[element].append(max(cases.relative_errors(found, problem.exact())))
-                yield judge(errors, cases.TOLERANCE, "calls")
+    program = gpu_runner()
+    for element in errors:
+        problems = [cases.draw_problem(seed, element) for seed in cases.SWEEP]
+        problems = [replace(problem, geometry=replace(problem.geometry, relu=0)) for problem in problems]
+        for layout in ("nchw", "nhwc") if element == "f16" else ("nchw",):
+            given = [cases.case_of(problem, cases.Form(layout, plugin=True)) for problem in problems]
+            for case, problem, elements in zip(given, problems, program.run(given), strict=True):
+                found = cases.in_nchw(case, elements)
+                errors[element].append(max(cases.relative_errors(found, problem.exact())))
+            yield judge(errors, cases.TOLERANCE, "calls")
 
 
 def sanitizers(seconds: float) -> Iterator[Finding]:
@@ -146,18 +146,17 @@ def sanitizers(seconds: float) -> Iterator[Finding]:
     given = [cases.case_of(problem, form) for problem in problems for form in forms]
     given += [cases.case_of(p, cases.Form("nhwc", plugin=True)) for p in problems if p.element == "f16"]
     clean: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        program = _gpu_runner(Path(folder))
-        for tool, options in _TOOLS.items():
-            watched = cases.CaseProgram(*sanitizer_command(tool, options, program.command))
-            ended = watched.try_to_run(given)
-            if ended.returncode:
-                said = (ended.stderr + ended.stdout[-2000:]).decode(errors="replace")
-                yield Finding("failed", f"{tool} ended with {ended.returncode}: {' '.join(said.split())[-200:]}")
-                return
-            clean.append(tool)
-            done = len(clean) == len(_TOOLS)
-            yield Finding("proven" if done else "unproven", f"{len(given)} cases, nothing found by {', '.join(clean)}")
+    program = gpu_runner()
+    for tool, options in _TOOLS.items():
+        watched = cases.CaseProgram(*sanitizer_command(tool, options, program.command))
+        ended = watched.try_to_run(given)
+        if ended.returncode:
+            said = (ended.stderr + ended.stdout[-2000:]).decode(errors="replace")
+            yield Finding("failed", f"{tool} ended with {ended.returncode}: {' '.join(said.split())[-200:]}")
+            return
+        clean.append(tool)
+        done = len(clean) == len(_TOOLS)
+        yield Finding("proven" if done else "unproven", f"{len(given)} cases, nothing found by {', '.join(clean)}")
 
 
 def sanitizer_command(tool: str, options: Sequence[str], command: Sequence[str]) -> list[str]:
@@ -256,14 +255,25 @@ def kernel_speed(seconds: float) -> Iterator[Finding]:
         yield Finding("proven", told, {"rows": rows})
 
 
-def _gpu_runner(folder: Path) -> Any:
-    """The C++ program, compiled for the GPU at hand."""
+def gpu_runner() -> Any:
+    """The C++ program, compiled for the GPU at hand, or taken from the cache: two probes run it."""
+    from deblur_deploy.core.caches import user_cache
     from deblur_deploy.kernels.plugin_library import find_nvcc
     from deblur_deploy.runtime.nvidia import find_gpu
 
-    gpu = find_gpu()
+    cases, gpu = kernel_cases(), find_gpu()
     assert gpu is not None
-    return kernel_cases().build_gpu_runner(find_nvcc(), gpu.sm.lower().replace("sm", "sm_"), folder / "gpu_runner")
+    kernels = ROOT / "deblur_deploy/kernels"
+    sources = sorted([*cases.HERE.glob("*.[hc][pu]*"), *kernels.rglob("*.cu*")])
+    facts = (gpu.sm, *(path.read_bytes() for path in sources))
+    program = user_cache("kernels") / f"gpu-runner-{hashlib.sha256(repr(facts).encode()).hexdigest()}"
+    if program.exists():
+        return cases.CaseProgram(str(program))
+    program.parent.mkdir(parents=True, exist_ok=True)
+    partial = program.with_name(f"{program.name}.{os.getpid()}")
+    cases.build_gpu_runner(find_nvcc(), gpu.sm.lower().replace("sm", "sm_"), partial)
+    partial.replace(program)
+    return cases.CaseProgram(str(program))
 
 
 Probe = Callable[[float], Iterator[Finding]]

@@ -101,7 +101,7 @@ def test_plain_arguments_come_in_the_order_of_the_ptx(probes, emulator, monkeypa
 
 
 def test_the_plugins_enqueue(probes, emulator, monkeypatch):
-    monkeypatch.setattr(probes, "_gpu_runner", lambda folder: CaseProgram(*emulator.command, "0"))
+    monkeypatch.setattr(probes, "gpu_runner", lambda: CaseProgram(*emulator.command, "0"))
     *_, last = probes.plugin_enqueue(60)
     assert (last.verdict, last.found[:7]) == ("proven", "6 calls")
 
@@ -118,7 +118,7 @@ def test_sanitizers(probes, emulator, monkeypatch, tmp_path, complains):
     )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{Path('/usr/bin')}")
-    monkeypatch.setattr(probes, "_gpu_runner", lambda folder: CaseProgram(*emulator.command, "0"))
+    monkeypatch.setattr(probes, "gpu_runner", lambda: CaseProgram(*emulator.command, "0"))
     *_, last = probes.sanitizers(60)
     assert last.verdict == ("proven" if complains == "none" else "failed")
     assert complains == "none" or "synccheck ended with 9" in last.found
