@@ -210,7 +210,7 @@ def _step_seconds(precision: Any, device: str, size: tuple[int, int]) -> float:
     return statistics.median(times[_STEPS_TIMED // 3 :])
 
 
-def fine_tune(seconds: float, device: str = "cuda", crop: int = 256, batch: int = 8) -> Iterator[Finding]:
+def fine_tune(seconds: float, crop: int = 256, batch: int = 8) -> Iterator[Finding]:
     """The training stage from srn-base on the shipped photographs, for as many steps as there is time."""
     from deblur_deploy.config import FitConfig, TrainConfig
     from deblur_deploy.data.pairs import load_pairs

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from deblur_deploy.config import ExportConfig, HardwareCompatibility, Precision, ShapeConfig
+from deblur_deploy.config import (
+    DEFAULT_PRECISION,
+    PRECISIONS,
+    ExportConfig,
+    HardwareCompatibility,
+    Precision,
+    ShapeConfig,
+)
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
 
@@ -90,8 +99,33 @@ Plugin = Annotated[
 ]
 
 
-def chosen_precision(flags: Mapping[Precision, bool]) -> Precision:
-    """The precision whose flag was given; float16 if there was none.
+def with_precision_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag for each row of the table of precisions, in place of its parameter ``precision``."""
+    labels = list(PRECISIONS)
+    names = {label: label.replace("-", "_") for label in labels}
+
+    @functools.wraps(command)
+    def flagged(**given: Any) -> None:
+        flags = {label: given.pop(names[label]) for label in labels}
+        command(precision=chosen_precision(flags), **given)
+
+    types, signature = get_type_hints(command, include_extras=True), inspect.signature(command)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "precision":
+            parameters.append(parameter.replace(annotation=types[parameter.name]))
+            continue
+        for label in labels:
+            flag = Annotated[bool, typer.Option(f"--{label}", help=PRECISIONS[label].help)]
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameters.append(inspect.Parameter(names[label], kind, default=False, annotation=flag))
+    flagged.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    flagged.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    return flagged
+
+
+def chosen_precision(flags: Mapping[str, bool]) -> Precision:
+    """The precision whose flag was given; the default one if there was none.
 
     Raises:
         ConfigError: Several were given.
@@ -100,7 +134,7 @@ def chosen_precision(flags: Mapping[Precision, bool]) -> Precision:
     if len(given) > 1:
         named = " and ".join(f"--{name}" for name in given)
         raise ConfigError(f"{named} were given, and an engine has one precision", hint="give one of them")
-    return given[0] if given else "fp16"
+    return given[0] if given else DEFAULT_PRECISION
 
 
 def parse_batch(text: str) -> tuple[int, int]:

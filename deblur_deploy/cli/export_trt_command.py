@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,17 +25,32 @@ from deblur_deploy.cli.engine_options import (
     TimingCache,
     VersionCompatible,
     Workspace,
-    chosen_precision,
     parse_batch,
     with_default_size,
+    with_precision_flags,
     workspace_bytes,
 )
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
-from deblur_deploy.config import EngineConfig, ExportConfig, PlanConfig, Precision, PrecisionConfig, ShapeConfig
-from deblur_deploy.core.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.config import (
+    DEFAULT_PRECISION,
+    PRECISIONS,
+    EngineConfig,
+    ExportConfig,
+    PlanConfig,
+    Precision,
+    PrecisionConfig,
+    QatConfig,
+    ShapeConfig,
+    precision_of_stage,
+)
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution, parse_resolution
 from deblur_deploy.runtime.runner import fixed_size
+
+_NAMED = 3
+WELL_WITHIN = 0.999
+"""As ``export/typed_check.py`` has it."""
 
 
 def is_exportable(artifact: Artifact) -> bool:
@@ -61,28 +76,28 @@ def gives_engine(
 
 def _has_type(artifact: Artifact, precision: Precision) -> bool:
     """Whether a network of this precision can be made from here."""
-    if precision in ("int8", "fp8"):
-        return _runs_quantized(artifact, precision)
-    if artifact.stage in TYPED_STAGES:
-        return artifact.stage == f"to-{precision}"
-    return precision == "fp16" or artifact.network.quantization is None
+    row = PRECISIONS[precision]
+    if row.quantization:
+        return _runs_quantized(artifact, row.quantization)
+    if typed := precision_of_stage(artifact.stage):
+        return typed == precision
+    return row.takes_quantized or artifact.network.quantization is None
 
 
-def _runs_quantized(artifact: Artifact, precision: Precision) -> bool:
-    """Whether weights and activations are quantized to this type."""
+def _runs_quantized(artifact: Artifact, wanted: str) -> bool:
+    """Whether weights and activations are quantized in this format."""
     quantization = artifact.network.quantization
-    return quantization is not None and not quantization.get("weights_only") and quantization.get("format") == precision
+    return quantization is not None and not quantization.get("weights_only") and quantization.get("format") == wanted
 
 
+@with_precision_flags
 def command(
     source: Source = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Layers in float16. This is what is built by default.")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Layers in bfloat16, on Ampere and later.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Convolutions in int8, of a network from `qat`.")] = False,
-    fp8: Annotated[
-        bool, typer.Option("--fp8", help="Convolutions in float8, of a network from `qat --format fp8`.")
-    ] = False,
-    fp32: Annotated[bool, typer.Option("--fp32", help="Layers in float32.")] = False,
+    precision: Precision = DEFAULT_PRECISION,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option("--keep-fp32", help="Layers that stay float32, by name: '/head/*'. May be given several times."),
+    ] = None,
     target: Target = "RTX 2080 Ti",
     flavour: Annotated[Literal["auto", "rtx", "tensorrt"], typer.Option(help="auto, rtx or tensorrt.")] = "auto",
     res: Res = None,
@@ -103,18 +118,26 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Build a TensorRT engine for a named card; no GPU is needed. A checkpoint is exported to ONNX on the way."""
-    precision = chosen_precision({"fp16": fp16, "bf16": bf16, "int8": int8, "fp8": fp8, "fp32": fp32})
     shapes = ShapeConfig(tuple(res or ()), min_res, opt_res, max_res, parse_batch(batch))
     cache = None if timing_cache is None else str(timing_cache)
     plan = PlanConfig(cache, strip_weights, refit, version_compatible, hardware_compatibility)
     scratch = workspace_bytes(workspace)
     config = EngineConfig(target, flavour, precision, scratch, optimization_level, shapes, plan, plugin)
-    _build(Output(as_json), source, config, (runs, out))
+    _build(Output(as_json), source, config, _Places(runs, out, tuple(keep_fp32 or ())))
 
 
-def _build(output: Output, source: Path | None, config: EngineConfig, places: tuple[Path, Path | None]) -> None:
+@dataclass(frozen=True)
+class _Places:
+    """Where artifacts are found and go, and the layers of the one between that stay float32."""
+
+    runs: Path
+    out: Path | None
+    keep_fp32: tuple[str, ...]
+
+
+def _build(output: Output, source: Path | None, config: EngineConfig, places: _Places) -> None:
     """Check, export as needed, build and report."""
-    runs, out = places
+    runs, out = places.runs, places.out
     shapes, precision = config.shapes, config.precision
     given = (*shapes.res, shapes.min_res, shapes.opt_res, shapes.max_res)
     sizes = [parse_resolution(text) for text in given if text is not None]
@@ -141,7 +164,8 @@ def _build(output: Output, source: Path | None, config: EngineConfig, places: tu
         size = sizes[-1] if sizes else DEFAULT_SIZE
         config = replace(config, shapes=with_default_size(shapes))
     export = ExportConfig(size.width, size.height, dynamic=not one_size)
-    typed = typed_onnx(output, artifact, export, runs, precision)
+    typing = PrecisionConfig(places.keep_fp32, check_overflow=True, precision=precision)
+    typed = typed_onnx(output, artifact, export, runs, typing)
     engine = build_engine(typed, config, directory)
     report_engine(output, engine)
     output.wrote(engine)
@@ -165,21 +189,22 @@ def _check_free_sizes(artifact: Artifact) -> None:
 
 def _check_type(artifact: Artifact, precision: Precision) -> None:
     """Refuse a precision that the source's network cannot be written in."""
-    if precision in ("int8", "fp8") and not _runs_quantized(artifact, precision):
-        how = "qat" if precision == "int8" else "qat --format fp8"
+    row, quantized = PRECISIONS[precision], artifact.network.quantization is not None
+    if row.quantization and not _runs_quantized(artifact, row.quantization):
+        how = "qat" if row.quantization == QatConfig.format else f"qat --format {row.quantization}"
         raise ConfigError(
-            f"--{precision} was asked for, and {artifact.directory} is not quantized to {precision}",
-            hint=f"`deblur-deploy {how}` makes such a network; an engine without one: --fp16",
+            f"--{precision} was asked for, and {artifact.directory} is not quantized to {row.quantization}",
+            hint=f"`deblur-deploy {how}` makes such a network; an engine without one: --{DEFAULT_PRECISION}",
         )
-    if artifact.stage in TYPED_STAGES and artifact.stage != f"to-{precision}":
+    if precision_of_stage(artifact.stage) not in (None, precision):
         raise ConfigError(
             f"{artifact.directory} has its types from {artifact.stage}, and --{precision} was asked for",
             hint="start from the ONNX artifact or the checkpoint that it was made from",
         )
-    if precision in ("fp32", "bf16") and artifact.network.quantization is not None:
+    if quantized and not (row.quantization or row.takes_quantized):
         raise ConfigError(
             f"{artifact.directory} is quantized, and --{precision} was asked for",
-            hint="start from the float checkpoint that it was made from, or build with --fp16",
+            hint=f"start from the float checkpoint that it was made from, or build with --{DEFAULT_PRECISION}",
         )
 
 
@@ -194,25 +219,54 @@ def engine_size(artifact: Artifact, resolution: Resolution | None) -> Resolution
     return fixed or resolution or DEFAULT_SIZE
 
 
-def typed_onnx(output: Output, artifact: Artifact, config: ExportConfig, runs: Path, precision: Precision) -> Artifact:
+def typed_onnx(
+    output: Output, artifact: Artifact, export: ExportConfig, runs: Path, config: PrecisionConfig
+) -> Artifact:
     """The ONNX artifact whose types are those of the engine to build, exported and converted as needed."""
-    from deblur_deploy.export.bfloat16 import lower_to_bf16
     from deblur_deploy.export.precision import lower_precision
     from deblur_deploy.export.to_onnx import export_onnx
 
+    row = PRECISIONS[config.precision]
     if artifact.kind == "checkpoint":
-        artifact = export_onnx(artifact, config, new_directory(None, runs, "onnx"))
+        artifact = export_onnx(artifact, export, new_directory(None, runs, "onnx"))
         output.say(f"exported  {artifact.path}")
-    if precision == "fp16" and artifact.network.quantization is not None:
-        output.say("note      FP16 was asked for: the Q/DQ pairs are dropped, the fine-tuned weights are kept")
-    if precision in ("fp16", "bf16") and artifact.stage != f"to-{precision}":
-        directory = new_directory(None, runs, f"onnx-{precision}")
-        if precision == "fp16":
-            artifact = lower_precision(artifact, PrecisionConfig(check_overflow=True), directory)
-        else:
-            artifact = lower_to_bf16(artifact, PrecisionConfig(), directory)
-        output.say(f"converted {artifact.path}")
+    if row.takes_quantized and artifact.network.quantization is not None:
+        label = config.precision.upper()
+        output.say(f"note      {label} was asked for: the Q/DQ pairs are dropped, the fine-tuned weights are kept")
+    if row.stage is None:
+        if config.keep_fp32:
+            raise ConfigError(
+                f"--keep-fp32 was given, and --{config.precision} has the types of the exported file",
+                hint="exempt layers of a quantized network in `deblur-deploy qat`, or leave it out",
+            )
+        return artifact
+    if artifact.stage == row.stage:
+        if config.keep_fp32:
+            raise ConfigError(
+                f"--keep-fp32 was given, and {artifact.directory} has its types already",
+                hint="start from the ONNX artifact or the checkpoint that it was made from",
+            )
+        return artifact
+    artifact = lower_precision(artifact, config, new_directory(None, runs, f"onnx-{config.precision}"))
+    output.say(f"converted {artifact.path}")
+    report_types(output, artifact)
     return artifact
+
+
+def report_types(output: Output, typed: Artifact) -> None:
+    """Print what was found when a typed network was held against the float32 one."""
+    figures = typed.figures
+    if kept := figures.get("kept_fp32"):
+        more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+        output.say(f"note      kept in float32 after a trial: {', '.join(kept[:_NAMED])}{more}")
+    within = figures.get("probe_within", 1.0)
+    if within < min(WELL_WITHIN, figures.get("probe_noise", 1.0)):
+        output.say(
+            f"warning   on {figures['probe_worst']} {1 - within:.1%} of the samples are more than a "
+            "level off the float32 network's; --keep-fp32 '/layer/*' keeps more layers in float32"
+        )
+    if reason := figures.get("overflow_unchecked"):
+        output.say(f"note      not held against the float32 network: {reason}")
 
 
 def report_engine(output: Output, engine: Artifact) -> None:

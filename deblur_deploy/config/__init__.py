@@ -13,6 +13,15 @@ from deblur_deploy.config.deployment import (
     PrecisionConfig,
     ShapeConfig,
 )
+from deblur_deploy.config.precisions import (
+    DEFAULT_PRECISION,
+    PRECISIONS,
+    PrecisionRow,
+    listed_precisions,
+    load_converter,
+    precision_of_stage,
+    precision_of_type,
+)
 from deblur_deploy.config.training import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -25,8 +34,10 @@ from deblur_deploy.config.training import (
 )
 
 __all__ = [
+    "DEFAULT_PRECISION",
     "NO_AUGMENTATION",
     "PLUGIN_WORDS",
+    "PRECISIONS",
     "AugmentConfig",
     "Budget",
     "CameraConfig",
@@ -40,6 +51,7 @@ __all__ = [
     "PlanConfig",
     "Precision",
     "PrecisionConfig",
+    "PrecisionRow",
     "PruneConfig",
     "QatConfig",
     "RunConfig",
@@ -47,4 +59,8 @@ __all__ = [
     "ShapeConfig",
     "TrainConfig",
     "TuningConfig",
+    "listed_precisions",
+    "load_converter",
+    "precision_of_stage",
+    "precision_of_type",
 ]

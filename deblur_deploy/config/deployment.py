@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from deblur_deploy.config.check import require
+from deblur_deploy.config.precisions import DEFAULT_PRECISION, PRECISIONS, listed_precisions
 
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
-Precision = Literal["fp16", "bf16", "int8", "fp8", "fp32"]
+Precision = str
+"""A label of :data:`~deblur_deploy.config.precisions.PRECISIONS`."""
+
 Io = Literal["float", "uint8"]
 DeformOp = Literal["plugin", "standard", "native"]
 
@@ -47,14 +50,16 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Typed float16 (see ``export/precision.py``).
+    """The types of an engine, written into an ONNX file (see ``export/precision.py``).
 
     Args:
         keep_fp32: Names of ONNX nodes that stay float32; ``*`` stands for any text, as in ``/head/*``.
         evaluate: As in :class:`ExportConfig`.
         evaluation: As in :class:`ExportConfig`.
-        check_overflow: Run calibration photographs through the network; refuse activations that float16 cannot hold.
+        check_overflow: Run calibration photographs and hard pictures through both networks; what the type does not
+            serve stays float32.
         calibration: Folder of these photographs; None takes the shipped calibration split.
+        precision: A label of the table of precisions.
     """
 
     keep_fp32: tuple[str, ...] = ()
@@ -62,6 +67,10 @@ class PrecisionConfig:
     evaluation: str | None = None
     check_overflow: bool = False
     calibration: str | None = None
+    precision: Precision = DEFAULT_PRECISION
+
+    def __post_init__(self) -> None:
+        require(self.precision in PRECISIONS, f"precision is {self.precision!r}", f"give {listed_precisions()}")
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ class EngineConfig:
 
     target: str = "RTX 2080 Ti"
     flavour: Literal["auto", "rtx", "tensorrt"] = "auto"
-    precision: Precision = "fp16"
+    precision: Precision = DEFAULT_PRECISION
     workspace_bytes: int | None = None
     optimization_level: int | None = None
     shapes: ShapeConfig = ShapeConfig()
@@ -154,8 +163,7 @@ class EngineConfig:
         require(
             self.flavour in ("auto", "rtx", "tensorrt"), f"flavour is {self.flavour!r}", "give auto, rtx or tensorrt"
         )
-        known = get_args(Precision)
-        require(self.precision in known, f"precision is {self.precision!r}", f"give {', '.join(known)}")
+        require(self.precision in PRECISIONS, f"precision is {self.precision!r}", f"give {listed_precisions()}")
         workspace, level = self.workspace_bytes, self.optimization_level
         require(workspace is None or workspace > 0, f"workspace_bytes is {workspace}", "give bytes, such as 1073741824")
         require(level is None or 0 <= level <= 5, f"optimization_level is {level}", "give 0 (fast) to 5 (thorough)")

@@ -130,7 +130,9 @@ class FitConfig:
         precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``fastest`` does so wherever
             it is computed in hardware: on GPUs, and on processors with AVX512-BF16 or AMX, so its result depends on the
             processor's model. ``auto`` does so on GPUs alone: one seed gives one result on all processors.
-        seed: Seed of crops, shakes and augmentation.
+        seed: Seed of crops, blur and augmentation.
+        stop_at: Step behind which the run ends all the same, its rates being those of the whole schedule; None is the
+            last.
     """
 
     steps: int = 78_900
@@ -149,9 +151,12 @@ class FitConfig:
     feature_weight: float = 0.0
     precision: Literal["auto", "fastest", "float32", "bfloat16"] = "auto"
     seed: int = 0
+    stop_at: int | None = None
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"steps is {self.steps}", "give 0 or more optimiser steps")
+        stops = self.stop_at is None or 1 <= self.stop_at <= self.steps
+        require(stops, f"stop_at is {self.stop_at}", f"give 1 to {self.steps}, the steps, or leave it out")
         require(self.batch >= 1, f"batch is {self.batch}", "give at least one crop per step")
         fits = self.crop >= CROP_MULTIPLE and self.crop % CROP_MULTIPLE == 0
         require(fits, f"crop is {self.crop}", f"give a multiple of {CROP_MULTIPLE}, such as 128")
@@ -166,6 +171,11 @@ class FitConfig:
             require(0 <= weight < math.inf, f"{name} is {weight}", "give 0 (off) or more, such as 0.5")
         require(self.seed >= 0, f"seed is {self.seed}", "give 0 or more")
         require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}", "give 0 (off) to 0.9999")
+
+    @property
+    def last_step(self) -> int:
+        """The step that a run ends with."""
+        return self.steps if self.stop_at is None else self.stop_at
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,6 @@ _LIBRARIES = (
 )
 
 
-TYPED_STAGES = ("to-fp16", "to-bf16")
-"""Stages that write 16-bit types into an ONNX file, which is then for engines of that type alone."""
-
-
 @dataclass(frozen=True)
 class NetworkSpec:
     """Plain data from which a network is rebuilt.

@@ -155,7 +155,7 @@ def build_engine_bytes(model_bytes: bytes, config: EngineConfig) -> BuiltEngine:
         said = (folder / build_child.LAYERS).read_text(encoding="utf-8")
         data = (folder / build_child.ENGINE).read_bytes()
     proof, layers = prove_from_list(said, handover.nodes)
-    require_precision(proof, config.precision)
+    require_precision(proof, config.precision, handover.nodes)
     digest = hashlib.sha256(handover.network).hexdigest()
     return BuiltEngine(data, flavour, version, digest, proof, layers, seconds, profiles, request.plugin)
 

@@ -17,34 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from deblur_deploy.config import PRECISIONS
 from deblur_deploy.core.errors import BuildError
 from deblur_deploy.graph.node_costs import ComputeNode
 
 UNPROVEN = "unproven"
 REQUIRED_SHARE = 0.9
 """An engine has the precision that was asked for if this share of its multiply-accumulates has."""
-
-_QUANTIZED = ("int8", "fp8")
-"""Types that are asked of convolutions alone: no deconvolution runs in 8 bits, and sampling positions need float32."""
-
-_HINTS = {
-    "fp16": "an engine has the types of its ONNX file: `deblur-deploy export-trt --fp16` writes float16 into it first",
-    "bf16": "an engine has the types of its ONNX file; build it with --fp16 or --fp32",
-    "fp32": "an engine has the types of its ONNX file: start from one that `deblur-deploy export-onnx` wrote",
-    "int8": "exempt fewer layers (`deblur-deploy qat`), or build with --fp16",
-    "fp8": "fine-tune with `deblur-deploy qat --format fp8`, exempt fewer layers, or build with --fp16",
-}
-_TYPE_WORDS = {
-    "bfloat16": "bf16",
-    "bf16": "bf16",
-    "half": "fp16",
-    "fp16": "fp16",
-    "fp8": "fp8",
-    "int8": "int8",
-    "float": "fp32",
-    "fp32": "fp32",
-}
-"""What TensorRT calls the types, in lower case; a description of a tensor's format has one of them in it."""
 
 _FUSED_GLUE = "kgen"
 """Kind of the layers that the builder writes a kernel of its own for: they move, convert and add up."""
@@ -154,20 +133,28 @@ def prove_precision(layers: Sequence[EngineLayer], nodes: Sequence[ComputeNode])
     )
 
 
-def require_precision(proof: Proof, wanted: str) -> None:
+def require_precision(proof: Proof, wanted: str, nodes: Sequence[ComputeNode] = ()) -> None:
     """Refuse an engine that mostly runs in another precision than was asked for.
 
     Args:
         proof: Of the finished engine. Where nothing at all is known, nothing is refused.
-        wanted: ``fp16``, ``bf16`` or ``fp32``, of all nodes; ``int8`` or ``fp8``, of the convolutions.
+        wanted: A label of the table of precisions: one of float networks is asked of all nodes, one of quantized
+            networks of the convolutions.
+        nodes: Compute nodes of the file. Of a precision of float networks, those that the file keeps in float32 beside
+            it, because they need that, do not count.
 
     Raises:
         BuildError: Less than 0.9 of the multiply-accumulates are proven to run in it; the message names the others.
     """
-    kind = "convolution" if wanted in _QUANTIZED else None
+    # No deconvolution runs in 8 bits, and sampling positions need float32.
+    kind = "convolution" if PRECISIONS[wanted].quantization else None
     shares = proof.shares(kind)
     share = shares.get(wanted, 0.0)
     if share >= REQUIRED_SHARE or proof.shares().keys() == {UNPROVEN}:
+        return
+    typed = {node.name for node in nodes if node.type == wanted} if kind is None else set()
+    in_file = sum(proof.macs[name] for name in typed) / max(sum(proof.macs.values()), 1)
+    if typed and share >= REQUIRED_SHARE * in_file:
         return
     counted = [node for node in proof.types if kind in (None, proof.kind_of(node))]
     others = sorted((node for node in counted if proof.types[node] != wanted), key=lambda node: -proof.macs[node])
@@ -177,7 +164,7 @@ def require_precision(proof: Proof, wanted: str) -> None:
     raise BuildError(
         f"{wanted} was asked for, but only {share:.1%} of the multiply-accumulates{whose} run in it; "
         f"not so {named}{more}",
-        hint=_HINTS[wanted],
+        hint=PRECISIONS[wanted].hint,
     )
 
 
@@ -318,4 +305,5 @@ def _parse_tensors(text: str) -> tuple[LayerTensor, ...]:
 def _type_named(text: str) -> str:
     """Our name for a type, from TensorRT's own or from a description with that in it."""
     lowered = text.lower()
-    return next((kind for word, kind in _TYPE_WORDS.items() if word in lowered), lowered)
+    words = [(word, label) for label, row in PRECISIONS.items() for word in row.words if word in lowered]
+    return max(words, key=lambda found: len(found[0]), default=("", lowered))[1]

@@ -11,8 +11,9 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from deblur_deploy.config import PRECISIONS
 from deblur_deploy.core.errors import BuildError, ConfigError
-from deblur_deploy.runtime.nvidia import RTX_FIRST_IN_TYPE, find_gpu
+from deblur_deploy.runtime.nvidia import find_gpu
 
 _CARDS = {
     "6.0": ("P100",),
@@ -31,12 +32,6 @@ _CARDS = {
     "12.1": ("GB10", "DGX Spark"),
 }
 _FIRST_IN_TENSORRT_10 = (7, 5)
-
-_WITHOUT_IT = {
-    "int8": ", and would build them in float without a word",
-    "fp8": ", which has no such arithmetic",
-    "bf16": ", which has no such arithmetic",
-}
 
 _VARIANTS = re.compile(r"(?<=\d)(ti|super|laptop|maxq|pcie|sxm\d?|gpu)+$")
 """What follows the number of a card without changing its capability."""
@@ -144,11 +139,11 @@ def check_precision(target: Target, precision: str) -> None:
     Raises:
         BuildError: The card's capability is too low.
     """
-    first = RTX_FIRST_IN_TYPE.get(precision)
-    if first is None or target.capability is None or _numbers(target.capability) >= first:
+    row = PRECISIONS[precision]
+    if target.capability is None or _numbers(target.capability) >= row.first_capability:
         return
     raise BuildError(
-        f"TensorRT-RTX runs no {precision} convolutions on {target.name} ({target.sm}){_WITHOUT_IT[precision]}",
+        f"TensorRT-RTX runs no {precision} convolutions on {target.name} ({target.sm}){row.without_it}",
         hint="build with --fp16; of a quantized network it takes the fine-tuned weights and drops the quantizers",
     )
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.onnx.errors import OnnxExporterError
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from deblur_deploy.core.errors import ExportError
@@ -22,6 +25,7 @@ from deblur_deploy.core.images import Resolution
 from deblur_deploy.graph.deform_function import OPSET
 from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
+from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
 
 _FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}
@@ -76,22 +80,55 @@ class _LastScale(nn.Module):
 
 
 def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
+    said: list[str] = []
     try:
-        model = _run_exporter(_LastScale(net), frame, axes)
-    except (RuntimeError, MemoryError) as err:
+        model = _run_exporter(_LastScale(net), frame, axes, said)
+    except OnnxExporterError as err:
+        raise _refused(err, said) from err
+    except (RuntimeError, MemoryError, ValueError, IndexError, TypeError, AssertionError) as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         size = Resolution(frame.shape[3], frame.shape[2])
-        raise ExportError(
-            f"the network cannot be traced at {size}: {reason}",
-            hint="tracing runs the network once; where memory is short, give a smaller --res",
-        ) from err
+        short = isinstance(err, MemoryError) or "memory" in reason or "alloc" in reason
+        hint = (
+            "tracing runs the network once, and memory is short: give a smaller --res"
+            if short
+            else "the network has to work at this size: give a larger --res, or import it with --multiple-of N"
+        )
+        raise ExportError(f"the network cannot be traced at {size}: {reason}", hint=hint) from err
     _strip(model)
     return model
 
 
-def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
+def _refused(err: OnnxExporterError, said: list[str]) -> ExportError:
+    """What the exporter has no ONNX for, in one sentence with the operator and where the network has it.
+
+    Args:
+        err: What it raised.
+        said: What it printed: the traced graph, a line for each operator with its place in the source behind a #.
+    """
+    text = " ".join(str(err).split())
+    named = re.search(r"operator '?((?:aten::|prim::)?\w+)", text)
+    operator = named[1].removeprefix("aten::").removeprefix("prim::") if named else ""
+    lines = [line for output in said for line in output.splitlines() if f"::{operator}(" in line and " # " in line]
+    places = [place[1] for line in lines if (place := re.search(r" # (\S+:\d+):\d+$", line))]
+    own = [place for place in places if f"{os.sep}torch{os.sep}" not in place] or places
+    where = f" ({own[0]})" if own else ""
+    if not operator:
+        return ExportError(f"the network cannot be written as ONNX: {text[:_LONGEST_REASON]}", hint=_REWRITE)
+    reason = "" if "is not supported" in text else f": {text.partition(' Please feel free')[0][:_LONGEST_REASON]}"
+    return ExportError(f"ONNX has no form for {operator}, which the network uses{where}{reason}", hint=_REWRITE)
+
+
+_REWRITE = "write that line with other operators, or restore with the checkpoint itself, which runs in PyTorch"
+_LONGEST_REASON = 300
+
+
+def _run_exporter(
+    net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]
+) -> onnx.ModelProto:
     buffer = io.BytesIO()
-    with _deform_conv_symbolic(), warnings.catch_warnings(), torch.no_grad():
+    quiet = _exporter_prints_into(said)
+    with _own_symbolics(), warnings.catch_warnings(), torch.no_grad(), quiet:
         # The exporter is deprecated, and warns of each Python number it freezes: at a fixed size all are meant to be,
         # and two traces at different sizes show any that is not.
         warnings.simplefilter("ignore")
@@ -103,21 +140,55 @@ def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]]
             output_names=[UNCROPPED],
             dynamic_axes=axes,
             opset_version=OPSET,
-            custom_opsets={DOMAIN: 1},
+            custom_opsets={DOMAIN: 1} if any(isinstance(layer, DeformConv2d) for layer in net.modules()) else {},
             dynamo=False,
         )
     return onnx.load_from_string(buffer.getvalue())
 
 
 @contextlib.contextmanager
-def _deform_conv_symbolic() -> Iterator[None]:
-    """While open, the exporter writes ``deblur::deform_conv2d`` as a ``deblur::DeformConv2d`` node."""
-    name = "deblur::deform_conv2d"
-    register_custom_op_symbolic(name, _write_deform_conv, OPSET)
+def _exporter_prints_into(said: list[str]) -> Iterator[None]:
+    """While open, what the exporter would print to standard output, which may be for JSON, is kept in a list."""
+    printed = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *texts: said.append(" ".join(map(str, texts)))
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            yield
+    finally:
+        torch._C._jit_onnx_log = printed
+        said.append(output.getvalue())
+
+
+@contextlib.contextmanager
+def _own_symbolics() -> Iterator[None]:
+    """While open, the exporter writes operators that it has no ONNX for itself.
+
+    ``deblur::deform_conv2d`` becomes a ``deblur::DeformConv2d`` node.
+    """
+    symbolics: dict[str, Callable[..., Any]] = {
+        "deblur::deform_conv2d": _write_deform_conv,
+        "aten::rms_norm": _write_rms_norm,
+    }
+    for name, write in symbolics.items():
+        register_custom_op_symbolic(name, write, OPSET)
     try:
         yield
     finally:
-        unregister_custom_op_symbolic(name, OPSET)
+        for name in symbolics:
+            unregister_custom_op_symbolic(name, OPSET)
+
+
+def _write_rms_norm(graph: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
+    """Root mean square normalisation over the last axes (Zhang and Sennrich, arXiv:1910.07467)."""
+    axes = list(range(-len(_constant_ints(shape.node())), 0))
+    two = graph.op("Constant", value_t=torch.tensor(2.0))
+    mean = graph.op("ReduceMean", graph.op("Pow", x, two), graph.op("Constant", value_t=torch.tensor(axes)))
+    given = None if eps.node().mustBeNone() else eps.node().t("value")
+    smallest = torch.finfo(torch.float32).eps if given is None else float(given)
+    steady = graph.op("Add", mean, graph.op("Constant", value_t=torch.tensor(smallest)))
+    normed = graph.op("Div", x, graph.op("Sqrt", steady))
+    return normed if weight.node().mustBeNone() else graph.op("Mul", normed, weight)
 
 
 def _write_deform_conv(graph: Any, x: Any, offset: Any, weight: Any, *geometry: Any) -> Any:

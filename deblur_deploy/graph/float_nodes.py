@@ -1,33 +1,35 @@
-"""Which nodes of a network stay float32 when it is written in float16, and why."""
+"""Which nodes of a network stay float32 when it is written in 16 bits, and why."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
 from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.graph.delicate import delicate_nodes, stops
 from deblur_deploy.graph.frames import NODES as FRAME_NODES
 
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul"})
-_MEASURES = frozenset({"Shape", "Size"})
 
-
-def float_nodes(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[int]:
+def float_nodes(graph: onnx.GraphProto, types: Mapping[str, int], kind: int, patterns: Sequence[str]) -> set[int]:
     """Indices of the nodes that stay float32.
 
-    They are the *image path*, what computes sampling positions, what converts camera frames, and what is asked for.
+    They are the *image path*, what computes sampling positions, what converts camera frames, arithmetic that 16 bits do
+    not serve (``delicate.py``), and what is asked for.
 
     Args:
-        graph: The graph.
+        graph: The graph, Constant nodes gathered into initialisers.
+        types: ONNX's numbers of the types of its tensors.
+        kind: The 16-bit type as ONNX's number of it.
         patterns: Name patterns of nodes to leave in float32.
 
     Raises:
         ConfigError: A pattern fits no node.
     """
     frames = {index for index, node in enumerate(graph.node) if node.name.startswith(FRAME_NODES)}
-    return frames | _image_path(graph) | _sampling(graph) | _matching_nodes(graph, patterns)
+    structure = _image_path(graph) | _sampling(graph) | delicate_nodes(graph, types, kind)
+    return frames | structure | _matching_nodes(graph, patterns)
 
 
 def _image_path(graph: onnx.GraphProto) -> set[int]:
@@ -35,7 +37,7 @@ def _image_path(graph: onnx.GraphProto) -> set[int]:
     reached = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     nodes = set()
     for index, node in enumerate(graph.node):
-        if not _stops(node) and reached.intersection(node.input):
+        if not stops(node) and reached.intersection(node.input):
             nodes.add(index)
             reached.update(node.output)
     return nodes
@@ -53,15 +55,10 @@ def _sampling(graph: onnx.GraphProto) -> set[int]:
         if samples:
             nodes.add(index)
             needed.add(node.input[1 if node.op_type == "GridSample" else 2])
-        elif not _stops(node) and needed.intersection(node.output):
+        elif not stops(node) and needed.intersection(node.output):
             nodes.add(index)
             needed.update(node.input)
     return nodes
-
-
-def _stops(node: onnx.NodeProto) -> bool:
-    """Whether a path ends at a node: a layer with weights, a local function, or what only looks at a shape."""
-    return node.domain not in ("", "ai.onnx") or node.op_type in _WEIGHTED | _MEASURES
 
 
 def _matching_nodes(graph: onnx.GraphProto, patterns: Sequence[str]) -> set[int]:

@@ -7,7 +7,7 @@ one initialiser of 8-bit codes and one DequantizeLinear.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -165,6 +165,13 @@ def set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], renamed: dict
             node.input[index] = renamed.get(name, name)
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def replace_nodes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make these the model's nodes, and drop the initialisers and shapes that went with others, in place."""
+    set_nodes(model.graph, list(nodes), {})
+    del model.graph.value_info[:]
+    remove_unused(model)
 
 
 def _store_codes(

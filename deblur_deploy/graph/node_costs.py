@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, inliner, shape_inference
 
+from deblur_deploy.config import precision_of_type
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.graph.operators import OP_TYPE, WEIGHTED
 
@@ -18,7 +19,6 @@ _KINDS = {
     "DeformConv": "deformable",
     OP_TYPE: "deformable",
 }
-_TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,4 @@ def _kind(node: onnx.NodeProto) -> str:
 
 
 def _type_name(data_type: int) -> str:
-    return _TYPE_NAMES.get(data_type) or str(TensorProto.DataType.Name(data_type)).lower()
+    return precision_of_type(TensorProto.DataType.Name(data_type))

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deblur_deploy.core.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.config import precision_of_stage
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
 from deblur_deploy.data.pairs import Image8, crop_center
@@ -145,7 +146,7 @@ def default_tolerances(a: Artifact, b: Artifact) -> Tolerances:
     reduced = any(
         artifact.network.quantization
         or artifact.kind == "engine"
-        or artifact.stage in TYPED_STAGES
+        or precision_of_stage(artifact.stage)
         or artifact.image.dtype == "uint8"
         for artifact in (a, b)
     )

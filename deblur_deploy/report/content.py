@@ -127,7 +127,7 @@ def gather(run: Path, images: Path | None = None, on_photograph: OnPhotograph | 
 def _photographs(
     stages: Sequence[Stage], images: Path | None, on_photograph: OnPhotograph | None
 ) -> tuple[tuple[Photograph, ...], str]:
-    """Restored photographs, or why there are none; a folder that was named must be shown."""
+    """Restored photographs, those first that gained most, or why there are none; a folder that was named is shown."""
     restored = []
     try:
         for photograph in restore_photographs(images or photographs_folder(stages), shown_stages(stages)):
@@ -138,7 +138,7 @@ def _photographs(
         if images is not None:
             raise
         return (), f"{err.message}. {err.hint}."
-    return tuple(restored), ""
+    return tuple(sorted(restored, key=lambda photograph: -photograph.gain_db)), ""
 
 
 def _cost_section(stages: Sequence[Stage]) -> Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from deblur_deploy.config import PRECISIONS
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.scans import Scans
@@ -12,8 +13,7 @@ from deblur_deploy.report.stages import Stage, in_type
 
 _ROW, _MARGIN = 34, 62
 _MOST_LAYERS = 16
-_TONES = {"int8": "accent", "fp8": "accent", "fp16": "soft", "bf16": "soft", "fp32": "quiet"}
-"""Field of the palette by precision; what is not proven is not filled."""
+_TONES = ("accent", "soft", "quiet")
 
 
 def precision_chart(stages: Sequence[Stage]) -> Chart | None:
@@ -166,10 +166,14 @@ def quantization_chart(scans: Scans) -> Chart | None:
 
 
 def _tone(kind: str, palette: Palette) -> dict[str, str]:
-    if kind in _TONES:
-        return {"color": getattr(palette, _TONES[kind])}
+    """What is not proven is not filled."""
+    if kind in PRECISIONS:
+        return {"color": getattr(palette, PRECISIONS[kind].tone)}
     return {"facecolor": "none", "edgecolor": palette.muted, "hatch": "////"}
 
 
-def _rank(kind: str) -> tuple[int, str]:
-    return (list(_TONES).index(kind) if kind in _TONES else len(_TONES), kind)
+def _rank(kind: str) -> tuple[int, int, str]:
+    """Fewest bits first, what is not proven last."""
+    if kind not in PRECISIONS:
+        return len(_TONES), 0, kind
+    return _TONES.index(PRECISIONS[kind].tone), list(PRECISIONS).index(kind), kind

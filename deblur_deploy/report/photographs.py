@@ -58,6 +58,12 @@ class Photograph:
     name: str
     views: tuple[View, ...]
 
+    @property
+    def gain_db(self) -> float:
+        """What the first restored version gained over the blurred one; 0 where nothing was restored."""
+        blurred, *restored = [view.psnr_db for view in self.views if view.psnr_db is not None]
+        return restored[0] - blurred if restored else 0.0
+
 
 @dataclass(frozen=True)
 class Encoded:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deblur_deploy.core.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.config import precision_of_stage
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.sources import shipped_generator
 from deblur_deploy.report.stages import Stage
 
@@ -64,7 +65,7 @@ def recipe_text(stages: Sequence[Stage], has_timings: bool) -> str | None:
         has_timings: Whether latencies were measured.
     """
     chain = stages[-1].artifact
-    if any(step.stage in TYPED_STAGES and step.stage not in _TABLES for step in chain.history):
+    if any(precision_of_stage(step.stage) and step.stage not in _TABLES for step in chain.history):
         return None
     steps = [step for step in chain.history if step.stage in _TABLES]
     names = [_TABLES[step.stage] for step in steps]

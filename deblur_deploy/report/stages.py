@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deblur_deploy.core.artifact import TYPED_STAGES, Artifact
+from deblur_deploy.config import precision_of_stage
+from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.sources import find_artifacts, shipped_generator
 from deblur_deploy.report.quality import Quality, last_quality, same_pairs
@@ -99,7 +100,7 @@ def _shown(chain: Sequence[Artifact]) -> list[Artifact]:
     return [
         artifact
         for artifact in chain
-        if artifact.sha256 not in (built if artifact.stage in TYPED_STAGES else ())
+        if artifact.sha256 not in (built if precision_of_stage(artifact.stage) else ())
         and (artifact.kind != "checkpoint" or artifact.sha256 not in exported)
         # A checkpoint on the way to another is a row only if it is where everything began.
         and (artifact.kind != "checkpoint" or artifact.sha256 not in onward or _name(artifact) == ORIGINAL)
@@ -111,8 +112,8 @@ def _name(artifact: Artifact) -> str:
     stages = {step.stage for step in artifact.history}
     if artifact.kind == "engine":
         return f"{artifact.history[-1].config.get('precision', 'typed')} engine"
-    if typed := stages & set(TYPED_STAGES):
-        return min(typed).removeprefix("to-")
+    if typed := [label for stage in stages if (label := precision_of_stage(stage))]:
+        return min(typed)
     if artifact.network.quantization is not None:
         return str(artifact.network.quantization.get("format", "quantized"))
     return "pruned" if "prune" in stages else ORIGINAL

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from deblur_deploy.config import DEFAULT_PRECISION, PRECISIONS
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
-from deblur_deploy.runtime.nvidia import RTX_FIRST_IN_TYPE, Gpu, count_nvidia_gpus, find_gpu
+from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.weights_file import find_weights
 
 _MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -90,14 +91,14 @@ def rebuild_hint(artifact: Artifact, gpu: Gpu | None, flavour: str | None = None
         gpu: The card, or None where it is not known: then the card that the engine was built for.
         flavour: Which TensorRT is to build it; by default the one that built this engine.
     """
-    flavour, precision = flavour or flavour_of(artifact), artifact.history[-1].config.get("precision")
+    flavour, precision = flavour or flavour_of(artifact), str(artifact.history[-1].config.get("precision"))
     target = gpu.sm.lower() if gpu else str(artifact.figures.get("target", "portable"))
     if gpu and gpu.capability in _WITHOUT_RTX:
         flavour = "tensorrt"
     if flavour == "tensorrt":
         target = "current"  # the full TensorRT builds for nothing else
-    elif gpu and tuple(map(int, gpu.capability.split("."))) < RTX_FIRST_IN_TYPE.get(str(precision), (0, 0)):
-        precision = "fp16"
+    elif gpu and precision in PRECISIONS and gpu.version < PRECISIONS[precision].first_capability:
+        precision = DEFAULT_PRECISION
     kind = f" --{precision}" if precision else ""
     sizes = _size_options(artifact)
     return f"build it again: `deblur-deploy export-trt --flavour {flavour} --target '{target}'{sizes}{kind}`"

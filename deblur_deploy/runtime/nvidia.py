@@ -11,9 +11,6 @@ _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 128
 _BUS_ID_BYTES = 32
 
-RTX_FIRST_IN_TYPE = {"int8": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
-"""First capability on which TensorRT-RTX 1.7 runs convolutions of a type; other types it runs everywhere."""
-
 
 @dataclass(frozen=True)
 class Gpu:
@@ -35,6 +32,11 @@ class Gpu:
     def sm(self) -> str:
         """The capability as TensorRT writes it, such as ``SM75``."""
         return f"SM{self.capability.replace('.', '')}"
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The capability in numbers, such as (7, 5)."""
+        return tuple(map(int, self.capability.split(".")))
 
 
 def count_nvidia_gpus() -> int | None:

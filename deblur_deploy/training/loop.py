@@ -129,7 +129,7 @@ class Trainer:
         _set_generators(self._generators, self.devices.device)
         with freed_memory_kept():
             try:
-                while len(self.losses) < self.config.steps:
+                while len(self.losses) < self.config.last_step:
                     self._run_step(source, keeper, monitor)
                     if on_step:
                         on_step(len(self.losses), self.losses[-1])
@@ -160,7 +160,7 @@ class Trainer:
         self.seconds, self.data_seconds = self.seconds + took, self.data_seconds + waited
         if monitor:
             monitor.record(step, {**values, "time/step_ms": took * 1e3, "time/data_ms": waited * 1e3}, self.net)
-        if keeper and (keeper.is_due() or step == self.config.steps):
+        if keeper and (keeper.is_due() or step == self.config.last_step):
             keeper.save(self.state())
 
     def state(self, generators: dict[str, Tensor] | None = None) -> SavedState:

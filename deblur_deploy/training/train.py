@@ -72,9 +72,9 @@ def train(
     keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
     trainer = Trainer(net, crops.fit, _objective(config, run), devices)
     done = _restore(trainer, keeper) if run.resume else 0
-    workers = run.workers if done < crops.fit.steps else 0
+    workers = run.workers if done < crops.fit.last_step else 0
     batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
-    tell = _teller(on_step, crops.fit.steps)
+    tell = _teller(on_step, crops.fit.last_step)
     with _monitor(run, keeper, devices, done) as monitor:
         report = trainer.run(batches, tell, keeper if devices.is_main else None, monitor)
     net.cpu()

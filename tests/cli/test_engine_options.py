@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.engine_options import is_one_picture_size, parse_batch, with_default_size, workspace_bytes
+from deblur_deploy.cli.engine_options import parse_batch, with_default_size, workspace_bytes
 from deblur_deploy.cli.export_trt_command import report_engine
 from deblur_deploy.config import ShapeConfig
 from deblur_deploy.core.artifact import Artifact, NetworkSpec, new_step
@@ -18,7 +18,7 @@ from deblur_deploy.core.images import ImageSpec
 
 def test_several_pictures_at_a_time_have_the_usual_size_where_none_is_given() -> None:
     shapes = ShapeConfig(batch=parse_batch("1-4"))
-    assert not is_one_picture_size(shapes)
+    assert not shapes.is_one_picture
     assert with_default_size(shapes) == ShapeConfig(res=("640x360",), batch=(1, 4))
     for given in (ShapeConfig(res=("64x48",)), ShapeConfig(min_res="64x48", max_res="96x64")):
         assert with_default_size(given) == given

@@ -27,8 +27,8 @@ from deblur_deploy.engine import build_child
 from deblur_deploy.engine import flavour as flavour_module
 from deblur_deploy.engine import targets as targets_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
-from deblur_deploy.export.precision import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
+from deblur_deploy.graph.retype import convert_to_fp16
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus
 

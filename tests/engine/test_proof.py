@@ -223,6 +223,16 @@ def test_too_little_in_the_wanted_type_names_the_nodes() -> None:
     require_precision(proof, "fp32")
 
 
+def test_layers_that_the_file_keeps_in_float32_do_not_count() -> None:
+    nodes = [ComputeNode("a", (8, 8, 3, 3), 40, "fp16"), ComputeNode("b", (8, 8, 3, 3), 60, "fp32")]
+    macs = {"a": 40, "b": 60}
+    require_precision(Proof({"a": "fp16", "b": "fp32"}, macs), "fp16", nodes)
+    with pytest.raises(BuildError, match=r"only 0\.0%"):
+        require_precision(Proof({"a": "fp32", "b": "fp32"}, macs), "fp16", nodes)
+    with pytest.raises(BuildError, match=r"only 40\.0%"):
+        require_precision(Proof({"a": "int8", "b": "fp32"}, macs), "int8", nodes)
+
+
 def test_partly_unproven_is_not_enough() -> None:
     with pytest.raises(BuildError, match=r"80\.0%.*b \(unproven\)"):
         require_precision(Proof({"a": "fp16", "b": "unproven"}, {"a": 80, "b": 20}), "fp16")

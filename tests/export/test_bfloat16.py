@@ -9,13 +9,14 @@ import torch
 from onnx import TensorProto, numpy_helper, parser
 
 from deblur_deploy.config import ExportConfig, PrecisionConfig
-from deblur_deploy.core.artifact import TYPED_STAGES, new_step
+from deblur_deploy.core.artifact import new_step
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.export.bfloat16 import OPSET, convert_to_bf16, lower_to_bf16
+from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
 from deblur_deploy.graph.facts import read_facts
 from deblur_deploy.graph.node_costs import share_of_macs
+from deblur_deploy.graph.retype import BF16_OPSET, convert_to_bf16
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 
@@ -26,7 +27,7 @@ def test_a_generator_is_written_in_bfloat16():
 
     typed = convert_to_bf16(source)
 
-    assert [entry.version for entry in typed.opset_import if entry.domain == ""] == [OPSET]
+    assert [entry.version for entry in typed.opset_import if entry.domain == ""] == [BF16_OPSET]
     assert share_of_macs(typed)["bf16"] >= 0.85
     assert "fp16" not in share_of_macs(typed)
     assert TensorProto.FLOAT16 not in {tensor.data_type for tensor in typed.graph.initializer}
@@ -83,8 +84,8 @@ def test_a_file_with_free_sizes_is_written_with_its_facts(tmp_path):
     checkpoint = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
     source = export_onnx(checkpoint, ExportConfig(64, 48, dynamic=True), tmp_path / "onnx")
 
-    typed = lower_to_bf16(source, PrecisionConfig(), tmp_path / "bf16")
+    typed = lower_precision(source, PrecisionConfig(precision="bf16"), tmp_path / "bf16")
 
-    assert typed.stage in TYPED_STAGES
+    assert typed.stage == "to-bf16"
     assert typed.figures["precision"]["bf16"] >= 0.85
     assert read_facts(onnx.load(typed.path)).source_sha256 == source.sha256

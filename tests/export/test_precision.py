@@ -16,8 +16,10 @@ from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, load_artifact, new_step, write_artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError, ExportError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
-from deblur_deploy.export.precision import convert_to_fp16, drop_quantization, lower_precision
+from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import network_to_onnx
+from deblur_deploy.graph.dequantize import drop_quantization
+from deblur_deploy.graph.retype import convert_to_fp16
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 FP32, FP16 = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -104,12 +106,22 @@ def test_pattern_without_a_node_is_refused(network: onnx.ModelProto) -> None:
         convert_to_fp16(network, ["/tail/*"])
 
 
-@pytest.mark.parametrize("value", [70_000.0, -1e30, np.inf, np.nan])
-def test_weight_outside_float16_is_named(value: float) -> None:
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weight_that_is_not_finite_is_named(value: float) -> None:
     weight = np.zeros((2, 2, 1, 1), np.float32)
     weight[1, 0] = value
-    with pytest.raises(ExportError, match=r"'big'.*65504"):
+    with pytest.raises(ExportError, match=r"'big'.*NaN or infinite"):
         convert_to_fp16(conv_graph("y = Conv(x, big)", big=weight))
+
+
+@pytest.mark.parametrize("value", [70_000.0, -1e30, 1e-20])
+def test_layers_whose_weights_float16_does_not_hold_stay_float32(value: float) -> None:
+    weight = np.zeros((2, 2, 1, 1), np.float32)
+    weight[1, 0] = value
+    typed = convert_to_fp16(conv_graph("y = Conv(x, big)", big=weight))
+    assert element_types(typed)["big"] == FP32
+    batch = np.full((1, 2, 4, 4), 0.5, np.float32)
+    assert np.array_equal(run(typed, batch), run(conv_graph("y = Conv(x, big)", big=weight), batch))
 
 
 def test_output_keeps_name_and_type_where_a_float16_node_makes_it() -> None:
@@ -239,7 +251,8 @@ def test_open_sizes_are_refused(tmp_path: Path) -> None:
 
 
 def test_failed_stage_leaves_nothing(tmp_path: Path) -> None:
-    source = onnx_artifact(tmp_path / "source", conv_graph("y = Conv(x, w)", w=np.full((2, 2, 1, 1), 1e6, np.float32)))
+    weight = np.full((2, 2, 1, 1), np.inf, np.float32)
+    source = onnx_artifact(tmp_path / "source", conv_graph("y = Conv(x, w)", w=weight))
     with pytest.raises(ExportError, match=r"'w'"):
         lower_precision(source, PrecisionConfig(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -9,9 +9,9 @@ import torch
 from onnx import TensorProto
 
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames
-from deblur_deploy.export.precision import convert_to_fp16
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.graph.node_costs import compute_nodes, share_of_macs
+from deblur_deploy.graph.retype import convert_to_fp16
 from deblur_deploy.runtime.runner import open_runner
 
 SIZE = Resolution(41, 30)

@@ -11,9 +11,10 @@ from onnx import TensorProto
 
 from deblur_deploy.compress.quantize import quantize_network
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
-from deblur_deploy.export.precision import convert_to_fp16, drop_quantization
 from deblur_deploy.export.to_onnx import network_to_onnx
+from deblur_deploy.graph.dequantize import drop_quantization
 from deblur_deploy.graph.frames import take_frames
+from deblur_deploy.graph.retype import convert_to_fp16
 from deblur_deploy.runtime.runner import open_runner
 
 SIZE = Resolution(41, 30)  # no multiple of 4: the graph pads and crops

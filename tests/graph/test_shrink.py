@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnxruntime import InferenceSession
 
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.export.precision import drop_quantization
 from deblur_deploy.export.to_onnx import network_to_onnx
+from deblur_deploy.graph.dequantize import drop_quantization
 from deblur_deploy.graph.shrink import (
     bytes_by_category,
     halve_float_weights,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from kernel_cases import DTYPE, Case, CaseProgram
 
+from deblur_deploy.config import FitConfig, TrainConfig
 from deblur_deploy.core.artifact import new_step
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.data import pairs as pairs_module
@@ -152,13 +153,30 @@ def test_training_speed(tiny):
     assert last.details["ratio"] > 0
 
 
-def test_fine_tuning_takes_the_time_that_is_left(tiny, monkeypatch):
-    found = list(tiny.fine_tune(8, "cpu", crop=32, batch=1))
-    assert found[0].verdict == "unproven"
-    assert "steps planned" in found[0].found
-    assert found[-1].details["steps"] >= 1
-    assert found[-1].details["after_db"] > 10
-    (only,) = tiny.fine_tune(0, "cpu", crop=32, batch=1)
+def test_fine_tuning_is_a_real_run(tiny):
+    config = TrainConfig(fit=FitConfig(steps=3, batch=1, crop=32, warmup=1))
+    figures, step = tiny._train(tiny.shipped_networks()[0], config)
+    assert figures["psnr_db"] > 10
+    assert figures["loss"] > 0
+    assert step > 0
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(25.0, "proven"), (1.0, "failed")])
+def test_fine_tuning_takes_the_time_that_is_left(tiny, monkeypatch, after, verdict):
+    runs = []
+
+    def train(source, config):
+        runs.append(config.fit.steps)
+        return {"psnr_db": after, "seconds": 1.0, "data_seconds": 0.5, "loss": 0.01}, 0.25
+
+    monkeypatch.setattr(tiny, "_train", train)
+    planned, found = tiny.fine_tune(10_000, crop=32, batch=1)
+    assert planned.verdict == "unproven"
+    assert runs[0] == 3
+    assert 0.7 * 4 * 9_000 < runs[1] <= 0.75 * 4 * 10_000
+    assert found.verdict == verdict
+    assert found.details["after_db"] == after
+    (only,) = tiny.fine_tune(0, crop=32, batch=1)
     assert only.verdict == "unproven"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.report import content as content_module
 from deblur_deploy.report.content import gather
 from deblur_deploy.report.page import render_page
 from deblur_deploy.report.photographs import encode_photographs
@@ -115,6 +116,21 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
+
+
+def test_the_photograph_that_gained_most_comes_first(
+    whole_run: Run, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little, most, harmed = photographs("little", "most", "harmed")
+    made = [
+        dataclasses.replace(photograph, views=(blurred, dataclasses.replace(first, psnr_db=20 + gain), *rest))
+        for photograph, gain in ((little, 1.0), (most, 3.0), (harmed, -1.0))
+        for blurred, first, *rest in [photograph.views]
+    ]
+    monkeypatch.setattr(content_module, "restore_photographs", lambda folder, stages: iter(made))
+    monkeypatch.setattr(content_module, "shown_stages", lambda stages: stages)
+    content = gather(whole_run.folder)
+    assert [photograph.name for photograph in content.photographs] == ["most", "little", "harmed"]
 
 
 def test_hostile_names_are_text_everywhere(whole_run: Run, photographs: Photographs) -> None:

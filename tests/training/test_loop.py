@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deblur_deploy.config import FitConfig, ShakeConfig
-from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.data.shake import shake
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training.loop import fit
@@ -162,6 +162,18 @@ def test_the_rate_warms_up_and_follows_a_cosine() -> None:
 def pairs_of_gradient(*gradients: float) -> Iterator[Pair]:
     """Pairs that pull the number of a ``Gain`` upwards by these gradients."""
     return iter([(torch.full((1, 3, 16, 16), size), torch.full((1, 3, 16, 16), 1e9)) for size in gradients])
+
+
+def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(tiny_config: SRNConfig, pair: Pair) -> None:
+    whole = FitConfig(steps=6, batch=1, crop=64, lr=1e-3, warmup=1, ema_decay=0)
+    seen: list[list[float]] = [[], []]
+    for losses, stop_at in zip(seen, (None, 3), strict=True):
+        config = dataclasses.replace(whole, stop_at=stop_at)
+        fit(new_network(tiny_config), repeat(pair), config, on_step=lambda step, loss, to=losses: to.append(loss))
+    assert len(seen[0]) == 6
+    assert seen[1] == seen[0][:3]
+    with pytest.raises(ConfigError, match="stop_at is 7"):
+        dataclasses.replace(whole, stop_at=7)
 
 
 def test_only_gradients_above_the_norm_are_scaled_down() -> None:
