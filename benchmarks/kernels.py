@@ -62,7 +62,11 @@ class KernelBuild:
         from deblur_deploy.kernels.resources import ARCHITECTURES, measure_resources
 
         entry = choose_entry("f16", "nhwc", 128)
-        samples = [_processor_milliseconds(lambda: compile_source(self.card, entry.definition)) for _ in range(self.repeats)]
+
+        def compile_entry() -> None:
+            compile_source(self.card, entry.definition)
+
+        samples = [_processor_milliseconds(compile_entry) for _ in range(self.repeats)]
         resources = {arch: measure_resources(arch) for arch in ARCHITECTURES}
         used = [kernel for kernels in resources.values() for kernel in kernels.values()]
         details = {
