@@ -16,6 +16,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -167,40 +168,69 @@ def sanitizer_command(tool: str, options: Sequence[str], command: Sequence[str])
 
 def cuda_runtime(seconds: float) -> Iterator[Finding]:
     """The calls that engines make, and arrays that go from PyTorch and back without a copy."""
-    import numpy as np
-    import torch
-
-    from deblur_deploy.runtime.cuda import LEGACY_STREAM, Cuda
-    from deblur_deploy.runtime.device_array import DeviceArray, as_device_array
-
+    parts = {
+        "memory, events and a captured graph": _use_memory_and_graphs,
+        "DLPack and the array interface on the default stream": _share_arrays,
+        "one stream waiting for another": _wait_across_streams,
+    }
     done: list[str] = []
+    for name, part in parts.items():
+        part()
+        done.append(name)
+        yield Finding("proven" if len(done) == len(parts) else "unproven", ", ".join(done))
 
-    def passed(what: str) -> Finding:
-        done.append(what)
-        return Finding("unproven", f"so far: {', '.join(done)}")
+
+_COUNT = 1 << 20
+
+
+@contextmanager
+def _stream_and_host() -> Iterator[tuple[Any, int, int, Any]]:
+    """CUDA, a stream, and the address and the values of pinned memory, given back afterwards."""
+    import numpy as np
+
+    from deblur_deploy.runtime.cuda import Cuda
 
     cuda = Cuda()
-    values = np.arange(1 << 20, dtype=np.float32)
-    stream, device = cuda.create_stream(), cuda.allocate(values.nbytes)
-    pinned = cuda.allocate_host(values.nbytes)
-    assert (cuda.device_of(device), cuda.device_of(values.ctypes.data)) == (0, None)
-    events = [cuda.create_event(blocking=blocking) for blocking in (False, True)]
-    cuda.record(events[0], stream)
-    cuda.upload(device, values.ctypes.data, values.nbytes, stream)
-    cuda.record(events[1], stream)
-    for event in events:
-        cuda.synchronize_event(event)
-    assert cuda.elapsed_ms(*events) > 0
-    yield passed("memory and events")
-    cuda.begin_capture(stream)
-    cuda.download(pinned, device, values.nbytes, stream)
-    graph = cuda.end_capture(stream)
-    cuda.launch_graph(graph, stream)
-    cuda.wait_for(events[1], stream)
-    cuda.synchronize(stream)
-    back = np.ctypeslib.as_array((ctypes.c_float * values.size).from_address(pinned))
-    assert np.array_equal(back, values)
-    yield passed("a captured graph")
+    stream, pinned = cuda.create_stream(), cuda.allocate_host(4 * _COUNT)
+    try:
+        yield cuda, stream, pinned, np.ctypeslib.as_array((ctypes.c_float * _COUNT).from_address(pinned))
+    finally:
+        cuda.free_host(pinned)
+        cuda.destroy_stream(stream)
+
+
+def _use_memory_and_graphs() -> None:
+    import numpy as np
+
+    values = np.arange(_COUNT, dtype=np.float32)
+    with _stream_and_host() as (cuda, stream, pinned, back):  # within a capture, allocating is an error
+        device = cuda.allocate(values.nbytes)
+        assert (cuda.device_of(device), cuda.device_of(values.ctypes.data)) == (0, None)
+        events = [cuda.create_event(blocking=blocking) for blocking in (False, True)]
+        cuda.record(events[0], stream)
+        cuda.upload(device, values.ctypes.data, values.nbytes, stream)
+        cuda.record(events[1], stream)
+        for event in events:
+            cuda.synchronize_event(event)
+        assert cuda.elapsed_ms(*events) > 0
+        cuda.begin_capture(stream)
+        cuda.download(pinned, device, values.nbytes, stream)
+        graph = cuda.end_capture(stream)
+        cuda.launch_graph(graph, stream)
+        cuda.synchronize(stream)
+        assert np.array_equal(back, values)
+        cuda.destroy_graph(graph)
+        cuda.free(device)
+        for event in events:
+            cuda.destroy_event(event)
+
+
+def _share_arrays() -> None:
+    import torch
+
+    from deblur_deploy.runtime.cuda import LEGACY_STREAM
+    from deblur_deploy.runtime.device_array import DeviceArray, as_device_array
+
     tensor = torch.rand(1, 3, 64, 48, device="cuda")
     current = torch.cuda.current_stream().cuda_stream
     found = as_device_array(tensor, current)
@@ -209,29 +239,28 @@ def cuda_runtime(seconds: float) -> Iterator[Finding]:
     named = DeviceArray(tensor.data_ptr(), tuple(tensor.shape), "float32", current, 0, tensor)
     assert named.__cuda_array_interface__["stream"] == (current or LEGACY_STREAM)
     assert torch.equal(torch.as_tensor(named, device="cuda"), tensor)
-    yield passed("DLPack and the array interface on the default stream")
+
+
+def _wait_across_streams() -> None:
+    import torch
+
+    from deblur_deploy.runtime.device_array import as_device_array
+
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        slow = torch.rand(4096, 4096, device="cuda")
-        for _ in range(20):
-            slow = slow @ slow / slow.norm()
-        late = torch.full((1 << 20,), 7.0, device="cuda")
+    with _stream_and_host() as (cuda, stream, pinned, back):
         event = cuda.create_event()
+        with torch.cuda.stream(side):
+            slow = torch.rand(4096, 4096, device="cuda")
+            for _ in range(20):
+                slow = slow @ slow / slow.norm()
+            late = torch.full((_COUNT,), 7.0, device="cuda")
         cuda.record(event, side.cuda_stream)
-    cuda.wait_for(event, stream)
-    mine = as_device_array(late, stream)
-    cuda.download(pinned, mine.address, values.nbytes, stream)
-    cuda.synchronize(stream)
-    assert (back == 7).all()
-    for handle in (*events, event):
-        cuda.destroy_event(handle)
-    cuda.destroy_graph(graph)
-    cuda.free_host(pinned)
-    cuda.free(device)
-    cuda.destroy_stream(stream)
-    done.append("one stream waiting for another")
-    yield Finding("proven", ", ".join(done))
+        cuda.wait_for(event, stream)
+        cuda.download(pinned, as_device_array(late, stream).address, 4 * _COUNT, stream)
+        cuda.synchronize(stream)
+        assert (back == 7).all()
+        cuda.destroy_event(event)
 
 
 def kernel_speed(seconds: float) -> Iterator[Finding]:
