@@ -47,20 +47,27 @@ def kernel_cases() -> ModuleType:
     return sys.modules["kernel_cases"]
 
 
-def judge(errors: Mapping[str, Sequence[float]], tolerance: Mapping[str, float], what: str) -> Finding:
-    """Proven where every error of every type is within its tolerance.
+def judge(errors: Mapping[str, Sequence[float]], tolerance: Mapping[str, float], what: str, total: int) -> Finding:
+    """Proven where all errors are there, and each is within the tolerance of its type.
 
     Args:
         errors: Errors by element type.
         tolerance: The largest that is allowed, likewise.
         what: What there is an error of, in the plural.
+        total: How many there will be.
     """
     worst = {element: max(found) for element, found in errors.items() if found}
     good = all(error <= tolerance[element] for element, error in worst.items())
     told = ", ".join(f"{error:.1e} in {element}" for element, error in worst.items())
     count = sum(map(len, errors.values()))
     details = {"errors": {element: [float(f"{e:.3e}") for e in found] for element, found in errors.items()}}
-    return Finding("proven" if good else "failed", f"{count} {what}, largest error {told}", details)
+    verdict = so_far(count == total) if good else "failed"
+    return Finding(verdict, f"{count} of {total} {what}, largest error {told}", details)
+
+
+def so_far(complete: bool) -> str:
+    """The verdict on what was good so far: a part of it proves nothing yet."""
+    return "proven" if complete else "unproven"
 
 
 def kernel_parity(seconds: float, device: str = "cuda") -> Iterator[Finding]:
@@ -72,6 +79,7 @@ def kernel_parity(seconds: float, device: str = "cuda") -> Iterator[Finding]:
 
     cases = kernel_cases()
     errors: dict[str, list[float]] = {"f16": [], "f32": []}
+    total = 2 * len(errors) * len(cases.SWEEP)
     for seed in cases.SWEEP:
         for element in errors:
             problem = cases.draw_problem(seed, element)
@@ -84,7 +92,7 @@ def kernel_parity(seconds: float, device: str = "cuda") -> Iterator[Finding]:
                 tensors = (x, problem.offset.to(device), problem.weight.to(device))
                 found = run_deform_conv(tensors, steps, bias, bool(g.relu)).double().cpu().numpy()
                 errors[element].append(max(cases.relative_errors(found, exact)))
-        yield judge(errors, cases.TOLERANCE, "problems")
+        yield judge(errors, cases.TOLERANCE, "problems", total + 1)
     problem = cases.make_problem("f32", channels=8, size=(6, 7), out_channels=8)
     gradients = []
     for where in ("cpu", device):
@@ -92,7 +100,7 @@ def kernel_parity(seconds: float, device: str = "cuda") -> Iterator[Finding]:
         deform_conv2d(*operands, padding=1).square().sum().backward()
         gradients.append([operand.grad.cpu().numpy() for operand in operands])
     off = max(max(cases.relative_errors(here, there)) for there, here in zip(*gradients, strict=True))
-    judged = judge(errors, cases.TOLERANCE, "problems")
+    judged = judge(errors, cases.TOLERANCE, "problems", total)
     verdict = judged.verdict if off < 1e-4 else "failed"
     yield Finding(verdict, f"{judged.found}; gradients {off:.1e}", judged.details)
 
@@ -120,7 +128,7 @@ def flat_ptx(seconds: float, device: str = "cuda") -> Iterator[Finding]:
                 launch_function(function, y.device, entry.grid(g), parameters)
                 found = cases.in_nchw(case, cases.flat(y.cpu()).numpy())
                 errors[element].append(max(cases.relative_errors(found, problem.exact())))
-            yield judge(errors, cases.TOLERANCE, "launches")
+            yield judge(errors, cases.TOLERANCE, "launches", 3 * len(cases.SWEEP))
 
 
 def plugin_enqueue(seconds: float) -> Iterator[Finding]:
@@ -136,7 +144,7 @@ def plugin_enqueue(seconds: float) -> Iterator[Finding]:
             for case, problem, elements in zip(given, problems, program.run(given), strict=True):
                 found = cases.in_nchw(case, elements)
                 errors[element].append(max(cases.relative_errors(found, problem.exact())))
-            yield judge(errors, cases.TOLERANCE, "calls")
+            yield judge(errors, cases.TOLERANCE, "calls", 3 * len(cases.SWEEP))
 
 
 def sanitizers(seconds: float) -> Iterator[Finding]:
@@ -156,8 +164,8 @@ def sanitizers(seconds: float) -> Iterator[Finding]:
             yield Finding("failed", f"{tool} ended with {ended.returncode}: {' '.join(said.split())[-200:]}")
             return
         clean.append(tool)
-        done = len(clean) == len(_TOOLS)
-        yield Finding("proven" if done else "unproven", f"{len(given)} cases, nothing found by {', '.join(clean)}")
+        found = f"{len(given)} cases, nothing found by {', '.join(clean)}"
+        yield Finding(so_far(len(clean) == len(_TOOLS)), found)
 
 
 def sanitizer_command(tool: str, options: Sequence[str], command: Sequence[str]) -> list[str]:
@@ -177,7 +185,7 @@ def cuda_runtime(seconds: float) -> Iterator[Finding]:
     for name, part in parts.items():
         part()
         done.append(name)
-        yield Finding("proven" if len(done) == len(parts) else "unproven", ", ".join(done))
+        yield Finding(so_far(len(done) == len(parts)), ", ".join(done))
 
 
 _COUNT = 1 << 20
@@ -281,7 +289,7 @@ def kernel_speed(seconds: float) -> Iterator[Finding]:
             f"{100 * one['floor_share']:.0f} % of the floor"
             for one in judged
         )
-        yield Finding("proven", told, {"rows": rows})
+        yield Finding(so_far(len(rows) == len(work.sizes) * len(work.elements)), told, {"rows": rows})
 
 
 def gpu_runner() -> Any:

@@ -64,7 +64,7 @@ def _rows_of(
     """One row for each network, size and runtime: checked first, then timed; networks and sizes outside."""
     from deblur_deploy.bench.ceilings import measure_gpu_ceilings
 
-    end, rows = time.monotonic() + seconds, list[dict[str, Any]]()
+    end, rows, left = time.monotonic() + seconds, list[dict[str, Any]](), len(networks) * len(sizes) * len(runtimes)
     ceilings = measure_gpu_ceilings(1.0)
     for artifact, size in itertools.product(networks, sizes):
         if time.monotonic() > end - _ROW_SECONDS:
@@ -73,17 +73,19 @@ def _rows_of(
             expected = _picture(artifact, "torch", size)
         except DeblurDeployError as err:  # a quantized network needs ModelOpt
             rows.append({"network": artifact.directory.name, "res": str(size), "skipped": err.message})
-            yield _judged(rows, ceilings)
+            left -= len(runtimes)
+            yield _judged(rows, ceilings, left)
             continue
         for runtime in runtimes:
             if time.monotonic() > end - _ROW_SECONDS:
                 return
             rows.append(_row(artifact, runtime, size, (expected, ceilings)))
-            yield _judged(rows, ceilings)
+            left -= 1
+            yield _judged(rows, ceilings, left)
 
 
-def _judged(rows: Sequence[dict[str, Any]], ceilings: Any) -> Finding:
-    """Proven where every row that could run gives the picture; the best of each network is told."""
+def _judged(rows: Sequence[dict[str, Any]], ceilings: Any, left: int) -> Finding:
+    """Proven where no row is left and each that could run gives the picture; the best of each network is told."""
     ran = [row for row in rows if "skipped" not in row]
     wrong = [row for row in ran if row["psnr_db"] < row["least_psnr_db"]]
     best: dict[str, dict[str, Any]] = {}
@@ -103,7 +105,8 @@ def _judged(rows: Sequence[dict[str, Any]], ceilings: Any) -> Finding:
         return Finding("failed", found, details)
     skipped = len(rows) - len(ran)
     told += f"; {skipped} skipped: {next(row['skipped'] for row in rows if 'skipped' in row)}" if skipped else ""
-    return Finding("proven" if ran else "unproven", f"{len(ran)} rows; {told}", details)
+    told = f"{len(ran)} rows, {left} not reached; {told}" if left else f"{len(ran)} rows; {told}"
+    return Finding("proven" if ran and not left else "unproven", told, details)
 
 
 def _row(artifact: Artifact, runtime: str, size: Resolution, against: tuple[Any, Any]) -> dict[str, Any]:
@@ -170,7 +173,8 @@ def energy(seconds: float, runtimes: Sequence[str] = ("torch-cuda-fp16-graph", "
         told[runtime] = row.joules_per_frame
         words = "; ".join(f"{name} {joules:.2f} J" for name, joules in told.items())
         good = all(joules > 0 for joules in told.values())
-        yield Finding("proven" if good else "failed", f"a 640x360 frame: {words}", {"joules": told})
+        complete = "proven" if len(told) == len(runtimes) else "unproven"
+        yield Finding(complete if good else "failed", f"a 640x360 frame: {words}", {"joules": told})
 
 
 def training_speed(seconds: float, device: str = "cuda", crop: int = 256, batch: int = 8) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,15 @@ def run_probe(name: str, seconds: float, program: Path = _PROGRAM) -> Iterator[F
         process.stdout.close()
         process.stderr.close()
     if late.is_set():
-        found = f"{last.found}; not done after {seconds:.0f} s" if last else f"not done after {seconds:.0f} s"
-        # What was found on the way is not taken back by the clock; only a probe that had nothing yet is unproven.
-        yield Finding(last.verdict if last else "unproven", found, last.details if last else {})
+        yield _cut_short(last, seconds)
     elif code:
         reason = " ".join("".join(errors[-3:]).split())[-_QUOTED:]
         yield Finding("failed", f"the probe ended with {code}: {reason}", last.details if last else {})
     elif last is None:
         yield Finding("failed", "the probe said nothing")
+
+
+def _cut_short(last: Finding | None, seconds: float) -> Finding:
+    """What counts of a probe whose time is up: what it found on the way is not taken back by the clock."""
+    told = f"not done after {seconds:.0f} s"
+    return Finding("unproven", told) if last is None else replace(last, found=f"{last.found}; {told}")

@@ -63,9 +63,10 @@ def test_parity(probes, emulator, monkeypatch):
         call.result.copy_(elements.as_strided(call.result.shape, call.result.stride()))
 
     monkeypatch.setattr(torch_kernel, "launch_call", launch)
-    *_, last = probes.kernel_parity(60, "cpu")
+    *earlier, last = probes.kernel_parity(60, "cpu")
     assert last.verdict == "proven", last.found
-    assert last.found.startswith("8 problems, largest error ")
+    assert {finding.verdict for finding in earlier} == {"unproven"}  # a part of a sweep proves nothing yet
+    assert last.found.startswith("8 of 8 problems, largest error ")
     monkeypatch.setattr(torch_kernel, "launch_call", lambda call: call.result.zero_())
     *_, last = probes.kernel_parity(60, "cpu")
     assert last.verdict == "failed"
@@ -104,7 +105,7 @@ def test_plain_arguments_come_in_the_order_of_the_ptx(probes, emulator, monkeypa
 def test_the_plugins_enqueue(probes, emulator, monkeypatch):
     monkeypatch.setattr(probes, "gpu_runner", lambda: CaseProgram(*emulator.command, "0"))
     *_, last = probes.plugin_enqueue(60)
-    assert (last.verdict, last.found[:7]) == ("proven", "6 calls")
+    assert (last.verdict, last.found[:12]) == ("proven", "6 of 6 calls")
 
 
 @pytest.mark.parametrize("complains", ["none", "synccheck"])
@@ -127,7 +128,8 @@ def test_sanitizers(probes, emulator, monkeypatch, tmp_path, complains):
 
 def test_runners_rows(tiny):
     runtimes, sizes = ("torch-channels-last", "torch-bf16", "torch-cuda"), (Resolution(64, 48),)
-    *_, last = tiny.torch_runners(120, runtimes, sizes)
+    first, *_, last = tiny.torch_runners(120, runtimes, sizes)
+    assert (first.verdict, first.found[:21]) == ("unproven", "1 rows, 2 not reached")
     rows = {row["runtime"]: row for row in last.details["rows"]}
     assert last.verdict == "proven", last.found
     assert rows["torch-channels-last"]["psnr_db"] > 100
