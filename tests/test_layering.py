@@ -34,7 +34,7 @@ OPEN_FLOORS = (("network", "kernels", "data"),)
 
 ALLOWED_SIDEWAYS = {("compress", "training")}
 
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "modelopt", "torch_pruning")
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "modelopt")
 
 
 def floor_of(room: str) -> int:

@@ -17,7 +17,6 @@ EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 
 
 _EXTRAS = {
     "torch": "compress",
-    "torch_pruning": "compress",
     "modelopt": "compress",
     "onnx": "export",
     "onnxscript": "export",

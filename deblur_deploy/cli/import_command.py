@@ -9,10 +9,13 @@ import typer
 
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
+from deblur_deploy.network.table import known_names
 
-_ARCH = (
-    "Network that the checkpoint belongs to: srn, srn-cvpr18, mimo-unet, mimo-unet-plus, deblurgan-v2-mobilenet, "
-    "deblurgan-v2-inception, spandrel for whatever that library detects, or package.module:factory for your own."
+_ARCH = f"Network that the checkpoint belongs to: {known_names()}, or package.module:factory for your own."
+
+_CHECKPOINT = (
+    "state_dict saved by torch, a .safetensors file, a folder of the files that make up one network, or TensorFlow's "
+    "checkpoint prefix."
 )
 _NORM = (
     "DeblurGAN-v2's normalisation: by each picture's own statistics, as the published code runs it (image, the "
@@ -22,9 +25,7 @@ _UNSAFE = "Read a file that holds more than weights. Runs whatever code the file
 
 
 def command(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="state_dict saved by torch, a .safetensors file, or TensorFlow's checkpoint prefix.")
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help=_CHECKPOINT)],
     arch: Annotated[str, typer.Option(help=_ARCH)] = "srn",
     variant: Annotated[
         Literal["color", "gray", "lstm"] | None, typer.Option(help="Variant that srn-cvpr18 must be.")

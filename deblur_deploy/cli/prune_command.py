@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,9 @@ from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.tables import from_table
+
+_NAME_WIDTH = 44
+"""Characters that the names of a group take in a table of 80 columns."""
 
 if TYPE_CHECKING:
     from deblur_deploy.compress.plan import PrunePlan
@@ -94,10 +98,13 @@ def _prune(output: Output, source: Path | None, config: PruneConfig, places: tup
     with output.tuning("pruning") as on_step:
         pruned = prune(artifact, config, directory, on_step, lambda done, of, drop_db: on_step(done, of, drop_db))
     figures = pruned.figures
-    report_groups(output, figures["groups"])
+    report_groups(output, figures["groups"], figures["frozen"])
     if config.rounds > 1:
         _report_rounds(output, figures["rounds"])
-    output.say(f"quality   {figures['psnr_untuned_db']:.2f} dB before, {figures['psnr_db']:.2f} dB after tuning")
+    output.say(
+        f"quality   {figures['psnr_untuned_db']:.2f} dB before, {figures['psnr_db']:.2f} dB after tuning; "
+        f"the original has {figures['psnr_original_db']:.2f} dB on the same pictures"
+    )
     output.wrote(pruned)
 
 
@@ -108,7 +115,7 @@ def _plan(output: Output, artifact: Artifact, config: PruneConfig) -> None:
     with output.waiting("scanning") as caption:
         plan: PrunePlan = plan_pruning(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
     answer = plan.as_json()
-    report_groups(output, answer["groups"])
+    report_groups(output, answer["groups"], answer["frozen"])
     for name, count in (("params", "{:,}"), ("gmacs", "{:.2f}")):
         before, after = answer[name]["before"], answer[name]["after"]
         output.say(f"{name:<9} {count.format(before)} → {count.format(after)} ({after / before:.1%})")
@@ -129,7 +136,7 @@ def _scan(
     with output.waiting("scanning") as caption:
         report: ScanReport = scan(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
     rows = [
-        [", ".join(row.layers), f"{row.before} → {row.kept}", f"{row.share:.1%}", f"{-row.drop_db:+.3f}"]
+        [short_name(row.layers), f"{row.before} → {row.kept}", f"{row.share:.1%}", f"{-row.drop_db:+.3f}"]
         for row in report.rows
     ]
     output.table(["group", "channels", "share", "dB"], rows)
@@ -155,10 +162,24 @@ def _report_rounds(output: Output, rounds: list[dict[str, Any]]) -> None:
     output.table(["round", "params", "steps", "dB before tuning", "dB after"], rows)
 
 
-def report_groups(output: Output, groups: list[dict[str, Any]]) -> None:
-    """Print what is kept of every group."""
+def report_groups(output: Output, groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
+    """Print what is kept of every group, and what cannot be pruned."""
     rows = [
-        [", ".join(group["layers"]), str(group["before"]), str(group["after"]), f"{group['share']:.1%}"]
+        [short_name(group["layers"]), str(group["before"]), str(group["after"]), f"{group['share']:.1%}"]
         for group in groups
     ]
     output.table(["group", "before", "kept", "share"], rows)
+    for part in frozen:
+        output.say(f"frozen    {short_name(part['layers'])}, {part['channels']} channels: {part['reason']}")
+
+
+def short_name(layers: Sequence[str]) -> str:
+    """The layers of a group, in the width of a table."""
+    first, *others = (_shortened(layer) for layer in layers)
+    both = ", ".join((first, *others))
+    return both if len(both) <= _NAME_WIDTH else f"{first} and {len(others)} more" if others else first
+
+
+def _shortened(name: str) -> str:
+    """A name in the width of a table: its end says most."""
+    return name if len(name) <= _NAME_WIDTH else f"…{name[-_NAME_WIDTH + 1 :]}"

@@ -1,7 +1,6 @@
 """How much a channel matters: the magnitude of the weights that it touches, or the loss that they stand for.
 
-Torch-Pruning's own importance passes over layers that it does not know, such as deformable ones, so this is computed
-here: a score for every single weight, averaged over what a channel touches in every layer of its group. Each layer is
+A score for every single weight, averaged over what a channel touches in every layer of its group. Each layer is
 scaled to a mean of one before that, which makes layers comparable without any batch normalisation.
 """
 
@@ -13,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
 
 from deblur_deploy.compress.groups import ChannelGroup
-from deblur_deploy.compress.layers import WEIGHTED, layout_of
 from deblur_deploy.compress.operations import outputs_of
 from deblur_deploy.config import FitConfig
 from deblur_deploy.core.errors import ConfigError, DeblurDeployError
@@ -23,7 +22,7 @@ from deblur_deploy.training.losses import Objective
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Scores = Mapping[str, Tensor]
-"""By layer, a float64 score of at least 0 for each of its weights."""
+"""By array, a float64 score of at least 0 for each of its weights."""
 
 _SMALLEST = 1e-290
 """Stands for the mean of a layer whose scores are all zero."""
@@ -34,7 +33,7 @@ def magnitude_scores(net: nn.Module, power: Literal[1, 2]) -> Scores:
 
     Source: Li et al., *Pruning Filters for Efficient ConvNets*, ICLR 2017.
     """
-    return {name: layer.weight.detach().double().abs() ** power for name, layer in _weighted(net)}
+    return {name: weight.detach().double().abs() ** power for name, weight in _weights(net)}
 
 
 def taylor_scores(net: nn.Module, batches: Batches, fit: FitConfig) -> Scores:
@@ -52,7 +51,7 @@ def taylor_scores(net: nn.Module, batches: Batches, fit: FitConfig) -> Scores:
     Source: Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, equation 8.
     """
     objective = Objective(fit)
-    scores = {name: torch.zeros_like(layer.weight, dtype=torch.float64) for name, layer in _weighted(net)}
+    scores = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in _weights(net)}
     count = 0
     with _gradients_of(net), _finite_outputs(net):
         for blurred, sharp in batches:
@@ -60,9 +59,9 @@ def taylor_scores(net: nn.Module, batches: Batches, fit: FitConfig) -> Scores:
             estimates = outputs_of(getattr(net, "forward_scales", net)(blurred))
             loss = torch.stack(list(objective.terms(estimates, blurred, sharp).values())).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-            for name, layer in _weighted(net):
-                if layer.weight.grad is not None:
-                    scores[name] += (layer.weight.detach().double() * layer.weight.grad.double()).square()
+            for name, weight in _weights(net):
+                if weight.grad is not None:
+                    scores[name] += (weight.detach().double() * weight.grad.double()).square()
             count += 1
         net.zero_grad(set_to_none=True)
     if not count:
@@ -72,29 +71,33 @@ def taylor_scores(net: nn.Module, batches: Batches, fit: FitConfig) -> Scores:
     return {name: total / count for name, total in scores.items()}
 
 
-def channel_strength(net: nn.Module, group: ChannelGroup, scores: Scores) -> Tensor:
+def channel_strength(group: ChannelGroup, scores: Scores) -> Tensor:
     """Strength of every channel of a group: (channels,) float64, mean 1 unless all scores are zero.
 
     Args:
-        net: The network that the scores are of.
-        group: One of its groups.
+        group: One of a network's groups.
         scores: Of the weights of its layers.
     """
     total, layers = torch.zeros(group.channels, dtype=torch.float64), 0
     for member in group.members:
-        if member.layer not in scores:
+        if member.array not in scores:
             continue
-        layout = layout_of(net.get_submodule(member.layer))
-        assert layout is not None
-        per_place = scores[member.layer].cpu().movedim(layout.axes["weight"][member.side], 0).flatten(1).mean(1)
+        per_place = scores[member.array].cpu().movedim(member.axis, 0).flatten(1).mean(1)
         per_channel = per_place[torch.tensor(member.places)].mean(1)
         total += per_channel / per_channel.mean().clamp_min(_SMALLEST)
         layers += 1
-    return total / layers
+    return total / max(1, layers)
 
 
-def _weighted(net: nn.Module) -> Iterator[tuple[str, Any]]:
-    return ((name, layer) for name, layer in net.named_modules() if isinstance(layer, WEIGHTED))
+def _weights(net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that make channels out of channels, or are spread over a kernel; not scales and shifts."""
+    return ((name, tensor) for name, tensor in net.named_parameters() if sum(size > 1 for size in tensor.shape) > 1)
+
+
+def _weighted(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers that hold such parameters."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in _weights(net))
+    return ((name, net.get_submodule(name)) for name in owners)
 
 
 @contextmanager
@@ -117,8 +120,10 @@ def _finite_outputs(net: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for name, layer in _weighted(net):
 
-            def check(_: nn.Module, __: Any, output: Tensor, name: str = name) -> None:
-                _check_finite(output, f"the output of {name}")
+            def check(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                for tensor in tree_iter(output):
+                    if isinstance(tensor, Tensor):
+                        _check_finite(tensor, f"the output of {name}")
 
             stack.callback(layer.register_forward_hook(check).remove)
         yield

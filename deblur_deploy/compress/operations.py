@@ -1,104 +1,72 @@
-"""Which operations between layers leave every channel in its place, so that pruning can follow it."""
+"""The operations that pruning follows, each with its rule. What is not here fixes the channels that it touches."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from deblur_deploy.core.errors import ConfigError
-
-_FOLLOWED = frozenset(
-    {
-        *("Convolution", "NativeBatchNorm", "PreluKernel"),
-        *("Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Abs", "Pow", "Sqrt", "Exp", "Clamp", "Maximum", "Minimum"),
-        *("Relu", "LeakyRelu", "Elu", "Gelu", "Silu", "Mish", "Softplus"),
-        *("Sigmoid", "Tanh", "Hardtanh", "Hardswish", "Hardsigmoid"),
-        *("AvgPool2D", "MaxPool2DWithIndices", "AdaptiveAvgPool2D", "Mean"),
-        *("UpsampleNearest2D", "UpsampleBilinear2D", "UpsampleBicubic2D"),
-        *("ReplicationPad2D", "ReflectionPad2D", "ConstantPadNd", "Slice", "Cat", "Clone", "ToCopy", "NativeDropout"),
-    }
-)
-"""Autograd's names of operations that work on every channel alike, or whose channels Torch-Pruning follows itself."""
-
-_JOINS = ("Cat",)
-"""Operations along an axis that may be the channels'."""
-
-_CHANNELS = 1
-_DIMENSIONS = 4
+from deblur_deploy.compress import follow_products as products
+from deblur_deploy.compress import follow_rules as rules
+from deblur_deploy.compress import follow_statistics as statistics
+from deblur_deploy.compress.follow import Rule, Rules, Statistic
 
 
 def outputs_of(result: Any) -> list[Tensor]:
-    """The pictures of a pass, whether it gives one or a list of them."""
-    return [result] if isinstance(result, Tensor) else list(result)
+    """The pictures of a pass, whether it gives one, a list of them, or a mapping."""
+    if isinstance(result, Tensor):
+        return [result]
+    return list(result.values() if isinstance(result, Mapping) else result)
 
 
-def check_operations(outputs: Sequence[Tensor], made_by: Mapping[Any, str]) -> None:
-    """Refuse operations that move or mix channels in ways that are not followed.
+_LABELS: dict[Rule, str] = {
+    rules.pointwise: "pointwise where copy complex polar _prelu_kernel prelu masked_fill lerp",
+    rules.unknown: "unknown",
+    rules.nothing: "_local_scalar_dense is_nonzero equal sym_size item argmax argmin",
+    rules.made: "zeros ones empty full new_zeros new_ones new_empty new_full arange linspace rand randn "
+    "scalar_tensor eye empty_strided new_empty_strided",
+    rules.like: "zeros_like ones_like empty_like full_like rand_like randn_like",
+    rules.kept: "clone detach alias contiguous lift_fresh lift _to_copy to native_dropout dropout bernoulli "
+    "_softmax _log_softmax softmax log_softmax _conj conj resolve_conj resolve_neg",
+    rules.broadcast: "expand repeat",
+    rules.moved: "permute transpose t flip index_select index pixel_shuffle pixel_unshuffle "
+    "channel_shuffle unfold diagonal movedim tril triu",
+    rules.reshaped: "view _unsafe_view reshape _reshape_alias unflatten flatten unsqueeze squeeze",
+    rules.parted: "split split_with_sizes chunk split_with_sizes_copy",
+    rules.sliced: "slice",
+    rules.selected: "select unbind",
+    rules.rolled: "roll",
+    rules.joined: "cat stack",
+    rules.padded: "constant_pad_nd",
+    rules.spatial: "avg_pool2d max_pool2d_with_indices adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
+    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
+    "_upsample_bicubic2d_aa reflection_pad2d replication_pad2d grid_sampler_2d",
+    rules.reduced: "sum mean amax amin max min var std var_mean std_mean norm linalg_vector_norm prod any all "
+    "logsumexp",
+    rules.normalised: "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+    "_batch_norm_no_update _batch_norm_with_update batch_norm",
+    rules.group_normalised: "native_group_norm",
+    rules.layer_normalised: "native_layer_norm",
+    rules.unfolded: "im2col",
+    rules.folded: "col2im",
+    rules.transformed: "_fft_r2c _fft_c2r _fft_c2c",
+    rules.paired: "view_as_real view_as_complex",
+    products.convolved: "convolution _convolution conv2d",
+    products.deformed: "deform_conv2d",
+    products.multiplied: "mm bmm mv addmm baddbmm",
+    products.attended: "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_efficient_attention scaled_dot_product_attention",
+}
 
-    Args:
-        outputs: What a pass with gradients gave.
-        made_by: Names of the modules whose outputs the autograd nodes are.
+_STATISTICS: dict[Statistic, str] = {
+    statistics.reduced: "mean amax amin max min var std var_mean std_mean logsumexp prod",
+    statistics.softmax: "_softmax _log_softmax softmax log_softmax",
+    statistics.layer_norm: "native_layer_norm",
+    statistics.group_norm: "native_group_norm",
+}
 
-    Raises:
-        ConfigError: Such an operation; the message names it and the nearest layers behind it.
-    """
-    waiting = [output.grad_fn for output in outputs]
-    seen = set()
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        before = [following for following, _ in node.next_functions if following is not None]
-        if reason := _reason_refused(node, before):
-            raise ConfigError(
-                f"the network has the operation {_name(node)} (after {_origin(before, made_by)}), {reason}",
-                hint="prune a network without it, or put it where only the picture's own channels pass",
-            )
-        waiting += before
-
-
-def _reason_refused(node: Any, before: Sequence[Any]) -> str | None:
-    """Why channels cannot be followed through a node of the autograd graph, or None."""
-    name = _name(node)
-    if not before or all(_is_parameter(following) for following in before):
-        return None  # a parameter, or one in another shape
-    if name not in _FOLLOWED:
-        return "through which pruning cannot follow channels"
-    if name not in _JOINS and _CHANNELS in _axes(node):
-        return "which works along the channels"
-    if name in _JOINS and _axes(node) != {_CHANNELS}:
-        return "which does not join channels"
-    return None
-
-
-def _axes(node: Any) -> set[int]:
-    """Axes of (N, C, H, W) that a node works along, where it has any."""
-    saved = getattr(node, "_saved_dim", ())
-    axes = saved if isinstance(saved, (tuple, list)) else (saved,)
-    # Autograd keeps negative axes as unsigned 64-bit numbers.
-    return {(axis - 2**64 if axis >= 2**63 else axis) % _DIMENSIONS for axis in axes}
-
-
-def _name(node: Any) -> str:
-    return re.sub(r"Backward\d*$", "", str(node.name()))
-
-
-def _is_parameter(node: Any) -> bool:
-    return str(node.name()).endswith("AccumulateGrad")
-
-
-def _origin(before: Sequence[Any], made_by: Mapping[Any, str]) -> str:
-    """The nearest named layer that a node's input comes from."""
-    waiting, seen = list(before), set()
-    while waiting:
-        node = waiting.pop(0)
-        if made_by.get(node):
-            return made_by[node]
-        if node not in seen:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions if following is not None]
-    return "the input"
+RULES = Rules(
+    {name: rule for rule, names in _LABELS.items() for name in names.split()},
+    {name: statistic for statistic, names in _STATISTICS.items() for name in names.split()},
+)

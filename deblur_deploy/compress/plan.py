@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from deblur_deploy.compress.allocation import Curve, WidthState, choose_widths
-from deblur_deploy.compress.groups import TRACED, ChannelGroup, find_groups
+from deblur_deploy.compress.groups import TRACED, Channels, Frozen, without
 from deblur_deploy.compress.importance import channel_strength, magnitude_scores, taylor_scores
-from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
+from deblur_deploy.compress.removal import Proof, check_removal, remove_channels, weakest
+from deblur_deploy.compress.trial import removable_channels
 from deblur_deploy.compress.width_cost import WidthCost
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.images import Resolution
@@ -68,18 +69,21 @@ class PrunePlan:
         removed: For every group, the channels that go.
         params: Parameters before and after.
         macs: Multiply-accumulates before and after.
+        frozen: Channels that pruning cannot follow, and why.
     """
 
     groups: tuple[PrunedGroup, ...]
     removed: tuple[tuple[int, ...], ...]
     params: tuple[int, int]
     macs: tuple[int, int]
+    frozen: tuple[Frozen, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
         return {
             "groups": [vars(group) for group in self.groups],
             "params": {"before": self.params[0], "after": self.params[1]},
+            "frozen": [vars(part) for part in self.frozen],
             "gmacs": {name: round(macs / 1e9, 4) for name, macs in zip(("before", "after"), self.macs, strict=True)},
         }
 
@@ -89,11 +93,11 @@ class Analysis:
     """What pruning knows of a network.
 
     Args:
-        groups: Its groups.
+        channels: Its groups, and what stays.
         state: Their strengths, and what they cost.
     """
 
-    groups: tuple[ChannelGroup, ...]
+    channels: Channels
     state: WidthState
 
     @classmethod
@@ -102,7 +106,7 @@ class Analysis:
         net: nn.Module,
         config: PruneConfig,
         batches: Iterable[tuple[Tensor, Tensor]] = (),
-        original: Sequence[int] | None = None,
+        before: Analysis | None = None,
         frames: Frames | None = None,
     ) -> Analysis:
         """Follow the channels of a network and rank them.
@@ -111,22 +115,29 @@ class Analysis:
             net: A float network from (1, 3, H, W) to one picture or several; it is left as it is.
             config: Importance and rounding.
             batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1], for the importance ``taylor``.
-            original: Channels of every group before the first round; None where this is the first.
+            before: What was known before the last round and is now, by :meth:`after`; None where this is the first.
             frames: Sizes of frames that the network takes.
 
         Raises:
-            ConfigError: Channels cannot be followed through a layer or an operation, or there are no batches.
+            ConfigError: No channels can be removed, or there are no batches.
             DeblurDeployError: The network gives NaN on a batch.
         """
         frames = frames or Frames.of(net)
-        groups = tuple(find_groups(net, frames.traced))
+        channels = before.channels if before else removable_channels(net, frames.traced)
+        groups = channels.groups
         if config.importance == "taylor":
             scores = taylor_scores(net, batches, config.tuning.fit)
         else:
             scores = magnitude_scores(net, 1 if config.importance == "l1" else 2)
-        strengths = [channel_strength(net, group, scores) for group in groups]
+        strengths = [channel_strength(group, scores) for group in groups]
         cost = WidthCost(net, groups, frames.costed)
-        return cls(groups, WidthState(cost, strengths, original or cost.channels, config.round_to))
+        original = before.state.original if before else cost.channels
+        return cls(channels, WidthState(cost, strengths, original, config.round_to))
+
+    def after(self, plan: PrunePlan) -> Analysis:
+        """The same groups in the network that a plan has left; their strengths are those of before."""
+        left = Channels(without(self.channels.groups, plan.removed), self.channels.frozen)
+        return Analysis(left, self.state)
 
     def plan(self, config: PruneConfig, curves: Mapping[int, Curve] | None = None) -> PrunePlan:
         """Decide which channels go.
@@ -141,7 +152,7 @@ class Analysis:
         widths = choose_widths(self.state, config, curves)
         groups = tuple(
             PrunedGroup(group.layers, group.channels, width, round(width / group.channels, 4))
-            for group, width in zip(self.groups, widths, strict=True)
+            for group, width in zip(self.channels.groups, widths, strict=True)
         )
         removed = tuple(tuple(weakest(*of_group)) for of_group in zip(self.state.strengths, widths, strict=True))
         cost, before = self.state.cost, self.state.present
@@ -150,6 +161,7 @@ class Analysis:
             removed,
             (cost.measure("params", before), cost.measure("params", widths)),
             (cost.measure("macs", before), cost.measure("macs", widths)),
+            self.channels.frozen,
         )
 
     def carry_out(self, net: N, plan: PrunePlan, frames: Frames | None = None) -> N:
@@ -159,8 +171,9 @@ class Analysis:
             ConfigError: The pruned network does not run.
             VerificationError: It gives something else than the unpruned one with zeros for what was removed.
         """
-        small = remove_channels(net, self.groups, plan.removed)
-        check_removal(net, small, self.groups, plan.removed, (frames or Frames.of(net)).traced)
+        groups = self.channels.groups
+        small = remove_channels(net, groups, plan.removed)
+        check_removal(net, small, groups, plan.removed, Proof((frames or Frames.of(net)).traced))
         return small
 
 
@@ -173,8 +186,8 @@ def prune_network(
     """Remove the weakest channels of any network in one go, without a scan and without fine-tuning.
 
     Args:
-        net: A float network from (1, 3, H, W) to one picture or several; it is left as it is. A network whose layers
-            run several times in one pass offers ``forward_once`` (see ``compress/groups.py``).
+        net: A float network from (1, 3, H, W) to one picture or several; it is left as it is. Where it has a
+            ``forward_once``, channels are followed through that.
         config: Budget, importance and scope.
         batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1], for the importance ``taylor``.
         frames: Sizes of frames that the network takes.
@@ -183,7 +196,7 @@ def prune_network(
         A pruned copy, whose layers have fewer channels and are the same otherwise, and what was done.
 
     Raises:
-        ConfigError: The budget cannot be met, or channels cannot be followed through the network.
+        ConfigError: The budget cannot be met, or no channels can be removed.
         DeblurDeployError: The network gives NaN on a batch.
     """
     analysis = Analysis.of(net, config, batches, frames=frames)

@@ -6,7 +6,6 @@ budget up among the groups, by a scan of ``sensitivity`` if asked to, and ``remo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,18 +73,22 @@ def prune(
     curves = scanned.curves() if scanned else None
     first.plan(config, curves)  # a budget that is out of reach is refused before any fine-tuning
     rounds: list[Round] = []
+    left: Analysis | None = None
     for number in range(config.rounds):
         part = _of_round(config, number)
-        if number:
-            analysis = _analyse(net, part, first.state.original)
+        if left is not None:
+            analysis = _analyse(net, part, left)
         plan = analysis.plan(part, curves)
+        left = analysis.after(plan)
         net = _rebuilt(analysis.carry_out(net, plan))
         done, quality = _tune(net, teacher, part, _counting_on(on_step, config, number))
         rounds.append(done)
     figures: dict[str, Any] = {
         **{name: getattr(rounds[-1], name) for name in ("params", "gmacs")},
         "groups": [vars(group) for group in _kept(first, plan)],
+        "frozen": [vars(part) for part in first.channels.frozen],
         **quality,
+        "psnr_original_db": evaluate_network(teacher, evaluation_pairs(config.tuning)),
         **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "loss")},
         "seconds": sum(done.seconds for done in rounds),
         "rounds": [vars(done) for done in rounds],
@@ -136,18 +139,18 @@ def _load_float(source: Artifact) -> Generator:
     return load_network(source)
 
 
-def _analyse(net: Generator, config: PruneConfig, original: Sequence[int] | None = None) -> Analysis:
+def _analyse(net: Generator, config: PruneConfig, before: Analysis | None = None) -> Analysis:
     """The network's groups and their strengths, on crops of the tuning set where these are needed."""
     if config.importance != "taylor":
-        return Analysis.of(net, config, original=original)
+        return Analysis.of(net, config, before=before)
     fit = fitting_crops(replace(config.tuning.fit, steps=_TAYLOR_BATCHES), net)
     batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.blur, workers=0)
-    return Analysis.of(net, config, batches, original)
+    return Analysis.of(net, config, batches, before)
 
 
 def _scan(net: Generator, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:
     pairs = scan_pairs(evaluation_pairs(config.tuning), config.scan_images, config.scan_size)
-    return scan_network(net, analysis.groups, analysis.state, pairs, on_scan)
+    return scan_network(net, analysis.channels.groups, analysis.state, pairs, on_scan)
 
 
 def _rebuilt(shrunk: Generator) -> Generator:
@@ -202,5 +205,5 @@ def _kept(first: Analysis, last: PrunePlan) -> list[PrunedGroup]:
     """Every group of the unpruned network, and what is left of it after the last round."""
     return [
         PrunedGroup(group.layers, group.channels, left.after, round(left.after / group.channels, 4))
-        for group, left in zip(first.groups, last.groups, strict=True)
+        for group, left in zip(first.channels.groups, last.groups, strict=True)
     ]

@@ -157,8 +157,7 @@ def calibration_frames(config: QatConfig) -> list[NDArray[np.float32]]:
     photos = tuning_photos(config.tuning)[: config.calibration_images]
     expose = blur_function(config.tuning.blur)
     shaken = (
-        expose(photo, np.random.default_rng([config.tuning.fit.seed, index]))
-        for index, photo in enumerate(photos)
+        expose(photo, np.random.default_rng([config.tuning.fit.seed, index])) for index, photo in enumerate(photos)
     )
     return [to_batch(pair.blurred) for pair in shaken]
 

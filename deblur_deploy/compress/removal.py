@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame
-from deblur_deploy.compress.layers import Side, channel_tensors, keep_channels
-from deblur_deploy.compress.operations import outputs_of
+from deblur_deploy.compress.follow import Follower, arrays_of
+from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame, plain_attention
+from deblur_deploy.compress.operations import RULES, outputs_of
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.conv_norm import drop_channel_counts
+from deblur_deploy.network.widths import set_arrays
 
 N = TypeVar("N", bound=nn.Module)
 Removed = Sequence[Sequence[int]]
@@ -45,30 +48,58 @@ def remove_channels(net: N, groups: Sequence[ChannelGroup], removed: Removed) ->
         removed: For every group, the channels that go.
     """
     small = copy.deepcopy(net)
+    arrays = arrays_of(small)
+    smaller: dict[str, Tensor] = {}
+    for (name, axis), places in _places(groups, removed).items():
+        tensor = smaller.get(name, arrays[name].detach())
+        kept = [place for place in range(tensor.shape[axis]) if place not in places]
+        smaller[name] = tensor.index_select(axis, torch.tensor(kept, device=tensor.device)).contiguous()
     drop_channel_counts(small)
-    for (name, side), places in _places(groups, removed).items():
-        layer = small.get_submodule(name)
-        _, tensor, axis = channel_tensors(layer, side)[0]
-        keep_channels(layer, side, [place for place in range(tensor.shape[axis]) if place not in places])
+    set_arrays(small, smaller)
     return small
 
 
 def zero_channels(net: N, groups: Sequence[ChannelGroup], removed: Removed) -> N:
     """A copy of a network with zeros for every weight that makes or reads some of its channels."""
     masked = copy.deepcopy(net)
+    arrays = arrays_of(masked)
     with torch.no_grad():
-        for (name, side), places in _places(groups, removed).items():
-            for _, tensor, axis in channel_tensors(masked.get_submodule(name), side):
-                tensor.index_fill_(axis, torch.tensor(sorted(places), device=tensor.device), 0)
+        for (name, axis), places in _places(groups, removed).items():
+            arrays[name].index_fill_(axis, torch.tensor(sorted(places), device=arrays[name].device), 0)
     return masked
 
 
+@dataclass(frozen=True)
+class Proof:
+    """How a pruned network is held against the unpruned one.
+
+    Args:
+        traced: Size of the frame that both are run on.
+        exactly: Compare in double precision where the network's code can do that, which takes longer.
+    """
+
+    traced: Resolution = TRACED
+    exactly: bool = True
+
+
 def check_removal(
-    net: nn.Module, small: nn.Module, groups: Sequence[ChannelGroup], removed: Removed, traced: Resolution = TRACED
+    net: nn.Module,
+    small: nn.Module,
+    groups: Sequence[ChannelGroup],
+    removed: Removed,
+    proof: Proof = Proof(),
 ) -> None:
     """Hold a pruned network against the unpruned one with zeros in the place of what was removed.
 
-    The comparison is by a plain call, so it also covers what ``forward_once`` leaves out.
+    Statistics over channels are taken over those that stay. The comparison is by a plain call, so it also covers what
+    ``forward_once`` leaves out.
+
+    Args:
+        net: The unpruned network.
+        small: The pruned one.
+        groups: All groups of the unpruned network or some of them.
+        removed: For every group, the channels that went.
+        proof: How they are compared.
 
     Raises:
         ConfigError: The pruned network does not run: something ties channels that no operation shows.
@@ -76,41 +107,57 @@ def check_removal(
     """
     layers = ", ".join(group.layers[0] for group, channels in zip(groups, removed, strict=True) if channels)
     masked = zero_channels(net, groups, removed)
-    frame = example_frame(traced, next((parameter.device for parameter in net.parameters()), None))
-    wanted, tolerance = _exact_outputs(masked, frame)
+    frame = example_frame(proof.traced, next((parameter.device for parameter in net.parameters()), None))
+    wanted, tolerance = _masked_outputs(masked, _places(groups, removed), frame, proof.exactly)
     dtype = wanted[0].dtype
     try:
         with torch.no_grad():
             got = outputs_of(copy.deepcopy(small).to(dtype).eval()(frame.to(dtype)))
-    except RuntimeError as err:
+    except _REFUSALS as err:
         raise ConfigError(
-            f"without channels of {layers} the network does not run: {str(err).splitlines()[0]}",
-            hint="these layers meet the picture itself, or one that the traced pass leaves out",
+            f"without channels of {layers} the network does not run: {first_line(err)}",
+            hint="these layers meet the picture itself, or numbers of channels that stand in the code",
         ) from err
     for one, other in zip(wanted, got, strict=True):
-        error = float((one - other).abs().max()) / max(1.0, float(one.abs().max()))
-        if error > tolerance:
+        apart = one.shape != other.shape
+        error = float("inf") if apart else float((one - other).abs().max()) / max(1.0, float(one.abs().max()))
+        if not error <= tolerance:
             raise VerificationError(
                 f"without channels of {layers} the network's output is {error:.3g} from that with zeros in their place",
                 hint="these layers are tied to others in a way that the traced pass does not show",
             )
 
 
-def _exact_outputs(net: nn.Module, frame: Tensor) -> tuple[list[Tensor], float]:
-    """A network's pictures in double precision where its code can do that, else in single; and the tolerance there."""
-    net.eval()
-    with torch.no_grad():
-        try:
-            return outputs_of(copy.deepcopy(net).double()(frame.double())), TOLERANCE_DOUBLE
-        except RuntimeError:  # such as a constant that the network's code makes in single precision
-            return outputs_of(net(frame)), TOLERANCE
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, ArithmeticError)
+"""What a network's own code raises on channels that it has not expected."""
 
 
-def _places(groups: Sequence[ChannelGroup], removed: Removed) -> dict[tuple[str, Side], set[int]]:
-    """What goes, by layer and side."""
-    places: dict[tuple[str, Side], set[int]] = defaultdict(set)
+def first_line(err: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(err).splitlines()), type(err).__name__)
+
+
+def _masked_outputs(
+    masked: nn.Module, removed: Mapping[tuple[str, int], set[int]], frame: Tensor, exactly: bool
+) -> tuple[list[Tensor], float]:
+    """A network's pictures in double precision where that is wanted and possible, and the tolerance for them."""
+    masked.eval()
+    if exactly:
+        with contextlib.suppress(RuntimeError):  # such as a constant that the network's code makes in single precision
+            return _followed(copy.deepcopy(masked).double(), removed, frame.double()), TOLERANCE_DOUBLE
+    return _followed(masked, removed, frame), TOLERANCE
+
+
+def _followed(net: nn.Module, removed: Mapping[tuple[str, int], set[int]], frame: Tensor) -> list[Tensor]:
+    with torch.no_grad(), plain_attention(), Follower(net, RULES, removed):
+        return outputs_of(net(frame))
+
+
+def _places(groups: Sequence[ChannelGroup], removed: Removed) -> dict[tuple[str, int], set[int]]:
+    """What goes, by array and axis."""
+    places: dict[tuple[str, int], set[int]] = defaultdict(set)
     for group, channels in zip(groups, removed, strict=True):
         for member in group.members:
             if channels:
-                places[member.layer, member.side].update(*(member.places[channel] for channel in channels))
+                places[member.array, member.axis].update(*(member.places[channel] for channel in channels))
     return places

@@ -6,22 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from deblur_deploy.compress.groups import ChannelGroup
-from deblur_deploy.compress.layers import Side, channel_tensors
 from deblur_deploy.config import Budget
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION, count_macs
-
-_SIDES: tuple[Side, Side] = ("out", "in")
 
 
 class WidthCost:
     """Channels, multiply-accumulates and parameters of a network for any number of channels in each group.
 
     Every weight of a layer takes part in equally many multiply-accumulates, so a layer's are in proportion to its
-    weights.
+    weights. Those without weights, as in an attention, are taken to stay.
 
     Args:
         net: The network at its present widths.
@@ -32,68 +29,64 @@ class WidthCost:
     def __init__(
         self, net: nn.Module, groups: Sequence[ChannelGroup], resolution: Resolution = REFERENCE_RESOLUTION
     ) -> None:
-        names = dict.fromkeys(member.layer for group in groups for member in group.members)
-        macs = _own_macs(count_macs(net, resolution), list(names))
-        self._layers = [_LayerCost.of(net.get_submodule(name), name, groups, macs[name]) for name in names]
+        arrays = dict(net.named_parameters())
+        touched = [name for name in arrays if any(member.array == name for group in groups for member in group.members)]
+        macs = _own_macs(count_macs(net, resolution), arrays)
+        self._arrays = [_ArrayCost.of(name, arrays[name], groups, macs.get(name, 0)) for name in touched]
         self.channels = [group.channels for group in groups]
-        self._other_macs = macs[""] - sum(layer.macs for layer in self._layers)
-        ours = sum(layer.at(self.channels)[1] for layer in self._layers)
-        self._other_params = sum(parameter.numel() for parameter in net.parameters()) - ours
+        self._other_macs = macs[""] - sum(array.macs for array in self._arrays)
+        self._other_params = sum(tensor.numel() for tensor in arrays.values()) - self._of_arrays(self.channels)
+
+    def _of_arrays(self, widths: Sequence[int]) -> int:
+        return sum(array.entries_at(widths) for array in self._arrays)
 
     def measure(self, kind: Budget, widths: Sequence[int]) -> int:
         """What the groups' channels sum to, or what the whole network costs, at these widths."""
         if kind == "keep":
             return sum(widths)
         if kind == "macs":
-            return self._other_macs + sum(layer.at(widths)[0] for layer in self._layers)
-        return self._other_params + sum(layer.at(widths)[1] for layer in self._layers)
+            return self._other_macs + sum(array.macs_at(widths) for array in self._arrays)
+        return self._other_params + self._of_arrays(widths)
 
 
-def _own_macs(counted: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
-    """Multiply-accumulates of layers without those inside them: a deformable one holds the one for its offsets."""
-    own = {name: counted.get(name, 0) for name in names}
-    for name in names:
-        own[name] -= sum(counted.get(other, 0) for other in names if other.startswith(f"{name}."))
-    return {**own, "": counted[""]}
+def _own_macs(counted: Mapping[str, int], arrays: Mapping[str, Tensor]) -> dict[str, int]:
+    """Multiply-accumulates by the array that takes part in them: the largest of each layer that has any of its own."""
+    owners: dict[str, list[str]] = {}
+    for name in arrays:
+        owners.setdefault(name.rpartition(".")[0], []).append(name)
+    own = {"": counted[""]}
+    for layer, names in owners.items():
+        inner = sum(counted.get(other, 0) for other in owners if other.startswith(f"{layer}.") and layer)
+        if layer and counted.get(layer, 0) > inner:
+            own[max(names, key=lambda name: arrays[name].numel())] = counted[layer] - inner
+    return own
 
 
 @dataclass(frozen=True)
-class _LayerCost:
-    """One layer: its tensors as (entries, sides), the size of each side, and how often each group is in it."""
+class _ArrayCost:
+    """One array: its shape, the multiply-accumulates it takes part in, and how often each group is in each axis."""
 
-    tensors: tuple[tuple[int, tuple[Side, ...]], ...]
-    sizes: Mapping[Side, int]
-    groups: Mapping[Side, tuple[tuple[int, int, int], ...]]
+    shape: tuple[int, ...]
+    groups: tuple[tuple[int, int, int, int], ...]
     macs: int
 
     @classmethod
-    def of(cls, layer: nn.Module, name: str, groups: Sequence[ChannelGroup], macs: int) -> _LayerCost:
-        found = {side: channel_tensors(layer, side) for side in _SIDES}
-        own = dict(layer.named_parameters(recurse=False))
-        tensors = tuple(
-            (tensor.numel(), tuple(side for side in _SIDES if any(own_name == other for other, *_ in found[side])))
-            for own_name, tensor in own.items()
+    def of(cls, name: str, tensor: Tensor, groups: Sequence[ChannelGroup], macs: int) -> _ArrayCost:
+        reach = tuple(
+            (member.axis, index, group.channels, len(member.places[0]))
+            for index, group in enumerate(groups)
+            for member in group.members
+            if member.array == name
         )
-        reach = {
-            side: tuple(
-                (index, group.channels, len(member.places[0]))
-                for index, group in enumerate(groups)
-                for member in group.members
-                if (member.layer, member.side) == (name, side)
-            )
-            for side in _SIDES
-        }
-        sizes = {side: found[side][0][1].shape[found[side][0][2]] for side in _SIDES if found[side]}
-        return cls(tensors, sizes, reach, macs)
+        return cls(tuple(tensor.shape), reach, macs)
 
-    def at(self, widths: Sequence[int]) -> tuple[int, int]:
-        """Multiply-accumulates and parameters; the first tensor of a layer is its weight."""
-        left = {
-            side: size - sum(often * (channels - widths[index]) for index, channels, often in self.groups[side])
-            for side, size in self.sizes.items()
-        }
-        entries = [
-            count // math.prod(self.sizes[side] for side in sides) * math.prod(left[side] for side in sides)
-            for count, sides in self.tensors
-        ]
-        return self.macs * entries[0] // self.tensors[0][0], sum(entries)
+    def entries_at(self, widths: Sequence[int]) -> int:
+        """Entries that are left at these widths of the groups."""
+        left = list(self.shape)
+        for axis, index, channels, often in self.groups:
+            left[axis] -= often * (channels - widths[index])
+        return math.prod(left)
+
+    def macs_at(self, widths: Sequence[int]) -> int:
+        """Multiply-accumulates that are left: every entry takes part in equally many."""
+        return self.macs * self.entries_at(widths) // math.prod(self.shape)

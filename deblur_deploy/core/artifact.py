@@ -35,7 +35,6 @@ _MAX_MANIFEST_BYTES = 16_000_000
 _LIBRARIES = (
     "deblur-deploy",
     "torch",
-    "torch-pruning",
     "nvidia-modelopt",
     "onnx",
     "onnxscript",

@@ -1,11 +1,11 @@
-"""The table of architectures: what a network is made of, how its config is read off weights, how it is recognised."""
+"""Architectures with their code: how a network is built, and its config and weights read off a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,17 +13,10 @@ from torch import Tensor
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network import spandrel_network
 from deblur_deploy.network.conv_norm import Norm
-from deblur_deploy.network.deblurgan_v2 import (
-    DeblurGANv2,
-    DeblurGANv2Config,
-    DeblurGANv2Inception,
-    DeblurGANv2MobileNet,
-)
 from deblur_deploy.network.generator import Generator
-from deblur_deploy.network.mimo_unet import MIMOUNet, MIMOUNetConfig, MIMOUNetPlus
 from deblur_deploy.network.own_network import PREFIX, OwnConfig, OwnNetwork, read_own_config
-from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.network.srn_cvpr18 import SRNCVPR18, SRNCVPR18Config, Variant
+from deblur_deploy.network.srn_cvpr18 import Variant
+from deblur_deploy.network.table import ARCHITECTURES, SPANDREL, Option, known_names, load_object, most_telling
 from deblur_deploy.network.widths import Shapes
 
 
@@ -47,9 +40,9 @@ class ImportOptions:
 Weights = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One row of the table.
+    """A network whose code is loaded.
 
     Args:
         title: Its name in a sentence, with the article.
@@ -57,7 +50,6 @@ class Architecture:
         build: Makes an untrained network of a config.
         read_config: Reads the config off the shapes of its arrays; KeyError names an array that is missing.
         example: Makes some network of it, whose arrays have the usual names.
-        telling: Names of arrays by which a checkpoint is recognised.
         options: Names of the import options that it takes.
         from_published: Maps a published checkpoint's weights to the network's.
         tensorflow: Whether its published checkpoint is TensorFlow's.
@@ -68,59 +60,15 @@ class Architecture:
     build: Callable[[Any], Generator]
     read_config: Callable[[Shapes], Any]
     example: Callable[[], Generator]
-    telling: tuple[str, ...] = ()
-    options: frozenset[Literal["variant", "norm", "multiple_of"]] = frozenset()
+    options: frozenset[Option] = frozenset()
     from_published: Callable[[Weights, ImportOptions], Weights] = lambda weights, _: weights
     tensorflow: bool = False
 
 
-def _deblurgan(network: type[DeblurGANv2], telling: str) -> Architecture:
-    return Architecture(
-        f"a {network.arch}",
-        DeblurGANv2Config,
-        network,
-        network.read_config,
-        network,
-        (telling, "fpn.td1.0.weight"),
-        frozenset({"norm"}),
-        lambda weights, options: network.from_published(weights, options.norm or "image"),
-    )
-
-
-def _mimo_unet(network: type[MIMOUNet], *telling: str) -> Architecture:
-    named = ("feat_extract.0.main.0.weight", "AFFs.0.conv.0.main.0.weight", *telling)
-    return Architecture(f"a {network.arch}", MIMOUNetConfig, network, network.read_config, network, named)
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "srn": Architecture(
-        "an SRN",
-        SRNConfig,
-        SRN,
-        SRNConfig.from_shapes,
-        lambda: SRN(SRNConfig.from_base(8)),
-        ("levels.0.enter.weight", "pyramid.lateral.0.weight"),
-    ),
-    "srn-cvpr18": Architecture(
-        "an srn-cvpr18",
-        SRNCVPR18Config,
-        SRNCVPR18,
-        SRNCVPR18.read_config,
-        SRNCVPR18,
-        ("encoder.0.enter.weight", "bottom.0.conv1.weight"),
-        frozenset({"variant"}),
-        tensorflow=True,
-    ),
-    "mimo-unet": _mimo_unet(MIMOUNet),
-    "mimo-unet-plus": _mimo_unet(MIMOUNetPlus, "Encoder.0.layers.19.main.0.main.0.weight"),
-    "deblurgan-v2-mobilenet": _deblurgan(DeblurGANv2MobileNet, "fpn.features.0.0.weight"),
-    "deblurgan-v2-inception": _deblurgan(DeblurGANv2Inception, "fpn.inception.conv2d_1a.conv.weight"),
-}
-
 _UNSUPPORTED = {
     "the PyTorch port of SRN by iwtw": ("inblock.conv.0.weight", "outblock.conv.0.weight"),
     "the PyTorch port of SRN in SimDeblur": ("in_block.in_conv.weight", "out_block.out_conv.weight"),
-    "NAFNet": ("intro.weight", "ending.weight"),
+    "a relative of NAFNet": ("intro.weight", "ending.weight"),
     "Restormer": ("patch_embed.proj.weight", "encoder_level1.0.norm1.body.weight"),
     "DeblurGAN": ("model.1.weight", "model.10.conv_block.1.weight"),
 }
@@ -139,35 +87,46 @@ def find_architecture(name: str, multiple_of: int | None = None) -> Architecture
     """
     if ":" in name:
         return _own(name, multiple_of or 1)
-    if name == spandrel_network.NAME:
+    if name == SPANDREL:
         return _SPANDREL
     if name not in ARCHITECTURES:
-        known = ", ".join((*ARCHITECTURES, spandrel_network.NAME))
         raise ConfigError(
-            f"architecture {name!r} is unknown", hint=f"--arch takes {known}, or package.module:factory for your own"
+            f"architecture {name!r} is unknown",
+            hint=f"--arch takes {known_names()}, or package.module:factory for your own",
         )
-    return ARCHITECTURES[name]
+    row = ARCHITECTURES[name]
+    network: type[Generator] = load_object(row.network)
+    return Architecture(
+        title=row.title,
+        config=load_object(row.config),
+        build=network,
+        read_config=network.read_config,
+        example=network.example,
+        options=row.options,
+        from_published=lambda weights, options: network.from_published(weights, options.norm),
+        tensorflow=row.tensorflow,
+    )
 
 
 def _own(factory: str, multiple_of: int) -> Architecture:
     return Architecture(
-        f"a {factory}",
-        OwnConfig,
-        partial(OwnNetwork, factory),
-        partial(read_own_config, factory, multiple_of),
-        lambda: OwnNetwork(factory, OwnConfig(multiple_of)),
+        title=f"a {factory}",
+        config=OwnConfig,
+        build=partial(OwnNetwork, factory),
+        read_config=partial(read_own_config, factory, multiple_of),
+        example=lambda: OwnNetwork(factory, OwnConfig(multiple_of)),
         options=frozenset({"multiple_of"}),
         from_published=lambda weights, _: {f"{PREFIX}{name}": tensor for name, tensor in weights.items()},
     )
 
 
 _SPANDREL = Architecture(
-    "a network that spandrel knows",
-    spandrel_network.SpandrelConfig,
-    spandrel_network.SpandrelNetwork,
-    spandrel_network.read_spandrel_config,
+    title="a network that spandrel knows",
+    config=spandrel_network.SpandrelConfig,
+    build=spandrel_network.SpandrelNetwork,
+    read_config=spandrel_network.read_spandrel_config,
     # Only the arrays of a checkpoint say which of its networks it is, so there is no typical one.
-    lambda: spandrel_network.SpandrelNetwork(spandrel_network.SpandrelConfig("", {})),
+    example=lambda: spandrel_network.SpandrelNetwork(spandrel_network.SpandrelConfig("", {})),
     from_published=lambda weights, _: spandrel_network.detect(weights),
 )
 
@@ -180,20 +139,9 @@ def read_config(net: Generator) -> Any:
     return find_architecture(net.arch).read_config(shapes)
 
 
-def recognise(names: Collection[str]) -> str | None:
-    """The architecture in the table that arrays of these names are of, or None."""
-    return _most_telling(names, {name: row.telling for name, row in ARCHITECTURES.items()})
-
-
 def recognise_unsupported(names: Collection[str]) -> str | None:
     """A network known by name only whose arrays these are, or None."""
-    return _most_telling(names, _UNSUPPORTED)
-
-
-def _most_telling(names: Collection[str], table: Mapping[str, tuple[str, ...]]) -> str | None:
-    """The entry all of whose telling names are there; of several, the one with most of them."""
-    fitting = [entry for entry, telling in table.items() if telling and all(name in names for name in telling)]
-    return max(fitting, key=lambda entry: len(table[entry]), default=None)
+    return most_telling(names, _UNSUPPORTED)
 
 
 def example_names(architecture: Architecture) -> set[str]:

@@ -19,28 +19,31 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.tables import from_table
 from deblur_deploy.network.architectures import (
-    ARCHITECTURES,
     Architecture,
     ImportOptions,
     example_names,
     find_architecture,
     read_config,
-    recognise,
     recognise_unsupported,
 )
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, read_ranges
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
+from deblur_deploy.network.table import ARCHITECTURES, recognise
 from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
-from deblur_deploy.network.weights_file import FoundWeights, read_safetensors, read_weights, require_finite, some
+from deblur_deploy.network.weights_file import (
+    TORCH_SUFFIXES,
+    FoundWeights,
+    read_safetensors,
+    read_weights,
+    require_finite,
+    some,
+)
 
 __all__ = ["build_network", "import_checkpoint", "load_network", "read_checkpoint", "save_network", "spec_of"]
 
 WEIGHTS_FILE = "weights.safetensors"
-
-_TORCH_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".pkl", ".h5", ".ckpt", ".bin"})
-"""Files that are PyTorch's also for an architecture whose published checkpoint is TensorFlow's."""
 
 _BLOCK_KEY = re.compile(r"levels\.[012]\.blocks\.\d+\.conv[12]\.(weight|bias)")
 """Names of residual blocks, of which a network may have any number."""
@@ -204,9 +207,11 @@ def _check_options(options: ImportOptions, arch: str, architecture: Architecture
 
 def _read(path: Path, architecture: Architecture, options: ImportOptions) -> FoundWeights:
     """The weights in a file of either framework."""
-    if architecture.tensorflow and path.suffix not in _TORCH_SUFFIXES:
+    # Files of these names are PyTorch's also for an architecture whose published checkpoint is TensorFlow's.
+    of_torch = path.suffix in TORCH_SUFFIXES or path.is_dir()
+    if architecture.tensorflow and not of_torch:
         return FoundWeights(_read_tensorflow(path), None)
-    if path.suffix not in _TORCH_SUFFIXES and is_tensorflow_checkpoint(path):
+    if not of_torch and is_tensorflow_checkpoint(path):
         known = ", ".join(name for name, row in ARCHITECTURES.items() if row.tensorflow)
         raise ArtifactError(
             f"{path} is a TensorFlow checkpoint, and {architecture.title} checkpoint is not: it looks like {known}",

@@ -178,10 +178,14 @@ class DeblurGANv2(Generator):
         return DeblurGANv2Config(norm, changed_widths(published, shapes))
 
     @classmethod
-    def from_published(cls, weights: Mapping[str, Tensor], norm: Norm) -> dict[str, Tensor]:
+    def from_published(cls, weights: Mapping[str, Tensor], norm: Norm | None = None) -> dict[str, Tensor]:
         """The state_dict that a published checkpoint stands for.
 
         The encoder is in these files twice, by its own names and by those of the pyramid's stages.
+
+        Args:
+            weights: The checkpoint's.
+            norm: How its backbone is to be normalised; by each picture's own statistics unless told otherwise.
 
         Raises:
             KeyError: Something that folding needs is missing; the exception names it.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +37,34 @@ class Generator(nn.Module, ABC):
         height, width = blurred.shape[-2:]
         estimates = self.forward_scales(pad_to_multiple(blurred, self.multiple_of, self.smallest_side))
         return estimates[-1][..., :height, :width]
+
+    @classmethod
+    def example(cls) -> Self:
+        """Some network of this kind, whose arrays have the usual names."""
+        return cls()
+
+    @classmethod
+    def read_config(cls, shapes: Mapping[str, Sequence[int]]) -> Any:
+        """The config of the network whose arrays have these shapes; networks that are known by name bring their own.
+
+        Raises:
+            KeyError: An array that every such network has is missing; the exception names it.
+        """
+        raise NotImplementedError(f"{cls.__name__} cannot be told by its arrays alone")
+
+    @classmethod
+    def from_published(
+        cls,
+        weights: Mapping[str, Tensor],
+        norm: Literal["image", "folded"] | None = None,
+    ) -> Mapping[str, Tensor]:
+        """A published checkpoint's weights by the names of this network: as they are, unless it says otherwise.
+
+        Args:
+            weights: The checkpoint's.
+            norm: How a network is to be normalised that can be in two ways (see ``conv_norm.py``).
+        """
+        return weights
 
     @abstractmethod
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:

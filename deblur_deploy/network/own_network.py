@@ -74,6 +74,11 @@ class OwnNetwork(Generator):
         """
         return pictures_of(self.net(blurred), blurred, self.arch)
 
+    def forward_once(self, image: Tensor) -> Tensor:
+        """The module's own pass for tools that follow channels, where it brings one."""
+        own = getattr(self.net, "forward_once", None)
+        return super().forward_once(image) if own is None else own(image)
+
     def config_at(self, shapes: Shapes) -> OwnConfig:
         """The config of this network with arrays of these shapes."""
         return read_own_config(self.arch, self.multiple_of, shapes)

@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.own_network import pictures_of
+from deblur_deploy.network.table import SPANDREL
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
-
-NAME = "spandrel"
-"""What ``--arch`` calls all of them."""
 
 PREFIX = "net."
 """What stands before the names of the network's own arrays."""
@@ -58,7 +56,7 @@ class SpandrelNetwork(Generator):
         config: Which one.
     """
 
-    arch = NAME
+    arch = SPANDREL
 
     def __init__(self, config: SpandrelConfig) -> None:
         super().__init__()
@@ -155,7 +153,7 @@ def _spandrel() -> ModuleType:
         import spandrel
     except (ImportError, RuntimeError) as err:  # torchvision of another build than torch ends in a RuntimeError
         raise MissingDependencyError(
-            f"--arch {NAME} needs spandrel and a torchvision that fits torch: {err}",
+            f"--arch {SPANDREL} needs spandrel and a torchvision that fits torch: {err}",
             hint="pip install 'deblur-deploy[zoo]'",
         ) from err
     return spandrel  # type: ignore[no-any-return]

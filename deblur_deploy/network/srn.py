@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -286,6 +287,16 @@ class SRN(Generator):
         if self.config.stem > 1:
             residual = F.pixel_shuffle(residual, self.config.stem)
         return image + residual  # type: ignore[no-any-return]
+
+    @classmethod
+    def example(cls) -> Self:
+        """A narrow one."""
+        return cls(SRNConfig.from_base(8))
+
+    @classmethod
+    def read_config(cls, shapes: Mapping[str, Sequence[int]]) -> SRNConfig:
+        """Widths and depths of the network whose arrays have these shapes (see :meth:`SRNConfig.from_shapes`)."""
+        return SRNConfig.from_shapes(shapes)
 
     def forward_once(self, image: Tensor) -> Tensor:
         """One scale in which every layer runs exactly once, for tools that trace which channels depend on which.

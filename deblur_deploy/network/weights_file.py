@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -25,6 +26,11 @@ _WRAPPERS = ("state_dict", "params", "model", "generator")
 _AVERAGE_PREFIXES = ("generator_ema.", "model_ema.", "ema.")
 _PREFIXES = ("module.", "generator.", "net_g.", "_orig_mod.")
 """What stands before the names of both in one flat dictionary."""
+
+TORCH_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".pkl", ".h5", ".ckpt", ".bin"})
+"""How files with weights of PyTorch are called."""
+
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 _DEEPEST_WRAPPING = 8
 """Wrappers within wrappers that are looked into; a dictionary may hold itself."""
@@ -72,13 +78,16 @@ def read_weights(path: Path, unsafe_pickle: bool = False) -> FoundWeights:
     Of weights and their moving average the average is taken: it is what was evaluated and published.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save`` of any name.
+        path: ``.safetensors``, a file of ``torch.save`` of any name, or a folder of such files whose arrays go by the
+            file's name: ``weight`` of ``encoder.pth`` is ``encoder.weight``.
         unsafe_pickle: Read a file that holds more than weights too. Whatever code the file names is run.
 
     Raises:
         ArtifactError: The file is missing, damaged, needs unpickling of objects, holds no state_dict, or has weights
             that are NaN, empty, or no plain array of numbers.
     """
+    if path.is_dir():
+        return _read_folder(path, unsafe_pickle)
     loaded = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, unsafe_pickle)
     state, taken = _unwrapped(loaded)
     if not state:
@@ -93,6 +102,31 @@ def read_weights(path: Path, unsafe_pickle: bool = False) -> FoundWeights:
     weights = {name: tensor.float() for name, tensor in state.items()}
     require_finite(weights, path)
     return FoundWeights(weights, prefix or taken)
+
+
+def _read_folder(folder: Path, unsafe_pickle: bool) -> FoundWeights:
+    """One network out of several files, such as the encoder and the decoder of a network that were saved apart.
+
+    The arrays of each file go by its name: ``weight`` of ``encoder.pth`` is ``encoder.weight``. Numbered shards of one
+    set of weights (``model-00001-of-00002.safetensors``) are put together as they are.
+
+    Raises:
+        ArtifactError: No file in it holds weights, or one is damaged.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES)
+    if not files:
+        raise ArtifactError(
+            f"the folder {folder} holds no weights: nothing in it ends in {', '.join(sorted(TORCH_SUFFIXES))}",
+            hint="give the checkpoint itself, or the folder of the files that make it up",
+        )
+    found = {path: read_weights(path, unsafe_pickle) for path in files}
+    if len(files) == 1 or all(_SHARD.search(path.stem) for path in files):
+        tensors = {name: tensor for weights in found.values() for name, tensor in weights.tensors.items()}
+    else:
+        tensors = {
+            f"{path.stem}.{name}": tensor for path, weights in found.items() for name, tensor in weights.tensors.items()
+        }
+    return FoundWeights(tensors, next((weights.taken for weights in found.values() if weights.taken), None))
 
 
 def require_finite(weights: Mapping[str, Tensor], path: Path) -> None:

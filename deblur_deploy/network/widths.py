@@ -7,6 +7,7 @@ every width, and neither does one that a user brings.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -51,39 +52,71 @@ def apply_widths(net: nn.Module, widths: Shapes) -> None:
     Raises:
         ConfigError: There is no such array.
     """
-    owners: dict[str, nn.Module] = {}
+    fresh = {}
     for name, shape in widths.items():
-        owner_name, _, leaf = name.rpartition(".")
-        try:
-            owner = net.get_submodule(owner_name)
-            tensor = getattr(owner, leaf)
-        except AttributeError as err:
-            raise ConfigError(
-                f"the network has no array {name!r} of another width",
-                hint="weights and manifest belong to different networks; make the artifact again",
-            ) from err
-        fresh = torch.zeros(tuple(shape), dtype=tensor.dtype, device=tensor.device)
-        setattr(owner, leaf, nn.Parameter(fresh) if isinstance(tensor, nn.Parameter) else fresh)
-        owners[owner_name] = owner
+        tensor = array_of(net, name)
+        fresh[name] = torch.zeros(tuple(shape), dtype=tensor.dtype, device=tensor.device)
     if widths:
         drop_channel_counts(net)
-    for owner in owners.values():
-        _settle(owner)
+    for owner in set_arrays(net, fresh):
         if callable(reset := getattr(owner, "reset_parameters", None)):
             reset()
 
 
+def array_of(net: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer by its name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    owner, _, leaf = name.rpartition(".")
+    found = None
+    with contextlib.suppress(AttributeError):
+        found = getattr(net.get_submodule(owner), leaf)
+    if not isinstance(found, Tensor):
+        raise ConfigError(
+            f"the network has no array {name!r} of another width",
+            hint="weights and manifest belong to different networks; make the artifact again",
+        )
+    return found
+
+
+def set_arrays(net: nn.Module, arrays: Mapping[str, Tensor]) -> list[nn.Module]:
+    """Put other arrays, of other widths perhaps, into a network, in place.
+
+    Arrays that were one tensor under several names stay one.
+
+    Args:
+        net: The network.
+        arrays: By name; parameters stay parameters, with gradients where these were wanted.
+
+    Returns:
+        The layers that have them, each once, with their numbers of channels brought up to date.
+    """
+    before = {name: array_of(net, name) for name in arrays}
+    now: dict[int, Tensor] = {}
+    owners: dict[nn.Module, None] = {}
+    for name, fresh in arrays.items():
+        old = before[name]
+        if id(old) not in now:
+            now[id(old)] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+        owner_name, _, leaf = name.rpartition(".")
+        owner = net.get_submodule(owner_name)
+        setattr(owner, leaf, now[id(old)])
+        owners[owner] = None
+    for owner in owners:
+        _settle(owner)
+    return list(owners)
+
+
 def _settle(layer: nn.Module) -> None:
     """Make a layer's own numbers say what its arrays say."""
-    if isinstance(layer, nn.Conv2d):
-        depthwise = layer.groups == layer.in_channels == layer.out_channels
-        layer.out_channels = layer.weight.shape[0]
-        layer.groups = layer.out_channels if depthwise else layer.groups
-        layer.in_channels = layer.weight.shape[1] * layer.groups
-    elif isinstance(layer, nn.ConvTranspose2d):
-        layer.in_channels, layer.out_channels = layer.weight.shape[0], layer.weight.shape[1] * layer.groups
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
+        _settle_convolution(layer)
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = layer.weight.shape[0]
     elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)):
         # One of the two is there, for an array of this layer has changed its width.
         per_channel = cast(Tensor, layer.weight if layer.affine else layer.running_mean)
@@ -92,3 +125,15 @@ def _settle(layer: nn.Module) -> None:
         layer.num_channels = layer.weight.shape[0]
     elif isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = tuple(layer.weight.shape)
+
+
+def _settle_convolution(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Channels and groups by the weight: groups of one input go with it, others keep their number."""
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    first, second = layer.weight.shape[:2]
+    if layer.groups > 1 and layer.groups == layer.in_channels:
+        multiplier = layer.out_channels // layer.in_channels
+        layer.groups = first if transposed else first // multiplier
+    layer.in_channels, layer.out_channels = second * layer.groups, first
+    if transposed:
+        layer.in_channels, layer.out_channels = first, second * layer.groups

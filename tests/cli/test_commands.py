@@ -20,7 +20,7 @@ from deblur_deploy.core.artifact import Step, load_artifact
 from deblur_deploy.core.images import Resolution, load_rgb, save_rgb
 from deblur_deploy.core.sources import find_artifacts
 
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "modelopt", "torch_pruning")
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "modelopt")
 
 ALL_HELP = f"""
 import contextlib, io, json, sys

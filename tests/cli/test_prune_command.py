@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from deblur_deploy.cli.prune_command import short_name
 from deblur_deploy.core.artifact import load_artifact
 
 
@@ -15,11 +16,12 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, made, tmp_path, optio
     outcome = run("prune", made["import"], *options, "--dry-run", "--runs", tmp_path, "--json").done()
 
     answer, kind = outcome.json, {"--macs": "gmacs", "--params": "params"}[options[0]]
-    assert answer.keys() == {"source", "dry_run", "groups", "params", "gmacs"}
+    assert answer.keys() == {"source", "dry_run", "groups", "frozen", "params", "gmacs"}
     assert answer["params"]["before"] == load_artifact(made["import"]).figures["params"]
     assert answer[kind]["after"] <= 0.6 * answer[kind]["before"]
+    assert answer["frozen"] == []
     for group in answer["groups"]:
-        assert f"{', '.join(group['layers'])} " in outcome.err
+        assert f"{short_name(group['layers'])} " in outcome.err
     assert f"{answer['params']['before']:,} → {answer['params']['after']:,}" in outcome.err
     assert list(tmp_path.iterdir()) == []
 

@@ -35,7 +35,7 @@ def test_the_arithmetic_counts_every_multiplication(unet, frames):
     analysis, _ = analysis_of(unet, frames)
     plane = 32 * 32
 
-    assert [group.layers[0] for group in analysis.groups] == ["down1.0", "down2.0", "mix.1", "up", "fuse"]
+    assert [group.layers[0] for group in analysis.channels.groups] == ["down1.0", "down2.0", "mix.1", "up", "fuse"]
     assert analysis.state.cost.measure("keep", [8, 16, 16, 8, 4]) == 52
     assert analysis.state.cost.measure("macs", [8, 16, 16, 8, 4]) == (
         3 * 8 * 9 * plane + (8 * 16 * 9 + 16 * 9 + 16 * 16 + 16 * 8 * 4) * plane // 4 + (16 * 4 * 9 + 4 * 3 * 9) * plane
@@ -73,7 +73,7 @@ def test_under_global_scope_the_strongest_channels_win(unet, frames):
         unet.up.weight[:, 2:] = 1e-3
         unet.fuse.weight[:, 16 + 2 :] = 1e-3
     analysis, config = analysis_of(unet, frames, keep=0.8, scope="global", round_to=2)
-    widths = dict(zip((g.layers[0] for g in analysis.groups), analysis.plan(config).groups, strict=True))
+    widths = dict(zip((g.layers[0] for g in analysis.channels.groups), analysis.plan(config).groups, strict=True))
 
     assert widths["up"].after == 2
     assert sum(group.after for group in widths.values()) <= 0.8 * (16 + 32 + 32 + 24 + 16)

@@ -1,4 +1,4 @@
-"""Groups of channels: what is tied to what in three kinds of networks, and what is refused."""
+"""Groups of channels: what is tied to what in three kinds of networks, what is followed, and what is frozen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from deblur_deploy.compress.groups import find_groups
+from deblur_deploy.compress.plan import Frames, prune_network
+from deblur_deploy.compress.trial import removable_channels
+from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
 
@@ -20,8 +23,18 @@ def group_of(net: nn.Module, layer: str):
 
 
 def sides(group) -> set[tuple[str, str, int]]:
-    """Layer, side, and how many places each channel has there."""
-    return {(member.layer, member.side, len(member.places[0])) for member in group.members}
+    """Layer, side of its weight, and how many places each channel has there."""
+    return {
+        (member.array.removesuffix(".weight"), side_of(member), len(member.places[0]))
+        for member in group.members
+        if member.array.endswith("weight")
+    }
+
+
+def side_of(member) -> str:
+    """Whether an axis of a weight is its outputs or its inputs."""
+    transposed = ".up" in f".{member.array}"
+    return "in" if member.axis == (0 if transposed else 1) else "out"
 
 
 def test_groups_of_the_recurrent_network_come_in_its_order(net):
@@ -45,7 +58,7 @@ def test_the_state_is_tied_to_candidate_gate_and_both_inputs_of_the_gate(net):
         ("recurrent.gate", "in", 2),
         ("pyramid.lateral.2", "in", 1),
     }
-    gate = next(member for member in group.members if member.side == "in" and member.layer == "recurrent.gate")
+    gate = next(member for member in group.members if (member.array, member.axis) == ("recurrent.gate.weight", 1))
     assert gate.places[5] == (5, 96 + 5)
 
 
@@ -55,7 +68,7 @@ def test_a_deformable_layer_is_tied_in_and_out_and_its_offsets_are_not(net):
     assert {("deform.deform", "out", 1), ("deform.deform", "in", 1)} <= sides(group)
     assert ("deform.deform.conv_offset", "in", 1) in sides(group)
     assert not any(
-        (member.layer, member.side) == ("deform.deform.conv_offset", "out")
+        (member.array, member.axis) == ("deform.deform.conv_offset.weight", 0)
         for other in find_groups(net)
         for member in other.members
     )
@@ -83,8 +96,8 @@ def test_concatenated_channels_have_their_own_places(unet):
     skip, up = group_of(unet, "down1.0"), group_of(unet, "up")
 
     assert sides(skip) >= {("down1.1", "out", 1), ("down1.2", "out", 1), ("fuse", "in", 1)}
-    assert next(m for m in skip.members if m.layer == "fuse").places[3] == (3,)
-    assert next(m for m in up.members if m.layer == "fuse").places[3] == (16 + 3,)
+    assert next(m for m in skip.members if m.array == "fuse.weight").places[3] == (3,)
+    assert next(m for m in up.members if m.array == "fuse.weight").places[3] == (16 + 3,)
 
 
 def test_a_depthwise_layer_goes_with_what_it_reads(unet):
@@ -112,16 +125,18 @@ def test_the_network_is_left_as_it_was(unet):
 
 
 class Around(nn.Module):
-    """Two convolutions with something between them."""
+    """Two convolutions with something between them, and two that have nothing to do with it."""
 
-    def __init__(self, between, inner: int = 8) -> None:
+    def __init__(self, between, made: int = 8, inner: int = 8) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.Conv2d(3, made, 3, padding=1)
         self.between = between
         self.last = nn.Conv2d(inner, 3, 3, padding=1)
+        self.aside = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 3, 3, padding=1))
 
     def forward(self, x):
-        return self.last(self.between(self.first(x)))
+        restored = self.last(self.between(self.first(x)))
+        return F.interpolate(restored, x.shape[-2:]) + self.aside(x)
 
 
 class Call(nn.Module):
@@ -133,51 +148,103 @@ class Call(nn.Module):
         return self.function(x)
 
 
-@pytest.mark.parametrize(
-    ("function", "inner", "operation"),
-    [
-        (lambda x: F.pixel_shuffle(x, 2), 2, "PixelShuffle"),
-        (lambda x: x.flatten(1, 2).unflatten(1, (8, 32)), 8, "View"),
-        (lambda x: x.softmax(dim=1), 8, "Softmax"),
-        (lambda x: x.chunk(2, dim=1)[0], 4, "Split"),
-        (lambda x: x - x.mean(dim=1, keepdim=True), 8, "Mean"),
-        (lambda x: x - x.mean(dim=-3, keepdim=True), 8, "Mean"),
-        (lambda x: x[:, 2:6], 4, "Slice"),
-        (lambda x: torch.cat([x, x], dim=2), 8, "Cat"),
-        (lambda x: x.permute(0, 1, 3, 2), 8, "Permute"),
-    ],
-    ids=["pixel shuffle", "view", "softmax", "chunk", "mean", "mean of -3", "slice", "cat of rows", "permute"],
-)
-def test_an_operation_that_moves_channels_is_named_with_the_layer_before_it(function, inner, operation):
-    with pytest.raises(ConfigError, match=rf"operation {operation}\w* \(after first\)") as caught:
-        find_groups(Around(Call(function), inner), SIZE)
-    assert caught.value.hint
+def rows_and_columns(x):
+    """A pixel shuffle as many write it."""
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels // 4, 2, 2, height, width)
+    return x.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels // 4, 2 * height, 2 * width)
+
+
+FOLLOWED = {
+    "pixel shuffle": (lambda x: F.pixel_shuffle(x, 2), 2, 2),
+    "pixel shuffle by view": (rows_and_columns, 2, 2),
+    "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), 32, 8),
+    "gate": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], 4, 4),
+    "chunk": (lambda x: x.chunk(2, dim=1)[0], 4, 4),
+    "half by slice": (lambda x: x[:, x.shape[1] // 2 :], 4, 4),
+    "mean over channels": (lambda x: x - x.mean(dim=1, keepdim=True), 8, 8),
+    "maximum over channels": (lambda x: x * x.amax(dim=-3, keepdim=True), 8, 8),
+    "norm over channels": (lambda x: F.normalize(x, dim=1), 8, 8),
+    "softmax over channels": (lambda x: x.softmax(dim=1), 8, 8),
+    "cat of rows": (lambda x: torch.cat([x, x], dim=2), 8, 8),
+    "halves of rows": (lambda x: torch.cat([x[:, :, :16], x[:, :, 16:].relu()], dim=2), 8, 8),
+    "transposed picture": (lambda x: x.permute(0, 1, 3, 2), 8, 8),
+    "pixels as rows": (lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, (32, 32)), 8, 8),
+    "roll": (lambda x: x.roll((1, 1), (2, 3)), 8, 8),
+    "fft": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x)), 8, 8),
+    "circular": (lambda x: F.pad(x, (1, 1, 1, 1), mode="circular"), 8, 8),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_an_operation_is_followed(name):
+    """What is removed is the same channel on both sides, and the network without it is the network with zeros there."""
+    function, inner, channels = FOLLOWED[name]
+    net = Around(Call(function), 8, inner)
+
+    found = removable_channels(net, SIZE)
+
+    assert found.frozen == ()
+    (group,) = [group for group in found.groups if "first" in group.layers]
+    assert group.channels == channels
+    assert {member.array for member in group.members} == {"first.weight", "first.bias", "last.weight"}
+
+
+FROZEN = {
+    "sort": (lambda x: x.sort(dim=1).values, 8, "the operation sort in between cannot be followed"),
+    "cumsum": (lambda x: x.cumsum(1), 8, "the operation cumsum in between cannot be followed"),
+    "a slice of numbers": (lambda x: x[:, 1:6], 5, "a number of channels that stands in the code"),
+    "one channel": (lambda x: x[:, 2:3] + 0 * x, 8, "a number of channels that stands in the code"),
+    "channels as rows": (lambda x: x.flatten(1, 2).unflatten(1, (8, 32)), 8, "does not run"),
+    "a constant": (lambda x: x * torch.arange(1.0, 9.0).view(1, 8, 1, 1), 8, "must match the size"),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_an_operation_that_cannot_be_followed_freezes_what_it_touches_alone(name):
+    function, inner, reason = FROZEN[name]
+
+    found = removable_channels(Around(Call(function), 8, inner), SIZE)
+
+    assert [group.layers for group in found.groups] == [("aside.0",)]
+    (frozen,) = found.frozen
+    assert frozen.layers == ("first",)
+    assert reason in frozen.reason
 
 
 @pytest.mark.parametrize(
-    ("layer", "kind"),
+    ("layer", "channels"),
     [
-        (nn.GroupNorm(2, 8), "GroupNorm"),
-        (nn.Conv2d(8, 8, 3, padding=1, groups=2), "Conv2d"),
-        (nn.ConvTranspose2d(8, 8, 1, groups=8), "ConvTranspose2d"),
-        (nn.Sequential(nn.Linear(32, 32)), "Linear"),
+        (nn.GroupNorm(2, 8), 4),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=2), 4),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), 8),
+        (nn.ConvTranspose2d(8, 8, 1, groups=8), 8),
+        (nn.Sequential(nn.Linear(32, 32)), 8),
     ],
+    ids=["group norm", "groups", "depthwise", "depthwise transposed", "linear along rows"],
 )
-def test_a_layer_of_unknown_channels_is_named(layer, kind):
-    name = r"between\.0" if isinstance(layer, nn.Sequential) else "between"
-    with pytest.raises(ConfigError, match=rf"the layer {name} is a {kind} with a parameter 'weight'"):
-        find_groups(Around(layer), SIZE)
+def test_layers_with_parts_lose_the_same_of_each(layer, channels):
+    found = removable_channels(Around(layer), SIZE)
+
+    (group,) = [group for group in found.groups if "first" in group.layers]
+    assert group.channels == channels
 
 
-def test_a_bare_parameter_is_named():
-    net = Around(nn.ReLU())
-    net.scale = nn.Parameter(torch.ones(8, 1, 1))
+def test_a_bare_parameter_goes_with_the_channels_that_it_scales():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.beta = nn.Parameter(torch.rand(1, 8, 1, 1))
 
-    with pytest.raises(ConfigError, match="the layer at the top is a Around with a parameter 'scale'"):
-        find_groups(net, SIZE)
+        def forward(self, x):
+            return x * self.beta
+
+    (group,) = [group for group in removable_channels(Around(Scaled()), SIZE).groups if "first" in group.layers]
+
+    assert ("between.beta", 1) in {(member.array, member.axis) for member in group.members}
 
 
-def test_broadcasting_one_channel_over_many_is_refused():
+def test_broadcasting_one_channel_over_many_ties_nothing():
     class Spatial(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -186,34 +253,71 @@ def test_broadcasting_one_channel_over_many_is_refused():
         def forward(self, x):
             return x * self.attend(x).sigmoid()
 
-    with pytest.raises(ConfigError, match="cannot be followed") as caught:
-        find_groups(Around(Spatial()), SIZE)
-    assert "equally many channels" in caught.value.hint
+    (group,) = [group for group in removable_channels(Around(Spatial()), SIZE).groups if "first" in group.layers]
+    assert sides(group) == {("first", "out", 1), ("between.attend", "in", 1), ("last", "in", 1)}
 
 
-def test_a_layer_that_runs_twice_needs_forward_once():
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.enter = nn.Conv2d(3, 8, 3, padding=1)
-            self.again = nn.Conv2d(8, 8, 3, padding=1)
-            self.leave = nn.Conv2d(8, 3, 3, padding=1)
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, 8, 3, padding=1)
+        self.again = nn.Conv2d(8, 8, 3, padding=1)
+        self.leave = nn.Conv2d(8, 3, 3, padding=1)
 
-        def forward(self, x, times=2):
-            x = self.enter(x)
-            for _ in range(times):
-                x = x + self.again(x)
-            return self.leave(x)
+    def forward(self, x, times=2):
+        x = self.enter(x)
+        for _ in range(times):
+            x = x + self.again(x)
+        return self.leave(x)
 
-    with pytest.raises(ConfigError, match="the layer again runs 2 times") as caught:
-        find_groups(Twice(), SIZE)
-    assert "forward_once" in caught.value.hint
+
+def test_a_layer_that_runs_twice_is_tied_to_itself():
+    assert [group.layers for group in removable_channels(Twice(), SIZE).groups] == [("enter", "again")]
+
+
+def test_a_pass_of_ones_own_is_taken():
+    called = []
 
     class Once(Twice):
         def forward_once(self, x):
+            called.append(tuple(x.shape))
             return self(x, times=1)
 
-    assert [group.layers for group in find_groups(Once(), SIZE)] == [("enter", "again")]
+    net = Once()
+    assert [group.layers for group in find_groups(net, SIZE)] == [("enter", "again")]
+    assert called == [(1, 3, 32, 32)]
+
+
+def test_two_layers_with_one_weight_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3, padding=1)
+            self.one, self.other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.other.weight = self.one.weight
+            self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.last(self.other(self.one(self.first(x)).relu()).relu())
+
+    small, _ = prune_network(Tied(), PruneConfig(keep=0.5, round_to=1), frames=Frames(SIZE, SIZE))
+
+    assert small.other.weight is small.one.weight
+    assert small.one.weight.shape == (4, 4, 3, 3)
+
+
+def test_a_network_of_which_nothing_can_go_says_why():
+    class All(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x):
+            return self.last(self.first(x).sort(dim=1).values)
+
+    with pytest.raises(ConfigError, match="no channels that can be removed: first: the operation sort") as caught:
+        removable_channels(All(), SIZE)
+    assert "docs/your-own-checkpoint.md" in caught.value.hint
 
 
 class Normalised(nn.Module):
@@ -236,7 +340,11 @@ class Normalised(nn.Module):
 
 
 def members(group) -> dict[tuple[str, str], tuple[tuple[int, ...], ...]]:
-    return {(member.layer, member.side): member.places for member in group.members}
+    return {
+        (member.array.removesuffix(".weight"), side_of(member)): member.places
+        for member in group.members
+        if member.array.endswith("weight")
+    }
 
 
 def test_instance_norm_goes_with_the_convolution_before_it():

@@ -40,7 +40,7 @@ def test_every_group_is_measured_alone(unet, frames, pairs):
     analysis = Analysis.of(unet, config, frames=frames)
     told = []
 
-    report = scan_network(unet, analysis.groups, analysis.state, pairs, lambda *facts: told.append(facts))
+    report = scan_network(unet, analysis.channels.groups, analysis.state, pairs, lambda *facts: told.append(facts))
 
     assert report.psnr_db == evaluate_network(unet, pairs)
     assert [(row.group, row.kept) for row in report.rows] == [
@@ -50,7 +50,7 @@ def test_every_group_is_measured_alone(unet, frames, pairs):
         *((4, kept) for kept in (12, 8, 4)),
     ]
     row = next(row for row in report.rows if (row.group, row.kept) == (3, 12))
-    narrow = remove_channels(unet, [analysis.groups[3]], [weakest(analysis.state.strengths[3], 12)])
+    narrow = remove_channels(unet, [analysis.channels.groups[3]], [weakest(analysis.state.strengths[3], 12)])
     assert row.psnr_db == evaluate_network(narrow, pairs)
     assert row.drop_db == report.psnr_db - row.psnr_db
     assert row.params == sum(parameter.numel() for parameter in narrow.parameters())
@@ -61,7 +61,7 @@ def test_a_scan_gives_the_same_figures_twice(fpn, frames, pairs):
     analysis = Analysis.of(fpn, PruneConfig(round_to=8), frames=frames)
     fpn.forward = lambda frame, forward=fpn.forward: forward(frame)[-1]
 
-    first, second = (scan_network(fpn, analysis.groups, analysis.state, pairs) for _ in range(2))
+    first, second = (scan_network(fpn, analysis.channels.groups, analysis.state, pairs) for _ in range(2))
 
     assert first == second
 

@@ -11,17 +11,16 @@ from torch import nn
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.network.architectures import (
-    ARCHITECTURES,
     ImportOptions,
     example_names,
     find_architecture,
-    recognise,
     recognise_unsupported,
 )
 from deblur_deploy.network.checkpoint import build_network, import_checkpoint, load_network, spec_of
 from deblur_deploy.network.mimo_unet import MIMOUNet, MIMOUNetConfig, MIMOUNetPlus
 from deblur_deploy.network.srn import SRN
 from deblur_deploy.network.srn_cvpr18 import SRNCVPR18
+from deblur_deploy.network.table import ARCHITECTURES, recognise
 
 PORTS = {
     "the PyTorch port of SRN by iwtw": ("inblock.conv.0.weight", "outblock.conv.0.weight", "convlstm.conv.weight"),
@@ -37,7 +36,7 @@ PORTS = {
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_network_offers_what_the_stages_use(arch):
     with torch.device("meta"):
-        net = ARCHITECTURES[arch].example()
+        net = find_architecture(arch).example()
         side = net.padded_size(128, 128)[0]
         estimates = net.forward_scales(torch.empty(1, 3, side, side))
         restored = net(torch.empty(2, 3, 21, 35))
@@ -53,7 +52,7 @@ def test_every_network_offers_what_the_stages_use(arch):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_network_is_rebuilt_from_plain_data(arch):
     with torch.device("meta"):
-        net = ARCHITECTURES[arch].example()
+        net = find_architecture(arch).example()
         spec = spec_of(net)
         again = build_network(type(spec)(spec.arch, json.loads(json.dumps(spec.config))))
 
@@ -63,7 +62,7 @@ def test_every_network_is_rebuilt_from_plain_data(arch):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_network_is_recognised_by_its_names(arch):
-    assert recognise(example_names(ARCHITECTURES[arch])) == arch
+    assert recognise(example_names(find_architecture(arch))) == arch
 
 
 def test_networks_that_are_not_here_are_known_by_name():
@@ -149,7 +148,7 @@ def test_the_history_says_what_was_imported_and_how(tiny_config, tmp_path):
 @pytest.mark.parametrize("other", ARCHITECTURES)
 def test_a_checkpoint_is_told_from_those_of_all_other_networks(other, tmp_path):
     """Wrapped, with the prefix of parallel training, and in half precision: none of it hides what it is."""
-    names = example_names(ARCHITECTURES[other])
+    names = example_names(find_architecture(other))
     state = {f"module.{name}": torch.zeros(1, dtype=torch.float16) for name in names}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "net.pth")
 
@@ -174,7 +173,7 @@ def test_a_checkpoint_of_tensorflow_is_known_without_it(parts, given, arch, tmp_
 @pytest.mark.parametrize("arch", ["srn", "srn-cvpr18", "deblurgan-v2-mobilenet", "deblurgan-v2-inception"])
 def test_half_of_any_checkpoint_is_refused(arch, tmp_path):
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in ARCHITECTURES[arch].example().state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in find_architecture(arch).example().state_dict().items()}
     half = dict(list(shapes.items())[: len(shapes) // 2])
     torch.save({name: torch.zeros(shape) for name, shape in half.items()}, tmp_path / "half.pth")
 
