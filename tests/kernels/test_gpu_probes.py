@@ -163,7 +163,7 @@ def test_fine_tuning_is_a_real_run(tiny):
     assert step > 0
 
 
-@pytest.mark.parametrize(("after", "verdict"), [(25.0, "proven"), (1.0, "failed")])
+@pytest.mark.parametrize(("after", "verdict"), [(60.0, "proven"), (1.0, "failed")])
 def test_fine_tuning_takes_the_time_that_is_left(tiny, monkeypatch, after, verdict):
     runs = []
 
