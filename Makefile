@@ -4,25 +4,32 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.installed-demo
 STAMP := $(VENV)/.installed
 
 .PHONY: venv demo test check gpu-proofs release clean
 
 venv: $(STAMP)
 
+# What the demo needs and nothing else; the tests' environment is the same one with more in it, so that nothing is
+# fetched twice.
+#
+# torch is named in the same command so that the resolver settles its version before anything that depends on it.
+$(DEMO): pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Hint: install Python's venv module, such as: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0 -e '.[demo]'
+	touch $@
+
 # kernel-lens carries TensorRT's C++ headers, which the plugin is compiled against in the tests; nothing of it is run, so
 # it comes without its dependencies. tritonclient, which asks for older libraries than it needs, has Triton's message
 # formats.
-#
-# torch is named in the same command so that the resolver settles its version before anything that depends on it.
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
-		{ rm -rf $(VENV); echo "Hint: install Python's venv module, such as: apt install python3-venv" >&2; exit 1; }
+$(STAMP): $(DEMO)
 	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0 -e '.[demo,dev]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps kernel-lens tritonclient python-rapidjson
 	touch $@
 
-demo: venv
+demo: $(DEMO)
 	$(BIN)/deblur-deploy demo
 
 test: venv

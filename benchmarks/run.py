@@ -3,7 +3,8 @@
 A scenario is a TOML file: what kind of measurement, its parameters, and the target. Each run appends one line of JSON
 to ``results/<device>/<scenario>.jsonl``, raw samples included; of several lines, the last one counts.
 
-    python benchmarks/run.py [SCENARIO...] [--device-dir NAME] [--results DIR] [--photos DIR]
+    python benchmarks/run.py [SCENARIO...] [--device-dir NAME] [--results DIR]
+                             [--photos DIR] [--weights PATH] [--pairs DIR]
     python benchmarks/run.py gpu-proofs --minutes 8 --device-dir NAME
     python benchmarks/run.py --render
 
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import checkout  # noqa: F401 - puts the package on the path
-from compression import Compression
 from gpu_proofs import GpuProofs
 from measurement import Measurement
 from rendering import describe_outcome, render
@@ -42,7 +43,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_MISSED = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where and for how long scenarios run.
 
     Args:
@@ -54,7 +55,7 @@ class Place:
     minutes: float | None = None
 
 
-def run_scenario(scenario: Scenario, place: Place) -> dict[str, Any]:
+def run_scenario(scenario: Scenario, destination: Destination) -> dict[str, Any]:
     """Measure, and append the record to ``<scenario>.jsonl``.
 
     Of a scenario that is measured in steps there is a whole record after each of them, so that nothing is lost where it
@@ -62,7 +63,7 @@ def run_scenario(scenario: Scenario, place: Place) -> dict[str, Any]:
 
     Args:
         scenario: What to measure.
-        place: Where and for how long.
+        destination: Where and for how long.
 
     Returns:
         The record.
@@ -71,10 +72,9 @@ def run_scenario(scenario: Scenario, place: Place) -> dict[str, Any]:
         DeblurDeployError: The scenario cannot run here; nothing is recorded.
     """
     load_before, record = round(os.getloadavg()[0], 2), dict[str, Any]()
-    path = place.results / f"{scenario.name}.jsonl"
-    place.results.mkdir(parents=True, exist_ok=True)
+    path = destination.results / f"{scenario.name}.jsonl"
     earlier = path.read_text(encoding="utf-8") if path.exists() else ""
-    for found in _measure(scenario, place.minutes):
+    for found in _measure(scenario, destination.minutes):
         record = _record(scenario, found, load_before)
         with whole_file(path) as partial:
             partial.write_text(earlier + json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -92,14 +92,15 @@ def _measure(scenario: Scenario, minutes: float | None) -> Iterator[Measurement]
 def _record(scenario: Scenario, found: Measurement, load_before: float) -> dict[str, Any]:
     """A line of a results file."""
     parameters = asdict(scenario.work)
-    if photos := parameters.get("photos"):  # where they lie on this machine is nobody's business
-        parameters["photos"] = f"{len(sharp_files(photos, 'calibration'))} photographs"
+    given = [name for name in _PLACES if parameters.get(name)]
+    for name in given:  # where they lie on this machine is nobody's business
+        parameters[name] = _contents(name, parameters[name])
     figure = round(found.figure, 6)
     device = device_facts()
     return {
         "scenario": scenario.name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/run.py {scenario.name}" + (" --photos DIR" if parameters.get("photos") else ""),
+        "command": f"python benchmarks/run.py {scenario.name}" + "".join(f" --{name} DIR" for name in given),
         "figure": figure,
         "unit": found.unit,
         "target": {key: value for key, value in asdict(scenario.target).items() if value is not None},
@@ -114,15 +115,28 @@ def _record(scenario: Scenario, found: Measurement, load_before: float) -> dict[
     }
 
 
-def tune_on(scenario: Scenario, photos: Path) -> Scenario:
-    """The scenario with a folder of sharp photographs to tune on instead of the shipped ones.
+_PLACES = ("weights", "pairs", "photos")
+"""What scenarios can be given: a checkpoint, blurred and sharp pictures, sharp photographs to tune on."""
+
+
+def _contents(name: str, place: Path) -> str:
+    """What lies at a place, without the place."""
+    return f"{len(sharp_files(place, 'calibration'))} photographs" if name == "photos" else place.name
+
+
+def place(scenario: Scenario, places: Mapping[str, Path]) -> Scenario:
+    """The scenario with what the user has given it.
 
     Raises:
-        ConfigError: It tunes nothing.
+        ConfigError: It takes nothing of that kind.
     """
-    if not isinstance(scenario.work, Compression):
-        raise ConfigError(f"{scenario.name} tunes nothing", hint="give --photos with scenarios of kind compression")
-    return replace(scenario, work=replace(scenario.work, photos=photos))
+    for name in places:
+        if not hasattr(scenario.work, name):
+            raise ConfigError(
+                f"{scenario.name} takes no --{name}",
+                hint="compression takes --photos, and real-network takes all three",
+            )
+    return replace(scenario, work=replace(scenario.work, **places))
 
 
 def device_directory(facts: Mapping[str, Any]) -> str:
@@ -143,14 +157,15 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         The exit code.
     """
     options = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what can go on later saves its state
     try:
         if options.render:
             (root / "README.md").write_text(render(root), encoding="utf-8")
             return 0
         named = [load_scenario(root / "scenarios" / f"{name}.toml") for name in options.scenario]
         scenarios = named or load_scenarios(root)
-        if options.photos:
-            scenarios = [tune_on(scenario, options.photos) for scenario in scenarios]
+        places = {name: given for name in _PLACES if (given := getattr(options, name))}
+        scenarios = [place(scenario, places) for scenario in scenarios]
         directory = options.device_dir or device_directory(device_facts())
         if not re.fullmatch(r"\w[\w.-]*", directory):
             raise ConfigError(f"--device-dir is {directory!r}", hint="give a plain name such as ryzen-9-16-cores")
@@ -159,8 +174,8 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     except DeblurDeployError as err:
         print(f"Error: {err}", file=sys.stderr)
         return EXIT_USAGE if isinstance(err, ConfigError) else EXIT_FAILED
-    place = Place((options.results or root / "results") / directory, options.minutes)
-    return max([_run_and_tell(scenario, place) for scenario in scenarios], default=0)
+    destination = Destination((options.results or root / "results") / directory, options.minutes)
+    return max([_run_and_tell(scenario, destination) for scenario in scenarios], default=0)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -169,16 +184,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device-dir", metavar="NAME", help="directory under results/ instead of the processor's name")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where to put that directory")
     parser.add_argument("--minutes", type=float, metavar="M", help="how long gpu-proofs may take altogether")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="sharp photographs to tune on, for compression")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="sharp photographs to tune on")
+    parser.add_argument("--weights", type=Path, metavar="PATH", help="checkpoint of a published network")
+    parser.add_argument("--pairs", type=Path, metavar="DIR", help="blurred and sharp pictures to evaluate on")
     parser.add_argument("--render", action="store_true", help="run nothing, write README.md from the recorded results")
     return parser.parse_args(arguments)
 
 
-def _run_and_tell(scenario: Scenario, place: Place) -> int:
+def _run_and_tell(scenario: Scenario, destination: Destination) -> int:
     """Run one scenario, print the outcome, and return its exit code; the scenarios after it run in any case."""
     print(f"{scenario.name}: {scenario.title} …", file=sys.stderr)
     try:
-        record = run_scenario(scenario, place)
+        record = run_scenario(scenario, destination)
     except DeblurDeployError as err:
         print(f"Error: {scenario.name} cannot run here, nothing is recorded: {err}", file=sys.stderr)
         return EXIT_FAILED

@@ -17,6 +17,8 @@ from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
+from reading import Reading
+from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from target import Target
 from train_step import TrainStep
@@ -40,7 +42,9 @@ Work = (
     | PublishedClaims
     | ShippedPair
     | GpuProofs
+    | Reading
     | TrainStep
+    | RealNetwork
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -59,7 +63,9 @@ KINDS: Mapping[str, type[Work]] = {
     "shipped-pair": ShippedPair,
     "networks": Networks,
     "gpu-proofs": GpuProofs,
+    "reading": Reading,
     "train-step": TrainStep,
+    "real-network": RealNetwork,
 }
 """Kinds of measurement by the name that scenario files use."""
 

@@ -15,6 +15,7 @@ from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.package_data import shipped
+from deblur_deploy.quality.gain import format_share, gain_kept, lost_db
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,12 @@ class ShippedPair:
         best = fastest_row(report.rows[1:])
         assert first.latency_ms is not None
         assert best.latency_ms is not None
-        assert best.ratio is not None
         medians = first.latency_ms.median, best.latency_ms.median
         note = f"{medians[0]:.0f} ms in eager PyTorch against {medians[1]:.0f} ms in {best.runtime}"
         rows_as_json = [row.as_json() | {"artifact": Path(row.artifact).name} for row in report.rows]
         details = hashes | {"threads": report.device["threads"], "rows": rows_as_json}
         samples = {f"{Path(row.artifact).name}, {row.runtime}": row.windows_ms for row in (first, *rows)}
-        return Measurement(best.ratio, "×", samples, note, details, first.stable and best.stable)
+        return Measurement(medians[0] / medians[1], "×", samples, note, details, first.stable and best.stable)
 
 
 def _size(graphs: list[Artifact], hashes: dict[str, Any]) -> Measurement:
@@ -73,5 +73,8 @@ def _size(graphs: list[Artifact], hashes: dict[str, Any]) -> Measurement:
 
 def _drop(graphs: list[Artifact], hashes: dict[str, Any]) -> Measurement:
     psnr = [graph.figures["psnr_db"] for graph in graphs]
-    note = f"{psnr[0]:.2f} dB to {psnr[1]:.2f} dB, both as ONNX files"
-    return Measurement(psnr[0] - psnr[1], "dB", {}, note, hashes | {"psnr_db": psnr})
+    blurred = graphs[0].figures["psnr_blurred_db"]
+    share = gain_kept(psnr[1], psnr[0], blurred)
+    note = f"{psnr[0]:.2f} dB to {psnr[1]:.2f} dB, both as ONNX files; {format_share(share)} of the gain kept"
+    details = hashes | {"psnr_db": psnr, "psnr_blurred_db": blurred, "gain_kept": share}
+    return Measurement(lost_db(psnr[0], psnr[1]), "dB", {}, note, details)

@@ -22,6 +22,11 @@ def time_rows(entries: Sequence[BenchEntry], config: BenchConfig) -> BenchReport
     return report
 
 
+def median_ms(row: BenchRow) -> float | None:
+    """Median latency of a row, or None where it was not measured."""
+    return row.latency_ms.median if row.latency_ms else None
+
+
 def fastest_row(rows: Sequence[BenchRow]) -> BenchRow:
     """The row that is the most times as fast as the baseline.
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from deblur_deploy.core.threads import choose_cores
+
 
 @contextmanager
 def pinned(threads: int) -> Iterator[list[int]]:
@@ -19,13 +21,12 @@ def pinned(threads: int) -> Iterator[list[int]]:
         threads: Processor threads of the measurement.
 
     Yields:
-        The cores, the lowest numbers that the process may use; nothing where the system does not pin.
+        The cores (see :func:`~deblur_deploy.core.threads.choose_cores`); nothing where the system does not pin.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield []
         return
-    allowed = os.sched_getaffinity(0)
-    cores = sorted(allowed)[:threads]
+    allowed, cores = os.sched_getaffinity(0), choose_cores(threads)
     _pin_all_threads(set(cores))
     try:
         yield cores

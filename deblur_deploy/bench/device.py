@@ -9,6 +9,8 @@ from typing import Any
 
 from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors
 from deblur_deploy.core.artifact import library_versions
+from deblur_deploy.core.processor import instruction_sets, read_cpuinfo
+from deblur_deploy.core.threads import usable_cores
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 _CPUINFO, _CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
@@ -36,10 +38,9 @@ def device_facts() -> dict[str, Any]:
     """
     with gpu_sensors() as sensors:
         gpu = gpu_facts(sensors)
-    cpuinfo = _read_cpuinfo()
-    flags = set(cpuinfo.get("flags", cpuinfo.get("Features", "")).split())
+    flags = instruction_sets()
     return {
-        "cpu": cpuinfo.get("model name") or platform.processor() or platform.machine(),
+        "cpu": read_cpuinfo().get("model name") or platform.processor() or platform.machine(),
         "instruction_sets": [flag for flag in _TELLING_FLAGS if flag in flags],
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -80,18 +81,3 @@ def _core_clocks() -> list[float]:
     except OSError:
         return []
     return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use, which in a container may be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _read_cpuinfo() -> dict[str, str]:
-    """Fields of the first processor in Linux's ``/proc/cpuinfo``; nothing on other systems."""
-    try:
-        first = _CPUINFO.read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        return {}
-    fields = (line.split(":", 1) for line in first.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in fields}

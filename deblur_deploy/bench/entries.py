@@ -100,6 +100,13 @@ def entries_of(artifact: Artifact, label: str | None = None, selection: Selectio
     return entries
 
 
+def is_same_network(artifact: Artifact, original: Artifact) -> bool:
+    """Whether an artifact is another, or the ONNX file that was exported from it as it is."""
+    if artifact.sha256 == original.sha256:
+        return True
+    return artifact.stage == "export-onnx" and artifact.history[-1].parent == original.sha256
+
+
 def failure_text(err: Exception) -> str:
     """Why a row could not be measured, by one of :attr:`BenchEntry.failures`."""
     if isinstance(err, DeblurDeployError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from deblur_deploy.bench.ceilings import Ceilings, measure_cpu_ceilings, measure_gpu_ceilings
-from deblur_deploy.bench.device import usable_cores
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.floor import network_floor
 from deblur_deploy.bench.measure import BenchConfig, BenchReport
 from deblur_deploy.core.images import parse_resolution
+from deblur_deploy.core.threads import default_threads
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 _PROBE_SECONDS = 2.0
@@ -29,7 +29,7 @@ def add_floors(report: BenchReport, config: BenchConfig) -> BenchReport:
     pairs = list(zip(report.entries, report.rows, strict=True))
     places = {_place(entry) for entry, row in pairs if row.latency_ms}
     probed: dict[str, Ceilings | None] = {
-        "cpu": measure_cpu_ceilings(config.threads or usable_cores(), seconds) if "cpu" in places else None,
+        "cpu": measure_cpu_ceilings(config.threads or default_threads(), seconds) if "cpu" in places else None,
         "gpu": measure_gpu_ceilings(seconds) if "gpu" in places else None,
     }
     rows = []

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.bench.affinity import pinned
-from deblur_deploy.bench.device import conditions, device_facts, usable_cores
-from deblur_deploy.bench.entries import BenchEntry, failure_text
+from deblur_deploy.bench.device import conditions, device_facts
+from deblur_deploy.bench.entries import BenchEntry, failure_text, is_same_network
 from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
@@ -31,6 +31,7 @@ from deblur_deploy.bench.trtexec import PhasedRunner, ResidentRunner, Sample, tr
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_frames
 from deblur_deploy.core.process_memory import peak_resident_bytes, reset_peak, resident_bytes
+from deblur_deploy.core.threads import default_threads
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
@@ -44,8 +45,8 @@ class BenchConfig:
 
     Args:
         resolution: Size of the frame.
-        threads: Processor threads for every runtime, and cores that the process is pinned to; None takes all that the
-            process may use.
+        threads: Processor threads for every runtime, and cores that the process is pinned to; None takes one for
+            each core that the process may use.
         batch: Frames in one inference.
         warmup_ms: Time of untimed inferences before the first window.
         duration_ms: Time measured for each artifact, over the windows that count.
@@ -105,7 +106,8 @@ class BenchReport:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
-        baseline = {"artifact": self.rows[0].artifact, "runtime": self.rows[0].runtime}
+        chosen = next((row for row in self.rows if row.is_baseline), self.rows[0])
+        baseline = {"artifact": chosen.artifact, "runtime": chosen.runtime}
         return {"device": self.device, "baseline": baseline, "results": [row.as_json() for row in self.rows]}
 
 
@@ -116,7 +118,8 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
     row that says why, and Ctrl-C ends the measurement with what there is.
 
     Args:
-        entries: At least one; the first is the baseline of all ratios.
+        entries: At least one. The baseline of all ratios is the network of the first on the runtime on which it was
+            fastest, its ONNX files among them.
         config: How long, on what.
         on_window: For showing progress.
 
@@ -125,7 +128,7 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
     """
     if not entries:
         raise ConfigError("there is nothing to measure", hint="give at least one artifact")
-    config = dataclasses.replace(config, threads=config.threads or usable_cores())
+    config = dataclasses.replace(config, threads=config.threads or default_threads())
     contenders = [
         _Contender(entry, entry.obstacle or reason_unavailable(entry.artifact, entry.runtime)) for entry in entries
     ]
@@ -147,7 +150,8 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
             "after": conditions(gpu),
             "artifacts": {entry.name: entry.artifact.sha256 for entry in entries},
         }
-    rows = [_row(contender, contenders[0], config) for contender in contenders]
+    baseline = _find_baseline(contenders, config)
+    rows = [_row(contender, baseline, config) for contender in contenders]
     return BenchReport(device, tuple(rows), interrupted, tuple(entries))
 
 
@@ -232,6 +236,10 @@ class _Contender:
         """The samples that figures are made of: those of the last windows."""
         return list(chain.from_iterable(self.windows[-config.windows :]))
 
+    def median_ms(self, config: BenchConfig) -> float:
+        """Median wall time of the samples that count, of which there are some."""
+        return summarize([sample.wall_ms for sample in self.counted(config)]).median
+
     def is_stable(self, config: BenchConfig) -> bool:
         """Whether the last windows agree."""
         return is_stable(self.windows_ms(), config.windows, config.tolerance)
@@ -268,6 +276,19 @@ def _settings(contender: _Contender) -> dict[str, Any]:
     return settings | getattr(contender.runner, "settings", {})
 
 
+def _find_baseline(contenders: Sequence[_Contender], config: BenchConfig) -> _Contender:
+    """The fastest of those that run the first one's network as it is; the first where none was measured."""
+    first = contenders[0]
+    originals = [
+        contender
+        for contender in contenders
+        if contender.counted(config)
+        and contender.entry.transfers == first.entry.transfers
+        and is_same_network(contender.entry.artifact, first.entry.artifact)
+    ]
+    return min(originals, key=lambda contender: contender.median_ms(config), default=first)
+
+
 def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> BenchRow:
     """Figures of one contender, against the baseline where both were measured, and both with or without transfers."""
     samples = contender.counted(config)
@@ -278,7 +299,8 @@ def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> Be
     latency = summarize(times) if times else None
     ratio = summarize(reference).median / latency.median if latency and reference else None
     ratio_ci = median_ratio_interval(reference, times) if ratio is not None else None
-    if contender is baseline and ratio is not None:
+    is_baseline = contender is baseline and ratio is not None
+    if is_baseline:
         ratio_ci = (1.0, 1.0)
     skipped = contender.skipped
     if latency is None and skipped is None:
@@ -296,6 +318,7 @@ def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> Be
         skipped=skipped,
         windows_ms=contender.windows_ms(),
         batch=config.batch,
+        is_baseline=is_baseline,
         memory_mib=contender.memory_mib if latency else {},
         joules_per_frame=statistics.fmean(contender.joules) if latency and contender.joules else None,
         metrics=trtexec_metrics(samples, sum(times)) if samples else {},

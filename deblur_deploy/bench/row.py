@@ -33,6 +33,7 @@ class BenchRow:
         skipped: Why nothing was measured, or None.
         windows_ms: Every time of one inference, by window, counted or not.
         batch: Frames in one inference.
+        is_baseline: Whether the ratios are to this row.
         memory_mib: ``host``: the most that loading and running it has added to the process; ``device``: what it has
             added on the GPU. Those that are not known are left out.
         joules_per_frame: Energy that the GPU has used for a frame, or None.
@@ -57,6 +58,7 @@ class BenchRow:
     skipped: str | None
     windows_ms: tuple[tuple[float, ...], ...]
     batch: int = 1
+    is_baseline: bool = False
     memory_mib: dict[str, float] = field(default_factory=dict)
     joules_per_frame: float | None = None
     floor: Floor | None = None

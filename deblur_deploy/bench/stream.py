@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.bench.affinity import pinned
-from deblur_deploy.bench.device import usable_cores
 from deblur_deploy.bench.entries import BenchEntry, failure_text
 from deblur_deploy.bench.samples import Latency, summarize
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution, from_batch, to_batch
+from deblur_deploy.core.threads import default_threads
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
 
 _SPIN_S = 0.001
@@ -117,7 +117,7 @@ def measure_stream(entry: BenchEntry, config: StreamConfig) -> StreamRow:
     )
     if reason := entry.obstacle or reason_unavailable(entry.artifact, entry.runtime):
         return dataclasses.replace(row, skipped=reason)
-    threads = config.threads or usable_cores()
+    threads = config.threads or default_threads()
     size = (config.resolution.height, config.resolution.width, 3)
     frame: Frame = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     arrivals = [index / config.fps for index in range(max(1, round(config.fps * config.seconds)))]

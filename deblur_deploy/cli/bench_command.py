@@ -63,7 +63,7 @@ def command(
     budget_ms: Annotated[float | None, typer.Option(help=_BUDGET)] = None,
     as_json: Json = False,
 ) -> None:
-    """Time artifacts on every runtime that this machine has; the first row is the baseline."""
+    """Time artifacts on every runtime that this machine has; the first one's fastest runtime is the baseline."""
     from deblur_deploy.bench.entries import Selection
     from deblur_deploy.bench.measure import BenchConfig
 

@@ -52,10 +52,11 @@ class Gates:
         if self.baseline is None:
             return
         from deblur_deploy.bench.compare import device_differences, refuse_other_device
-        from deblur_deploy.bench.device import device_facts, usable_cores
+        from deblur_deploy.bench.device import device_facts
         from deblur_deploy.bench.records import read_jsonl
+        from deblur_deploy.core.threads import default_threads
 
-        here, earlier = device_facts() | {"threads": threads or usable_cores()}, read_jsonl(self.baseline)
+        here, earlier = device_facts() | {"threads": threads or default_threads()}, read_jsonl(self.baseline)
         differences = [text for old in earlier for text in device_differences(here, old["device"])]
         if not self.other_device:
             refuse_other_device(differences, self.baseline)

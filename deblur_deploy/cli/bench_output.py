@@ -86,6 +86,9 @@ def print_rows(output: Output, report: BenchReport) -> None:
     optional = {"res": several, "batch": several, "with": has_gpu, "GPU ms": has_gpu}
     shown = [name for name in (cells[0] if cells else ()) if optional.get(name, True)]
     output.table(shown, [[row[name] for name in shown] for row in cells])
+    for row in (row for row in report.rows if row.is_baseline):
+        size = f" at {row.res}, {row.batch} at a time" if several else ""
+        output.say(f"baseline  {Path(row.artifact).name} on {row.runtime}{size}: the original in its fastest runtime")
     for row in report.rows:
         name = f"{Path(row.artifact).name} on {row.runtime}" + ("" if row.transfers else " without transfers")
         if row.skipped:
@@ -170,14 +173,15 @@ def run_streams(
         ConfigError: A file was asked for that streams have not.
         KeyboardInterrupt: Ctrl-C, after what was measured is written.
     """
-    from deblur_deploy.bench.device import device_facts, usable_cores
+    from deblur_deploy.bench.device import device_facts
     from deblur_deploy.bench.records import stream_records, write_jsonl
     from deblur_deploy.bench.stream import StreamConfig, measure_stream
+    from deblur_deploy.core.threads import default_threads
 
     if files.csv or files.markdown or files.times:
         raise ConfigError("streams are written as JSONL only", hint="give --save, and leave the other files out")
     rates, pipelined = stream
-    device = device_facts() | {"threads": config.threads or usable_cores()}
+    device = device_facts() | {"threads": config.threads or default_threads()}
     seconds, threads, spin = config.duration_ms / 1000, config.threads, config.spin_wait
     streams = [StreamConfig(fps, seconds, pipelined, config.resolution, threads, spin_wait=spin) for fps in rates]
     rows: list[StreamRow] = []

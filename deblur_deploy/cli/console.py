@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from deblur_deploy.cli.plain_progress import CountedProgress, waiting_lines
 from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.plain_data import without_infinity
 from deblur_deploy.core.sources import describe, resolve_source
 from deblur_deploy.core.units import format_bytes as format_bytes
 
@@ -61,7 +63,7 @@ class Output:
     def emit(self, result: dict[str, Any]) -> None:
         """Print the command's JSON object, if that is what was asked for."""
         if self.as_json:
-            print(json.dumps(_without_nan(result), allow_nan=False))
+            print(json.dumps(without_infinity(result, nan_too=True), allow_nan=False))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; every column but the first is right-aligned."""
@@ -74,29 +76,37 @@ class Output:
 
     @contextmanager
     def tuning(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
-        """A progress bar for fine-tuning; quiet where there is no terminal."""
+        """A progress bar for fine-tuning; a line now and then where there is no terminal."""
+        if not self.console.is_terminal:
+            lines = CountedProgress(self.say, title)
+            yield lambda step, steps, loss: lines.show(step, steps, f"loss {loss:.4f}")
+            return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=None, loss=0.0)
             yield lambda step, steps, loss: progress.update(task, completed=step, total=steps, loss=loss)
 
     @contextmanager
     def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar for work on so many images; quiet where there is no terminal."""
+        """A progress bar for work on so many images; a line now and then where there is no terminal."""
+        if not self.console.is_terminal:
+            lines = CountedProgress(self.say, title)
+            yield lambda done: lines.show(done, total)
+            return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=total, rate="")
 
             def show(done: int) -> None:
@@ -107,18 +117,10 @@ class Output:
 
     @contextmanager
     def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
-        """A spinner with a changing caption; quiet where there is no terminal."""
+        """A spinner with a changing caption; a line now and then where there is no terminal."""
         if not self.console.is_terminal:
-            yield lambda caption: None
+            with waiting_lines(self.say, title) as show:
+                yield show
             return
-        with self.console.status(title) as status:
-            yield lambda caption: status.update(f"{title}: {caption}")
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null for every NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        with self.console.status(escape(title)) as status:
+            yield lambda caption: status.update(escape(f"{title}: {caption}"))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Runs, Runtime, Source
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.units import one_line
+from deblur_deploy.quality.gain import format_db, format_share, gain_of, lost_db
 
 if TYPE_CHECKING:
     from deblur_deploy.data.pairs import Image8
@@ -67,10 +69,10 @@ def command(
     pairs = PairsOnDisk(data, "evaluation")
     with output.counting("evaluating", len(pairs)) as on_image:
         report = evaluate(artifact, pairs, runtime, EvalConfig(align, lpips), on_image)
-    _print_report(output, report)
+    kept = _print_report(output, report, artifact)
     if csv is not None:
         output.say(f"wrote     {csv} and {write_report(report, csv)}")
-    output.emit(report.as_json())
+    output.emit(report.as_json() | kept)
 
 
 def _check_flags(blurred: Path | None, sheets: Path | None, needs_sharp: bool) -> None:
@@ -96,28 +98,36 @@ def _evaluate_blurred(
 
         def show(name: str, blurred: Image8, restored: Image8) -> None:
             if sheets is not None:
-                save_before_after(sheets, name, blurred, restored)
+                save_before_after(sheets, name.replace("/", "-"), blurred, restored)
             on_image(next(done))
 
-        report = evaluate_blurred(artifact, files, runtime, show)
+        report = evaluate_blurred(artifact, files, runtime, show, folder)
     rows = []
     for name, effects in report.per_image:
         shifts = [f"{shift:+.2f}" for shift in effects.color_shift] if effects.color_shift else ["-"] * 3
-        rows.append([name, f"{effects.flat_share:.0%}", *shifts, f"{effects.overshoot_share:.2%}"])
+        rows.append([one_line(name), f"{effects.flat_share:.0%}", *shifts, f"{effects.overshoot_share:.2%}"])
     output.table(["image", "flat", "shift R", "shift G", "shift B", "overshoot"], rows)
     largest = (
         "nothing flat to see a colour shift on"
         if report.color_shift is None
         else (f"colour shift at most {report.color_shift:.2f} of 255 on what is flat")
     )
-    output.say(f"{len(files)} on {report.runtime}: {largest}, {report.overshoot_share:.2%} of the pixels overshoot")
+    overshoot = f"{report.overshoot_share:.2%} of the pixels overshoot"
+    output.say(f"{len(report.per_image)} on {report.runtime}: {largest}, {overshoot}")
     if sheets is not None:
         output.say(f"wrote     {sheets}")
     output.emit(report.as_json())
+    for _, error in report.failed:
+        output.say(f"failed    {one_line(error)}")
+    if report.failed:
+        names = ", ".join(one_line(name) for name, _ in report.failed[:10])
+        raise ArtifactError(
+            f"{len(report.failed)} of {len(files)} photographs failed: {names}", hint="the lines above say why"
+        )
 
 
-def _print_report(output: Output, report: EvalReport) -> None:
-    """A row per pair, blurred before restored, then the means."""
+def _print_report(output: Output, report: EvalReport, artifact: Artifact) -> dict[str, Any]:
+    """A row per pair, blurred before restored, then the means; what they say of the gain kept, if anything."""
     figures = [("dB", "psnr_blurred_db", "psnr_db", 2)]
     figures += [(f"SSIM {name}", f"ssim_{name}_blurred", f"ssim_{name}", 4) for name in ("matlab", "skimage")]
     headings = [f"{state} {name}" for name, *_ in figures for state in ("blurred", "restored")]
@@ -126,10 +136,10 @@ def _print_report(output: Output, report: EvalReport) -> None:
         for score in report.per_image
     ]
     output.table(["image", *headings], rows)
-    gain = report.psnr_db - report.psnr_blurred_db
+    gain = -lost_db(report.psnr_blurred_db, report.psnr_db)
     output.say(
-        f"mean of {len(report.per_image)} on {report.runtime}: {report.psnr_blurred_db:.2f} dB blurred, "
-        f"{report.psnr_db:.2f} dB restored ({gain:+.2f}), "
+        f"mean of {len(report.per_image)} on {report.runtime}: {format_db(report.psnr_blurred_db)} dB blurred, "
+        f"{format_db(report.psnr_db)} dB restored ({gain:+.2f}), "
         f"SSIM {report.ssim_matlab_blurred:.4f} blurred, {report.ssim_matlab:.4f} restored (matlab), "
         f"{report.ssim_skimage_blurred:.4f} blurred, {report.ssim_skimage:.4f} restored (skimage)"
     )
@@ -137,3 +147,8 @@ def _print_report(output: Output, report: EvalReport) -> None:
         output.say(f"LPIPS     {report.lpips:.4f}")
     if report.lpips_skipped:
         output.say(f"skipped   LPIPS: {report.lpips_skipped}")
+    kept = gain_of(artifact.history, {"psnr_db": report.psnr_db, "psnr_blurred_db": report.psnr_blurred_db})
+    if kept:
+        share, original = format_share(kept["gain_kept"]), format_db(kept["psnr_original_db"])
+        output.say(f"gain kept {share} (the original has {original} dB)")
+    return kept

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.infer_output import conclude, restore_jobs
 from deblur_deploy.cli.options import Json, Runtime
 from deblur_deploy.core.artifact import Artifact, load_artifact
-from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.files import check_writable
 from deblur_deploy.core.images import parse_resolution
 from deblur_deploy.core.lock import locked
+from deblur_deploy.core.units import one_line
 
 if TYPE_CHECKING:
-    from deblur_deploy.infer.jobs import Job
-    from deblur_deploy.infer.run import FileRestorer, InferReport
-    from deblur_deploy.infer.run import Progress as Reached
+    from deblur_deploy.infer.run import FileRestorer
     from deblur_deploy.infer.settings import InferConfig
     from deblur_deploy.runtime.runner import Runner
 
@@ -36,7 +35,7 @@ Inputs = Annotated[
     typer.Argument(help="Pictures, videos and folders of them (with what is below); - for raw frames on stdin."),
 ]
 Format = Annotated[str | None, typer.Option(help="Format of pictures. Left out: that of each input.")]
-Quality = Annotated[int, typer.Option(help="Quality of JPEG, WebP and AVIF, 1 to 100.")]
+Quality = Annotated[int, typer.Option(help="Quality of formats that have one, such as JPEG, 1 to 100.")]
 Codec = Annotated[str | None, typer.Option(help="Film encoder, such as libx264. Left out: that of the input's codec.")]
 Crf = Annotated[
     int | None,
@@ -50,6 +49,10 @@ DropAlpha = Annotated[bool, typer.Option("--drop-alpha", help="Leave out transpa
 InPoint = Annotated[str | None, typer.Option("--in-point", "--in", help="Where films begin, such as 1:30.")]
 OutPoint = Annotated[str | None, typer.Option("--out-point", help="Where films end, such as 1:40.")]
 MaxMemory = Annotated[str, typer.Option(help="What the program may take; larger pictures go through in tiles.")]
+Strength = Annotated[float, typer.Option(help="How much of the change is taken, from 0 (none) to 1 (all).")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Restore cut-off JPEGs as far as they go.")]
+KeepUid = Annotated[bool, typer.Option("--keep-uid", help="Results of DICOM files keep the UID of their picture.")]
+Preview = Annotated[bool, typer.Option("--preview", help="Show a part of a few pictures before and after, and stop.")]
 Tile = Annotated[str | None, typer.Option(help="Size of tiles as WIDTHxHEIGHT, instead of what fits.")]
 Engine = Annotated[str, typer.Option(help="What runs the network on many files: local, or ray for a Ray cluster.")]
 Workers = Annotated[int | None, typer.Option(help="With --engine ray: how many networks. Left out: one per machine.")]
@@ -72,6 +75,10 @@ def command(
     drop_alpha: DropAlpha = False,
     in_point: InPoint = None,
     out_point: OutPoint = None,
+    strength: Strength = 1.0,
+    keep_going: KeepGoing = False,
+    keep_uid: KeepUid = False,
+    preview: Preview = False,
     max_memory: MaxMemory = "2GB",
     tile: Tile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip files that were done in the same way.")] = False,
@@ -90,13 +97,14 @@ def command(
     from deblur_deploy.infer.jobs import parse_format
     from deblur_deploy.infer.memory import parse_memory
     from deblur_deploy.infer.restore import RestoreConfig
-    from deblur_deploy.infer.settings import InferConfig, VideoConfig, parse_part
+    from deblur_deploy.infer.settings import DicomConfig, InferConfig, VideoConfig, parse_part
 
     kind, suffix = parse_format(format) if format else (None, None)
-    restore = RestoreConfig(parse_memory(max_memory), parse_resolution(tile) if tile else None)
+    size = parse_resolution(tile) if tile else None
+    restore = RestoreConfig(parse_memory(max_memory), size, strength=strength)
     part = parse_part(in_point, out_point)
     film = VideoConfig(codec, crf, pixel_format, profile, preset, deinterlace, drop_alpha, *part)
-    config = InferConfig(restore, EncodeConfig(kind, quality), film, resume)
+    config = InferConfig(restore, EncodeConfig(kind, quality), film, DicomConfig(keep_uid), resume, keep_going)
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
     given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
@@ -105,7 +113,11 @@ def command(
         return
     if bool(given) == (watch is not None):
         raise ConfigError("give either files and folders or --watch", hint="write `infer SOURCE photos/ --out results`")
-    _restore_files(Output(as_json), machine, _Choice(tuple(given), out, pattern, suffix, watch, poll), config)
+    choice = _Choice(tuple(given), out, pattern, suffix, watch, poll)
+    if preview:
+        _preview(Output(as_json), machine, choice, config)
+        return
+    _restore_files(Output(as_json), machine, choice, config)
 
 
 @dataclass(frozen=True)
@@ -154,21 +166,39 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
     from deblur_deploy.infer.jobs import find_jobs
 
     check_writable(choice.out)
-    jobs = find_jobs(choice.given, choice.out, choice.pattern, choice.suffix)
+    passed: Counter[str] = Counter()
+    jobs = find_jobs(choice.given, choice.out, choice.pattern, choice.suffix, passed)
     artifact = machine.artifact()
     output.say(f"source    {artifact.directory} (named on the command line)")
     with _alone_in(choice.out), _file_runner(artifact, machine, choice.out, config) as files:
         if choice.watch is None:
-            _restore_jobs(output, files, jobs)
+            files.report.passed_over.update(passed)
+            restore_jobs(output, files, jobs)
         else:
             _serve(output, files, choice.watch, choice)
-    if files.shows_seams:
-        output.say(
-            "warning   seams may show: the graph's size is less than the network reaches; export it with more --res"
-        )
+    if files.seams:
+        output.say(f"warning   {files.seams}")
     if files.deaths:
         output.say(f"note      {files.deaths} workers died; their files were begun again by others")
-    _conclude(output, files.report, choice.out)
+    conclude(output, files.report, choice.out)
+
+
+def _preview(output: Output, machine: _Machine, choice: _Choice, config: InferConfig) -> None:
+    """Sheets of some pictures before and after, instead of the run."""
+    from deblur_deploy.cli.infer_preview import write_previews
+    from deblur_deploy.infer.jobs import find_jobs
+
+    if choice.watch is not None or machine.engine != "local":
+        raise ConfigError("--preview is for files and folders on this machine", hint="leave out --watch and --engine")
+    check_writable(choice.out)
+    jobs = find_jobs(choice.given, choice.out, choice.pattern, choice.suffix)
+    artifact = machine.artifact()
+    output.say(f"source    {artifact.directory} (named on the command line)")
+    with _opened(artifact, machine) as runner:
+        sheets = write_previews(runner, jobs, choice.out, config)
+    for sheet in sheets:
+        output.say(f"wrote     {one_line(str(sheet))}")
+    output.emit({"previews": [str(sheet) for sheet in sheets]})
 
 
 @contextmanager
@@ -245,64 +275,4 @@ def _serve(output: Output, files: FileRestorer, watch: Path, choice: _Choice) ->
 
     batches = arriving_jobs(watch, choice.out, pattern=choice.pattern, suffix=choice.suffix, poll_seconds=choice.poll)
     output.say(f"watching  {watch}; Ctrl-C ends it")
-    serve(batches, lambda jobs: _restore_jobs(output, files, jobs))
-
-
-def _restore_jobs(output: Output, files: FileRestorer, jobs: list[Job]) -> None:
-    with _progress(output, len(jobs)) as notify:
-        files.run(jobs, notify)
-
-
-class _RateColumn(ProgressColumn):
-    """Frames per second since the start."""
-
-    def render(self, task: Task) -> Text:
-        frames = task.fields["frames"]
-        return Text(f"{frames / task.elapsed:.2f} frames/s" if task.elapsed else "")
-
-
-@contextmanager
-def _progress(output: Output, total: int) -> Iterator[Callable[[Reached], None]]:
-    """A bar over the files with the rate and the time left, where there is a terminal; failures are said at once."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=output.console, disable=not output.console.is_terminal) as progress:
-        task = progress.add_task("restoring", total=total, frames=0)
-        files = frames = 0
-
-        def notify(reached: Reached) -> None:
-            nonlocal files, frames
-            share = reached.frames / reached.of if reached.of and reached.result is None else 0
-            if reached.result is not None:
-                files, frames = files + 1, frames + reached.frames
-            running = reached.frames if reached.result is None else 0
-            progress.update(task, completed=files + share, frames=frames + running, description=reached.job.name)
-
-        yield notify
-
-
-def _conclude(output: Output, report: InferReport, out: Path) -> None:
-    """Print what became of the files; raises where one failed."""
-    output.emit(report.as_json())
-    done, skipped, failures = report.count("done"), report.count("skipped"), report.failures
-    rate = f", {report.frames / report.seconds:.2f} frames/s" if report.frames and report.seconds else ""
-    output.say(f"wrote     {done} files to {out} ({report.frames} frames in {report.seconds:.1f} s{rate})")
-    if skipped:
-        output.say(f"skipped   {skipped} files that were done before")
-    for result in report.files:
-        for note in result.notes:
-            output.say(f"note      {result.input}: {note}")
-    for failure in failures:
-        output.say(f"failed    {failure.error}")
-    if failures:
-        names = ", ".join(Path(failure.input).name for failure in failures[:10])
-        more = f" and {len(failures) - 10} more" if len(failures) > 10 else ""
-        raise ArtifactError(
-            f"{len(failures)} of {len(report.files)} files failed: {names}{more}",
-            hint="the lines above say why; mend them and run again with --resume",
-        )
+    serve(batches, lambda jobs: restore_jobs(output, files, jobs, lines=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from deblur_deploy.core import formats
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+_BITS_PER_SAMPLE = 258
 
 MAX_PIXELS = 178_956_970
 """Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
@@ -78,22 +80,24 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
     """Read a photograph upright as 8-bit RGB.
 
     Args:
-        path: PNG, JPEG, TIFF, WebP or BMP; gray is repeated to RGB, transparency dropped, 16-bit gray rounded to 8
+        path: A file of one of the ``FORMATS``; gray is repeated to RGB, transparency dropped, 16-bit gray rounded to 8
             bits (of 16-bit colour Pillow keeps the upper byte), EXIF orientation applied.
 
     Returns:
         (H, W, 3) uint8 sRGB.
 
     Raises:
-        ArtifactError: The file is missing, no image, cut off, of absurd dimensions, CMYK, or of 32 bits per pixel.
+        ArtifactError: The file is missing, not an image, cut off, of absurd dimensions, CMYK, or of 32 bits per pixel.
+        MissingDependencyError: Its format needs a plugin that is not installed.
     """
     if path.exists() and not path.is_file():
-        raise ArtifactError(f"{path} cannot be read: it is no regular file", hint="give image files")
+        raise ArtifactError(f"{path} cannot be read: it is not a regular file", hint="give image files")
+    formats.prepare(path)
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what it warns of ends in an error
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            return np.array(_eight_bit(ImageOps.exif_transpose(image), path).convert("RGB"))
+            return np.array(_eight_bit(_upright(image), path, _white(image)).convert("RGB"))
     except Image.DecompressionBombError as err:
         raise ArtifactError(
             f"{path} has absurd dimensions: {err}",
@@ -103,7 +107,7 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         raise ArtifactError(f"there is no file {path}", hint="check the path") from err
     except UnidentifiedImageError as err:
         raise ArtifactError(
-            f"{path} is not an image", hint="give PNG, JPEG, TIFF, WebP or BMP files, or remove this one"
+            f"{path} is not an image", hint=f"give {formats.names()} files, or remove this one"
         ) from err
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError) as err:
         raise ArtifactError(
@@ -111,10 +115,25 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         ) from err
 
 
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say; where those are damaged, as it is."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, SyntaxError, KeyError, TypeError, OSError):
+        return image
+
+
+def _white(image: Image.Image) -> int:
+    """The largest code of deep gray: in TIFF of the bits that the file has."""
+    tags = getattr(image, "tag_v2", {})
+    return int(2 ** int(tags.get(_BITS_PER_SAMPLE, (16,))[0])) - 1
+
+
+def _eight_bit(image: Image.Image, path: Path, white: int) -> Image.Image:
     """The image with at most 8 bits per sample: Pillow itself would clip deeper grays to white."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        return Image.fromarray(np.rint(np.asarray(image) * (255 / white)).clip(0, 255).astype(np.uint8))
     if image.mode == "CMYK":
         raise ArtifactError(f"{path} is CMYK, whose colours depend on a printer's profile", hint="save it as sRGB")
     if image.mode in {"I", "F"}:
@@ -136,18 +155,32 @@ def save_rgb(path: Path, image: NDArray[np.uint8]) -> None:
         raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All image files directly in a folder, sorted by name.
+def list_images(folder: Path, *, below: bool = False) -> list[Path]:
+    """All image files of a folder that are not hidden, sorted by name.
+
+    Args:
+        folder: The folder.
+        below: Whether those in the folders below it count, too.
 
     Raises:
         ArtifactError: No such folder, or no image in it.
     """
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a folder", hint="give a folder with images")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = folder.rglob("*") if below else folder.iterdir()
+    others: Counter[str] = Counter()
+    files = []
+    for path in sorted(found):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts) or path.is_dir():
+            continue
+        if formats.is_picture(path):
+            files.append(path)
+        else:
+            others[path.suffix.lower()] += 1
     if not files:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise ArtifactError(f"{folder} holds no images", hint=f"put {kinds} files into it")
+        kinds = ", ".join(sorted(suffix[1:] for suffix in formats.suffixes()))
+        holds = f": only {formats.describe_suffixes(others)}" if others else ""
+        raise ArtifactError(f"{folder} holds no images{holds}", hint=f"put {kinds} files into it")
     return files
 
 

@@ -11,3 +11,8 @@ def format_bytes(count: int) -> str:
 def format_ms(milliseconds: float) -> str:
     """Milliseconds with as many digits as they are good for: ``79 ms``, ``7.9 ms``."""
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def one_line(text: str) -> str:
+    """A text as one line that a terminal can show: whatever would move it, or cannot be printed, is escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

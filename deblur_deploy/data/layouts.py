@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.core.images import IMAGE_SUFFIXES, list_images
+from deblur_deploy.core.formats import is_picture
+from deblur_deploy.core.images import list_images
 
 Split = Literal["evaluation", "calibration"]
 
@@ -141,7 +142,7 @@ def _hide(folder: Path, split: str) -> list[PairFiles]:
 
 def _is_image(path: Path) -> bool:
     """Whether a path is an image file, and not one that is hidden, such as those that macOS leaves beside others."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return is_picture(path) and not path.name.startswith(".") and path.is_file()
 
 
 def _listed(folder: Path, split: Split) -> list[PairFiles]:

@@ -188,12 +188,12 @@ def hash_photos(folder: Path | None, split: Split) -> str:
 
 
 def blurred_files(folder: Path) -> list[Path]:
-    """Blurred photographs that have no sharp partners: those of a folder, or of its ``set.toml``.
+    """Blurred photographs that have no sharp partners: those of a folder and below it, or of its ``set.toml``.
 
     Raises:
         ArtifactError: The folder has no images, or one is not the file that its set describes.
     """
-    return _set_files(folder, "evaluation") if (folder / SET_FILE).is_file() else list_images(folder)
+    return _set_files(folder, "evaluation") if (folder / SET_FILE).is_file() else list_images(folder, below=True)
 
 
 def _set_files(folder: Path, split: Split) -> list[Path]:

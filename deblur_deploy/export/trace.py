@@ -123,9 +123,7 @@ _REWRITE = "write that line with other operators, or restore with the checkpoint
 _LONGEST_REASON = 300
 
 
-def _run_exporter(
-    net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]
-) -> onnx.ModelProto:
+def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]) -> onnx.ModelProto:
     buffer = io.BytesIO()
     quiet = _exporter_prints_into(said)
     with _own_symbolics(), warnings.catch_warnings(), torch.no_grad(), quiet:

@@ -18,13 +18,16 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner
 
+from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import ImageSpec, to_batch
 from deblur_deploy.data.pairs import Image8
 from deblur_deploy.export.probes import probe_pictures
-from deblur_deploy.graph.delicate import WEIGHTED, largest_of
+from deblur_deploy.graph.delicate import largest_of
+from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
+from deblur_deploy.runtime.ort_settings import session_options
 from deblur_deploy.runtime.runner import fixed_size
 
 BOUND = 1 / 255
@@ -159,9 +162,9 @@ class _Watched:
 
 def open_quietly(model: onnx.ModelProto) -> Any:
     """A session of onnxruntime on the processor that says nothing."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with flushed_denormals():  # which the first session would set and leave
+        serialized, providers = model.SerializeToString(), ["CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(serialized, session_options(), providers=providers)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image, UnidentifiedImageError
+
+from deblur_deploy.core import formats
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.core.images import MAX_PIXELS
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +35,43 @@ BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
 
 Our own errors are none of these, and pass.
 """
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """What libraries raise while they read a picture comes out as our own errors.
+
+    Raises:
+        ArtifactError: The file is missing, is not an image, or is damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError as err:
+        raise ArtifactError(f"there is no file {path}", hint="check the path") from err
+    except UnidentifiedImageError as err:
+        raise not_an_image(path) from err
+    except Image.DecompressionBombError as err:
+        raise too_large(path, str(err)) from err
+    except PermissionError as err:
+        raise ArtifactError(f"{path} cannot be read: {err.strerror}", hint="check its permissions") from err
+    except BAD_FILE_ERRORS as err:
+        raise ArtifactError(
+            f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
+        ) from err
+
+
+def not_an_image(path: Path) -> ArtifactError:
+    """What is said of a file that no reader knows; of a known kind that is refused, its name."""
+    if path.suffix.lower() in formats.REFUSED:
+        kind, hint = formats.REFUSED[path.suffix.lower()]
+        return ArtifactError(f"{path} is {kind}, which is not supported", hint=hint)
+    return ArtifactError(f"{path} is not an image", hint=f"give {formats.names()} files")
+
+
+def too_large(path: Path, size: str) -> ArtifactError:
+    """What is said of a picture with more than :data:`MAX_PIXELS`."""
+    limit = f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts"
+    return ArtifactError(f"{path} has absurd dimensions: {size}", hint=limit)
 
 
 def as_own_error(err: Exception, source: Path) -> DeblurDeployError:

@@ -24,7 +24,7 @@ from deblur_deploy.infer.bad_files import as_own_error
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.one_file import Restored, restore_file
-from deblur_deploy.infer.restore import RestoreConfig, Restorer
+from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.run import FileResult, InferReport, Notify, Progress, done_result, failed_result, recipe_of
 from deblur_deploy.infer.settings import InferConfig
 from deblur_deploy.runtime.runner import Runner, default_runtime, open_runner
@@ -104,12 +104,13 @@ class Worker:
         """Restore one file."""
         try:
             if self._restorer is None:
-                config = RestoreConfig(facts.available_bytes, self._config.restore.tile, count_process=False)
+                given = self._config.restore
+                config = dataclasses.replace(given, max_memory=facts.available_bytes, count_process=False)
                 self._restorer = Restorer(self._opened(), config, dict(facts.known))
             restored = restore_file(job, self._restorer, self._config)
         except Exception as err:
             return Outcome(error=as_own_error(err, job.source))
-        return Outcome(restored, shows_seams=self._restorer.shows_seams)
+        return Outcome(restored, seams=self._restorer.seams)
 
     def _opened(self) -> Runner:
         """The network, open as long as the worker lives."""
@@ -125,12 +126,12 @@ class Outcome:
     Args:
         restored: What was done.
         error: What failed.
-        shows_seams: Whether tiles were too small for the network's reach.
+        seams: Why tiles show, empty where they do not (see :class:`Restorer`).
     """
 
     restored: Restored | None = None
     error: DeblurDeployError | None = None
-    shows_seams: bool = False
+    seams: str = ""
 
 
 class ClusterRunner(AbstractContextManager["ClusterRunner"]):
@@ -151,7 +152,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
     """
 
     def __init__(self, artifact: Artifact, out: Path, config: InferConfig, cluster: ClusterConfig) -> None:
-        self.shows_seams = False
+        self.seams = ""
         self.deaths = 0
         self._config = config
         self._starts_ray = not ray.is_initialized()
@@ -243,7 +244,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         return outcome
 
     def _finish(self, job: Job, outcome: Outcome, notify: Notify) -> None:
-        self.shows_seams = self.shows_seams or outcome.shows_seams
+        self.seams = self.seams or outcome.seams
         if outcome.restored is None:
             error = outcome.error or _given_up(job)
             return self._note(job, failed_result(job, error), notify)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import PARTIAL
+from deblur_deploy.core.formats import describe_suffixes, format_of_suffix, is_picture, suffixes
 from deblur_deploy.infer.film_suffixes import FILM_SUFFIXES
-from deblur_deploy.infer.picture import FORMATS
+from deblur_deploy.infer.journal import JOURNAL
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
 Kind = Literal["picture", "video", "dicom"]
 
-_SUFFIX_OF = {"png": ".png", "jpg": ".jpg", "jpeg": ".jpg", "tif": ".tif", "tiff": ".tif", "webp": ".webp"} | {
-    "avif": ".avif",
-    "bmp": ".bmp",
-}
+EARLIER_RESULTS = "results of an earlier run"
+"""What files below a folder with a done log are counted as."""
 
 
 @dataclass(frozen=True)
@@ -53,44 +53,60 @@ def parse_format(text: str) -> tuple[str, str]:
     Raises:
         ConfigError: There is no such format.
     """
-    suffix = _SUFFIX_OF.get(text.lower().removeprefix("."))
-    if suffix is None:
-        raise ConfigError(f"there is no format {text!r}", hint=f"choose one of {', '.join(sorted(_SUFFIX_OF))}")
-    return FORMATS[suffix], suffix
+    row = format_of_suffix(f".{text.removeprefix('.')}")
+    if row is None:
+        choices = ", ".join(sorted(suffix[1:] for suffix in suffixes()))
+        raise ConfigError(f"there is no format {text!r}", hint=f"choose one of {choices}")
+    return row.name, row.suffixes[0]
 
 
-def find_jobs(inputs: Sequence[Path], out: Path, pattern: str | None = None, suffix: str | None = None) -> list[Job]:
+def find_jobs(
+    inputs: Sequence[Path],
+    out: Path,
+    pattern: str | None = None,
+    suffix: str | None = None,
+    passed: Counter[str] | None = None,
+) -> list[Job]:
     """List what is to be done, in the order in which it was named; folders recursively, sorted by name.
 
     Args:
         inputs: Files and folders.
         out: Folder for the results; files of folders keep their path below the folder.
-        pattern: Takes of folders only files whose name, or path below the folder, matches, such as ``*.png``.
+        pattern: Takes of folders only files whose name, or path below the folder, matches, such as ``*.png``; upper and
+            lower case are the same.
         suffix: Suffix for pictures, instead of their own.
+        passed: Counts by suffix the files of folders that were passed over.
+
+    Returns:
+        The jobs; those whose results would be written over an input or over each other have an obstacle.
 
     Raises:
         ArtifactError: An input is missing, or a folder holds nothing that fits.
-        ConfigError: Results would be written over inputs or over each other.
+        ConfigError: Results would be written into an input folder itself.
     """
     jobs: list[Job] = []
+    passed = Counter() if passed is None else passed
     for given in inputs:
         if given.is_dir():
-            jobs += _folder_jobs(given, out, pattern, suffix)
+            jobs += _folder_jobs(given, out, (pattern, suffix), passed)
         elif given.exists():
             jobs.append(_job(given, out, given.name, suffix))
         else:
             raise ArtifactError(f"there is no {given}", hint="check the path")
-    _check_targets(jobs)
-    return jobs
+    return _without_conflicts(jobs)
 
 
-def _folder_jobs(folder: Path, out: Path, pattern: str | None, suffix: str | None) -> list[Job]:
+def _folder_jobs(folder: Path, out: Path, choice: tuple[str | None, str | None], passed: Counter[str]) -> list[Job]:
     check_apart(folder, out)
-    jobs = [_job(path, out, str(path.relative_to(folder)), suffix) for path in inputs_under(folder, out, pattern)]
-    if not jobs:
+    pattern, suffix = choice
+    others: Counter[str] = Counter()
+    found = list(inputs_under(folder, out, pattern, others))
+    passed.update(others)
+    if not found:
         wanted = f"files that match {pattern!r}" if pattern else "pictures or videos"
-        raise ArtifactError(f"{folder} holds no {wanted}", hint="check the path and --pattern")
-    return jobs
+        holds = f", only {describe_suffixes(others)}" if others else ""
+        raise ArtifactError(f"{folder} holds no {wanted}{holds}", hint="check the path and --pattern")
+    return [_job(path, out, str(path.relative_to(folder)), suffix) for path in found]
 
 
 def check_apart(folder: Path, out: Path) -> None:
@@ -103,17 +119,36 @@ def check_apart(folder: Path, out: Path) -> None:
         raise ConfigError(f"--out is the input folder {folder}", hint="name another folder: inputs are never replaced")
 
 
-def inputs_under(folder: Path, out: Path, pattern: str | None) -> Iterator[Path]:
-    """Files of a folder that can be restored, sorted; not hidden ones, nor what lies in ``out``."""
+def inputs_under(folder: Path, out: Path, pattern: str | None, passed: Counter[str] | None = None) -> Iterator[Path]:
+    """Files of a folder that can be restored, sorted; not hidden ones, nor results.
+
+    Results are what lies in ``out``, and below any folder with a done log; the folder itself may be one that was named
+    on purpose.
+
+    Args:
+        folder: The folder.
+        out: Where results go.
+        pattern: As in :func:`find_jobs`.
+        passed: Likewise.
+    """
     results = out.resolve()
+    earlier = {log.parent for log in folder.rglob(JOURNAL) if log.parent != folder}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
             continue
-        if results in path.resolve().parents:
+        if results in path.resolve().parents or PARTIAL in path.suffixes:
             continue
-        if _known(path) and (pattern is None or _matches(relative, pattern)):
-            yield path
+        if not earlier.isdisjoint(path.parents):
+            kind = EARLIER_RESULTS
+        elif _is_known(path):
+            if pattern is None or _matches(relative, pattern):
+                yield path
+            continue
+        else:
+            kind = path.suffix.lower()
+        if passed is not None:
+            passed[kind] += 1
 
 
 def folder_job(folder: Path, path: Path, out: Path, suffix: str | None) -> Job:
@@ -121,13 +156,13 @@ def folder_job(folder: Path, path: Path, out: Path, suffix: str | None) -> Job:
     return _job(path, out, str(path.relative_to(folder)), suffix)
 
 
-def _known(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return (suffix in FORMATS or suffix in FILM_SUFFIXES or suffix in DICOM_SUFFIXES) and PARTIAL not in path.suffixes
+def _is_known(path: Path) -> bool:
+    return is_picture(path) or path.suffix.lower() in {*FILM_SUFFIXES, *DICOM_SUFFIXES}
 
 
 def _matches(relative: Path, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(relative.name, pattern) or fnmatch.fnmatchcase(str(relative), pattern)
+    wanted = pattern.lower()
+    return any(fnmatch.fnmatchcase(text.lower(), wanted) for text in (relative.name, str(relative)))
 
 
 def _job(source: Path, out: Path, name: str, suffix: str | None) -> Job:
@@ -136,12 +171,39 @@ def _job(source: Path, out: Path, name: str, suffix: str | None) -> Job:
     return Job(source, target.with_suffix(suffix), name) if suffix and job.kind == "picture" else job
 
 
-def _check_targets(jobs: Sequence[Job]) -> None:
-    targets = Targets()
+def _without_conflicts(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs; of those whose results would be written over an input or over each other, each has an obstacle."""
     inputs = {job.source.resolve() for job in jobs}
+    sources: dict[Path, list[Path]] = {}
     for job in jobs:
-        if (conflict := targets.conflict(job, inputs)) is not None:
-            raise conflict
+        sources.setdefault(_behind(job.target), []).append(job.source)
+    checked = []
+    for job in jobs:
+        others = [source for source in sources[_behind(job.target)] if source != job.source]
+        obstacle = _over_input(job, inputs) or (_over_each_other(job, others[0]) if others else None)
+        checked.append(replace(job, obstacle=obstacle))
+    return checked
+
+
+def _behind(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve fails on loops of links in Python 3.11
+
+
+def _over_input(job: Job, inputs: Set[Path]) -> ConfigError | None:
+    target = _behind(job.target)
+    if target not in inputs:
+        return None
+    return ConfigError(
+        f"the result of {job.source} would be written over the input {target}",
+        hint="name another folder with --out: inputs are never replaced",
+    )
+
+
+def _over_each_other(job: Job, other: Path) -> ConfigError:
+    return ConfigError(
+        f"{other} and {job.source} would both be written to {job.target}",
+        hint="run them one after the other with different --out",
+    )
 
 
 class Targets:
@@ -157,15 +219,7 @@ class Targets:
             job: The job.
             inputs: Every input, resolved.
         """
-        target = Path(os.path.realpath(job.target))  # Path.resolve fails on loops of links in Python 3.11
-        if target in inputs:
-            return ConfigError(
-                f"the result of {job.source} would be written over the input {target}",
-                hint="name another folder with --out: inputs are never replaced",
-            )
-        if (other := self._sources.setdefault(target, job.source)) != job.source:
-            return ConfigError(
-                f"{other} and {job.source} would both be written to {job.target}",
-                hint="run them one after the other with different --out",
-            )
-        return None
+        if (obstacle := _over_input(job, inputs)) is not None:
+            return obstacle
+        other = self._sources.setdefault(_behind(job.target), job.source)
+        return _over_each_other(job, other) if other != job.source else None

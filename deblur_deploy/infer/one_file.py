@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from deblur_deploy.core.artifact import hash_file
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
-from deblur_deploy.infer.picture import decoding_bytes, read_picture
+from deblur_deploy.infer.read import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.rows import is_large, open_rows, restore_rows
 from deblur_deploy.infer.settings import InferConfig
+from deblur_deploy.infer.tones import restore_picture
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,19 @@ def restore_file(
     Raises:
         DeblurDeployError: The file is bad, or the memory does not suffice.
     """
+    restored = _restore(job, restorer, config, tick)
+    keep_dates(job)
+    return restored
+
+
+def keep_dates(job: Job) -> None:
+    """Give a result the dates of its file, by which albums sort; where the file system takes none, it goes without."""
+    with contextlib.suppress(OSError):
+        status = job.source.stat()
+        os.utime(job.target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _restore(job: Job, restorer: Restorer, config: InferConfig, tick: Callable[[int, int | None], None]) -> Restored:
     input_hash = hash_file(job.source)
     if job.kind == "video":
         from deblur_deploy.infer.video import restore_video
@@ -56,13 +72,13 @@ def restore_file(
     if job.kind == "dicom":
         from deblur_deploy.infer.dicom import restore_dicom
 
-        return Restored(input_hash, restore_dicom(job.source, job.target, restorer))
+        frames, notes = restore_dicom(job.source, job.target, restorer, config.dicom)
+        return Restored(input_hash, frames, notes=notes)
     needed = decoding_bytes(job.source, config.encode.format)
     if is_large(needed, restorer) and (rows := open_rows(job.source, config.encode.format)):
-        return Restored(input_hash, 1, restore_rows(rows, job.target, config.encode.format, restorer))
+        return Restored(input_hash, 1, *restore_rows(rows, job.target, config.encode.format, restorer))
     restorer.require(needed, str(job.source))
     restorer.make_room(needed)
-    picture = read_picture(job.source)
-    tiles = restorer.restore_in_place(picture.samples, needed)
-    write_picture(job.target, picture, config.encode)
-    return Restored(input_hash, 1, tiles)
+    picture = read_picture(job.source, cut_off=config.keep_going)
+    tiles, notes = restore_picture(restorer, picture, needed)
+    return Restored(input_hash, 1, tiles, (*picture.notes, *notes, *write_picture(job.target, picture, config.encode)))

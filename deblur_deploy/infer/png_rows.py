@@ -1,4 +1,7 @@
-"""Reading PNG files some rows at a time, which no library does for Python.
+"""Reading PNG files some rows at a time.
+
+pypng and libvips do that too, the one several times slower than this and with no look at 16-bit colour's metadata, the
+other as a large library of its own beside Pillow.
 
 The compressed stream is unpacked as far as it is needed, and a band of its rows is made a small PNG of its own, which
 the usual reader decodes. Since rows are stored as differences from the row above, the last row of the band before comes
@@ -15,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.images import MAX_PIXELS
-from deblur_deploy.infer.picture import Metadata, decoding, read_picture, row_bands
-from deblur_deploy.infer.png_writer import SIGNATURE, chunk
+from deblur_deploy.infer.bad_files import decoding
+from deblur_deploy.infer.picture import Layout, Metadata, Tones, row_bands
+from deblur_deploy.infer.png_chunks import SIGNATURE, chunk
+from deblur_deploy.infer.read import read_picture
 
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 """Channels by colour type; without palettes (PNG specification, third edition, section 11.2.1)."""
@@ -81,9 +85,10 @@ class PngRows:
     def __init__(self, path: Path, layout: _Layout) -> None:
         self._path, self._layout = path, layout
         black = self._decode(layout.beside, bytes(1 + layout.row_bytes), 1)
-        self.shape = (layout.height, *black.samples.shape[1:])
-        self.dtype: np.dtype[Any] = black.samples.dtype
+        self.layout = Layout.plain((layout.height, *black.samples.shape[1:]), black.samples.dtype)
         self.metadata: Metadata = black.metadata
+        self.tones: Tones | None = black.tones
+        self.notes: tuple[str, ...] = black.notes
 
     def bands(self) -> Iterator[NDArray[Any]]:
         """The rows in order, some at a time: (n, W, C).
@@ -107,13 +112,19 @@ class PngRows:
         return read_picture(self._path, io.BytesIO(b"".join(parts)))
 
 
-def find_png_rows(path: Path) -> _Layout | None:
-    """Where things are in a PNG file, or None where it cannot be read row by row: interlaced, palette, or damaged."""
+def open_png_rows(path: Path) -> PngRows | None:
+    """A PNG to be read row by row, or None where it cannot be: interlaced, of a palette, or damaged.
+
+    Raises:
+        ArtifactError: As :class:`PngRows`.
+        MissingDependencyError: Likewise.
+    """
     try:
         with path.open("rb") as file:
-            return _find_chunks(file) if file.read(8) == SIGNATURE else None
+            layout = _find_chunks(file) if file.read(8) == SIGNATURE else None
     except (OSError, struct.error):
         return None
+    return PngRows(path, layout) if layout is not None else None
 
 
 def _find_chunks(file: BinaryIO) -> _Layout | None:

@@ -10,13 +10,11 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.infer.picture import Metadata, row_bands
+from deblur_deploy.infer.picture import Layout, Metadata, row_bands
+from deblur_deploy.infer.png_chunks import SIGNATURE, chunk, describe
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-_INCHES_PER_METRE = 39.3701
 _LEVEL = 6
-_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """Colour types by channels (PNG specification, third edition, section 11.2.1)."""
 
 
@@ -25,19 +23,18 @@ class PngWriter:
 
     Args:
         file: Where to.
-        shape: Height, width and channels, 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA).
-        dtype: uint8 or uint16.
+        layout: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA) channels of uint8 or uint16.
         metadata: What the file says about the picture.
     """
 
-    def __init__(self, file: BinaryIO, shape: tuple[int, int, int], dtype: np.dtype[Any], metadata: Metadata) -> None:
-        height, width, channels = shape
+    def __init__(self, file: BinaryIO, layout: Layout, metadata: Metadata) -> None:
+        (height, width, channels), dtype = layout.shape, layout.dtype
         self._file = file
         self._packer = zlib.compressobj(_LEVEL)
         self._pixel_bytes = channels * dtype.itemsize
         self._above = np.zeros(width * self._pixel_bytes, np.uint8)
-        header = struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, _COLOR_TYPES[channels], 0, 0, 0)
-        file.write(SIGNATURE + chunk(b"IHDR", header) + _describe(metadata))
+        header = struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, COLOR_TYPES[channels], 0, 0, 0)
+        file.write(SIGNATURE + chunk(b"IHDR", header) + describe(metadata))
 
     def __enter__(self) -> Self:
         return self
@@ -61,24 +58,6 @@ class PngWriter:
     def _put(self, packed: bytes) -> None:
         if packed:
             self._file.write(chunk(b"IDAT", packed))
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk with its length and checksum (PNG specification, third edition, section 5.3)."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _describe(metadata: Metadata) -> bytes:
-    """The chunks that come before the pixels: iCCP, pHYs, eXIf (PNG specification, third edition, section 11.3)."""
-    chunks = b""
-    if metadata.icc_profile:
-        chunks += chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile))
-    if metadata.dpi:
-        per_metre = (round(value * _INCHES_PER_METRE) for value in metadata.dpi)
-        chunks += chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-    if metadata.exif:
-        chunks += chunk(b"eXIf", metadata.exif.removeprefix(b"Exif\0\0"))
-    return chunks
 
 
 def _filter(lines: NDArray[np.uint8], above: NDArray[np.uint8], pixel_bytes: int) -> bytes:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.files import whole_file
-from deblur_deploy.infer.encode import ROW_WRITERS, encoding
-from deblur_deploy.infer.picture import Metadata
+from deblur_deploy.core.formats import FORMATS, load_named
+from deblur_deploy.infer import thumbnail
+from deblur_deploy.infer.encode import encoding, row_writer
+from deblur_deploy.infer.fit import fit_metadata
+from deblur_deploy.infer.picture import Layout, Metadata, Tones
 from deblur_deploy.infer.pipeline import overlap
-from deblur_deploy.infer.png_rows import PngRows, find_png_rows
 from deblur_deploy.infer.restore import Restorer
-from deblur_deploy.infer.tiff_rows import TiffRows, find_tiff_rows
+from deblur_deploy.infer.tones import NOT_ON_THE_CURVE, TonedRows
 
 LARGE_BYTES = 60_000_000
 """Pictures that take more than this to decode are restored in rows where that is possible; 6 megapixels of colour."""
@@ -26,15 +28,17 @@ class RowReader(Protocol):
 
     Attributes:
         kind: Pillow's name of the file format.
-        shape: Height, width and channels.
-        dtype: uint8 or uint16.
+        layout: Gray or RGB of uint8 or uint16, with or without alpha.
         metadata: What the file says about the picture.
+        tones: Black, white and the curve where they are not sRGB's.
+        notes: What of the file is not kept.
     """
 
     kind: str
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
+    layout: Layout
     metadata: Metadata
+    tones: Tones | None
+    notes: tuple[str, ...]
 
     def bands(self) -> Iterator[NDArray[Any]]:
         """The rows in order, some at a time: (n, W, C).
@@ -65,16 +69,25 @@ def open_rows(path: Path, target_format: str | None) -> RowReader | None:
         ArtifactError: Its header cannot be read.
         MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
-    if target_format is not None and target_format not in ROW_WRITERS:
+    if target_format is not None and FORMATS[target_format].row_writer is None:
         return None
-    if (png := find_png_rows(path)) is not None:
-        return PngRows(path, png)
-    if (tiff := find_tiff_rows(path)) is not None:
-        return TiffRows(path, tiff)
+    for row in FORMATS.values():
+        if row.row_reader is None or (target_format is None and row.row_writer is None):
+            continue
+        reader: RowReader | None = load_named(row.row_reader)(path)
+        if reader is not None:
+            return _if_it_fits(reader, target_format)
     return None
 
 
-def restore_rows(reader: RowReader, target: Path, target_format: str | None, restorer: Restorer) -> int:
+def _if_it_fits(reader: RowReader, target_format: str | None) -> RowReader | None:
+    """The reader, or None where its curve cannot be told in the other format, which is refused with the whole."""
+    return None if reader.tones is not None and target_format not in (None, reader.kind) else reader
+
+
+def restore_rows(
+    reader: RowReader, target: Path, target_format: str | None, restorer: Restorer
+) -> tuple[int, tuple[str, ...]]:
     """Restore a picture row by row; the result appears whole or not at all.
 
     Args:
@@ -84,20 +97,26 @@ def restore_rows(reader: RowReader, target: Path, target_format: str | None, res
         restorer: The network.
 
     Returns:
-        Number of tiles.
+        Number of tiles, and what of the picture's file is not kept.
 
     Raises:
         ArtifactError: The file is damaged, or the result cannot be written.
         ConfigError: The memory does not suffice.
         DeblurDeployError: The network gave up.
     """
-    height, width, channels = reader.shape
-    plan = restorer.plan(width, height, channels * reader.dtype.itemsize)
-    restore = restorer.begin_rows(plan, reader.dtype)
+    (height, width, channels), dtype = reader.layout.shape, reader.layout.dtype
+    toned = TonedRows(reader.tones, reader.layout) if reader.tones is not None and not restorer.takes_frames else None
+    stored = channels * dtype.itemsize if toned is None else toned.bytes_per_pixel
+    plan = restorer.plan(width, height, stored)
+    restore = restorer.begin_rows(plan, dtype) if toned is None else toned.begin(restorer, plan)
     kind = target_format or reader.kind
+    metadata, notes = fit_metadata(reader.metadata, reader.kind, kind)
+    metadata = replace(metadata, exif=thumbnail.without(metadata.exif))  # it comes before the pixels that it would show
     with whole_file(target) as partial, partial.open("wb") as file:
-        with encoding(target, kind, reader.shape):
-            writer = ROW_WRITERS[kind](file, reader.shape, reader.dtype, reader.metadata)
+        with encoding(target, kind, reader.layout.shape):
+            make = row_writer(kind)
+            assert make is not None  # open_rows has asked
+            writer = make(file, reader.layout, metadata)
         with writer:
 
             def write(finished: list[NDArray[Any]]) -> None:
@@ -105,4 +124,8 @@ def restore_rows(reader: RowReader, target: Path, target_format: str | None, res
                     writer.write(rows)
 
             overlap(reader.bands(), restore, write)
-    return plan.tiles
+    if metadata.exif != reader.metadata.exif:
+        notes = (*notes, "not kept: the EXIF thumbnail, which shows it unrestored")
+    if reader.tones is not None and toned is None:
+        notes = (*notes, NOT_ON_THE_CURVE)
+    return plan.tiles, (*reader.notes, *notes)

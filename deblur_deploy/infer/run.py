@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,12 +18,14 @@ from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.memory import MemoryGate
-from deblur_deploy.infer.one_file import Restored, restore_file
-from deblur_deploy.infer.picture import Picture, decoding_bytes, read_picture
+from deblur_deploy.infer.one_file import Restored, keep_dates, restore_file
+from deblur_deploy.infer.picture import Picture
 from deblur_deploy.infer.pipeline import overlap
+from deblur_deploy.infer.read import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.rows import RowReader, is_large, open_rows, restore_rows
 from deblur_deploy.infer.settings import InferConfig
+from deblur_deploy.infer.tones import restore_picture
 from deblur_deploy.runtime.runner import Runner
 
 Status = Literal["done", "skipped", "failed"]
@@ -60,12 +63,14 @@ class InferReport:
         runtime: What it ran on.
         seconds: Time from the first file to the last.
         files: One entry for each file, in the order in which they were finished.
+        passed_over: Files of folders that are no pictures, films or scans, counted by suffix.
     """
 
     artifact: str
     runtime: str
     seconds: float = 0.0
     files: list[FileResult] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def count(self, status: Status) -> int:
         """How many files ended so."""
@@ -92,6 +97,7 @@ class InferReport:
             "frames": self.frames,
             "seconds": self.seconds,
             "fps": self.frames / self.seconds if self.seconds else None,
+            "passed_over": dict(self.passed_over),
             "files": [asdict(result) for result in self.files],
         }
 
@@ -126,6 +132,7 @@ class _Decoded:
     picture: Picture | None = None
     rows: RowReader | None = None
     tiles: int = 0
+    notes: tuple[str, ...] = ()
     error: DeblurDeployError | None = None
     skipped: bool = False
 
@@ -142,8 +149,8 @@ class FileRestorer(Protocol):
     deaths: int
 
     @property
-    def shows_seams(self) -> bool:
-        """Whether tiles were too small for the network's reach (see :class:`Restorer`)."""
+    def seams(self) -> str:
+        """Why tiles show, empty where they do not (see :class:`Restorer`)."""
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
         """Restore files; what fails is in the report and the others go on."""
@@ -173,9 +180,9 @@ class FileRunner:
         self.deaths = 0
 
     @property
-    def shows_seams(self) -> bool:
-        """Whether tiles were too small for the network's reach (see :class:`Restorer`)."""
-        return self._restorer.shows_seams
+    def seams(self) -> str:
+        """Why tiles show, empty where they do not (see :class:`Restorer`)."""
+        return self._restorer.seams
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
         """Restore files; what fails is in the report and the others go on.
@@ -221,7 +228,8 @@ class FileRunner:
                     yield _Decoded(job, cost, input_hash, rows=rows)
                     continue
                 self._restorer.make_room(needed)
-                yield _Decoded(job, cost, input_hash, read_picture(job.source))
+                picture = read_picture(job.source, cut_off=self._config.keep_going)
+                yield _Decoded(job, cost, input_hash, picture, notes=picture.notes)
             except Exception as err:
                 yield _Decoded(job, entered, error=as_own_error(err, job.source))
 
@@ -230,21 +238,21 @@ class FileRunner:
         try:
             if item.rows is not None:
                 target_format = self._config.encode.format
-                tiles = restore_rows(item.rows, item.job.target, target_format, self._restorer)
+                tiles, notes = restore_rows(item.rows, item.job.target, target_format, self._restorer)
             elif item.picture is not None:
-                tiles = self._restorer.restore_in_place(item.picture.samples, item.gate_bytes)
+                tiles, notes = restore_picture(self._restorer, item.picture, item.gate_bytes)
             else:
                 return item
         except Exception as err:
             return _Decoded(item.job, item.gate_bytes, error=as_own_error(err, item.job.source))
-        return _Decoded(item.job, item.gate_bytes, item.input_hash, item.picture, tiles=tiles)
+        return replace(item, rows=None, tiles=tiles, notes=(*item.notes, *notes))
 
     def _finish(self, item: _Decoded, notify: Notify) -> None:
         """In the writing thread."""
-        job, error = item.job, item.error
+        job, error, notes = item.job, item.error, item.notes
         if item.picture is not None:
             try:
-                write_picture(job.target, item.picture, self._config.encode)
+                notes += write_picture(job.target, item.picture, self._config.encode)
             except Exception as err:
                 error = as_own_error(err, job.source)
         self._gate.leave(item.gate_bytes)
@@ -252,7 +260,8 @@ class FileRunner:
             return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
         if error is not None:
             return self._note(job, failed_result(job, error), notify)
-        return self._done(job, Restored(item.input_hash, 1, item.tiles), notify)
+        keep_dates(job)
+        return self._done(job, Restored(item.input_hash, 1, item.tiles, notes), notify)
 
     def _run_stream(self, job: Job, notify: Notify) -> None:
         """A video or a DICOM file, which overlaps its own frames."""
@@ -295,8 +304,12 @@ def failed_result(job: Job, error: DeblurDeployError) -> FileResult:
 
 
 def recipe_of(config: InferConfig) -> dict[str, Any]:
-    """What of the settings decides how results look, as the journal holds it."""
+    """What of the settings decides how results look, as the journal holds it.
+
+    The memory is none of it: it decides on the tiles, which differ by less than a rounding step.
+    """
     settings = asdict(config)
-    del settings["resume"]
+    del settings["resume"], settings["keep_going"]
+    del settings["restore"]["max_memory"], settings["restore"]["count_process"]
     settings["video"] |= {"start": str(config.video.start), "end": str(config.video.end)}  # fractions are not JSON
     return settings

@@ -69,6 +69,17 @@ def parse_part(in_point: str | None, out_point: str | None) -> tuple[Fraction, F
 
 
 @dataclass(frozen=True)
+class DicomConfig:
+    """How DICOM files are written.
+
+    Args:
+        keep_uid: Keep the UID of the picture (SOPInstanceUID), instead of giving the result one of its own.
+    """
+
+    keep_uid: bool = False
+
+
+@dataclass(frozen=True)
 class InferConfig:
     """How files are restored.
 
@@ -76,10 +87,14 @@ class InferConfig:
         restore: Memory and tiles.
         encode: Format and quality of pictures.
         video: Codec, quality and part of films.
+        dicom: The UID of DICOM files.
         resume: Skip files that are done.
+        keep_going: Restore a JPEG that is cut off as far as it goes.
     """
 
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     video: VideoConfig = VideoConfig()
+    dicom: DicomConfig = DicomConfig()
     resume: bool = False
+    keep_going: bool = False

@@ -10,13 +10,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, TiffTags
+from PIL import TiffImagePlugin, TiffTags
 
-from deblur_deploy.infer.picture import Metadata, band_rows, decoding, open_picture, read_metadata, read_picture
+from deblur_deploy.infer.bad_files import decoding
+from deblur_deploy.infer.picture import Layout, Metadata, Tones, band_rows
+from deblur_deploy.infer.read import read_picture
+from deblur_deploy.infer.tiff_tags import TiffPage, find_page
+from deblur_deploy.infer.tones import gamma_tones, icc_gamma
 
 _CLASSIC = (b"II*\0", b"MM\0*")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
 _STRIP_OFFSETS, _STRIP_ROWS, _STRIP_SIZES, _ORIENTATION, _PLANES = 273, 278, 279, 274, 284
+_FORMAT = 339
 _KEPT = (_WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, 266, _PLANES, 317, 338, 339)
 """Tags that say how a strip is stored (TIFF 6.0); the others: order of bits, predictor, kind of alpha, of samples."""
 
@@ -35,14 +40,14 @@ class _Layout:
         height: Height in pixels.
         strip_rows: Rows of every strip but the last.
         strips: Offset and length of each strip; of an uncompressed file of each row.
-        metadata: What the file says about the picture.
+        page: What the file says.
     """
 
     tags: TiffImagePlugin.ImageFileDirectory_v2
     height: int
     strip_rows: int
     strips: tuple[tuple[int, int], ...]
-    metadata: Metadata
+    page: TiffPage
 
 
 class TiffRows:
@@ -62,9 +67,10 @@ class TiffRows:
     def __init__(self, path: Path, layout: _Layout) -> None:
         self._path, self._layout = path, layout
         first = next(self.bands())
-        self.shape = (layout.height, *first.shape[1:])
-        self.dtype: np.dtype[Any] = first.dtype
-        self.metadata: Metadata = layout.metadata
+        self.layout = Layout.plain((layout.height, *first.shape[1:]), first.dtype)
+        self.metadata: Metadata = layout.page.metadata
+        self.tones: Tones | None = gamma_tones(icc_gamma(self.metadata.icc_profile), 2**self.layout.bits - 1)
+        self.notes = layout.page.notes
 
     def bands(self) -> Iterator[NDArray[Any]]:
         """The rows in order, some at a time: (n, W, C).
@@ -100,30 +106,33 @@ class TiffRows:
         return content
 
 
-def find_tiff_rows(path: Path) -> _Layout | None:
-    """Where things are in a TIFF file, or None where it cannot be read row by row: tiles, turned, or few large strips.
+def open_tiff_rows(path: Path) -> TiffRows | None:
+    """A TIFF to be read row by row, or None where it cannot be: tiles, turned, few large strips, or no plain samples.
 
     Raises:
-        ArtifactError: Its header cannot be read.
+        ArtifactError: Its header or its first rows cannot be read.
+        MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
     with decoding(path), path.open("rb") as file:
         if file.read(4) not in _CLASSIC:
             return None
-        with open_picture(path) as image:
-            tags: TiffImagePlugin.ImageFileDirectory_v2 = image.tag_v2  # type: ignore[attr-defined]
-            return _find_strips(image, tags)
+        layout = _find_strips(find_page(file))
+    return TiffRows(path, layout) if layout is not None else None
 
 
-def _find_strips(image: Image.Image, tags: TiffImagePlugin.ImageFileDirectory_v2) -> _Layout | None:
-    bits, samples, compression = tags.get(_BITS, (1,)), tags.get(_SAMPLES, 1), tags.get(_COMPRESSION, _UNCOMPRESSED)
-    plain = tags.get(_PLANES, 1) == 1 and tags.get(_ORIENTATION, 1) == 1 and tags.get(_PHOTOMETRIC) in _GRAY_OR_RGB
-    if not plain or set(bits) not in ({8}, {16}) or len(bits) != samples or compression not in _COMPRESSIONS:
+def _find_strips(page: TiffPage) -> _Layout | None:
+    tags, bits = page.tags, page.bits
+    samples, compression = len(bits), page.number(_COMPRESSION, _UNCOMPRESSED)
+    plain = page.number(_PLANES, 1) == 1 and page.number(_ORIENTATION, 1) == 1
+    plain = plain and page.number(_PHOTOMETRIC, -1) in _GRAY_OR_RGB and page.missing is None and page.pages == 1
+    plain = plain and set(page.numbers(_FORMAT, (1,))) == {1} and page.extra in ((), (1,), (2,)) and not page.is_raw
+    if not plain or set(bits) not in ({8}, {16}) or compression not in _COMPRESSIONS:
         return None
     if _STRIP_OFFSETS not in tags or _STRIP_SIZES not in tags:
         return None
-    width, height = image.size
+    width, height = page.number(_WIDTH, 0), page.number(_HEIGHT, 0)
     rows = min(int(tags.get(_STRIP_ROWS, height)), height)
-    strips = tuple(zip(tags[_STRIP_OFFSETS], tags[_STRIP_SIZES], strict=True))
+    strips = tuple(zip(page.numbers(_STRIP_OFFSETS, ()), page.numbers(_STRIP_SIZES, ()), strict=True))
     if rows < 1 or len(strips) != -(-height // rows):
         return None
     if compression == _UNCOMPRESSED:
@@ -132,7 +141,7 @@ def _find_strips(image: Image.Image, tags: TiffImagePlugin.ImageFileDirectory_v2
         strips, rows = tuple((start, length) for start in starts), 1
     elif rows * width > _MAX_STRIP_PIXELS:
         return None
-    return _Layout(tags, height, rows, strips, read_metadata(image))
+    return _Layout(tags, height, rows, strips, page)
 
 
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:

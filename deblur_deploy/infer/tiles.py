@@ -200,7 +200,8 @@ def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> 
         raise ConfigError(
             f"{width}x{height} does not fit into the memory: the smallest tiles take {least / 1e6:.0f} MB, and "
             f"{left / 1e6:.0f} MB are left",
-            hint=f"give {(least - left) / 1e6:.0f} MB more with --max-memory",
+            # A quarter of what is added goes to pictures that wait.
+            hint=f"give {-(-(least - left) * 4 // 3_000_000)} MB more with --max-memory",
         )
     for share in FRUGAL_SHARES:
         frugal = _fewest_pixels(width, height, needs, budget_bytes // share)

@@ -222,6 +222,8 @@ class SRN(Generator):
         There is no normalisation layer to do that. With PyTorch's own starting weights a signal shrinks at every layer,
         and training leaves the coarse levels, which are the furthest from the output, all but unused.
         """
+        if self.head.weight.is_meta:  # there is nothing to fill, and PyTorch would load its compiler to find that out
+            return
         offsets = [module.conv_offset for module in self.modules() if isinstance(module, DeformConv2dPack)]
         for layer in self.modules():
             if isinstance(layer, nn.ConvTranspose2d):

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.denormals import flushed_denormals, renew_openmp_threads
 from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.core.threads import default_threads
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.runtime.runner import Batch, Pictures, Runner
 from deblur_deploy.runtime.runtimes import OpenOptions, TorchVariant, find_runtime
@@ -37,7 +39,7 @@ class TorchRunner(Runner):
         self._net: Callable[[Tensor], Tensor] | None = _in_mode(net, self._variant)
         self._format = _memory_format(self._variant)
         self._threads_before = torch.get_num_threads()
-        self._threads = threads or self._threads_before
+        self._threads = threads or min(self._threads_before, default_threads())
 
     def close(self) -> None:
         """As :meth:`Runner.close`."""
@@ -52,7 +54,8 @@ class TorchRunner(Runner):
 
     def _run(self, batch: Batch) -> Batch:
         assert self._net is not None, "the runner was closed"
-        with torch.inference_mode():
+        with torch.inference_mode(), flushed_denormals():
+            renew_openmp_threads()
             picture = torch.from_numpy(batch).to(getattr(torch, self._variant.dtype))
             restored = self._net(picture.contiguous(memory_format=self._format))
             return cast(Batch, restored.float().contiguous().numpy())

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ArtifactError, first_line
 from deblur_deploy.runtime.ort_providers import open_session
+from deblur_deploy.runtime.ort_settings import session_options
 from deblur_deploy.runtime.runner import Runner, fixed_size, infer_in_form
 from deblur_deploy.runtime.runtimes import CPU_PROVIDER, RUNTIMES, OpenOptions
 
@@ -44,7 +46,7 @@ class OnnxruntimeRunner(Runner):
 
     Args:
         artifact: An ONNX artifact.
-        threads: Threads within an operator, or None for one per core.
+        threads: Threads within an operator, or None for one per usable core.
         name: ``onnxruntime`` for the processor, or one of the runtimes that add a provider to this name.
 
     Raises:
@@ -56,16 +58,14 @@ class OnnxruntimeRunner(Runner):
 
     def __init__(self, artifact: Artifact, threads: int | None = None, name: str = "onnxruntime") -> None:
         super().__init__(name, artifact.image)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; warnings are about nodes that were folded
+        options = session_options(threads)
         if (artifact.network.quantization or {}).get("format") == "fp8":
             # Higher levels take float8 quantizers for integer ones: they put integer convolutions behind them, which
             # then refuse the file, and drop the Relu before a quantizer whose zero point is 0.
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            session = open_session(artifact, options, name)
+            with flushed_denormals():
+                session = open_session(artifact, options, name)
         except _FAILURES as err:
             raise ArtifactError(
                 f"{name} cannot read {artifact.path}: {first_line(err)}", hint="export it again"
@@ -78,7 +78,8 @@ class OnnxruntimeRunner(Runner):
         self._session = None
 
     def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        restored: NDArray[Any] = self._session.run(None, {self._input: batch})[0]
+        with flushed_denormals():
+            restored: NDArray[Any] = self._session.run(None, {self._input: batch})[0]
         return restored
 
     def give_back_memory(self) -> None:

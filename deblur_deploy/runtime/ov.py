@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx.checker
 import openvino
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from openvino import opset8
 
 from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
+from deblur_deploy.core.threads import default_threads
 from deblur_deploy.graph.for_openvino import read_for_openvino
 from deblur_deploy.runtime.runner import Runner
 from deblur_deploy.runtime.runtimes import OpenOptions, find_runtime
+
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
+"""Instruction sets without bfloat16, as oneDNN calls them."""
 
 
 class OpenVINORunner(Runner):
     """An ONNX file in OpenVINO's CPU plugin, tuned for latency.
 
-    Convolutions between QuantizeLinear and DequantizeLinear run in INT8 with either precision; the precision is that
-    of everything else.
+    Convolutions between QuantizeLinear and DequantizeLinear run in INT8 with either precision, where the processor
+    multiplies 8-bit integers exactly; the precision is that of everything else. Nothing is left to OpenVINO's defaults
+    that would give another picture on another processor.
 
     Args:
         artifact: An ONNX artifact.
         name: ``openvino`` for float32, ``openvino-bf16`` for bfloat16.
-        threads: Inference threads, or None for one per core.
+        threads: Inference threads, or None for one per usable core.
 
     Raises:
         ArtifactError: OpenVINO cannot read the file.
@@ -38,12 +49,16 @@ class OpenVINORunner(Runner):
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if find_runtime(name).precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": threads or default_threads(),
+            "CPU_DENORMALS_OPTIMIZATION": True,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        if artifact.network.quantization is not None and not multiplies_int8_exactly():
+            settings["LP_TRANSFORMS_MODE"] = False  # what is quantized is computed with in float32
         try:
             core = openvino.Core()
-            compiled = core.compile_model(read_for_openvino(core, artifact.path), "CPU", settings)
+            with flushed_denormals():  # which compiling would set and leave
+                compiled = core.compile_model(read_for_openvino(core, artifact.path), "CPU", settings)
         except (RuntimeError, OSError, DecodeError, onnx.checker.ValidationError) as err:
             raise ArtifactError(
                 f"OpenVINO cannot read {artifact.path}: {_reason(err)}", hint="export it again"
@@ -56,7 +71,8 @@ class OpenVINORunner(Runner):
         self._request = self._compiled = None
 
     def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        restored: NDArray[Any] = self._request.infer({0: batch})[0]
+        with flushed_denormals():
+            restored: NDArray[Any] = self._request.infer({0: batch})[0]
         return restored
 
     def _reason(self, err: Exception) -> str:
@@ -85,8 +101,32 @@ def bf16_unavailable(name: str) -> DeblurDeployError | None:
 
 
 def computes_bf16() -> bool:
-    """Whether OpenVINO finds bfloat16 arithmetic in this processor; where it does not, bf16 is emulated and slow."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Whether OpenVINO finds bfloat16 arithmetic in this processor; where it does not, bf16 is emulated and slow.
+
+    ``ONEDNN_MAX_CPU_ISA`` is taken into account: OpenVINO itself asks only the processor.
+    """
+    limit = next((os.environ[name].upper() for name in _LIMITS if os.environ.get(name)), "")
+    return limit not in _WITHOUT_BF16 and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@functools.cache
+def multiplies_int8_exactly() -> bool:
+    """Whether OpenVINO's INT8 convolutions are exact on this processor, found by one with the largest numbers.
+
+    Without VNNI or AMX, oneDNN adds pairs of products in 16 bits, which the sum of two large ones does not fit into: it
+    is cut off without a word. Source: oneDNN's developer guide, *Nuances of int8 Computations*.
+    """
+    channels, side, largest = 16, 8, 127
+    picture = opset8.parameter([1, channels, side, side], np.float32)
+    rounded = opset8.fake_quantize(picture, *map(np.float32, (-128, largest, -128, largest)), 256)
+    shape = (channels, channels, 3, 3)
+    kernel = opset8.convert(opset8.constant(np.full(shape, largest, np.int8)), np.float32)
+    scaled = opset8.multiply(kernel, np.ones((channels, 1, 1, 1), np.float32))
+    convolved = opset8.convolution(rounded, scaled, [1, 1], [0, 0], [0, 0], [1, 1])
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(openvino.Model([convolved], [picture]), "CPU", settings)
+    found = compiled(np.full((1, channels, side, side), largest, np.float32))[0]
+    return bool(np.all(found == largest * largest * channels * 9))
 
 
 def _reason(err: BaseException) -> str:

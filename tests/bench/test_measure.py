@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from deblur_deploy.bench import measure as measure_module
-from deblur_deploy.bench.device import device_facts, usable_cores
+from deblur_deploy.bench.device import device_facts
 from deblur_deploy.bench.entries import BenchEntry, all_entries
 from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step, new_step
 from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError
 from deblur_deploy.core.images import ImageSpec, Resolution
+from deblur_deploy.core.threads import usable_cores
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.phases import Phases
@@ -206,6 +207,35 @@ def test_a_runner_that_fails_says_so_and_the_others_go_on(use: Callable, calls: 
     assert all(runner.closed for runner in runners.values())
 
 
+def exported(source: BenchEntry, name: str, stage: str = "export-onnx") -> BenchEntry:
+    """An ONNX file that a stage made of an entry's network, in OpenVINO."""
+    step = Step(stage, {}, {}, source.artifact.sha256, "", {})
+    artifact, path = source.artifact, Path(name) / "model.onnx"
+    changed = dataclasses.replace(artifact, kind="onnx", path=path, sha256=name, history=(*artifact.history, step))
+    return BenchEntry(changed, "openvino")
+
+
+def test_the_baseline_is_the_fastest_runtime_of_the_original(use: Callable, clock: Clock) -> None:
+    eager = entry("original")
+    small = exported(entry("pruned"), "small")
+    entries = [eager, exported(eager, "graph"), exported(eager, "halved", "to-fp16"), small]
+    times_ms = (30.0, 10.0, 6.0, 5.0)
+    use({e.artifact.directory.name: clock.takes(ms) for e, ms in zip(entries, times_ms, strict=True)})
+    report = measure(entries, QUICK)
+    assert [row.is_baseline for row in report.rows] == [False, True, False, False]
+    assert [row.ratio for row in report.rows] == pytest.approx([1 / 3, 1, 10 / 6, 2])
+    assert report.rows[1].ratio_ci == (1.0, 1.0)
+    assert report.as_json()["baseline"] == {"artifact": "graph", "runtime": "openvino"}
+
+
+def test_a_runtime_of_the_original_that_fails_is_not_the_baseline(use: Callable, clock: Clock) -> None:
+    eager = entry("original")
+    entries = [eager, exported(eager, "graph")]
+    use({"original": clock.takes(30.0), "graph": failing_after(0)})
+    report = measure(entries, QUICK)
+    assert [row.is_baseline for row in report.rows] == [True, False]
+
+
 def test_what_cannot_run_is_skipped_with_its_reason(use: Callable) -> None:
     use({"good": lambda: None})
     good, skipped = measure([entry("good"), entry("other", "onnxruntime")], QUICK).rows
@@ -337,7 +367,7 @@ def test_json_has_the_documented_keys(use: Callable) -> None:
     assert plain.keys() == {"device", "baseline", "results"}
     assert plain["baseline"] == {"artifact": "a", "runtime": "torch"}
     keys = {"artifact", "runtime", "res", "latency_ms", "throughput_fps", "ratio", "ratio_ci", "stable", "skipped"}
-    keys |= {"batch", "memory_mib", "joules_per_frame", "floor", "over_floor", "settings"}
+    keys |= {"batch", "is_baseline", "memory_mib", "joules_per_frame", "floor", "over_floor", "settings"}
     measured, skipped = plain["results"]
     assert measured.keys() == skipped.keys() == keys
     assert measured["latency_ms"].keys() == {"median", "p90", "p95", "p99"}

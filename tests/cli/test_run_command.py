@@ -125,6 +125,8 @@ def test_files_of_the_engine_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ("[pruning]", "has no field 'pruning'"),
         ("[prune]\nkeep = 2.0", "keep is 2.0"),
         ("[budget]\nmax_drop_db = -1", "max_drop_db is -1"),
+        ("[budget]\nmin_gain_kept = -0.1", "min_gain_kept is -0.1"),
+        ("[budget]\nmin_gain_kept = 90", "min_gain_kept is 90"),
         ("[budget]\nmin_speedup = 2", "min_speedup needs a latency table"),
         ("[engine]", "an FP16 engine is built from a typed FP16 graph"),
         ('[fp16]\n[engine]\nprecision = "fp32"', "an FP32 engine cannot be built from a typed FP16 graph"),
@@ -170,7 +172,7 @@ def test_each_budget_says_by_how_much_and_where(tmp_path: Path) -> None:
             timed(tmp_path, "int8", "openvino", 100.0),
         ]
     }
-    check_budgets(Budget(0.5, 0.2, 8.0), made, quality, bench)
+    check_budgets(Budget(0.5, 0.2, 4.0), made, quality, bench)
     check_budgets(Budget(), made, quality, None)
 
     with pytest.raises(BudgetError) as missed:
@@ -182,14 +184,29 @@ def test_each_budget_says_by_how_much_and_where(tmp_path: Path) -> None:
         "(pruned x0.50, int8 x0.40: pruned saved least)"
     )
     assert speed == (
-        "int8 is 8.0 times as fast as the original in eager PyTorch, and min_speedup = 10.0 "
-        "(original 2.0x, pruned 4.0x, int8 8.0x)"
+        "int8 is 4.0 times as fast as the original in its fastest runtime, openvino, and min_speedup = 10.0 "
+        "(original 1.0x, pruned 2.0x, int8 4.0x)"
     )
     assert str(tmp_path / "pruned" / "model.onnx") in missed.value.hint
     assert missed.value.hint.endswith("keep more channels or tune for longer")
     with pytest.raises(BudgetError) as missed:
         check_budgets(Budget(max_size_ratio=0.125), made, quality, None)
     assert missed.value.hint.endswith("keep fewer channels")
+
+
+def test_the_share_of_the_gain_is_a_budget(tmp_path: Path) -> None:
+    made = run_of(tmp_path, {"original": 1000, "pruned": 500, "int8": 200})
+    quality = {"psnr_db": {"original": 30.0, "pruned": 29.9, "int8": 29.5}, "blurred_db": 28.0}
+    check_budgets(Budget(min_gain_kept=0.75), made, quality, None)
+    with pytest.raises(BudgetError) as missed:
+        check_budgets(Budget(min_gain_kept=0.9), made, quality, None)
+    assert missed.value.message == "75.0% of the gain is kept, and min_gain_kept = 0.9 (pruned 95%, int8 75%)"
+    assert str(tmp_path / "pruned" / "model.onnx") in missed.value.hint
+
+    with pytest.raises(BudgetError, match=r"gains 0\.10 dB over the blurred input, too little to say what is kept"):
+        check_budgets(Budget(min_gain_kept=0.1), made, quality | {"blurred_db": 29.9}, None)
+    equal = {"psnr_db": dict.fromkeys(quality["psnr_db"]), "blurred_db": 28.0}
+    check_budgets(Budget(max_drop_db=0.0, min_gain_kept=1.0), made, equal, None)
 
 
 def test_a_run_without_stages_can_miss_a_budget_too(tmp_path: Path) -> None:

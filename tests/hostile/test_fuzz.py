@@ -35,7 +35,7 @@ from deblur_deploy.core.images import ImageSpec, load_rgb, parse_resolution
 from deblur_deploy.engine.targets import resolve_target
 from deblur_deploy.graph.facts import FORMAT, PREFIX, read_facts
 from deblur_deploy.infer.memory import parse_memory
-from deblur_deploy.infer.picture import read_picture
+from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.rows import open_rows
 from deblur_deploy.pipeline.recipe import load_recipe
 

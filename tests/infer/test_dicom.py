@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.infer.restore import Restorer, deblur
+from deblur_deploy import __version__
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
+from deblur_deploy.infer.settings import DicomConfig
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM files need the extra `medical`")
 
@@ -34,7 +37,9 @@ def scan(photo):
 def restore(*arguments):
     from deblur_deploy.infer.dicom import restore_dicom
 
-    return restore_dicom(*arguments)
+    frames, notes = restore_dicom(*arguments)
+    assert all(isinstance(note, str) for note in notes)
+    return frames
 
 
 def test_only_the_pixel_data_changes(tmp_path, runner, scan):
@@ -48,9 +53,112 @@ def test_only_the_pixel_data_changes(tmp_path, runner, scan):
     assert after.pixel_array.dtype == np.int16
     assert np.abs(after.pixel_array - expected).max() <= 0.51
     assert (after.pixel_array != values).mean() > 0.5
-    del before.PixelData, after.PixelData
+    assert after.SOPInstanceUID == after.file_meta.MediaStorageSOPInstanceUID != before.SOPInstanceUID
+    assert after.SourceImageSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert after.ImageType == ["DERIVED", "SECONDARY"]
+    assert after.DerivationDescription == f"Deblurred by deblur-deploy {__version__}"
+    for name in ("PixelData", "ImageType", "DerivationDescription", "SOPInstanceUID", "SourceImageSequence"):
+        for dataset in (before, after):
+            if name in dataset:
+                delattr(dataset, name)
+    del before.file_meta.MediaStorageSOPInstanceUID, after.file_meta.MediaStorageSOPInstanceUID
     assert before == after
     assert before.file_meta == after.file_meta
+
+
+class Identity:
+    """A network that changes nothing."""
+
+    name, image = "identity", ImageSpec()
+
+    def infer(self, batch):
+        return batch.copy()
+
+
+class Blur(Identity):
+    """A network that mixes each pixel with its neighbours."""
+
+    def infer(self, batch):
+        wide = np.pad(batch, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+        rows, columns = batch.shape[2:]
+        parts = [wide[:, :, y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
+        return np.mean(parts, axis=0, dtype=np.float32)
+
+
+def restored(tmp_path, scan, network, config=DicomConfig()):  # noqa: B008
+    scan.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    restorer = Restorer(network, RestoreConfig(count_process=False))
+    from deblur_deploy.infer.dicom import restore_dicom
+
+    _, notes = restore_dicom(tmp_path / "a.dcm", tmp_path / "b.dcm", restorer, config)
+    return pydicom.dcmread(tmp_path / "b.dcm"), notes
+
+
+def test_padding_is_left_alone_and_does_not_bleed(tmp_path, scan):
+    values = np.full((48, 64), 1000, np.int16)
+    values[:, 32:] = 1400
+    padding = np.zeros(values.shape, bool)
+    padding[:8], padding[20:24, 10:20] = True, True
+    values[padding] = -32768
+    scan.PixelPaddingValue, scan.PixelData = -32768, values.tobytes()
+    scan["PixelPaddingValue"].VR = "SS"
+    again = restored(tmp_path, scan, Identity())[0].pixel_array
+    assert np.array_equal(again, values)
+    again = restored(tmp_path, scan, Blur())[0].pixel_array
+    assert np.array_equal(again[padding], values[padding])
+    assert (again[~padding].min(), again[~padding].max()) == (1000, 1400)
+    assert np.array_equal(again[:, :30], values[:, :30])
+    assert not np.array_equal(again, values)
+
+
+def test_overlay_bits_above_the_stored_ones_stay(tmp_path, scan):
+    values = (np.arange(48 * 64).reshape(48, 64) % 4096).astype(np.uint16)
+    overlay = (np.indices(values.shape).sum(axis=0) % 3 == 0).astype(np.uint16) << 12
+    scan.BitsStored, scan.HighBit, scan.PixelRepresentation = 12, 11, 0
+    scan.PixelData = (values | overlay).tobytes()
+    words = np.frombuffer(restored(tmp_path, scan, Identity())[0].PixelData, np.uint16).reshape(48, 64)
+    assert np.array_equal(words, values | overlay)
+    words = np.frombuffer(restored(tmp_path, scan, Blur())[0].PixelData, np.uint16).reshape(48, 64)
+    assert np.array_equal(words & 0xF000, overlay)
+    assert not np.array_equal(words & 0xFFF, values)
+
+
+def test_a_file_without_pixels_is_named_as_that(tmp_path, scan):
+    del scan.PixelData
+    scan.Modality = "SR"
+    with pytest.raises(ArtifactError, match=r"a\.dcm holds no pixels \(modality SR\)"):
+        restored(tmp_path, scan, Identity())
+
+
+def test_the_uid_is_kept_where_that_is_wanted_and_else_the_same_each_time(tmp_path, scan):
+    kept, _ = restored(tmp_path, scan, Identity(), DicomConfig(keep_uid=True))
+    assert kept.SOPInstanceUID == scan.SOPInstanceUID
+    first, second = (restored(tmp_path, scan, Identity())[0].SOPInstanceUID for _ in range(2))
+    assert first == second != scan.SOPInstanceUID
+
+
+def test_compressed_pixels_are_unpacked_by_plugins(tmp_path, scan):
+    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+
+    values = scan.pixel_array.copy()
+    scan.compress(RLELossless, generate_instance_uid=False)
+    again, notes = restored(tmp_path, scan, Identity())
+    assert again.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert np.array_equal(again.pixel_array, values)
+    assert notes == ("it was compressed as RLE Lossless and is written uncompressed",)
+
+
+def test_a_missing_plugin_is_named(tmp_path, scan, monkeypatch):
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEG2000Lossless
+
+    scan.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f"])
+    scan["PixelData"].is_undefined_length = True
+    scan.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    monkeypatch.setattr(type(get_decoder(JPEG2000Lossless)), "is_available", False)
+    with pytest.raises(MissingDependencyError, match="JPEG 2000") as caught:
+        restored(tmp_path, scan, Identity())
+    assert "medical-codecs" in caught.value.hint
 
 
 def test_several_frames_and_an_even_one(tmp_path, runner, scan):

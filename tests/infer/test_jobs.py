@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
-from deblur_deploy.infer.jobs import find_jobs, parse_format
+from deblur_deploy.infer.jobs import EARLIER_RESULTS, find_jobs, parse_format
+from deblur_deploy.infer.journal import JOURNAL
 
 
 @pytest.fixture
@@ -28,7 +31,13 @@ def test_a_folder_is_listed_with_what_is_below_it(folder, out):
 
 @pytest.mark.parametrize(
     ("pattern", "names"),
-    [("*.png", ["b.png"]), ("sub/*", ["sub/c.TIF", "sub/deep/d.webp"]), ("[ab].*", ["a.jpg", "b.png"])],
+    [
+        ("*.png", ["b.png"]),
+        ("sub/*", ["sub/c.TIF", "sub/deep/d.webp"]),
+        ("[ab].*", ["a.jpg", "b.png"]),
+        ("*.tif", ["sub/c.TIF"]),
+        ("*.PNG", ["b.png"]),
+    ],
 )
 def test_a_pattern_chooses(folder, out, pattern, names):
     assert [job.name for job in find_jobs([folder], out, pattern)] == names
@@ -60,16 +69,46 @@ def test_results_inside_the_input_folder_are_no_inputs(folder):
 def test_inputs_are_never_replaced(folder):
     with pytest.raises(ConfigError, match="--out is the input folder"):
         find_jobs([folder], folder / "sub" / "..")
-    with pytest.raises(ConfigError, match="would be written over the input"):
-        find_jobs([folder / "a.jpg"], folder)
-    with pytest.raises(ConfigError, match="would be written over the input"):
-        find_jobs([folder / "sub" / "c.TIF", folder / "a.jpg"], folder / "sub", suffix=".TIF")
+    (job,) = find_jobs([folder / "a.jpg"], folder)
+    assert "would be written over the input" in job.obstacle.message
+    first, second = find_jobs([folder / "sub" / "c.TIF", folder / "a.jpg"], folder / "sub", suffix=".TIF")
+    assert "would be written over the input" in first.obstacle.message
+    assert second.obstacle is None
 
 
-def test_two_results_of_one_name_are_refused(folder, tmp_path, out):
+def test_two_results_of_one_name_are_refused_and_the_others_go_on(folder, tmp_path, out):
     (tmp_path / "a.jpg").touch()
-    with pytest.raises(ConfigError, match="would both be written to"):
-        find_jobs([folder, tmp_path / "a.jpg"], out)
+    jobs = find_jobs([folder, tmp_path / "a.jpg"], out)
+    refused = [job for job in jobs if job.obstacle is not None]
+    assert [job.source for job in refused] == [folder / "a.jpg", tmp_path / "a.jpg"]
+    assert all("would both be written to" in job.obstacle.message for job in refused)
+    assert len(jobs) == 7
+
+
+def test_results_of_an_earlier_run_below_the_folder_are_no_inputs(folder, out):
+    (folder / "restored" / "sub").mkdir(parents=True)
+    (folder / "restored" / JOURNAL).touch()
+    (folder / "restored" / "sub" / "a.jpg").touch()
+    passed = Counter()
+    jobs = find_jobs([folder], out, passed=passed)
+    assert not [job.name for job in jobs if "restored" in job.name]
+    assert passed == {EARLIER_RESULTS: 1, ".txt": 1}
+    assert [job.name for job in find_jobs([folder / "restored"], out)] == ["sub/a.jpg"]  # named on purpose
+
+
+def test_what_is_passed_over_is_counted_and_named(folder, tmp_path, out):
+    for name in ("x.NEF", "y.nef", "z.gif"):
+        (folder / name).touch()
+    passed = Counter()
+    find_jobs([folder], out, passed=passed)
+    assert passed == {".txt": 1, ".nef": 2, ".gif": 1}
+    (tmp_path / "raw").mkdir()
+    for name in ("x.NEF", "y.nef", "z.gif"):
+        (tmp_path / "raw" / name).touch()
+    with pytest.raises(
+        ArtifactError, match=r"holds no pictures or videos, only 2 \.nef \(camera RAW\), 1 \.gif \(GIF\)"
+    ):
+        find_jobs([tmp_path / "raw"], out)
 
 
 def test_a_missing_input_and_an_empty_folder(tmp_path, out):

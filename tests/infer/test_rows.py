@@ -15,14 +15,16 @@ import pytest
 from PIL import Image
 
 from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.formats import format_of_suffix
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.infer import picture as pictures
+from deblur_deploy.infer import png_rows, tiff_writer
 from deblur_deploy.infer import rows as in_rows
-from deblur_deploy.infer import tiff
-from deblur_deploy.infer.encode import write_picture
+from deblur_deploy.infer.encode import row_writer, write_picture
 from deblur_deploy.infer.jobs import find_jobs
-from deblur_deploy.infer.picture import FORMATS, Metadata, Picture, read_picture
+from deblur_deploy.infer.picture import Layout, Metadata, Picture
+from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
 from deblur_deploy.infer.rows import open_rows, restore_rows
 from deblur_deploy.infer.run import FileRunner
@@ -34,7 +36,7 @@ SUFFIXES = [".png", ".tif"]
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """Bands and strips of a few rows, so that small pictures have many."""
-    monkeypatch.setattr(tiff, "_STRIP_BYTES", 3000)
+    monkeypatch.setattr(tiff_writer, "_STRIP_BYTES", 3000)
     monkeypatch.setattr(pictures, "_BAND_PIXELS", 1000)
 
 
@@ -74,18 +76,22 @@ def test_rows_are_what_the_whole_picture_is(tmp_path, suffix, dtype, channels):
     restorer = tiled()
     with (
         path.open("wb") as file,
-        in_rows.ROW_WRITERS[FORMATS[suffix]](file, samples.shape, samples.dtype, metadata) as w,
+        row_writer(format_of_suffix(suffix).name)(file, Layout.plain(samples.shape, samples.dtype), metadata) as w,
     ):
         w.write(samples)
 
     reader = open_rows(path, None)
     assert reader is not None
-    assert (reader.shape, reader.dtype, reader.kind) == (samples.shape, samples.dtype, FORMATS[suffix])
+    assert (reader.layout.shape, reader.layout.dtype, reader.kind) == (
+        samples.shape,
+        samples.dtype,
+        format_of_suffix(suffix).name,
+    )
     bands = list(reader.bands())
     assert len(bands) > 5
     assert np.array_equal(np.concatenate(bands), samples)
 
-    assert restore_rows(reader, tmp_path / f"b{suffix}", None, restorer) > 4
+    assert restore_rows(reader, tmp_path / f"b{suffix}", None, restorer)[0] > 4
     again = read_picture(tmp_path / f"b{suffix}")
     assert np.array_equal(again.samples, restorer.restore(samples))
     assert again.metadata.dpi == pytest.approx((300, 150), abs=0.1)
@@ -94,7 +100,7 @@ def test_rows_are_what_the_whole_picture_is(tmp_path, suffix, dtype, channels):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_picture_goes_over_into_another_format(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
-    write_picture(path, Picture(samples_of(3, np.uint8), FORMATS[suffix]))
+    write_picture(path, Picture(samples_of(3, np.uint8), format_of_suffix(suffix).name))
     for target in ("PNG", "TIFF"):
         reader = open_rows(path, target)
         assert reader is not None
@@ -206,8 +212,8 @@ def test_a_run_restores_large_pictures_in_rows_beside_small_ones(artifact, runne
     files = FileRunner(artifact, runner, tmp_path / "out", config)
     jobs = find_jobs([inputs], tmp_path / "out")
     opened = []
-    original = in_rows.PngRows.bands
-    monkeypatch.setattr(in_rows.PngRows, "bands", lambda self: opened.append(1) or original(self))
+    original = png_rows.PngRows.bands
+    monkeypatch.setattr(png_rows.PngRows, "bands", lambda self: opened.append(1) or original(self))
 
     files.run(jobs, lambda progress: None)
 

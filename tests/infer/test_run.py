@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deblur_deploy.core import formats
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.jobs import Job, find_jobs
 from deblur_deploy.infer.journal import JOURNAL
-from deblur_deploy.infer.picture import Metadata, Picture, read_picture
+from deblur_deploy.infer.picture import Metadata, Picture
 from deblur_deploy.infer.reach import MEMORY_PROBE, measure_bytes_per_pixel
+from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
@@ -57,7 +60,7 @@ def test_bad_files_are_named_and_the_others_go_on(artifact, runner, photos, out)
     assert np.array_equal(read_picture(out / "a.png").samples, deblur(runner, original))
     assert [failure.error for failure in report.failures] == [
         f"{photos / 'broken.png'} cannot be read: {_reason(report, 0)}",
-        f"{photos / 'm.jpg'} is not an image; give PNG, JPEG, TIFF, WebP, AVIF or BMP files",
+        f"{photos / 'm.jpg'} is not an image; give {formats.names()} files",
     ]
     assert report.as_json()["failed"] == 2
     assert report.frames == 3
@@ -200,16 +203,42 @@ def test_links_in_the_output_are_replaced_and_what_is_behind_them_stays(artifact
     assert not (out / "a.png").is_symlink()
 
 
-def test_damaged_camera_data_fails_one_file_and_not_the_run(artifact, runner, photo, tmp_path, out):
-    """TIFF holds EXIF tags as its own, so a block that is none cannot be written."""
+def test_damaged_camera_data_cost_themselves_and_not_the_picture(artifact, runner, photo, tmp_path, out):
     for name, exif in (("a.png", b"Exif\0\0no camera data"), ("b.png", None)):
         write_picture(tmp_path / "in" / name, Picture(photo[:32, :32], "PNG", Metadata(exif)))
     files = FileRunner(artifact, runner, out, InferConfig(encode=EncodeConfig("TIFF")))
     files.run(find_jobs([tmp_path / "in"], out, suffix=".tif"), lambda progress: None)
 
-    assert [result.status for result in files.report.files] == ["failed", "done"]
-    assert "a.tif" not in {path.name for path in out.iterdir()}
-    assert "damaged EXIF data" in files.report.failures[0].error
+    assert [result.status for result in files.report.files] == ["done", "done"]
+    assert [result.notes for result in files.report.files] == [("its metadata are damaged and left out: eXIf",), ()]
+    assert np.array_equal(read_picture(out / "a.tif").samples, read_picture(out / "b.tif").samples)
+
+
+def test_results_have_the_dates_of_their_files(artifact, runner, photos, out):
+    os.utime(photos / "a.png", ns=(10**18, 10**18 + 5 * 10**9))
+    restore(artifact, runner, photos, out)
+    assert (out / "a.png").stat().st_mtime_ns == 10**18 + 5 * 10**9
+
+
+def test_resume_does_not_mind_another_memory(artifact, runner, photos, out):
+    restore(artifact, runner, photos, out)
+    config = InferConfig(RestoreConfig(max_memory=3_000_000_000), resume=True)
+    status, _ = restore(artifact, runner, photos, out, config)
+    assert status["a.png"] == "skipped"
+    status, _ = restore(artifact, runner, photos, out, InferConfig(RestoreConfig(strength=0.5), resume=True))
+    assert status["a.png"] == "done"
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25])
+def test_strength_is_how_much_of_the_change_is_taken(runner, photo, strength):
+    part = photo[:32, :40].astype(np.float32) / 255
+    whole = Restorer(runner, RestoreConfig(count_process=False)).restore(part)
+    some = Restorer(runner, RestoreConfig(count_process=False, strength=strength)).restore(part)
+    inside = (whole > 0) & (whole < 1)  # elsewhere it is clipped
+    assert inside.mean() > 0.5
+    assert np.allclose(some[inside], (part + strength * (whole - part))[inside], atol=1e-5)
+    with pytest.raises(ConfigError, match=r"strength is 1\.5"):
+        RestoreConfig(strength=1.5)
 
 
 def test_a_job_with_an_obstacle_is_a_failure_by_name(artifact, runner, photos, out):
@@ -233,11 +262,11 @@ def test_no_exception_of_one_file_ends_a_run(artifact, runner, photos, step, rai
     files, calls = find_jobs([photos], out, "*.[pt][ni][gf]"), []
     real = {"read_picture": read_picture, "write_picture": write_picture}.get(step, Restorer.restore_in_place)
 
-    def strange(*arguments):
+    def strange(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 1:
             raise raised
-        return real(*arguments)
+        return real(*arguments, **options)
 
     with mock.patch(f"deblur_deploy.infer.run.{step}", strange):
         usual.run(files, lambda progress: None)

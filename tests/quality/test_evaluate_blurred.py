@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.errors import ArtifactError, ConfigError
@@ -49,7 +50,7 @@ def test_what_a_network_does_is_measured_and_handed_out(brightening: Artifact, p
     wall = report.per_image[1][1]
     assert (wall.flat_share, wall.color_shift, wall.overshoot_share) == (1, (3, 0, 0), 0)
     plain = report.as_json()
-    assert plain.keys() == {"artifact", "images", "color_shift", "overshoot_share", "per_image"}
+    assert plain.keys() == {"artifact", "images", "color_shift", "overshoot_share", "per_image", "failed"}
     assert (plain["images"], plain["color_shift"], plain["overshoot_share"]) == (2, pytest.approx(3, abs=0.1), 0)
     assert plain["per_image"][1] == {
         "name": "wall.png",
@@ -69,3 +70,19 @@ def test_a_set_is_checked_and_a_folder_is_taken_as_it_is(photos: Path) -> None:
 def test_no_photographs_is_an_error(brightening: Artifact) -> None:
     with pytest.raises(ConfigError, match="no photographs"):
         evaluate_blurred(brightening, [])
+
+
+def test_files_that_cannot_be_read_are_named_and_the_others_go_on(
+    brightening: Artifact, photos: Path, photo: Image8
+) -> None:
+    (photos / "sub").mkdir()
+    save_rgb(photos / "sub" / "wall.png", np.full((32, 48, 3), 90, np.uint8))
+    Image.fromarray(photo).convert("CMYK").save(photos / "print.jpg")
+    (photos / "cut.png").write_bytes((photos / "busy.png").read_bytes()[:3000])
+    report = evaluate_blurred(brightening, blurred_files(photos), folder=photos)
+    assert [name for name, _ in report.per_image] == ["busy.png", "sub/wall.png", "wall.png"]
+    assert [name for name, _ in report.failed] == ["cut.png", "print.jpg"]
+    assert [entry["name"] for entry in report.as_json()["failed"]] == ["cut.png", "print.jpg"]
+    assert "CMYK" in report.failed[1][1]
+    with pytest.raises(ArtifactError, match="none of 1 photographs can be read"):
+        evaluate_blurred(brightening, [photos / "print.jpg"])

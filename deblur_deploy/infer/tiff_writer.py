@@ -11,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, TiffTags
 
-from deblur_deploy.infer.picture import DESCRIPTIVE_TAGS, Metadata
+from deblur_deploy.infer.picture import Layout, Metadata
+from deblur_deploy.infer.tiff_tags import DESCRIPTIVE_TAGS
 
 _STRIP_BYTES = 1 << 20
 _DEFLATE, _UNCOMPRESSED, _HORIZONTAL_DIFFERENCES = 8, 1, 2
 _DIRECTORIES = (34665, 34853)
 _STRIP_OFFSETS, _STRIP_SIZES = 273, 279
-_INCH, _UNASSOCIATED_ALPHA, _GRAY, _RGB = 2, 2, 1, 2
+_INCH, _GRAY, _RGB = 2, 1, 2
+_X_RESOLUTION = 282
+_SAMPLE_FORMATS = {"u": 1, "i": 2, "f": 3}
+"""What a sample is by the kind of its type (TIFF 6.0, section 19)."""
 
 
 class TiffWriter:
@@ -27,18 +31,17 @@ class TiffWriter:
 
     Args:
         file: Where to; it can be rewound.
-        shape: Height, width and channels: gray or RGB, with or without alpha.
-        dtype: uint8 or uint16.
+        layout: Gray or RGB with any other channels, of whole numbers or floats.
         metadata: What the file says about the picture.
     """
 
-    def __init__(self, file: BinaryIO, shape: tuple[int, int, int], dtype: np.dtype[Any], metadata: Metadata) -> None:
-        height, width, channels = shape
-        self._file, self._compressed = file, metadata.compressed
+    def __init__(self, file: BinaryIO, layout: Layout, metadata: Metadata) -> None:
+        (height, width, channels), dtype = layout.shape, layout.dtype
+        self._file, self._compressed, self._bits = file, metadata.compressed, layout.bits
         self._strip_rows = max(1, _STRIP_BYTES // (width * channels * dtype.itemsize))
         self._sizes: list[int] = []
         self._waiting = np.empty((0, width, channels), dtype)
-        self._tags = _describe(shape, dtype, metadata)
+        self._tags = _describe(layout, metadata)
         self._tags[278] = self._strip_rows
         # The tags come first and tell of strips that are not written yet: as many bytes are kept free.
         self._put_tags([0] * -(-height // self._strip_rows))
@@ -63,7 +66,7 @@ class TiffWriter:
         self._waiting = rows[whole:].copy()
 
     def _put_strip(self, rows: NDArray[Any]) -> None:
-        strip = _encode(rows, self._compressed)
+        strip = _encode(rows, self._compressed, self._bits)
         self._file.write(strip)
         self._sizes.append(len(strip))
 
@@ -74,11 +77,9 @@ class TiffWriter:
         self._tags.save(self._file)
 
 
-def _describe(
-    shape: tuple[int, int, int], dtype: np.dtype[Any], metadata: Metadata
-) -> TiffImagePlugin.ImageFileDirectory_v2:
+def _describe(layout: Layout, metadata: Metadata) -> TiffImagePlugin.ImageFileDirectory_v2:
     """The tags, without those of the strips."""
-    height, width, channels = shape
+    height, width, channels = layout.shape
     tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
     exif = Image.Exif()
     exif.load(metadata.exif or b"")
@@ -86,17 +87,23 @@ def _describe(
         if tag not in DESCRIPTIVE_TAGS:  # how the file that it comes from is built
             continue
         tags[tag] = exif.get_ifd(tag) if tag in _DIRECTORIES else exif[tag]
+    for tag, (kind, value) in metadata.own:
+        tags.tagtype[tag] = kind
+        tags[tag] = value
     for tag in (_STRIP_OFFSETS, _STRIP_SIZES):
         tags.tagtype[tag] = TiffTags.LONG  # else their length would go by their values
     tags[256], tags[257], tags[277] = width, height, channels
-    tags[258] = (8 * dtype.itemsize,) * channels
+    tags[258] = (layout.bits,) * channels
     tags[259] = _DEFLATE if metadata.compressed else _UNCOMPRESSED
-    tags[262] = _RGB if channels > 2 else _GRAY
-    if metadata.compressed:
+    tags[262] = _RGB if channels - len(layout.extra) > 1 else _GRAY
+    if metadata.compressed and _takes_differences(layout.dtype, layout.bits):
         tags[317] = _HORIZONTAL_DIFFERENCES
-    if channels in (2, 4):
-        tags[338] = _UNASSOCIATED_ALPHA
-    if metadata.dpi:
+    if layout.extra:
+        tags.tagtype[338] = TiffTags.SHORT
+        tags[338] = layout.extra
+    if (sample_format := _SAMPLE_FORMATS[layout.dtype.kind]) > 1:
+        tags[339] = (sample_format,) * channels
+    if metadata.dpi and _X_RESOLUTION not in tags:
         tags[282], tags[283] = (Fraction(value).limit_denominator(1000) for value in metadata.dpi)
         tags[296] = _INCH
     if metadata.xmp:
@@ -106,8 +113,22 @@ def _describe(
     return tags
 
 
-def _encode(rows: NDArray[Any], compressed: bool) -> bytes:
-    if compressed:
+def _takes_differences(dtype: np.dtype[Any], bits: int) -> bool:
+    return dtype.kind in "iu" and bits == 8 * dtype.itemsize
+
+
+def _encode(rows: NDArray[Any], compressed: bool, bits: int) -> bytes:
+    if compressed and _takes_differences(rows.dtype, bits):
         rows = np.concatenate([rows[:, :1], np.diff(rows, axis=1)], axis=1)  # wraps around, as it should
-    data = rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes()
+    if rows.dtype.kind == "u" and bits < 8 * rows.itemsize:
+        data = _packed(rows, bits)
+    else:
+        data = rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes()
     return zlib.compress(data, 6) if compressed else data
+
+
+def _packed(rows: NDArray[Any], bits: int) -> bytes:
+    """Samples of so many bits one after the other, the highest bit first, each row from a new byte (TIFF 6.0, 258)."""
+    samples = rows.reshape(len(rows), -1, 1)
+    digits = ((samples >> np.arange(bits - 1, -1, -1, dtype=rows.dtype)) & 1).astype(np.uint8)
+    return np.packbits(digits.reshape(len(rows), -1), axis=1).tobytes()

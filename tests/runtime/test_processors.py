@@ -1,0 +1,239 @@
+"""The same picture on every processor: what a runtime leaves to the processor is pinned, or found out and avoided.
+
+oneDNN, inside OpenVINO and PyTorch, can be told to do without the newer instruction sets; so one machine stands for
+several. Without VNNI, INT8 convolutions cut off sums of large products.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from deblur_deploy.core import denormals, processor
+from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step
+from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.runtime import ort_settings, ov
+from deblur_deploy.runtime.eager import TorchRunner
+from deblur_deploy.runtime.ov import computes_bf16, multiplies_int8_exactly
+from deblur_deploy.runtime.runner import open_runner
+
+TESTS = Path(__file__).parent.parent
+LIMITS = {"AVX2": "avx2", "AVX512_CORE": "avx512"}
+"""oneDNN's names of instruction sets without VNNI and bfloat16, and those of PyTorch's own kernels."""
+
+QUICK = (
+    "runtime/test_runner.py::test_onnx_runtimes_agree_with_torch",
+    "runtime/test_runner.py::test_bfloat16_runs_where_the_processor_has_it",
+    "graph/test_for_openvino.py::test_the_projects_own_node_is_the_same_operator",
+    "graph/test_for_openvino.py::test_a_bias_used_twice_is_copied_and_changes_nothing",
+    "runtime/test_processors.py::test_the_largest_int8_numbers_are_multiplied_exactly",
+    "export/test_quantized_export.py::test_runtimes_give_the_picture_of_fake_quantization[int8-openvino]",
+)
+THOROUGH = ("runtime", "network/test_deform_conv.py", "export/test_precision.py", "export/test_frames.py")
+
+x86_only = pytest.mark.skipif(
+    platform.machine() != "x86_64" or not torch.cpu._is_avx512_supported(), reason="needs a processor with AVX-512"
+)
+
+
+def run_limited(isa: str, tests: tuple[str, ...]) -> str:
+    """The last lines of pytest in a process whose libraries do without the newer instruction sets."""
+    limits = {"ONEDNN_MAX_CPU_ISA": isa, "ATEN_CPU_CAPABILITY": LIMITS[isa]}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--deselect"]
+    command += [f"{Path(__file__)}::test_on_processors_without_vnni"]
+    command += [str(TESTS / test) for test in tests]
+    ran = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True, cwd=TESTS.parent)
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-1000:]
+    return ran.stdout[-400:]
+
+
+@x86_only
+@pytest.mark.parametrize("isa", LIMITS)
+def test_on_processors_without_vnni(isa: str) -> None:
+    assert "passed" in run_limited(isa, QUICK)
+
+
+@x86_only
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("isa", LIMITS)
+def test_all_numerical_tests_on_processors_without_vnni(isa: str) -> None:
+    assert "passed" in run_limited(isa, THOROUGH)
+
+
+@pytest.mark.parametrize("isa", [*LIMITS, "avx2_vnni", "AVX512_CORE_VNNI"])
+@pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_limit_on_onednn_is_one_on_bfloat16(monkeypatch: pytest.MonkeyPatch, name: str, isa: str) -> None:
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, isa)
+    assert not computes_bf16()
+
+
+def write_artifact_of(model: onnx.ModelProto, path: Path, *, quantized: bool = False) -> Artifact:
+    onnx.save(model, path)
+    network = NetworkSpec("probe", {}, {"format": "int8"} if quantized else None)
+    return Artifact("onnx", path, "0" * 64, network, ImageSpec(), (Step("probe", {}, {}, None, "", {}),))
+
+
+def largest_int8_model(signed: bool) -> onnx.ModelProto:
+    """A quantized convolution whose products are the largest that there are; from pictures of 0 to 1."""
+    kind, top = (np.int8, 127) if signed else (np.uint8, 255)
+    constants = {
+        "kernel": np.full((3, 3, 3, 3), 127, np.int8),
+        "one": np.float32(1 / 127),
+        "step": np.float32(1 / top),
+        "zero": kind(0),
+        "zero8": np.int8(0),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["kernel", "one", "zero8"], ["w"]),
+        helper.make_node("Conv", ["d", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 3, None, None]) for name in ("x", "y")]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "largest", values[:1], values[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_the_largest_int8_numbers_are_multiplied_exactly(tmp_path: Path, runtime: str, signed: bool) -> None:
+    artifact = write_artifact_of(largest_int8_model(signed), tmp_path / "largest.onnx", quantized=True)
+    with open_runner(artifact, runtime, threads=1) as runner:
+        found = runner.infer(np.ones((1, 3, 16, 16), np.float32))
+    np.testing.assert_allclose(found[0, :, 1:-1, 1:-1], 27.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("exact", "mode"), [(True, None), (False, False)])
+def test_without_exact_int8_arithmetic_openvino_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool, mode: bool | None
+) -> None:
+    monkeypatch.setattr(ov, "multiplies_int8_exactly", lambda: exact)
+    artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx", quantized=True)
+    with ov.OpenVINORunner(artifact, threads=1) as runner:
+        operators = runner._compiled.get_runtime_model().get_ordered_ops()
+        kinds = [op.get_rt_info()["primitiveType"].astype(str) for op in operators]
+        found = runner.infer(np.ones((1, 3, 16, 16), np.float32))
+    assert any(kind.endswith("_I8") for kind in kinds) == (exact and multiplies_int8_exactly())
+    if not exact:
+        np.testing.assert_allclose(found[0, :, 1:-1, 1:-1], 27.0, rtol=1e-5)
+
+
+def test_without_exact_int8_arithmetic_onnxruntime_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ort_settings, "adds_int8_exactly", lambda: False)
+    artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx", quantized=True)
+    options = ort_settings.session_options(1)
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "Conv" in kinds
+    assert "QLinearConv" not in kinds
+    with open_runner(artifact, "onnxruntime", threads=1) as runner:
+        found = runner.infer(np.ones((1, 3, 16, 16), np.float32))
+    np.testing.assert_allclose(found[0, :, 1:-1, 1:-1], 27.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("machine", "sets", "exact"),
+    [
+        ("x86_64", {"avx2"}, False),
+        ("x86_64", {"avx2", "avx512f", "avx512bw"}, False),
+        ("x86_64", {"avx2", "avx_vnni"}, True),
+        ("x86_64", {"avx512f", "avx512_vnni"}, True),
+        ("x86_64", set(), True),
+        ("aarch64", {"asimd"}, True),
+    ],
+)
+def test_which_processors_cut_off_sums_of_int8_products(
+    monkeypatch: pytest.MonkeyPatch, machine: str, sets: set[str], exact: bool
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(processor, "instruction_sets", lambda: frozenset(sets))
+    assert processor.adds_int8_exactly() is exact
+
+
+class Vanishing(nn.Sequential):
+    """Makes 1e-40 out of every 1 and 0.01 out of that; zero where denormal numbers are taken for it."""
+
+    def __init__(self) -> None:
+        layers = [nn.Conv2d(3, 3, 1, bias=False) for _ in range(3)]
+        for layer, factor in zip(layers, (1e-20, 1e-20, 1e38), strict=True):
+            layer.weight.data = torch.eye(3).view(3, 3, 1, 1) * factor
+        super().__init__(*layers)
+
+
+def vanishing_model() -> onnx.ModelProto:
+    weights = [layer.weight.detach().numpy() for layer in Vanishing()]
+    nodes = [helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(3)]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 3, None, None]) for name in ("x0", "x3")]
+    constants = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
+    graph = helper.make_graph(nodes, "vanishing", values[:1], values[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def large_frame() -> NDArray[np.float32]:
+    return np.ones((1, 3, 256, 512), np.float32)
+
+
+needs_mode = pytest.mark.skipif(denormals._math_library() is None, reason="the processor's mode is not known")
+
+
+@needs_mode
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_onnx_runtimes_take_denormal_numbers_for_zero(tmp_path: Path, runtime: str) -> None:
+    with open_runner(write_artifact_of(vanishing_model(), tmp_path / "v.onnx"), runtime, threads=2) as runner:
+        assert not np.any(runner.infer(large_frame()))
+    tiny = np.full(8, 1e-20, np.float32)
+    assert np.all(tiny * tiny > 0)  # and the process that asked computes as before
+
+
+@needs_mode
+@pytest.mark.parametrize("runtime", ["torch", "torch-channels-last"])
+def test_pytorch_takes_denormal_numbers_for_zero(runtime: str) -> None:
+    with torch.inference_mode():
+        assert np.any(Vanishing()(torch.from_numpy(large_frame())).numpy())
+    with TorchRunner(Vanishing().eval(), ImageSpec(), runtime, threads=2) as runner:
+        assert not np.any(runner.infer(large_frame()))
+    tiny = np.full(8, 1e-20, np.float32)
+    assert np.all(tiny * tiny > 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_thread_pools_follow_the_cores_that_the_process_may_use(onnx_file: Artifact) -> None:
+    one = min(os.sched_getaffinity(0))
+    code = (
+        "import os, sys; os.sched_setaffinity(0, {int(sys.argv[2])})\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from deblur_deploy import load_artifact, open_runner\n"
+        "from deblur_deploy.runtime.ort_settings import session_options\n"
+        "for name in ('onnxruntime', 'openvino'):\n"
+        "    with open_runner(load_artifact(Path(sys.argv[1])), name) as runner:\n"
+        "        runner.infer(np.zeros((1, 3, 36, 50), np.float32))\n"
+        "        kept = [os.sched_getaffinity(int(task.name)) for task in Path('/proc/self/task').iterdir()]\n"
+        "        assert all(cores == {int(sys.argv[2])} for cores in kept), kept\n"
+        "        if name == 'openvino':\n"
+        "            print(runner._compiled.get_property('INFERENCE_NUM_THREADS'))\n"
+        "print(session_options().intra_op_num_threads)\n"
+    )
+    command = [sys.executable, "-c", code, str(onnx_file.directory), str(one)]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert printed.split() == ["1", "1"]
