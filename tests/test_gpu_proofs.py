@@ -58,7 +58,10 @@ bound.at_least = 1
 """
 TESTS = """
 import pytest
-def test_passes(): pass
+@pytest.mark.filterwarnings("error")
+def test_passes(record_property):
+    record_property("cases", 2)
+    record_property("cases", 1)
 def test_fails(): assert False
 def test_skips(): pytest.skip("a card is too old")
 """
@@ -143,7 +146,7 @@ def test_with_a_gpu_tests_and_probes_prove_or_fail(scripts, root, a_gpu):
     found = {row["claim"]: (row["verdict"], row["found"]) for row in recorded(root)["details"]["proofs"]}
     assert found == {
         "probes": ("proven", "seen"),
-        "passes": ("proven", "1 tests passed"),
+        "passes": ("proven", "1 tests passed, 3 cases"),
         "fails": ("failed", "1 of 2 tests failed, the first is test_fails"),
         "skips": ("unproven", "1 of 2 tests skipped: a card is too old"),
         "needs more": ("unproven", "tensorrt is not installed"),
