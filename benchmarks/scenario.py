@@ -22,6 +22,7 @@ from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from target import Target
 from train_step import TrainStep
+from users_time import Commands, Demo, SetUp
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.tables import from_table
@@ -42,6 +43,9 @@ Work = (
     | PublishedClaims
     | ShippedPair
     | GpuProofs
+    | Commands
+    | Demo
+    | SetUp
     | Reading
     | TrainStep
     | RealNetwork
@@ -63,6 +67,9 @@ KINDS: Mapping[str, type[Work]] = {
     "shipped-pair": ShippedPair,
     "networks": Networks,
     "gpu-proofs": GpuProofs,
+    "commands": Commands,
+    "demo": Demo,
+    "setup": SetUp,
     "reading": Reading,
     "train-step": TrainStep,
     "real-network": RealNetwork,
