@@ -3,7 +3,7 @@
 A scenario is a TOML file: what kind of measurement, its parameters, and the target. Each run appends one line of JSON
 to ``results/<device>/<scenario>.jsonl``, raw samples included; of several lines, the last one counts.
 
-    python benchmarks/run.py [SCENARIO...] [--device-dir NAME] [--photos DIR]
+    python benchmarks/run.py [SCENARIO...] [--device-dir NAME] [--photos DIR] [--weights PATH] [--pairs DIR]
     python benchmarks/run.py --render
 
 Exit codes: 0 every target met, 1 a scenario could not run, 2 bad usage, 3 a target was missed.
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from compression import Compression
 from rendering import describe_outcome, render
 from scenario import Scenario, load_scenario, load_scenarios
 
@@ -50,14 +50,15 @@ def run_scenario(scenario: Scenario, results: Path) -> dict[str, Any]:
     load_before = round(os.getloadavg()[0], 2)
     found = scenario.work.measure()
     parameters = asdict(scenario.work)
-    if photos := parameters.get("photos"):  # where they lie on this machine is nobody's business
-        parameters["photos"] = f"{len(sharp_files(photos, 'calibration'))} photographs"
+    given = [name for name in _PLACES if parameters.get(name)]
+    for name in given:  # where they lie on this machine is nobody's business
+        parameters[name] = _contents(name, parameters[name])
     figure = round(found.figure, 6)
     device = device_facts()
     record = {
         "scenario": scenario.name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/run.py {scenario.name}" + (" --photos DIR" if parameters.get("photos") else ""),
+        "command": f"python benchmarks/run.py {scenario.name}" + "".join(f" --{name} DIR" for name in given),
         "figure": figure,
         "unit": found.unit,
         "target": {key: value for key, value in asdict(scenario.target).items() if value is not None},
@@ -76,15 +77,28 @@ def run_scenario(scenario: Scenario, results: Path) -> dict[str, Any]:
     return record
 
 
-def tune_on(scenario: Scenario, photos: Path) -> Scenario:
-    """The scenario with a folder of sharp photographs to tune on instead of the shipped ones.
+_PLACES = ("weights", "pairs", "photos")
+"""What scenarios can be given: a checkpoint, blurred and sharp pictures, sharp photographs to tune on."""
+
+
+def _contents(name: str, place: Path) -> str:
+    """What lies at a place, without the place."""
+    return f"{len(sharp_files(place, 'calibration'))} photographs" if name == "photos" else place.name
+
+
+def place(scenario: Scenario, places: Mapping[str, Path]) -> Scenario:
+    """The scenario with what the user has given it.
 
     Raises:
-        ConfigError: It tunes nothing.
+        ConfigError: It takes nothing of that kind.
     """
-    if not isinstance(scenario.work, Compression):
-        raise ConfigError(f"{scenario.name} tunes nothing", hint="give --photos with scenarios of kind compression")
-    return replace(scenario, work=replace(scenario.work, photos=photos))
+    for name in places:
+        if not hasattr(scenario.work, name):
+            raise ConfigError(
+                f"{scenario.name} takes no --{name}",
+                hint="compression takes --photos, and real-network takes all three",
+            )
+    return replace(scenario, work=replace(scenario.work, **places))
 
 
 def device_directory(facts: Mapping[str, Any]) -> str:
@@ -105,14 +119,15 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         The exit code.
     """
     options = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what can go on later saves its state
     try:
         if options.render:
             (root / "README.md").write_text(render(root), encoding="utf-8")
             return 0
         named = [load_scenario(root / "scenarios" / f"{name}.toml") for name in options.scenario]
         scenarios = named or load_scenarios(root)
-        if options.photos:
-            scenarios = [tune_on(scenario, options.photos) for scenario in scenarios]
+        places = {name: given for name in _PLACES if (given := getattr(options, name))}
+        scenarios = [place(scenario, places) for scenario in scenarios]
         directory = options.device_dir or device_directory(device_facts())
         if not re.fullmatch(r"\w[\w.-]*", directory):
             raise ConfigError(f"--device-dir is {directory!r}", hint="give a plain name such as ryzen-9-16-cores")
@@ -126,7 +141,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks/run.py", description="Run benchmark scenarios and record the figures.")
     parser.add_argument("scenario", nargs="*", help="names of scenario files; without any, all of them")
     parser.add_argument("--device-dir", metavar="NAME", help="directory under results/ instead of the processor's name")
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="sharp photographs to tune on, for compression")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="sharp photographs to tune on")
+    parser.add_argument("--weights", type=Path, metavar="PATH", help="checkpoint of a published network")
+    parser.add_argument("--pairs", type=Path, metavar="DIR", help="blurred and sharp pictures to evaluate on")
     parser.add_argument("--render", action="store_true", help="run nothing, write README.md from the recorded results")
     return parser.parse_args(arguments)
 

@@ -16,9 +16,12 @@ from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
+from reading import Reading
+from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from target import Target
 from train_step import TrainStep
+from users_time import Commands, Demo, SetUp
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.tables import from_table
@@ -37,7 +40,12 @@ Work = (
     | PublishedClaims
     | ShippedPair
     | GpuProofs
+    | Commands
+    | Demo
+    | SetUp
+    | Reading
     | TrainStep
+    | RealNetwork
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -54,7 +62,12 @@ KINDS: Mapping[str, type[Work]] = {
     "shipped-pair": ShippedPair,
     "networks": Networks,
     "gpu-proofs": GpuProofs,
+    "commands": Commands,
+    "demo": Demo,
+    "setup": SetUp,
+    "reading": Reading,
     "train-step": TrainStep,
+    "real-network": RealNetwork,
 }
 """Kinds of measurement by the name that scenario files use."""
 

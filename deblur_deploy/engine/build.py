@@ -32,7 +32,7 @@ from deblur_deploy.engine.shapes import resolve_profiles
 from deblur_deploy.engine.targets import CURRENT, Target, check_buildable, check_precision, resolve_target
 from deblur_deploy.graph.for_tensorrt import Handover, prepare_network, read_network
 from deblur_deploy.graph.profile import Profile
-from deblur_deploy.runtime import weights_file
+from deblur_deploy.runtime.engine_fit import WEIGHTS_FIGURE, places_of
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 
 _TAIL_LINES = 12
@@ -92,7 +92,7 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
 
     figures = _figures(built, target, config)
     if config.plan.strip_weights:
-        figures[weights_file.FIGURE] = weights_file.places_of(source.path, out)
+        figures[WEIGHTS_FIGURE] = places_of(source.path, out)
     step = new_step("export-trt", config, source, figures)
     image = _image_of(built, source.image)
     draft = Draft("engine", "model.engine", write, source.network, image, step, source.history)
