@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from deblur_deploy.config.check import require
 from deblur_deploy.config.precisions import DEFAULT_PRECISION, PRECISIONS, listed_precisions
+from deblur_deploy.core.errors import require
 
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 Precision = str

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError, first_line
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.own_network import pictures_of
 from deblur_deploy.network.table import SPANDREL
@@ -125,7 +125,7 @@ def _load(weights: Mapping[str, Tensor]) -> Any:
             hint="give its own code as --arch package.module:factory",
         ) from err
     except _HALF_A_CHECKPOINT as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        reason = first_line(err)
         raise ArtifactError(
             f"spandrel recognises the weights but cannot load them: {reason}",
             hint="the checkpoint is incomplete, or of a variant that this version of spandrel does not know",

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ConfigError, DeblurDeployError, MissingDependencyError, first_line
+from deblur_deploy.core.errors import (
+    ConfigError,
+    DeblurDeployError,
+    MissingDependencyError,
+    VerificationError,
+    first_line,
+)
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.core.lazy import load_named
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
@@ -190,6 +196,27 @@ def runtime_states() -> dict[str, str | None]:
     """For every runtime, what this machine lacks for it and what to do about that, or None where it is ready."""
     obstacles = {name: _missing_here(name) for name in RUNTIMES}
     return {name: f"{obstacle.message}; {obstacle.hint}" if obstacle else None for name, obstacle in obstacles.items()}
+
+
+def infer_finite(runner: Runner, batch: Batch, name: str) -> Batch:
+    """Restore a photograph whose quality is to be measured, and refuse what is not a number.
+
+    Args:
+        runner: An open runner.
+        batch: As for :meth:`Runner.infer`.
+        name: What the photograph is called in the message.
+
+    Raises:
+        VerificationError: The network gives NaN or infinite values.
+        DeblurDeployError: As :meth:`Runner.infer`.
+    """
+    restored = runner.infer(batch)
+    if not np.isfinite(restored).all():
+        raise VerificationError(
+            f"the network gives NaN or infinite values for {name} on {runner.name}",
+            hint="its weights or its number format overflow; take an earlier checkpoint, or evaluate it in float32",
+        )
+    return restored
 
 
 def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, image: ImageSpec) -> Pictures:
