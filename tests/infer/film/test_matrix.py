@@ -56,9 +56,9 @@ def cases() -> list[tuple[str, ...]]:
             is_yuv = pix_fmt.startswith("yuv") and not pix_fmt.startswith("yuvj")
             ranges = ("limited", "full") if is_yuv and codec != "wmv2" else ("limited",)
             rates = ("constant",) if suffix in CONSTANT_ONLY else tuple(RATES)
-            turns = ("0", "90") if suffix in TURNING else ("0",)
-            for rest in itertools.product(ranges, rates, turns, ("silent", "sound")):
-                found.append((codec, pix_fmt, suffix, *rest))
+            ways = [("0", "silent"), ("90" if suffix in TURNING else "0", "sound")]
+            for color_range, rate, (turn, sound) in itertools.product(ranges, rates, ways):
+                found.append((codec, pix_fmt, suffix, color_range, rate, turn, sound))
     return found
 
 
