@@ -10,8 +10,9 @@ from typing import Any
 
 from claims import PublishedClaims
 from compression import Compression
+from emulation import Emulation
 from gpu_proofs import GpuProofs
-from kernels import KernelBuild, KernelSpeed
+from kernels import KernelBuild, KernelPtx, KernelSpeed
 from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
@@ -33,6 +34,8 @@ Work = (
     | Frame
     | Compression
     | KernelBuild
+    | KernelPtx
+    | Emulation
     | KernelSpeed
     | Matrix
     | Networks
@@ -55,6 +58,8 @@ KINDS: Mapping[str, type[Work]] = {
     "frame": Frame,
     "compression": Compression,
     "kernel-build": KernelBuild,
+    "kernel-ptx": KernelPtx,
+    "emulation": Emulation,
     "kernel-speed": KernelSpeed,
     "matrix": Matrix,
     "published-costs": PublishedCosts,
