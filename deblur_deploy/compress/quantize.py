@@ -57,7 +57,7 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
         on_step: Called after each fine-tuning step with the step, their number, and the loss.
 
     Raises:
-        ArtifactError: ``source`` is no float checkpoint, or ``out`` cannot be written.
+        ArtifactError: ``source`` is not a float checkpoint, or ``out`` cannot be written.
         ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
         BudgetError: The budget is missed with every layer but one in float; the best artifact is kept in ``out``.
     """
@@ -93,7 +93,7 @@ def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) ->
         on_layer: Called after each layer with its number, how many there are, and the dB lost.
 
     Raises:
-        ArtifactError: ``source`` is no float checkpoint.
+        ArtifactError: ``source`` is not a float checkpoint.
         ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
     """
     net = _load_float(source)

@@ -57,7 +57,7 @@ def whole_file(path: Path, *, follow_links: bool = False) -> Iterator[Path]:
 
 
 def _shortened(stem: str) -> str:
-    """The first 80 bytes: file systems count bytes and take 255, and a part of a character is no name on all."""
+    """The first 80 bytes: file systems count bytes and take 255, and a part of a character is not a name on all."""
     return os.fsencode(stem)[:80].decode(errors="ignore")
 
 

@@ -50,7 +50,7 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
         out: The artifact's directory.
 
     Raises:
-        ArtifactError: ``source`` is no checkpoint or ``out`` cannot be written.
+        ArtifactError: ``source`` is not a checkpoint or ``out`` cannot be written.
         ExportError: The size takes more memory than there is, the network does not work at every size though that was
             asked for, or the result does not pass onnx's checker.
     """

@@ -28,7 +28,7 @@ _RECORD_PLACES = "session.record_ep_graph_assignment_info"
 
 
 def provider_unavailable(name: str) -> DeblurDeployError | None:
-    """The error where the installed onnxruntime has not got a runtime's provider, else None.
+    """The error where the installed onnxruntime lacks a runtime's provider, else None.
 
     Args:
         name: A runtime of onnxruntime.
