@@ -36,7 +36,7 @@ def load_contender(source: str, workspace: Path) -> tuple[Artifact, str | None]:
 
 
 def read_onnx_file(path: Path) -> Artifact:
-    """An ONNX file that is no artifact, as runtimes take it.
+    """An ONNX file that is not an artifact, as runtimes take it.
 
     Raises:
         ArtifactError: It is not an ONNX file, or keeps weights in other files.

@@ -332,14 +332,14 @@ def check_replaceable(out: Path) -> None:
     """Refuse a directory that an artifact must not be written over.
 
     Raises:
-        ArtifactError: It is a file, or holds files that are no artifact.
+        ArtifactError: It is a file, or holds files that are not an artifact.
     """
     if not out.exists():
         return
     if not out.is_dir():
         raise ArtifactError(f"{out} is a file", hint="--out names a directory")
     if any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise ArtifactError(f"{out} holds files that are no artifact", hint="give a new or empty directory to --out")
+        raise ArtifactError(f"{out} holds files that are not an artifact", hint="give --out a new or empty directory")
 
 
 @contextmanager

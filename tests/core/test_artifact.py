@@ -305,7 +305,7 @@ def test_only_an_empty_or_an_artifacts_directory_is_written_to(tmp_path: Path) -
         write_artifact(tmp_path / "file", draft())
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("precious")
-    with pytest.raises(ArtifactError, match="holds files that are no artifact"):
+    with pytest.raises(ArtifactError, match="holds files that are not an artifact"):
         write_artifact(tmp_path / "photos", draft())
     assert (tmp_path / "photos" / "holiday.jpg").read_text() == "precious"
     (tmp_path / "empty").mkdir()
