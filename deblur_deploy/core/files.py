@@ -20,7 +20,7 @@ PARTIAL = ".partial"
 def whole_file(path: Path, *, follow_links: bool = False) -> Iterator[Path]:
     """A hidden file beside ``path`` to write to: put in its place in the end, when it is on the disk, or removed.
 
-    After an error the older file stays. Folders above are made. What is not a regular file, a pipe for one, is given as it
+    After an error the older file stays. Folders above are made. What is not a regular file (a pipe) is given as it
     is. The hidden file ends like ``path``, for libraries that go by the suffix.
 
     Args:
