@@ -18,7 +18,7 @@ from torch import nn
 
 from deblur_deploy.compress.calibration import RangeFollower, calibrate
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
-from deblur_deploy.compress.quant_sensitivity import ScanReport, hold_budget, scan_layers
+from deblur_deploy.compress.quant_sensitivity import QuantScanReport, hold_budget, scan_layers
 from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import QatConfig
 from deblur_deploy.core.artifact import Artifact, new_step
@@ -84,7 +84,7 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
     return artifact
 
 
-def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) -> ScanReport:
+def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) -> QuantScanReport:
     """Measure for every layer what is lost when it alone is quantized, after calibration and without fine-tuning.
 
     Args:
