@@ -56,5 +56,5 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
         qat=with_tuning(QatConfig(), None, 5 if quick else 120),
         fp16=PrecisionConfig(),
         engine=EngineConfig(target=target),
-        bench=hurried if quick else BenchConfig(),
+        bench=hurried if quick else BenchConfig(duration_ms=1500.0, min_iterations=6, max_windows=4),
     )

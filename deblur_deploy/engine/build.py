@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import deblur_deploy
 from deblur_deploy.config import EngineConfig
 from deblur_deploy.core.artifact import Artifact, Draft, hash_file, new_step, write_artifact
 from deblur_deploy.core.errors import ArtifactError, BuildError, MissingDependencyError
@@ -29,7 +31,7 @@ from deblur_deploy.engine.options import check_plan
 from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
 from deblur_deploy.engine.proof import Proof, prove_from_list, require_precision
 from deblur_deploy.engine.shapes import resolve_profiles
-from deblur_deploy.engine.targets import CURRENT, Target, check_buildable, check_precision, resolve_target
+from deblur_deploy.engine.targets import CURRENT, Target, card_at_hand, check_buildable, check_precision, resolve_target
 from deblur_deploy.graph.for_tensorrt import Handover, prepare_network, read_network
 from deblur_deploy.graph.profile import Profile
 from deblur_deploy.runtime.engine_fit import WEIGHTS_FIGURE, places_of
@@ -116,8 +118,10 @@ def check_engine_config(config: EngineConfig) -> FlavourName:
     check_plan(name, config.plan, has_gpu=bool(count_nvidia_gpus()))
     check_plugin(name, config.plugin)
     if name == "rtx":
-        check_buildable(target, load_flavour(name).module.ComputeCapability.__members__)
-        check_precision(target, config.precision)
+        members = load_flavour(name).module.ComputeCapability.__members__
+        card = card_at_hand(members) if target == CURRENT else target
+        check_buildable(card, members)
+        check_precision(card, config.precision)
     else:
         check_at_hand(target)
     return name
@@ -203,15 +207,25 @@ def _image_of(built: BuiltEngine, image: ImageSpec) -> ImageSpec:
     return replace(image, height=height, width=width)
 
 
+def _child_environment() -> dict[str, str]:
+    """This process's environment, in which the package is found also where it is a checkout that is not installed."""
+    here = str(Path(deblur_deploy.__file__).parents[1])
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
 def _run_child(folder: Path) -> str:
     """Run the builder's process in a prepared folder; returns the builder's version.
 
     If this process is interrupted, ``subprocess.run`` kills the child before it passes the interruption on.
     """
-    log = folder / "build.log"
+    log = folder / build_child.LOG
     with log.open("wb") as stream:
         command = [sys.executable, "-P", "-m", build_child.__name__, str(folder)]
-        code = subprocess.run(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False).returncode
+        ended = subprocess.run(
+            command, env=_child_environment(), stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False
+        )
+    code = ended.returncode
     reply = folder / build_child.REPLY
     if code != 0 or not reply.exists():
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
