@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 import deblur_deploy
 from deblur_deploy.config import EngineConfig
 from deblur_deploy.core.artifact import Artifact, Draft, hash_file, new_step, write_artifact
@@ -38,6 +40,7 @@ from deblur_deploy.runtime.engine_fit import WEIGHTS_FIGURE, places_of
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 
 _TAIL_LINES = 12
+_TURING, _LARGE_ENGINE = "7.5", 10_000_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class BuiltEngine:
         seconds: Wall time of the build, start of the process included.
         profiles: Ranges of shapes that it takes, where the network's sizes were free.
         plugin: The plugin that it needs or carries: ``aot``, the library's path, or ``none``.
+        groups: Grouped convolutions of the network, depthwise ones included.
     """
 
     data: bytes
@@ -65,6 +69,7 @@ class BuiltEngine:
     seconds: float
     profiles: tuple[Profile, ...] = ()
     plugin: str = NO_PLUGIN
+    groups: int = 0
 
 
 def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
@@ -157,7 +162,15 @@ def build_engine_bytes(model_bytes: bytes, config: EngineConfig) -> BuiltEngine:
     proof, layers = prove_from_list(said, handover.nodes)
     require_precision(proof, config.precision, handover.nodes)
     digest = hashlib.sha256(handover.network).hexdigest()
-    return BuiltEngine(data, flavour, version, digest, proof, layers, seconds, profiles, request.plugin)
+    return BuiltEngine(
+        data, flavour, version, digest, proof, layers, seconds, profiles, request.plugin, _grouped(model)
+    )
+
+
+def _grouped(model: onnx.ModelProto) -> int:
+    """How many convolutions of a network have groups."""
+    convolutions = (node for node in model.graph.node if node.op_type == "Conv")
+    return sum(attribute.name == "group" and attribute.i > 1 for node in convolutions for attribute in node.attribute)
 
 
 def _request(flavour: FlavourName, config: EngineConfig, handover: Handover, plugin: str) -> Request:
@@ -195,7 +208,18 @@ def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[s
         "weights_stripped": config.plan.strip_weights,
         "version_compatible": config.plan.version_compatible,
         "hardware_compatibility": config.plan.hardware_compatibility,
+        "size_because": _why_large(built, target),
     }
+
+
+def _why_large(built: BuiltEngine, target: Target) -> str | None:
+    """Why an engine is far larger than its network; measured: 14 bytes a pixel for every group, on Turing alone."""
+    if built.flavour != "rtx" or target.capability != _TURING or len(built.data) < _LARGE_ENGINE or not built.groups:
+        return None
+    return (
+        f"TensorRT-RTX stores the {built.groups} grouped convolutions of this network once per pixel on Turing "
+        "(SM75); an engine for Ampere or later (--target portable) is a small part of it"
+    )
 
 
 def _image_of(built: BuiltEngine, image: ImageSpec) -> ImageSpec:

@@ -241,9 +241,10 @@ def _holds(tensor: LayerTensor, weight_shape: tuple[int, ...]) -> bool:
     """
     if len(tensor.shape) == 1:
         return tensor.shape[0] >= math.prod(weight_shape)
-    return len(tensor.shape) == len(weight_shape) and all(
-        have >= needed for have, needed in zip(tensor.shape, weight_shape, strict=True)
-    )
+    if len(tensor.shape) != len(weight_shape):
+        # Products of matrices, as in attention, are computed with their leading axes joined, or with one more.
+        return math.prod(tensor.shape) == math.prod(weight_shape)
+    return all(have >= needed for have, needed in zip(tensor.shape, weight_shape, strict=True))
 
 
 def _parse_inspection(text: str) -> tuple[EngineLayer, ...]:

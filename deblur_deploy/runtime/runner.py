@@ -229,6 +229,9 @@ def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, 
 
     Returns:
         The result in the form of ``batch``.
+
+    Raises:
+        DeblurDeployError: The network gives another shape.
     """
     given: NDArray[Any] = batch
     takes_frames = image.dtype == "uint8"
@@ -239,6 +242,13 @@ def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, 
         restored = from_frames(run(to_frames(given)))
     else:
         restored = to_frames(run(from_frames(given)))
+    if restored.shape != given.shape:
+        gives, takes = ("x".join(map(str, shape)) for shape in (restored.shape, given.shape))
+        raise DeblurDeployError(
+            f"the network gives {gives} for pictures of {takes}",
+            hint="the file does not hold for this size, or the runtime computes it wrongly: export it for one size "
+            "with --res, or use another --runtime",
+        )
     return cast(Pictures, restored)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -221,6 +222,21 @@ def test_too_little_in_the_wanted_type_names_the_nodes() -> None:
         require_precision(proof, "fp16")
     assert "--fp16" in caught.value.hint
     require_precision(proof, "fp32")
+
+
+def test_products_of_two_activations_are_proven_by_their_operands() -> None:
+    node = ComputeNode("attention", (1, 2, 64, 8), 100, "fp16", "gemm")
+    weights = ComputeNode("query", (16, 48), 50, "fp16", "gemm")
+    joined = LayerTensor((2, 8, 64), "fp16"), LayerTensor((2, 64, 8), "fp16")
+    layers = [
+        EngineLayer("g", "gemm", joined, (LayerTensor((1,), "fp32"),), ("attention",)),
+        EngineLayer("q", "gemm", (LayerTensor((64, 16), "fp16"),), (LayerTensor((1, 16, 48), "fp16"),), ("query",)),
+    ]
+    assert prove_precision(layers, [node, weights]).shares() == {"fp16": 1.0}
+    mixed = dataclasses.replace(layers[0], inputs=(joined[0], LayerTensor((2, 64, 8), "fp32")))
+    assert prove_precision([mixed], [node]).shares() == {"unproven": 1.0}
+    other = dataclasses.replace(layers[0], inputs=(joined[0], LayerTensor((2, 64, 16), "fp16")))
+    assert prove_precision([other], [node]).shares() == {"unproven": 1.0}
 
 
 def test_layers_that_the_file_keeps_in_float32_do_not_count() -> None:

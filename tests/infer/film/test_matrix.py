@@ -56,9 +56,9 @@ def cases() -> list[tuple[str, ...]]:
             is_yuv = pix_fmt.startswith("yuv") and not pix_fmt.startswith("yuvj")
             ranges = ("limited", "full") if is_yuv and codec != "wmv2" else ("limited",)
             rates = ("constant",) if suffix in CONSTANT_ONLY else tuple(RATES)
-            turns = ("0", "90") if suffix in TURNING else ("0",)
-            for rest in itertools.product(ranges, rates, turns, ("silent", "sound")):
-                found.append((codec, pix_fmt, suffix, *rest))
+            ways = [("0", "silent"), ("90" if suffix in TURNING else "0", "sound")]
+            for color_range, rate, (turn, sound) in itertools.product(ranges, rates, ways):
+                found.append((codec, pix_fmt, suffix, color_range, rate, turn, sound))
     return found
 
 
@@ -97,12 +97,11 @@ def probe(path: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[s
 
 def means(path: Any, stream: dict[str, Any]) -> np.ndarray:
     """Mean level of every plane of every frame as the second decoder shows it."""
-    width, height = stream["width"], stream["height"]
     planes = "gbrp16le" if stream["pix_fmt"].startswith(("rgb", "gbr", "bgr")) else "yuv444p16le"
     command = ["ffmpeg", "-v", "error", "-noautorotate", "-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough"]
     command += ["-sws_flags", "accurate_rnd+full_chroma_int+bitexact", "-pix_fmt", planes, "-f", "rawvideo", "-"]
     raw = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
-    return np.frombuffer(raw, "<u2").reshape(-1, 3, height * width).mean(axis=2) / 257
+    return np.frombuffer(raw, "<u2").reshape(-1, 3, stream["width"] * stream["height"]).mean(axis=2) / 257
 
 
 def check(folder: Any, photo: Any, case: tuple[str, ...]) -> None:
@@ -117,11 +116,11 @@ def check(folder: Any, photo: Any, case: tuple[str, ...]) -> None:
         assert {field: new.get(field) for field in FIELDS} == {field: old.get(field) for field in FIELDS}
         assert new["disposition"] == old["disposition"]
     assert len(new_frames) == len(frames) == 6
-    times = [
-        [float(frame.get("pts_time", frame["best_effort_timestamp_time"])) for frame in each]
-        for each in (frames, new_frames)
-    ]
-    assert times[1] == pytest.approx(times[0], abs=1e-6)
+    if case[2] != ".avi":  # AVI has no times of pictures, only of packets: see test_encoders.py
+        times, new_times = (
+            [float(frame["best_effort_timestamp_time"]) for frame in each] for each in (frames, new_frames)
+        )
+        assert new_times == pytest.approx(times, abs=1e-6)
     sides = [{side["side_data_type"] for side in each[0].get("side_data_list", [])} for each in (frames, new_frames)]
     assert sides[0] - sides[1] <= {"H.26[45] User Data Unregistered SEI message"}  # the encoder's own name
     turns = [each[0].get("side_data_list", [{}])[-1].get("rotation") for each in (frames, new_frames)]
