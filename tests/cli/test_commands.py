@@ -24,6 +24,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "modelopt")
 
 ALL_HELP = f"""
 import contextlib, io, json, sys
+from deblur_deploy.cli import COMMANDS, main
 pages = {{}}
 for name in COMMANDS:
     sys.argv = ["deblur-deploy", name, "--help"]
