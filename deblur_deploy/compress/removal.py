@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.compress.follow import Follower, arrays_of
-from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame, plain_attention
+from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame
 from deblur_deploy.compress.operations import RULES, outputs_of
-from deblur_deploy.core.errors import ConfigError, VerificationError
+from deblur_deploy.core.errors import ConfigError, VerificationError, first_line
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.conv_norm import drop_channel_counts
+from deblur_deploy.network.plain_attention import plain_attention
 from deblur_deploy.network.widths import set_arrays
 
 N = TypeVar("N", bound=nn.Module)
@@ -130,11 +131,6 @@ def check_removal(
 
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, ArithmeticError)
 """What a network's own code raises on channels that it has not expected."""
-
-
-def first_line(err: BaseException) -> str:
-    """What an exception says, in one line."""
-    return next(iter(str(err).splitlines()), type(err).__name__)
 
 
 def _masked_outputs(
