@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 
@@ -27,6 +27,7 @@ def bake(net: nn.Module) -> None:
         for hook in _older(layer):
             remove = remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm
             remove(layer, hook.name)
+            _forget_loading(layer)
         if parametrize.is_parametrized(layer):
             for name in list(layer.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
@@ -47,6 +48,14 @@ def baked_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Te
         return None
     bake(net)
     return {name: tensor.detach() for name, tensor in net.state_dict().items()}
+
+
+def _forget_loading(layer: nn.Module) -> None:
+    """Remove what would still ask a state_dict for a spectral norm's arrays; PyTorch overlooks it in its wrapper."""
+    hooks = layer._load_state_dict_pre_hooks
+    for key, hook in list(hooks.items()):
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del hooks[key]
 
 
 def _older(layer: nn.Module) -> list[WeightNorm | SpectralNorm]:

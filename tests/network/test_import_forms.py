@@ -197,6 +197,7 @@ def test_messages_have_the_names_of_the_file(made, tmp_path):
         taken(state, "plain", tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_programs_are_named_and_the_way_to_their_weights_is_told(made, tmp_path):
     net = made("plain")
     torch.jit.trace(net, torch.rand(1, 3, 16, 16)).save(tmp_path / "script.pt")
