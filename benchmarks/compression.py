@@ -13,6 +13,7 @@ from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.core.package_data import shipped
+from deblur_deploy.quality.gain import format_share, lost_db
 
 RUNS = Path(__file__).parents[1] / "runs" / "benchmarks"
 """Where the artifacts are made; scenarios with the same settings share them."""
@@ -27,6 +28,7 @@ _HEADINGS = (
     "pruned dB",
     "INT8 dB",
     "dB lost",
+    "gain kept",
     "INT8 file",
     "of the size",
     "ms",
@@ -98,7 +100,8 @@ class Compression:
         directory, output = RUNS / f"{self.model}-{keep:g}", Output(as_json=True)
         claim(directory)
         made = run_stages(original, recipe, directory, output)
-        psnr_db = read_quality(made)["psnr_db"]
+        quality = read_quality(made)
+        psnr_db = quality["psnr_db"]
         bench = measure_latency(made, self.bench, directory, output)
         eager_ms, best = latency_ms(made, "original", bench, "torch"), fastest(made, "int8", bench)
         if eager_ms is None or best is None:
@@ -112,8 +115,10 @@ class Compression:
             "params": made.onnx["int8"].figures["params"],
             "gmacs": made.onnx["int8"].figures["gmacs"],
             "psnr_db": psnr_db,
-            "drop_db": psnr_db["original"] - psnr_db["int8"],
-            "pruned_drop_db": psnr_db["original"] - psnr_db["pruned"],
+            "psnr_blurred_db": quality["blurred_db"],
+            "drop_db": lost_db(psnr_db["original"], psnr_db["int8"]),
+            "pruned_drop_db": lost_db(psnr_db["original"], psnr_db["pruned"]),
+            "gain_kept": quality["gain_kept"],
             "bytes": sizes,
             "size_ratio": sizes["int8"] / sizes["original"],
             "eager_ms": eager_ms,
@@ -126,10 +131,12 @@ class Compression:
 
     def _note(self, first: dict[str, Any]) -> str:
         psnr, sizes, keep = first["psnr_db"], first["bytes"], f"keep {first['keep']:g}"
+        kept = {row: f"{format_share(share)} of the gain kept" for row, share in first["gain_kept"].items()}
         return {
             "size_ratio": f"{sizes['original'] / 1e6:.2f} MB to {sizes['int8'] / 1e6:.3f} MB, {keep}",
-            "drop_db": f"{psnr['original']:.2f} dB to {psnr['int8']:.2f} dB, both as ONNX files, {keep}",
-            "pruned_drop_db": f"{psnr['original']:.2f} dB to {psnr['pruned']:.2f} dB, {keep}",
+            "drop_db": f"{psnr['original']:.2f} dB to {psnr['int8']:.2f} dB, both as ONNX files, {keep}; "
+            f"{kept['int8']}",
+            "pruned_drop_db": f"{psnr['original']:.2f} dB to {psnr['pruned']:.2f} dB, {keep}; {kept['pruned']}",
             "speedup": f"{first['eager_ms']:.0f} ms in eager PyTorch against {first['int8_ms']:.0f} ms in "
             f"{first['runtime']}, {keep}",
         }[self.figure]
@@ -144,6 +151,7 @@ def _row(outcome: dict[str, Any]) -> list[str]:
         f"{psnr['pruned']:.2f}",
         f"{psnr['int8']:.2f}",
         f"{outcome['drop_db']:.2f}",
+        format_share(outcome["gain_kept"]["int8"]),
         f"{outcome['bytes']['int8'] / 1e6:.3f} MB",
         f"{outcome['size_ratio']:.3f}",
         f"{outcome['int8_ms']:.0f}",

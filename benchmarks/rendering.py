@@ -9,6 +9,7 @@ from typing import Any
 
 from claims import PublishedClaims, render_claims
 from gpu_proofs import GpuProofs, render_proofs
+from reading import Reading, claim_rows
 from scenario import Scenario, load_scenarios
 from target import Target, spaced
 
@@ -72,7 +73,9 @@ def render(root: Path) -> str:
     if not devices:
         sections.append("None are recorded yet.\n")
     sections += [
-        _render_claims(scenario, devices) for scenario in scenarios if isinstance(scenario.work, PublishedClaims)
+        _render_claims(scenario, scenarios, devices)
+        for scenario in scenarios
+        if isinstance(scenario.work, PublishedClaims)
     ]
     sections += [_render_proofs(scenario, devices) for scenario in scenarios if isinstance(scenario.work, GpuProofs)]
     return "\n".join(sections)
@@ -132,18 +135,24 @@ def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
     return "\n".join([*lines, "", *_describe_machines(records.values())]) + "\n"
 
 
-def _render_claims(scenario: Scenario, devices: Sequence[Path]) -> str:
+def _render_claims(scenario: Scenario, scenarios: Sequence[Scenario], devices: Sequence[Path]) -> str:
     """The list of published claims, each with what the recorded runs of its scenario say of it."""
     assert isinstance(scenario.work, PublishedClaims)
-    paths = [directory / f"{scenario.name}.jsonl" for directory in devices]
-    records = [latest_record(path) for path in paths if path.exists()]
-    claims = render_claims(scenario.work, records)
+    claims = render_claims(scenario.work, _records(scenario, devices))
+    read = [other for other in scenarios if isinstance(other.work, Reading)]
+    claims["rows"] += [row for other in read for record in _records(other, devices) for row in claim_rows(record)]
     lines = [
         "## Published claims\n",
         _CLAIMS.format(name=scenario.name),
         *markup_table(claims["headings"], claims["rows"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _records(scenario: Scenario, devices: Sequence[Path]) -> list[Record]:
+    """The latest record of a scenario on every device that has one."""
+    paths = [directory / f"{scenario.name}.jsonl" for directory in devices]
+    return [latest_record(path) for path in paths if path.exists()]
 
 
 def _render_proofs(scenario: Scenario, devices: Sequence[Path]) -> str:

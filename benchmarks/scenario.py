@@ -16,6 +16,7 @@ from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
+from reading import Reading
 from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from target import Target
@@ -38,6 +39,7 @@ Work = (
     | PublishedClaims
     | ShippedPair
     | GpuProofs
+    | Reading
     | TrainStep
     | RealNetwork
 )
@@ -56,6 +58,7 @@ KINDS: Mapping[str, type[Work]] = {
     "shipped-pair": ShippedPair,
     "networks": Networks,
     "gpu-proofs": GpuProofs,
+    "reading": Reading,
     "train-step": TrainStep,
     "real-network": RealNetwork,
 }

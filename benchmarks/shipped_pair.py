@@ -15,6 +15,7 @@ from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.package_data import shipped
+from deblur_deploy.quality.gain import format_share, gain_kept, lost_db
 
 
 @dataclass(frozen=True)
@@ -72,5 +73,8 @@ def _size(graphs: list[Artifact], hashes: dict[str, Any]) -> Measurement:
 
 def _drop(graphs: list[Artifact], hashes: dict[str, Any]) -> Measurement:
     psnr = [graph.figures["psnr_db"] for graph in graphs]
-    note = f"{psnr[0]:.2f} dB to {psnr[1]:.2f} dB, both as ONNX files"
-    return Measurement(psnr[0] - psnr[1], "dB", {}, note, hashes | {"psnr_db": psnr})
+    blurred = graphs[0].figures["psnr_blurred_db"]
+    share = gain_kept(psnr[1], psnr[0], blurred)
+    note = f"{psnr[0]:.2f} dB to {psnr[1]:.2f} dB, both as ONNX files; {format_share(share)} of the gain kept"
+    details = hashes | {"psnr_db": psnr, "psnr_blurred_db": blurred, "gain_kept": share}
+    return Measurement(lost_db(psnr[0], psnr[1]), "dB", {}, note, details)

@@ -32,6 +32,7 @@ from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.pipeline.findings import FACT_HEADINGS
+from deblur_deploy.quality.gain import SMALL_GAIN_DB
 from deblur_deploy.report.content import gather
 from deblur_deploy.report.write import write_report
 
@@ -177,6 +178,8 @@ def test_the_table_has_every_stage(demo, first):
         assert float(row["PSNR dB"]) == pytest.approx(quality["psnr_db"][row["stage"]], abs=0.006)
         lost = quality["psnr_db"]["original"] - quality["psnr_db"][row["stage"]]
         assert float(row["dB lost"]) == pytest.approx(lost, abs=0.006)
+        gains = [quality["psnr_db"][stage] - quality["blurred_db"] for stage in (row["stage"], "original")]
+        assert row["gain kept"] == (f"{gains[0] / gains[1]:.0%}" if gains[1] >= SMALL_GAIN_DB else "too small to tell")
     for row in rows[:3]:
         assert float(row["onnxruntime ms"]) >= 0
         assert float(row["openvino ms"]) >= 0

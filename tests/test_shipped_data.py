@@ -20,6 +20,7 @@ from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.pipeline.recipe import load_recipe as load_run_recipe
 from deblur_deploy.quality.evaluate import evaluate
 from deblur_deploy.quality.evaluate_blurred import evaluate_blurred
+from deblur_deploy.quality.gain import gain_kept
 from deblur_deploy.training.train import load_recipe, planned_network
 
 MAX_BYTES = {"srn-demo": 4_000_000, "srn-base": 12_000_000}
@@ -149,6 +150,9 @@ def test_a_compressed_generator_comes_from_the_shipped_one_and_costs_what_its_ca
     assert report.ssim_matlab == pytest.approx(shown["restored"][1], abs=0.001)
     assert report.ssim_skimage == pytest.approx(shown["restored"][2], abs=0.001)
     assert original.figures["psnr_db"] - report.psnr_db <= MAX_DROP_DB
+    share = gain_kept(report.psnr_db, original.figures["psnr_db"], report.psnr_blurred_db)
+    (told,) = re.findall(r"keeps\s+(\d+)\s%\s+of\s+the\s+gain", read_card(name))
+    assert share == pytest.approx(int(told) / 100, abs=0.02)
 
 
 def step_count(artifact: Artifact, stage: str) -> int:

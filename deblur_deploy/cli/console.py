@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from deblur_deploy.cli.plain_progress import CountedProgress, waiting_lines
 from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.plain_data import without_infinity
 from deblur_deploy.core.sources import describe, resolve_source
 from deblur_deploy.core.units import format_bytes as format_bytes
 
@@ -63,7 +63,7 @@ class Output:
     def emit(self, result: dict[str, Any]) -> None:
         """Print the command's JSON object, if that is what was asked for."""
         if self.as_json:
-            print(json.dumps(_without_nan(result), allow_nan=False))
+            print(json.dumps(without_infinity(result, nan_too=True), allow_nan=False))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; every column but the first is right-aligned."""
@@ -124,12 +124,3 @@ class Output:
             return
         with self.console.status(escape(title)) as status:
             yield lambda caption: status.update(escape(f"{title}: {caption}"))
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null for every NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

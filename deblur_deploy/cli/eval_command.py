@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from deblur_deploy.cli.options import RUNS, Json, Runs, Runtime, Source
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.units import one_line
+from deblur_deploy.quality.gain import format_db, format_share, gain_of, lost_db
 
 if TYPE_CHECKING:
     from deblur_deploy.data.pairs import Image8
@@ -68,10 +69,10 @@ def command(
     pairs = PairsOnDisk(data, "evaluation")
     with output.counting("evaluating", len(pairs)) as on_image:
         report = evaluate(artifact, pairs, runtime, EvalConfig(align, lpips), on_image)
-    _print_report(output, report)
+    kept = _print_report(output, report, artifact)
     if csv is not None:
         output.say(f"wrote     {csv} and {write_report(report, csv)}")
-    output.emit(report.as_json())
+    output.emit(report.as_json() | kept)
 
 
 def _check_flags(blurred: Path | None, sheets: Path | None, needs_sharp: bool) -> None:
@@ -125,8 +126,8 @@ def _evaluate_blurred(
         )
 
 
-def _print_report(output: Output, report: EvalReport) -> None:
-    """A row per pair, blurred before restored, then the means."""
+def _print_report(output: Output, report: EvalReport, artifact: Artifact) -> dict[str, Any]:
+    """A row per pair, blurred before restored, then the means; what they say of the gain kept, if anything."""
     figures = [("dB", "psnr_blurred_db", "psnr_db", 2)]
     figures += [(f"SSIM {name}", f"ssim_{name}_blurred", f"ssim_{name}", 4) for name in ("matlab", "skimage")]
     headings = [f"{state} {name}" for name, *_ in figures for state in ("blurred", "restored")]
@@ -135,10 +136,10 @@ def _print_report(output: Output, report: EvalReport) -> None:
         for score in report.per_image
     ]
     output.table(["image", *headings], rows)
-    gain = report.psnr_db - report.psnr_blurred_db
+    gain = -lost_db(report.psnr_blurred_db, report.psnr_db)
     output.say(
-        f"mean of {len(report.per_image)} on {report.runtime}: {report.psnr_blurred_db:.2f} dB blurred, "
-        f"{report.psnr_db:.2f} dB restored ({gain:+.2f}), "
+        f"mean of {len(report.per_image)} on {report.runtime}: {format_db(report.psnr_blurred_db)} dB blurred, "
+        f"{format_db(report.psnr_db)} dB restored ({gain:+.2f}), "
         f"SSIM {report.ssim_matlab_blurred:.4f} blurred, {report.ssim_matlab:.4f} restored (matlab), "
         f"{report.ssim_skimage_blurred:.4f} blurred, {report.ssim_skimage:.4f} restored (skimage)"
     )
@@ -146,3 +147,8 @@ def _print_report(output: Output, report: EvalReport) -> None:
         output.say(f"LPIPS     {report.lpips:.4f}")
     if report.lpips_skipped:
         output.say(f"skipped   LPIPS: {report.lpips_skipped}")
+    kept = gain_of(artifact.history, {"psnr_db": report.psnr_db, "psnr_blurred_db": report.psnr_blurred_db})
+    if kept:
+        share, original = format_share(kept["gain_kept"]), format_db(kept["psnr_original_db"])
+        output.say(f"gain kept {share} (the original has {original} dB)")
+    return kept

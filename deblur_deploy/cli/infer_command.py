@@ -176,10 +176,8 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
             restore_jobs(output, files, jobs)
         else:
             _serve(output, files, choice.watch, choice)
-    if files.shows_seams:
-        output.say(
-            "warning   seams may show: the graph's size is less than the network reaches; export it with more --res"
-        )
+    if files.seams:
+        output.say(f"warning   {files.seams}")
     if files.deaths:
         output.say(f"note      {files.deaths} workers died; their files were begun again by others")
     conclude(output, files.report, choice.out)

@@ -12,9 +12,12 @@ from deblur_deploy.cli.console import Output, format_bytes
 from deblur_deploy.cli.options import RUNS, Json, Runs, Source
 from deblur_deploy.core.artifact import Artifact, Step
 from deblur_deploy.core.sources import describe
-from deblur_deploy.report.quality import comparable
+from deblur_deploy.quality.gain import format_db, format_share, gain_of, lost_db, same_pairs
 
-_HEADINGS = ("step", "finished (UTC)", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "SSIM (matlab)")
+_HEADINGS = (
+    *("step", "finished (UTC)", "size on disk", "parameters", "GMACs"),
+    *("PSNR dB", "dB lost", "gain kept", "SSIM (matlab)"),
+)
 
 
 def command(
@@ -53,7 +56,9 @@ def command(
 
 
 def waterfall(history: Sequence[Step]) -> list[list[str]]:
-    """One row for each step: what it left, and the PSNR that it cost against the step before; a dash is not measured.
+    """One row for each step: what it left, what it cost in PSNR, and how much of the gain is kept.
+
+    The cost is against the step before, the gain that of the network before compression. A dash is not measured.
 
     Args:
         history: An artifact's steps, oldest first.
@@ -61,9 +66,9 @@ def waterfall(history: Sequence[Step]) -> list[list[str]]:
     rows: list[list[str]] = []
     cost: dict[str, Any] = {}
     before: dict[str, Any] = {}
-    for step in history:
+    for number, step in enumerate(history, start=1):
         cost |= {name: step.figures[name] for name in ("params", "gmacs") if name in step.figures}
-        psnr = step.figures.get("psnr_db")
+        is_measured = "psnr_db" in step.figures
         rows.append(
             [
                 step.stage,
@@ -71,13 +76,23 @@ def waterfall(history: Sequence[Step]) -> list[list[str]]:
                 format_bytes(step.figures["bytes"]),
                 f"{cost['params']:,}" if "params" in cost else "–",
                 _decimals(cost.get("gmacs"), 1),
-                _decimals(psnr, 2),
-                _decimals(before["psnr_db"] - psnr if comparable(before, step.figures) else None, 2),
+                format_db(step.figures["psnr_db"]) if is_measured else "–",
+                _decimals(
+                    lost_db(before["psnr_db"], step.figures["psnr_db"]) if same_pairs(before, step.figures) else None, 2
+                ),
+                _gain_kept(history[:number]),
                 _decimals(step.figures.get("ssim_matlab"), 4),
             ]
         )
-        before = before if psnr is None else step.figures
+        before = step.figures if is_measured else before
     return rows
+
+
+def _gain_kept(history: Sequence[Step]) -> str:
+    """The share of the original's gain that the last of these steps left."""
+    figures = history[-1].figures
+    found = gain_of(history, figures) if "psnr_db" in figures else {}
+    return format_share(found["gain_kept"]) if found else "–"
 
 
 def _decimals(value: float | None, digits: int) -> str:

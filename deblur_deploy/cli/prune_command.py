@@ -15,6 +15,7 @@ from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.tables import from_table
+from deblur_deploy.quality.gain import format_db, format_share
 
 _NAME_WIDTH = 44
 """Characters that the names of a group take in a table of 80 columns."""
@@ -101,9 +102,10 @@ def _prune(output: Output, source: Path | None, config: PruneConfig, places: tup
     report_groups(output, figures["groups"], figures["frozen"])
     if config.rounds > 1:
         _report_rounds(output, figures["rounds"])
+    before, after, original = (format_db(figures[name]) for name in ("psnr_untuned_db", "psnr_db", "psnr_original_db"))
     output.say(
-        f"quality   {figures['psnr_untuned_db']:.2f} dB before, {figures['psnr_db']:.2f} dB after tuning; "
-        f"the original has {figures['psnr_original_db']:.2f} dB on the same pictures"
+        f"quality   {before} dB before, {after} dB after tuning; the original has {original} dB on the same pictures, "
+        f"gain kept: {format_share(figures['gain_kept'])}"
     )
     output.wrote(pruned)
 
@@ -136,11 +138,18 @@ def _scan(
     with output.waiting("scanning") as caption:
         report: ScanReport = scan(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))
     rows = [
-        [short_name(row.layers), f"{row.before} → {row.kept}", f"{row.share:.1%}", f"{-row.drop_db:+.3f}"]
+        [
+            short_name(row.layers),
+            f"{row.before} → {row.kept}",
+            f"{row.share:.1%}",
+            f"{-row.drop_db:+.3f}",
+            format_share(report.gain_kept(row)),
+        ]
         for row in report.rows
     ]
-    output.table(["group", "channels", "share", "dB"], rows)
-    output.say(f"whole     {report.psnr_db:.2f} dB, mean of {report.images} pictures up to {report.size} px")
+    output.table(["group", "channels", "share", "dB", "gain kept"], rows)
+    whole, blurred = format_db(report.psnr_db), format_db(report.blurred_db)
+    output.say(f"whole     {whole} dB, blurred {blurred} dB, mean of {report.images} pictures up to {report.size} px")
     files = write_scan(report, directory) if directory else []
     for path in files:
         output.say(f"wrote     {path}")
@@ -154,8 +163,8 @@ def _report_rounds(output: Output, rounds: list[dict[str, Any]]) -> None:
             str(number),
             f"{done['params']:,}",
             str(done["steps"]),
-            f"{done['psnr_untuned_db']:.2f}",
-            f"{done['psnr_db']:.2f}",
+            format_db(done["psnr_untuned_db"]),
+            format_db(done["psnr_db"]),
         ]
         for number, done in enumerate(rounds, start=1)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,6 +13,7 @@ from deblur_deploy.cli.prune_command import is_float_checkpoint
 from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import QatConfig
 from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.quality.gain import format_db, format_share
 
 
 def command(
@@ -67,8 +67,8 @@ def _quantize(artifact: Artifact, config: QatConfig, directory: Path, output: Ou
         quantized = qat(artifact, config, directory, on_step)
     figures = quantized.figures
     output.say(
-        f"quality   {figures['psnr_untuned_db']:.2f} dB calibrated, {figures['psnr_db']:.2f} dB after tuning, "
-        f"{figures['psnr_float_db']:.2f} dB in float"
+        f"quality   {format_db(figures['psnr_untuned_db'])} dB calibrated, {format_db(figures['psnr_db'])} dB after "
+        f"tuning, {format_db(figures['psnr_float_db'])} dB in float; gain kept: {format_share(figures['gain_kept'])}"
     )
     if exempted := figures.get("exempted"):
         output.say(f"budget    {figures['drop_db']:.3f} dB lost, with these back in float: {', '.join(exempted)}")
@@ -82,8 +82,11 @@ def _scan(artifact: Artifact, config: QatConfig, directory: Path, output: Output
     with output.tuning("scanning") as on_layer:
         report = scan(artifact, config, on_layer)
     paths = write_scan(report, directory)
-    rows = [[item.layer, f"{item.drop_db:.4f}", "float" if item.exempt else ""] for item in report.layers]
-    output.table(["layer", "dB lost alone", "exempt"], rows)
-    output.say(f"float     {report.psnr_float_db:.2f} dB")
+    rows = [
+        [item.layer, f"{item.drop_db:.4f}", format_share(report.gain_kept(item)), "float" if item.exempt else ""]
+        for item in report.layers
+    ]
+    output.table(["layer", "dB lost alone", "gain kept", "exempt"], rows)
+    output.say(f"float     {format_db(report.psnr_float_db)} dB, blurred {format_db(report.psnr_blurred_db)} dB")
     output.say(f"wrote     {' and '.join(map(str, paths))}")
-    output.emit({**dataclasses.asdict(report), "files": [str(path) for path in paths]})
+    output.emit({**report.as_json(), "files": [str(path) for path in paths]})

@@ -6,6 +6,7 @@ budget up among the groups, by a scan of ``sensitivity`` if asked to, and ``remo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, fitting_crops, tuning_photos
 from deblur_deploy.compress.plan import Analysis, PrunedGroup, PrunePlan
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network, scan_pairs
+from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.data.crops import crop_batches
+from deblur_deploy.data.pairs import Pair
 from deblur_deploy.network.checkpoint import build_network, load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.generator import Generator
@@ -35,7 +38,7 @@ class Round:
         gmacs: Multiply-accumulates left for one frame of 640x360, in 10**9.
         steps: Fine-tuning steps.
         psnr_untuned_db: Mean PSNR when the channels had gone.
-        psnr_db: Mean PSNR after the fine-tuning, None where every picture came out equal.
+        psnr_db: Mean PSNR after the fine-tuning, infinite where every picture came out equal.
         seconds: Wall time of the fine-tuning.
         loss: Mean loss of its last tenth, or None where there were no steps.
     """
@@ -45,7 +48,7 @@ class Round:
     gmacs: float
     steps: int
     psnr_untuned_db: float
-    psnr_db: float | None
+    psnr_db: float
     seconds: float
     loss: float | None
 
@@ -72,6 +75,8 @@ def prune(
     scanned = _scan(teacher, first, config, on_scan) if config.allocation == "sensitivity" else None
     curves = scanned.curves() if scanned else None
     first.plan(config, curves)  # a budget that is out of reach is refused before any fine-tuning
+    pairs = evaluation_pairs(config.tuning)
+    judged = measure_teacher(source, teacher, pairs)
     rounds: list[Round] = []
     left: Analysis | None = None
     for number in range(config.rounds):
@@ -81,14 +86,14 @@ def prune(
         plan = analysis.plan(part, curves)
         left = analysis.after(plan)
         net = _rebuilt(analysis.carry_out(net, plan))
-        done, quality = _tune(net, teacher, part, _counting_on(on_step, config, number))
+        done, quality = _tune(net, teacher, part, pairs, _counting_on(on_step, config, number))
         rounds.append(done)
     figures: dict[str, Any] = {
         **{name: getattr(rounds[-1], name) for name in ("params", "gmacs")},
         "groups": [vars(group) for group in _kept(first, plan)],
         "frozen": [vars(part) for part in first.channels.frozen],
         **quality,
-        "psnr_original_db": evaluate_network(teacher, evaluation_pairs(config.tuning)),
+        **judged.figures(quality),
         **{name: getattr(rounds[-1], name) for name in ("psnr_untuned_db", "loss")},
         "seconds": sum(done.seconds for done in rounds),
         "rounds": [vars(done) for done in rounds],
@@ -181,10 +186,9 @@ def _counting_on(on_step: OnStep | None, config: PruneConfig, number: int) -> On
 
 
 def _tune(
-    net: Generator, teacher: Generator, config: PruneConfig, on_step: OnStep | None
+    net: Generator, teacher: Generator, config: PruneConfig, pairs: Sequence[Pair], on_step: OnStep | None
 ) -> tuple[Round, dict[str, Any]]:
     """Fine-tune what a round left, and measure it before and after: the round, and its quality as manifests keep it."""
-    pairs = evaluation_pairs(config.tuning)
     untuned_db = evaluate_network(net, pairs)
     report = finetune(net, teacher, config.tuning, on_step)
     cost, quality = measure_cost(net), network_quality(net, pairs)

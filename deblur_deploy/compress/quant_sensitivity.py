@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ from torch import nn
 
 from deblur_deploy.compress.finetune import OnStep
 from deblur_deploy.core.files import remove_partials, write_text
+from deblur_deploy.core.plain_data import to_json
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.network.fake_quant import enabled_quantizers
-from deblur_deploy.quality.evaluate import evaluate_network
+from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
+from deblur_deploy.quality.gain import gain_kept, lost_db
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,21 @@ class ScanReport:
     Args:
         psnr_float_db: PSNR of the float network on the evaluation pairs.
         layers: One entry per layer that can be quantized.
+        psnr_blurred_db: PSNR of the blurred pictures.
     """
 
     psnr_float_db: float
     layers: tuple[LayerSensitivity, ...]
+    psnr_blurred_db: float
+
+    def gain_kept(self, item: LayerSensitivity) -> float | None:
+        """Share of the float network's gain that is kept when a layer alone is quantized, or None (see ``gain.py``)."""
+        return gain_kept(self.psnr_float_db - item.drop_db, self.psnr_float_db, self.psnr_blurred_db)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        layers = [{**asdict(item), "gain_kept": self.gain_kept(item)} for item in self.layers]
+        return {"psnr_float_db": self.psnr_float_db, "psnr_blurred_db": self.psnr_blurred_db, "layers": layers}
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,11 @@ def scan_layers(
     found = []
     for number, layer in enumerate(layers, start=1):
         with quantizing_only(net, (layer,)):
-            drop_db = float_db - evaluate_network(net, pairs)
+            drop_db = lost_db(float_db, evaluate_network(net, pairs))
         found.append(LayerSensitivity(layer, drop_db, layer in exempt))
         if on_layer:
             on_layer(number, len(layers), drop_db)
-    return ScanReport(float_db, tuple(sorted(found, key=lambda item: -item.drop_db)))
+    return ScanReport(float_db, tuple(sorted(found, key=lambda item: -item.drop_db)), pairs_psnr_db(pairs))
 
 
 def hold_budget(net: nn.Module, pairs: Sequence[Pair], float_db: float, max_drop: float) -> BudgetReport:
@@ -101,7 +113,7 @@ def hold_budget(net: nn.Module, pairs: Sequence[Pair], float_db: float, max_drop
         float_db: PSNR of the float source on them.
         max_drop: dB that may be lost against it.
     """
-    drops = [float_db - evaluate_network(net, pairs)]
+    drops = [lost_db(float_db, evaluate_network(net, pairs))]
     if drops[0] <= max_drop:
         return BudgetReport(drops[0], {}, (), tuple(drops))
     ranked = scan_layers(net, pairs).layers
@@ -111,7 +123,7 @@ def hold_budget(net: nn.Module, pairs: Sequence[Pair], float_db: float, max_drop
         for quantizer in quantizers[item.layer]:
             quantizer.disable()
         exempted.append(item.layer)
-        drops.append(float_db - evaluate_network(net, pairs))
+        drops.append(lost_db(float_db, evaluate_network(net, pairs)))
         if drops[-1] <= max_drop:
             break
     best = drops.index(min(drops))
@@ -146,13 +158,14 @@ def write_scan(report: ScanReport, directory: Path) -> tuple[Path, Path]:
         ArtifactError: They cannot be written.
     """
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["layer", "drop_db", "exempt"], lineterminator="\n")
+    writer = csv.DictWriter(table, ["layer", "drop_db", "gain_kept", "exempt"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(item) for item in report.layers)
+    plain = report.as_json()
+    writer.writerows(plain["layers"])
     csv_path, json_path = directory / "sensitivity.csv", directory / "sensitivity.json"
     remove_partials(directory)
     write_text(csv_path, table.getvalue())
-    write_text(json_path, json.dumps(asdict(report), indent=2) + "\n")
+    write_text(json_path, to_json(plain, indent=2) + "\n")
     return csv_path, json_path
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from deblur_deploy.compress.calibration import RangeFollower, calibrate
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
 from deblur_deploy.compress.quant_sensitivity import ScanReport, hold_budget, scan_layers
+from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import QatConfig
 from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError
@@ -64,21 +65,19 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
     scheme = plan_scheme(net, config)
     peaks = quantize_network(net, dataclasses.asdict(scheme), calibration_frames(config))
     pairs = evaluation_pairs(config.tuning)
-    figures: dict[str, Any] = {
-        "psnr_float_db": evaluate_network(teacher, pairs),
-        "psnr_untuned_db": evaluate_network(net, pairs),
-    }
+    judged = measure_teacher(source, teacher, pairs)
+    figures: dict[str, Any] = {"psnr_float_db": judged.psnr_db, "psnr_untuned_db": evaluate_network(net, pairs)}
     follower = RangeFollower(net, peaks, RANGE_MOMENTUM)
     with follower:
         report = finetune(net, teacher, config.tuning, _following(follower, config, on_step))
     round_float_weights(net)
-    figures |= {**network_quality(net, pairs), "seconds": report.seconds, "loss": report.loss}
-    figures["drop_db"] = figures["psnr_float_db"] - figures["psnr_db"]
+    held: dict[str, Any] = {}
     if config.max_drop is not None:
-        budget = hold_budget(net, pairs, figures["psnr_float_db"], config.max_drop)
+        held = dataclasses.asdict(hold_budget(net, pairs, judged.psnr_db, config.max_drop))
         round_float_weights(net)
-        figures |= {**network_quality(net, pairs), **dataclasses.asdict(budget)}
         scheme = dataclasses.replace(scheme, exempt=exempt_layers(net))
+    quality = network_quality(net, pairs)
+    figures |= {**quality, "seconds": report.seconds, "loss": report.loss, **judged.figures(quality), **held}
     spec = dataclasses.replace(source.network, quantization=dataclasses.asdict(scheme))
     artifact = save_network(out, net, spec, new_step("qat", config, source, figures), source.history)
     require_max_drop(artifact, config)

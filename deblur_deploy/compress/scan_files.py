@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from jinja2 import Environment
 
 from deblur_deploy.compress.sensitivity import ScanReport, ScanRow
 from deblur_deploy.core.files import remove_partials, write_text
+from deblur_deploy.core.plain_data import to_json
+from deblur_deploy.quality.gain import format_db
 
-_COLUMNS = ("group", "layers", "before", "kept", "share", "psnr_db", "drop_db", "params", "gmacs")
+_COLUMNS = ("group", "layers", "before", "kept", "share", "psnr_db", "drop_db", "gain_kept", "params", "gmacs")
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _LEGEND = 520, 400, 60, 40, 330
 _TICKS = 5
@@ -60,7 +61,7 @@ def write_scan(report: ScanReport, directory: Path) -> list[Path]:
     """
     writers: dict[str, Callable[[ScanReport], str]] = {
         "scan.csv": _table,
-        "scan.json": lambda scanned: json.dumps(scanned.as_json(), indent=2) + "\n",
+        "scan.json": lambda scanned: to_json(scanned.as_json(), indent=2) + "\n",
         "scan.svg": draw_chart,
     }
     remove_partials(directory)
@@ -87,7 +88,7 @@ def draw_chart(report: ScanReport) -> str:
     shares = [tick / (_TICKS - 1) for tick in range(_TICKS)]
     drops = [lowest + (highest - lowest) * share for share in shares]
     return _CHART.render(
-        title=f"Loss of PSNR without fine-tuning, from {report.psnr_db:.2f} dB ({report.images} pictures)",
+        title=f"Loss of PSNR without fine-tuning, from {format_db(report.psnr_db)} dB ({report.images} pictures)",
         size=size,
         x_ticks=[{"at": x(share), "label": f"{share:.0%}"} for share in shares],
         y_ticks=[{"at": y(drop), "label": f"{-drop:.2f} dB"} for drop in drops],
@@ -113,5 +114,5 @@ def _table(report: ScanReport) -> str:
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in report.rows:
-        writer.writerow({**vars(row), "layers": " ".join(row.layers)})
+        writer.writerow({**vars(row), "layers": " ".join(row.layers), "gain_kept": report.gain_kept(row)})
     return text.getvalue()

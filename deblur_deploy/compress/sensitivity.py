@@ -17,7 +17,8 @@ from deblur_deploy.config import Budget
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.data.pairs import Pair, crop_center
-from deblur_deploy.quality.evaluate import evaluate_network
+from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
+from deblur_deploy.quality.gain import gain_kept, lost_db
 
 SHARES = (0.75, 0.5, 0.25)
 """Shares of a group's channels that are tried; the smallest width always is."""
@@ -64,17 +65,24 @@ class ScanReport:
         images: How many pictures that is the mean of.
         size: Largest side of each in pixels.
         rows: By group, and from wide to narrow.
+        blurred_db: Mean PSNR of the blurred pictures.
     """
 
     psnr_db: float
     images: int
     size: int
     rows: tuple[ScanRow, ...]
+    blurred_db: float
+
+    def gain_kept(self, row: ScanRow) -> float | None:
+        """Share of the whole network's gain over the blurred pictures that a row keeps, as :func:`gain_kept` has it."""
+        return gain_kept(row.psnr_db, self.psnr_db, self.blurred_db)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
-        rows = [{**vars(row), "layers": list(row.layers)} for row in self.rows]
-        return {"psnr_db": self.psnr_db, "images": self.images, "size": self.size, "rows": rows}
+        rows = [{**vars(row), "layers": list(row.layers), "gain_kept": self.gain_kept(row)} for row in self.rows]
+        whole = {"psnr_db": self.psnr_db, "psnr_blurred_db": self.blurred_db, "images": self.images, "size": self.size}
+        return {**whole, "rows": rows}
 
     def curves(self) -> dict[int, Curve]:
         """By number of the group, the loss of quality by width: straight lines between measurements, never falling.
@@ -112,14 +120,14 @@ def scan_network(
         everywhere = [*state.present[:index], width, *state.present[index + 1 :]]
         figures = [state.cost.measure(kind, everywhere) for kind in _COSTS]
         share = round(width / group.channels, 4)
-        drop_db = whole - psnr_db
+        drop_db = lost_db(whole, psnr_db)
         rows.append(
             ScanRow(index, group.layers, group.channels, width, share, psnr_db, drop_db, figures[0], figures[1] / 1e9)
         )
         if on_scan:
             on_scan(number, len(widths), drop_db)
     size = max(max(pair.sharp.shape[:2]) for pair in pairs)
-    return ScanReport(whole, len(pairs), size, tuple(rows))
+    return ScanReport(whole, len(pairs), size, tuple(rows), pairs_psnr_db(pairs))
 
 
 def scan_pairs(pairs: Sequence[Pair], images: int, size: int) -> list[Pair]:

@@ -26,6 +26,7 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.external_data import refuse_external_data
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.lock import locked
+from deblur_deploy.core.plain_data import to_json
 from deblur_deploy.core.tables import from_table
 
 Kind = Literal["checkpoint", "onnx", "engine"]
@@ -391,5 +392,5 @@ def _write_synced(path: Path, text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON would give it back: tuples as lists, paths as text."""
-    return json.loads(json.dumps(value, default=str, allow_nan=False))
+    """The value as JSON would give it back: tuples as lists, paths as text, infinity as null."""
+    return json.loads(to_json(value))

@@ -23,9 +23,8 @@ from deblur_deploy.data.pairs import load_photos
 from deblur_deploy.export.quality import measuring
 from deblur_deploy.graph.dequantize import drop_quantization
 from deblur_deploy.graph.facts import write_facts
-from deblur_deploy.graph.node_costs import share_of_macs
+from deblur_deploy.graph.node_costs import precision_shares
 from deblur_deploy.graph.padding import BATCH, HEIGHT, WIDTH
-from deblur_deploy.graph.sizes import fix_sizes
 from deblur_deploy.runtime.runner import reason_unavailable
 
 _CHECKED_PHOTOS = 2
@@ -94,10 +93,13 @@ def _convert(
     return settled.model, settled.figures
 
 
-def shares_of(typed: onnx.ModelProto, image: ImageSpec) -> dict[str, float]:
-    """Share of the multiply-accumulates per type; of a network with free sizes, for one picture of the usual size."""
+def shares_of(typed: onnx.ModelProto, image: ImageSpec) -> dict[str, float] | None:
+    """Share of the multiply-accumulates per type, or None where they cannot be counted.
+
+    Of a network with free sizes it is that of one picture of the usual size.
+    """
     sizes = {BATCH: 1, HEIGHT: image.height or ExportConfig.height, WIDTH: image.width or ExportConfig.width}
-    return share_of_macs(fix_sizes(typed, sizes))
+    return precision_shares(typed, sizes)
 
 
 def load_model(source: Artifact) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.data.pairs import PairsOnDisk
 from deblur_deploy.quality.evaluate import artifact_quality
+from deblur_deploy.quality.gain import gain_of
 
 
 def measuring(config: ExportConfig | PrecisionConfig) -> Callable[[Artifact], dict[str, Any]] | None:
@@ -28,8 +29,9 @@ def measuring(config: ExportConfig | PrecisionConfig) -> Callable[[Artifact], di
 
     def measure(artifact: Artifact) -> dict[str, Any]:
         try:
-            return artifact_quality(artifact, PairsOnDisk(folder, "evaluation"), "onnxruntime")
+            quality = artifact_quality(artifact, PairsOnDisk(folder, "evaluation"), "onnxruntime")
         except DeblurDeployError as err:
             return {"quality_skipped": err.message}
+        return quality | gain_of(artifact.history, quality)
 
     return measure

@@ -18,6 +18,7 @@ from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifac
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.export.quality import measuring
 from deblur_deploy.export.trace import trace, trace_any_size
+from deblur_deploy.graph.auto_pad import write_pads
 from deblur_deploy.graph.batch_norm import replace_batch_norms
 from deblur_deploy.graph.check import check_graph
 from deblur_deploy.graph.constant_folding import fold_constants
@@ -32,10 +33,9 @@ from deblur_deploy.graph.fold import (
     write_standard_fp8,
 )
 from deblur_deploy.graph.frames import take_frames
-from deblur_deploy.graph.node_costs import share_of_macs
+from deblur_deploy.graph.node_costs import precision_shares
 from deblur_deploy.graph.padding import BATCH, HEIGHT, WIDTH, pad_any_size, pad_to_size
 from deblur_deploy.graph.shrink import halve_float_weights, merge_duplicates, shorten
-from deblur_deploy.graph.sizes import fix_sizes
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
@@ -64,7 +64,7 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     figures = {
         "opset": OPSET,
         "deform_op": config.deform_op if deformable else None,
-        "precision": share_of_macs(fix_sizes(model, sizes)),
+        "precision": precision_shares(model, sizes),
     }
     step = new_step("export-onnx", config, source, figures)
 
@@ -111,6 +111,7 @@ def network_to_onnx(
     write_standard_fp8(model)
     share_constants(model)
     fold_constants(model)
+    write_pads(model)
     replace_batch_norms(model)
     quantized = fold_weight_quantizers(model)
     if resolution:

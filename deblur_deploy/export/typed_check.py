@@ -23,7 +23,8 @@ from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import ImageSpec, to_batch
 from deblur_deploy.data.pairs import Image8
 from deblur_deploy.export.probes import probe_pictures
-from deblur_deploy.graph.delicate import WEIGHTED, largest_of
+from deblur_deploy.graph.delicate import largest_of
+from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
 from deblur_deploy.runtime.ort_settings import session_options

@@ -21,7 +21,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul"})
+from deblur_deploy.graph.operators import WEIGHTED
+
 _MEASURES = frozenset({"Shape", "Size"})
 
 _SUMS = frozenset(

@@ -7,7 +7,7 @@ one initialiser of 8-bit codes and one DequantizeLinear.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -148,7 +148,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed |= names_used(node)
             kept.append(node)
     set_nodes(graph, kept[::-1], {})
     initializers = [onnx.TensorProto.FromString(i.SerializeToString()) for i in graph.initializer if i.name in needed]
@@ -161,10 +161,42 @@ def set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], renamed: dict
     # Clearing the list frees its nodes, so what stays is copied first.
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     for node in copies:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
+        rename_used(node, renamed)
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The branches or the body of control flow."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def names_used(node: onnx.NodeProto) -> set[str]:
+    """Values of the graph around it that a node reads: its inputs, and what its subgraphs capture."""
+    names = set(node.input)
+    for graph in subgraphs(node):
+        inside = {value.name for value in (*graph.input, *graph.initializer)}
+        inside |= {name for each in graph.node for name in each.output}
+        used = {value.name for value in graph.output}.union(*map(names_used, graph.node))
+        names |= used - inside
+    return names
+
+
+def rename_used(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Rename values of the graph around it that a node reads, in place."""
+    for index, name in enumerate(node.input):
+        node.input[index] = renamed.get(name, name)
+    for graph in subgraphs(node):
+        inside = {value.name for value in (*graph.input, *graph.initializer)}
+        inside |= {name for each in graph.node for name in each.output}
+        captured = {old: new for old, new in renamed.items() if old not in inside}
+        for each in graph.node:
+            rename_used(each, captured)
+        for value in graph.output:
+            value.name = captured.get(value.name, value.name)
 
 
 def replace_nodes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:

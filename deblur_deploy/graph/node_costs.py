@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -11,7 +12,10 @@ from onnx import TensorProto, inliner, shape_inference
 
 from deblur_deploy.config import precision_of_type
 from deblur_deploy.core.errors import ExportError
+from deblur_deploy.graph.constant_folding import fold_constants
+from deblur_deploy.graph.fold import share_constants
 from deblur_deploy.graph.operators import OP_TYPE, WEIGHTED
+from deblur_deploy.graph.sizes import fix_sizes
 
 _KINDS = {
     "Conv": "convolution",
@@ -50,7 +54,11 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
     Raises:
         ExportError: The sizes of such a node are not fixed.
     """
-    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    share_constants(folded)
+    fold_constants(folded)  # sizes that are computed are known to shape inference only so
+    graph = shape_inference.infer_shapes(folded, data_prop=True).graph
     tensors: dict[str, tuple[int, tuple[int, ...]]] = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
@@ -75,6 +83,14 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
             macs, kind = _macs(node, *shapes), _type_name(written_type)
             found.append(ComputeNode(node.name, shapes[1], macs, kind, _kind(node)))
     return tuple(found)
+
+
+def precision_shares(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, float] | None:
+    """As :func:`share_of_macs`, at values for the free dimensions; None where the arithmetic cannot be counted."""
+    try:
+        return share_of_macs(fix_sizes(model, sizes))
+    except ExportError:
+        return None
 
 
 def share_of_macs(model: onnx.ModelProto) -> dict[str, float]:

@@ -22,9 +22,10 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.graph.check import check_graph, infer_shapes
-from deblur_deploy.graph.delicate import NUMPY_TYPES, WEIGHTED
+from deblur_deploy.graph.delicate import NUMPY_TYPES
 from deblur_deploy.graph.float_nodes import float_nodes
 from deblur_deploy.graph.fold import replace_nodes, share_constants
+from deblur_deploy.graph.operators import WEIGHTED
 
 BF16_OPSET = 22
 """The first opset that has convolutions in bfloat16."""
@@ -100,9 +101,7 @@ def convert_to_bf16(
     return convert_types(newer, TensorProto.BFLOAT16, keep_fp32, {*kept, *deconvolutions})
 
 
-def as_exported(
-    model: onnx.ModelProto, keep_fp32: Sequence[str] = (), kept: Collection[str] = ()
-) -> onnx.ModelProto:
+def as_exported(model: onnx.ModelProto, keep_fp32: Sequence[str] = (), kept: Collection[str] = ()) -> onnx.ModelProto:
     """The network in the types that it was exported in: float32, or 8 bits between quantizers."""
     del keep_fp32, kept
     return model

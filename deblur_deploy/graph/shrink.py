@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deblur_deploy.graph.fold import remove_unused, set_nodes
+from deblur_deploy.graph.fold import remove_unused, rename_used, set_nodes
 from deblur_deploy.graph.operators import WEIGHTED
 
 _QUANTIZERS = {"QuantizeLinear": "Q", "DequantizeLinear": "DQ"}
@@ -100,11 +100,11 @@ def shorten(model: onnx.ModelProto) -> None:
     for item in graph.initializer:
         names[item.name] = item.name = next(taken)
     for node in graph.node:
-        for values in (node.input, node.output):
-            for index, name in enumerate(values):
-                if name not in names:
-                    names[name] = next(taken)
-                values[index] = names[name]
+        for name in (*node.input, *node.output):
+            if name not in names:
+                names[name] = next(taken)
+        rename_used(node, names)
+        node.output[:] = [names[name] for name in node.output]
         if node.op_type in WEIGHTED:
             used = [attribute for attribute in node.attribute if not _says_nothing(node, attribute)]
             attributes = [onnx.AttributeProto.FromString(attribute.SerializeToString()) for attribute in used]

@@ -110,7 +110,7 @@ class Worker:
             restored = restore_file(job, self._restorer, self._config)
         except Exception as err:
             return Outcome(error=as_own_error(err, job.source))
-        return Outcome(restored, shows_seams=self._restorer.shows_seams)
+        return Outcome(restored, seams=self._restorer.seams)
 
     def _opened(self) -> Runner:
         """The network, open as long as the worker lives."""
@@ -126,12 +126,12 @@ class Outcome:
     Args:
         restored: What was done.
         error: What failed.
-        shows_seams: Whether tiles were too small for the network's reach.
+        seams: Why tiles show, empty where they do not (see :class:`Restorer`).
     """
 
     restored: Restored | None = None
     error: DeblurDeployError | None = None
-    shows_seams: bool = False
+    seams: str = ""
 
 
 class ClusterRunner(AbstractContextManager["ClusterRunner"]):
@@ -152,7 +152,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
     """
 
     def __init__(self, artifact: Artifact, out: Path, config: InferConfig, cluster: ClusterConfig) -> None:
-        self.shows_seams = False
+        self.seams = ""
         self.deaths = 0
         self._config = config
         self._starts_ray = not ray.is_initialized()
@@ -244,7 +244,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         return outcome
 
     def _finish(self, job: Job, outcome: Outcome, notify: Notify) -> None:
-        self.shows_seams = self.shows_seams or outcome.shows_seams
+        self.seams = self.seams or outcome.seams
         if outcome.restored is None:
             error = outcome.error or _given_up(job)
             return self._note(job, failed_result(job, error), notify)

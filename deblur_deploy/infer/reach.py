@@ -7,6 +7,9 @@ looked at. The picture is drawn so that it has strong edges, fine grain and fain
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +21,7 @@ Float = NDArray[np.float32]
 TOLERANCE = 0.1 / 255
 """Change that counts as none. Seams stay below 0.5/255 with room for pictures that carry further than the drawn one."""
 
-PROBE_LENGTH, PROBE_WIDTH, MEMORY_PROBE = 384, 96, 256
+PROBE_LENGTH, LONG_PROBE, PROBE_WIDTH, MEMORY_PROBE = 384, 1152, 96, 256
 
 UNKNOWN_BYTES_PER_PIXEL = 4096
 """Assumed where the system does not tell how much memory a process takes; networks of this kind take about 900."""
@@ -27,22 +30,46 @@ _ROUND_MARGIN, _ROUND_BYTES = 16, 128
 """Measurements are rounded up to these, so that small differences between two runs do not change the tiles."""
 
 
-def measure_margin(runner: Runner) -> int:
-    """Pixels along a cut edge of a tile in which the result is off.
+@dataclass(frozen=True)
+class Reach:
+    """How far a network looks.
+
+    Args:
+        margin: Pixels along a cut edge of a tile in which the result is off; a multiple of 16 with one more 16 as
+            reserve, or 0 where nothing is off.
+        is_capped: Whether the result is off as far as was looked at: the true reach is larger, and may be the picture.
+    """
+
+    margin: int
+    is_capped: bool = False
+
+
+def measure_reach(runner: Runner) -> Reach:
+    """How far a network looks; where a short picture is too short to tell, a longer one is taken.
 
     Args:
         runner: The network; of one that takes a single size, tiles of that size are used.
-
-    Returns:
-        A multiple of 16 with one more 16 as reserve; 0 where nothing is off. It reaches to half of what was looked at,
-        at most.
     """
-    size = fixed_size(runner.image)
-    shapes = [(size.height, size.width)] if size else [(PROBE_WIDTH, PROBE_LENGTH), (PROBE_LENGTH, PROBE_WIDTH)]
-    reach = max(_reach_along(runner, shape, axis) for shape in shapes for axis in (0, 1) if shape[axis] >= max(shape))
-    if reach == 0:
-        return 0
-    return -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN
+    if size := fixed_size(runner.image):
+        return _reach_in(runner, [(size.height, size.width)])
+    reach = _reach_in(runner, [(PROBE_WIDTH, PROBE_LENGTH), (PROBE_LENGTH, PROBE_WIDTH)])
+    if reach.is_capped:
+        reach = _reach_in(runner, [(PROBE_WIDTH, LONG_PROBE), (LONG_PROBE, PROBE_WIDTH)])
+    return reach
+
+
+def measure_margin(runner: Runner) -> int:
+    """The margin alone, as :func:`measure_reach` finds it."""
+    return measure_reach(runner).margin
+
+
+def _reach_in(runner: Runner, shapes: Sequence[tuple[int, int]]) -> Reach:
+    """The reach in pictures of some shapes, along their longer sides."""
+    looks = [(shape, axis) for shape in shapes for axis in (0, 1) if shape[axis] >= max(shape)]
+    reach = max(_reach_along(runner, shape, axis) for shape, axis in looks)
+    is_capped = reach > min(shape[axis] // 2 for shape, axis in looks) - _ROUND_MARGIN
+    margin = -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN if reach else 0
+    return Reach(margin, is_capped)
 
 
 def warm_up(runner: Runner) -> None:

@@ -10,10 +10,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.process_memory import resident_bytes
-from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin, warm_up
+from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_reach, warm_up
+from deblur_deploy.infer.tile_trial import BOUND, tile_difference
 from deblur_deploy.infer.tiles import (
     TILE_BYTES_PER_PIXEL,
     TileNeeds,
@@ -33,8 +34,17 @@ DEFAULT_MAX_MEMORY = 2_000_000_000
 _IN_FLIGHT_SHARE = 4
 """The part of the memory, as a divisor, for pictures that wait to be restored or written."""
 
+_ROUNDING_UP = 1_000_000
+"""Amounts of memory are said in whole megabytes."""
+
 _UNKNOWN_BASE_BYTES, _ROUND_BASE = 600_000_000, 128_000_000
 """Size of the process before its first picture, where the system does not say, and what it is rounded up to."""
+
+_CAPPED, _DIFFERENCE, _PARTS = "margin_capped", "tile_difference", 1000
+"""Names of measurements, and the parts of a level in which the difference is kept."""
+
+_TRIAL_SIDE, _MARGIN_WITHOUT_END = 256, 64
+"""Tiles that are tried, and their margin where the network has no end to its reach."""
 
 _UNKNOWN_MARGIN = 208
 """Taken for the margin of tiles before it is measured: more than half of what it is measured on."""
@@ -153,9 +163,24 @@ class Restorer:
 
     @property
     def shows_seams(self) -> bool:
-        """Whether pictures went through tiles of a fixed size that is too small for the network's reach."""
+        """Whether pictures went through tiles that do not give what the whole picture gives (see :attr:`seams`)."""
+        return bool(self.seams)
+
+    @property
+    def seams(self) -> str:
+        """Why tiles that pictures went through show, with what to do about it; empty where they do not."""
         size = fixed_size(self._runner.image)
-        return size is not None and self.known.get("margin", 0) > self._margin_that_fits(size)
+        if size is not None:
+            if self.known.get("margin", 0) <= self._margin_that_fits(size):
+                return ""
+            return "seams may show: the graph's size is less than the network reaches; export it with more --res"
+        levels = self.known.get(_DIFFERENCE, 0) / _PARTS
+        if levels <= BOUND:
+            return ""
+        return (
+            f"tiles differ from the whole picture by {levels:.1f} of 255 levels on a trial picture, and by more on "
+            "some: the network looks at all of it. Leave out --tile, and give the memory of the whole with --max-memory"
+        )
 
     def plan(self, width: int, height: int, stored_bytes: int = 3, held_bytes: int = 0) -> TilePlan:
         """The tiles for a picture.
@@ -179,15 +204,48 @@ class Restorer:
         tile = size or self._config.tile
         if tile is not None:
             fits = width <= tile.width and height <= tile.height
-            margin = 0 if fits else self._measured("margin", measure_margin)
-            if size is not None:
-                margin = min(margin, self._margin_that_fits(size))
+            margin = 0 if fits else self._margin(tile)
             return TilePlan(width, height, tile.width, tile.height, margin, multiple, fixed=size is not None)
         budget = self._available - held_bytes
         needs = TileNeeds(0, multiple, self.known["bytes_per_pixel"], stored_bytes)
         if not fits_whole(width, height, needs, budget):
-            needs = replace(needs, margin=self._measured("margin", measure_margin))
+            needs = replace(needs, margin=self._margin(None))
+            if self.shows_seams:
+                raise self._needs_whole(width, height, needs, held_bytes)
         return plan_tiles(width, height, needs, budget)
+
+    def _needs_whole(self, width: int, height: int, needs: TileNeeds, held_bytes: int) -> ConfigError:
+        """The error for a picture that does not fit as a whole, of a network that tiles do not serve."""
+        work = width * height * (needs.tile_bytes + needs.band_bytes)
+        # More memory also lets more pictures wait, and they take their share of it.
+        whole = self._base + max(work + held_bytes, work * _IN_FLIGHT_SHARE // (_IN_FLIGHT_SHARE - 1)) + _ROUNDING_UP
+        levels = self.known[_DIFFERENCE] / _PARTS
+        return ConfigError(
+            f"the network looks at the whole picture, and {width}x{height} takes {whole / 1e6:.0f} MB as a whole; "
+            f"in tiles it comes out different by {levels:.1f} of 255 levels and more",
+            hint=f"give more than {whole / 1e6:.0f}MB with --max-memory, or accept the difference with --tile 512x512",
+        )
+
+    def _margin(self, tile: Resolution | None) -> int:
+        """Pixels to throw away along a cut edge; for networks of any size, tiles are tried with it once."""
+        size = fixed_size(self._runner.image)
+        if "margin" not in self.known:
+            reach = measure_reach(self._runner)
+            self.known |= {"margin": reach.margin, _CAPPED: int(reach.is_capped)}
+        margin = self.known["margin"]
+        if size is not None:
+            return min(margin, self._margin_that_fits(size))
+        is_capped = bool(self.known.get(_CAPPED, 0))
+        if is_capped:  # no margin is enough, so the difference is measured with one that leaves room
+            margin = min(margin, _MARGIN_WITHOUT_END if tile is None else self._margin_that_fits(tile))
+        if _DIFFERENCE not in self.known:
+            side = _TRIAL_SIDE if tile is None else min(tile.width, tile.height, _TRIAL_SIDE)
+            levels = tile_difference(self._runner, margin, side)
+            if levels > BOUND and not is_capped and tile is None:
+                margin = self.known["margin"] = 2 * margin  # what carries less far than was looked for adds up
+                levels = tile_difference(self._runner, margin, side)
+            self.known[_DIFFERENCE] = round(levels * _PARTS)
+        return margin
 
     def _margin_that_fits(self, size: Resolution) -> int:
         return largest_margin(min(size.width, size.height), self._runner.image.multiple_of)
@@ -265,6 +323,12 @@ class Restorer:
         batch = np.empty((1, 3, *tile.shape[:2]), np.float32)
         np.divide(tile[:, :, :colors].transpose(2, 0, 1), white, out=batch[0], dtype=np.float32)
         restored = self._runner.infer(batch)[0].transpose(1, 2, 0)
+        if not np.isfinite(restored).all():
+            raise VerificationError(
+                f"the network gives NaN or infinite values on {self._runner.name}, and no picture can be written",
+                hint="`deblur-deploy verify CHECKPOINT ARTIFACT` says how to find the layer; where types are to blame, "
+                "build again with export-trt --keep-fp32, --bf16 or --fp32",
+            )
         if self._config.strength != 1:
             given = batch[0].transpose(1, 2, 0)
             restored = given + np.float32(self._config.strength) * (restored - given)

@@ -149,8 +149,8 @@ class FileRestorer(Protocol):
     deaths: int
 
     @property
-    def shows_seams(self) -> bool:
-        """Whether tiles were too small for the network's reach (see :class:`Restorer`)."""
+    def seams(self) -> str:
+        """Why tiles show, empty where they do not (see :class:`Restorer`)."""
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
         """Restore files; what fails is in the report and the others go on."""
@@ -180,9 +180,9 @@ class FileRunner:
         self.deaths = 0
 
     @property
-    def shows_seams(self) -> bool:
-        """Whether tiles were too small for the network's reach (see :class:`Restorer`)."""
-        return self._restorer.shows_seams
+    def seams(self) -> str:
+        """Why tiles show, empty where they do not (see :class:`Restorer`)."""
+        return self._restorer.seams
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
         """Restore files; what fails is in the report and the others go on.

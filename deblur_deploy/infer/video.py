@@ -192,10 +192,7 @@ class _Run:
         time = self._time_of(frame)
         if not self._clip.holds(time * self._survey.unit):
             return None
-        scale = (frame.time_base or self._survey.unit) / self._survey.unit
-        by_order = self._survey.by_order or not frame.duration
-        duration = self._survey.step if by_order else max(1, round(frame.duration * scale))
-        return _Picture(frame, time, duration, bridge.to_rgb(frame))
+        return _Picture(frame, time, self._survey.duration_after(time), bridge.to_rgb(frame))
 
     def _time_of(self, frame: Any) -> int:
         """When a frame is shown: its own time, or that of its place in the order; never before the one before."""

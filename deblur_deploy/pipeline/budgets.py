@@ -9,6 +9,7 @@ from deblur_deploy.core.errors import BudgetError
 from deblur_deploy.pipeline.findings import latency_ms, measured_runtimes
 from deblur_deploy.pipeline.recipe import Budget
 from deblur_deploy.pipeline.stages import RunArtifacts
+from deblur_deploy.quality.gain import format_share, gain_kept, lost_db
 
 
 def check_budgets(budget: Budget, made: RunArtifacts, quality: dict[str, Any], bench: dict[str, Any] | None) -> None:
@@ -27,25 +28,44 @@ def check_budgets(budget: Budget, made: RunArtifacts, quality: dict[str, Any], b
     sizes = {row: graph.path.stat().st_size for row, graph in made.onnx.items()}
     missed = [
         *_missed_quality(budget, quality["psnr_db"]),
+        *_missed_gain(budget, quality),
         *_missed_size(budget, sizes),
         *_missed_speed(budget, made, bench),
     ]
     if missed:
-        raise BudgetError("; ".join(missed), hint=_hint(budget, quality["psnr_db"], made, sizes))
+        raise BudgetError("; ".join(missed), hint=_hint(budget, quality, made, sizes))
 
 
-def _missed_quality(budget: Budget, psnr_db: Mapping[str, float]) -> list[str]:
+def _missed_quality(budget: Budget, psnr_db: Mapping[str, float | None]) -> list[str]:
     values = list(psnr_db.values())
-    lost = values[0] - values[-1]
+    lost = lost_db(values[0], values[-1])
     if budget.max_drop_db is None or lost <= budget.max_drop_db:
         return []
-    losses = {row: before - after for (row, after), before in _with_before(psnr_db)}
+    losses = {row: lost_db(before, after) for (row, after), before in _with_before(psnr_db)}
     worst = max(losses, key=lambda row: losses[row], default="no stage")
     steps = ", ".join(f"{row} {loss:.2f}" for row, loss in losses.items())
     return [
         f"{lost:.2f} dB were lost, {lost - budget.max_drop_db:.2f} more than max_drop_db = {budget.max_drop_db} allows "
         f"({steps}: most in {worst})"
     ]
+
+
+def _missed_gain(budget: Budget, quality: Mapping[str, Any]) -> list[str]:
+    if budget.min_gain_kept is None:
+        return []
+    psnr_db, blurred_db = quality["psnr_db"], quality["blurred_db"]
+    shares = {row: gain_kept(value, psnr_db["original"], blurred_db) for row, value in psnr_db.items()}
+    kept = list(shares.values())[-1]
+    if kept is None:
+        gain = lost_db(psnr_db["original"], blurred_db)
+        return [
+            f"the original gains {gain:.2f} dB over the blurred input, too little to say what is kept of it, so "
+            f"min_gain_kept = {budget.min_gain_kept} is not shown"
+        ]
+    if kept >= budget.min_gain_kept:
+        return []
+    steps = ", ".join(f"{row} {format_share(share)}" for row, share in list(shares.items())[1:])
+    return [f"{kept:.1%} of the gain is kept, and min_gain_kept = {budget.min_gain_kept} ({steps})"]
 
 
 def _missed_size(budget: Budget, sizes: Mapping[str, int]) -> list[str]:
@@ -94,9 +114,13 @@ def _with_before(values: Mapping[str, Any]) -> list[tuple[tuple[str, Any], Any]]
     return [(item, before) for item, (_, before) in zip(items[1:], items, strict=False)]
 
 
-def _hint(budget: Budget, psnr_db: Mapping[str, float], made: RunArtifacts, sizes: Mapping[str, int]) -> str:
+def _hint(budget: Budget, quality: Mapping[str, Any], made: RunArtifacts, sizes: Mapping[str, int]) -> str:
     allowed = float("inf") if budget.max_drop_db is None else budget.max_drop_db
-    good = [row for row, value in psnr_db.items() if psnr_db["original"] - value <= allowed]
+    psnr_db, least = quality["psnr_db"], budget.min_gain_kept
+    good = [row for row, value in psnr_db.items() if lost_db(psnr_db["original"], value) <= allowed]
+    if least is not None:
+        shares = {row: gain_kept(psnr_db[row], psnr_db["original"], quality["blurred_db"]) for row in good}
+        good = [row for row, share in shares.items() if row == "original" or (share is not None and share >= least)]
     best = made.onnx[min(good, key=lambda row: sizes[row])].path
     advice = "keep more channels or tune for longer" if len(good) < len(psnr_db) else "keep fewer channels"
-    return f"everything is kept, and {best} is the smallest within the dB budget; {advice}"
+    return f"everything is kept, and {best} is the smallest that keeps enough quality; {advice}"

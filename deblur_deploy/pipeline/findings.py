@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.pipeline.progress import Progress
 from deblur_deploy.pipeline.recipe import Recipe
 from deblur_deploy.pipeline.stages import RunArtifacts
+from deblur_deploy.quality.gain import format_db, format_share, gain_kept, lost_db
 
-FACT_HEADINGS = ("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost")
+FACT_HEADINGS = ("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "gain kept")
 """Columns of the table before those of the runtimes."""
 
 
@@ -43,8 +43,9 @@ def read_quality(made: RunArtifacts) -> dict[str, Any]:
     """What the manifests of a run's ONNX files say about their quality.
 
     Returns:
-        ``images``, ``blurred_db``, and ``psnr_db`` by row of the table. An engine's row is the typed FP16 graph that it
-        was built from.
+        ``images``, ``blurred_db``, and ``psnr_db`` and ``gain_kept`` by row of the table. An engine's row is the typed
+        FP16 graph that it was built from. A PSNR is None where every picture came out equal to the sharp one, a share
+        of the gain where the original's is too small (see ``gain.py``).
 
     Raises:
         VerificationError: A file could not be evaluated when it was written.
@@ -59,14 +60,13 @@ def read_quality(made: RunArtifacts) -> dict[str, Any]:
     first = steps["original"]
     return {
         "images": first["evaluation_images"],
-        "blurred_db": _or_infinite(first["psnr_blurred_db"]),
-        "psnr_db": {name: _or_infinite(figures["psnr_db"]) for name, figures in steps.items()},
+        "blurred_db": first["psnr_blurred_db"],
+        "psnr_db": {name: figures["psnr_db"] for name, figures in steps.items()},
+        "gain_kept": {
+            name: gain_kept(figures["psnr_db"], first["psnr_db"], first["psnr_blurred_db"])
+            for name, figures in steps.items()
+        },
     }
-
-
-def _or_infinite(psnr_db: float | None) -> float:
-    """A PSNR as manifests keep it, which have no infinity."""
-    return math.inf if psnr_db is None else psnr_db
 
 
 def write_page(
@@ -142,8 +142,9 @@ def summary_rows(made: RunArtifacts, quality: dict[str, Any], bench: dict[str, A
                 format_bytes(artifact.path.stat().st_size),
                 f"{figures['params']:,}",
                 f"{figures['gmacs']:.1f}",
-                f"{psnr_db:.2f}",
-                f"{original_db - psnr_db:.2f}",
+                format_db(psnr_db),
+                f"{lost_db(original_db, psnr_db):.2f}",
+                format_share(gain_kept(psnr_db, original_db, quality["blurred_db"])),
                 *(_in_ms(latency_ms(made, name, bench, runtime)) for runtime in measured_runtimes(bench)),
             ]
         )
@@ -166,7 +167,7 @@ def write_summary(path: Path, columns: Sequence[str], rows: Sequence[Sequence[st
     lines = [
         *table(columns, rows),
         "",
-        f"Blurred input: {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs.",
+        f"Blurred input: {format_db(quality['blurred_db'])} dB, mean of {quality['images']} photographs.",
     ]
     write_text(path, "\n".join(lines) + "\n")
 

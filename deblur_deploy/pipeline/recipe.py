@@ -34,17 +34,22 @@ class Budget:
         max_drop_db: PSNR that the last ONNX file may have lost against the original's, in dB.
         max_size_ratio: Size of the last ONNX file over the original's.
         min_speedup: Latency of the original over that of the last ONNX file, each on its fastest runtime.
+        min_gain_kept: Share of the original's gain over the blurred input that the last ONNX file must keep. It is
+            missed too where that gain is too small to take a share of (see ``gain.py``).
     """
 
     max_drop_db: float | None = None
     max_size_ratio: float | None = None
     min_speedup: float | None = None
+    min_gain_kept: float | None = None
 
     def __post_init__(self) -> None:
         for limit in dataclasses.fields(self):
             value = getattr(self, limit.name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"{limit.name} is {value}", hint="give 0 or more, or leave it out")
+        if self.min_gain_kept is not None and self.min_gain_kept > 1:
+            raise ConfigError(f"min_gain_kept is {self.min_gain_kept}", hint="give a share, such as 0.9 for 90 %")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from deblur_deploy.pipeline.budgets import check_budgets
 from deblur_deploy.pipeline.progress import Progress, Silent
 from deblur_deploy.pipeline.recipe import Recipe, load_recipe
 from deblur_deploy.pipeline.stages import RunArtifacts, run_stages
+from deblur_deploy.quality.gain import format_db
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class RunResult:
 
     Args:
         made: The artifacts of every stage.
-        quality: ``images``, ``blurred_db``, and ``psnr_db`` by stage, in dB.
+        quality: ``images``, ``blurred_db``, and by stage ``psnr_db`` and ``gain_kept``.
         bench: The object that ``deblur-deploy bench --json`` prints; None where the recipe times nothing.
         columns: Headings of the summary.
         rows: The summary, one row for each stage.
@@ -113,7 +114,7 @@ def _source(path: Path | str | None) -> Artifact:
 
 def _say_notes(recipe: Recipe, quality: dict[str, Any], bench: dict[str, Any] | None, progress: Progress) -> None:
     """What must be known to read the table."""
-    progress.say(f"blurred input {quality['blurred_db']:.2f} dB, mean of {quality['images']} photographs")
+    progress.say(f"blurred input {format_db(quality['blurred_db'])} dB, mean of {quality['images']} photographs")
     folder = recipe.pairs_folder
     if recipe.photos and folder == Path(recipe.photos) and not (folder / "set.toml").is_file():
         progress.say("note      tuned and evaluated on the same photographs (a set.toml would split them)")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +15,10 @@ from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.files import write_text
 from deblur_deploy.core.images import ImageSpec, from_batch, to_batch
+from deblur_deploy.core.plain_data import to_json, without_infinity
 from deblur_deploy.data.align import align
 from deblur_deploy.data.pairs import Image8, Pair, crop_pair
-from deblur_deploy.quality.metrics import psnr_db, ssim_matlab, ssim_skimage
+from deblur_deploy.quality.metrics import mean_psnr_db, psnr_db, ssim_matlab, ssim_skimage
 from deblur_deploy.runtime.finite import infer_finite
 from deblur_deploy.runtime.runner import Runner, fixed_size, open_runner
 
@@ -84,6 +83,8 @@ class ImageScore:
 class EvalReport:
     """Quality over a set of pairs; means are means of the per-image values, as papers have them.
 
+    In the mean PSNR a picture that came out equal to the sharp one counts as 100 dB (see :func:`mean_psnr_db`).
+
     Args:
         artifact: Directory of the artifact.
         runtime: What it ran on.
@@ -101,12 +102,12 @@ class EvalReport:
     @property
     def psnr_db(self) -> float:
         """Mean PSNR of the restored photographs in dB."""
-        return statistics.fmean(score.psnr_db for score in self.per_image)
+        return mean_psnr_db(score.psnr_db for score in self.per_image)
 
     @property
     def psnr_blurred_db(self) -> float:
         """Mean PSNR of the blurred photographs in dB."""
-        return statistics.fmean(score.psnr_blurred_db for score in self.per_image)
+        return mean_psnr_db(score.psnr_blurred_db for score in self.per_image)
 
     @property
     def ssim_matlab(self) -> float:
@@ -143,17 +144,17 @@ class EvalReport:
         """Plain data for ``--json``. The PSNR of equal images, which is infinite, is null."""
         extra = {"aligned": True} if self.config.align else {}
         skipped = {"lpips_skipped": self.lpips_skipped} if self.lpips_skipped else {}
-        return {
+        plain = {
             "artifact": self.artifact,
             "images": len(self.per_image),
-            **{key: _finite(getattr(self, key)) for key in self.keys},
+            **{key: getattr(self, key) for key in self.keys},
             **extra,
             **skipped,
             "per_image": [
-                {"name": score.name, **{key: _finite(getattr(score, key)) for key in self.keys}}
-                for score in self.per_image
+                {"name": score.name, **{key: getattr(score, key) for key in self.keys}} for score in self.per_image
             ],
         }
+        return dict(without_infinity(plain, nan_too=True))
 
 
 def evaluate(
@@ -212,7 +213,7 @@ def write_report(report: EvalReport, path: Path) -> Path:
     plain = report.as_json()
     writer.writerows(plain.pop("per_image"))
     write_text(path, table.getvalue())
-    write_text(summary_path, json.dumps({**plain, "runtime": report.runtime}, indent=2) + "\n")
+    write_text(summary_path, to_json({**plain, "runtime": report.runtime}, indent=2) + "\n")
     return summary_path
 
 
@@ -228,7 +229,12 @@ def evaluate_network(net: nn.Module, pairs: Iterable[Pair]) -> float:
         VerificationError: The network gives NaN or infinite values.
     """
     with _running(net) as runner:
-        return statistics.fmean(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
+        return mean_psnr_db(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
+
+
+def pairs_psnr_db(pairs: Iterable[Pair]) -> float:
+    """Mean PSNR in dB of the blurred pictures of at least one pair, before anything restores them."""
+    return mean_psnr_db(psnr_db(pair.blurred, pair.sharp) for pair in pairs)
 
 
 def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, Any]:
@@ -240,7 +246,8 @@ def network_quality(net: nn.Module, pairs: Iterable[Pair]) -> dict[str, Any]:
 
     Returns:
         ``psnr_db``, ``psnr_blurred_db``, ``ssim_matlab``, ``ssim_skimage``, and ``evaluation_images``, their number.
-        The PSNR of equal pictures, which is infinite, is None.
+        PSNR is infinite where every picture came out equal to the sharp one (see :func:`mean_psnr_db`); manifests have
+        null for it.
 
     Raises:
         ConfigError: There are no pairs.
@@ -279,9 +286,13 @@ def _quality(runner: Runner, pairs: Iterable[Pair]) -> dict[str, Any]:
             ),
         )
     )
-    means = (_finite(statistics.fmean(column)) for column in zip(*rows, strict=True))
-    return dict(zip(("psnr_db", "psnr_blurred_db", "ssim_matlab", "ssim_skimage"), means, strict=True)) | {
-        "evaluation_images": len(rows)
+    restored, blurred, matlab, skimage = zip(*rows, strict=True)
+    return {
+        "psnr_db": mean_psnr_db(restored),
+        "psnr_blurred_db": mean_psnr_db(blurred),
+        "ssim_matlab": statistics.fmean(matlab),
+        "ssim_skimage": statistics.fmean(skimage),
+        "evaluation_images": len(rows),
     }
 
 
@@ -349,8 +360,3 @@ def _open_lpips() -> tuple[Callable[[Image8, Image8], float] | None, str | None]
             return float(network(*pair))
 
     return measure, None
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no infinity and no NaN."""
-    return value if value is not None and math.isfinite(value) else None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deblur_deploy.core.units import format_bytes, format_ms
+from deblur_deploy.quality.gain import format_share, gain_kept
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.quality import Quality
 from deblur_deploy.report.stages import Stage, compared
@@ -34,8 +35,11 @@ def quality_chart(stages: Sequence[Stage]) -> Chart | None:
     levels = [("blurred input", blurred_db), *((stage.label, quality.psnr_db) for stage, quality in measured)]
     changes = [(name, before, after) for (_, before), (name, after) in itertools.pairwise(levels)]
     (_, trained_db), (last, last_db) = levels[1], levels[-1]
-    rows = [("blurred input", f"{blurred_db:.2f}", "–")]
-    rows += [(name, f"{after:.2f}", signed(after - before)) for name, before, after in changes]
+    rows = [("blurred input", f"{blurred_db:.2f}", "–", "–")]
+    rows += [
+        (name, f"{after:.2f}", signed(after - before), format_share(gain_kept(after, trained_db, blurred_db)))
+        for name, before, after in changes
+    ]
 
     def draw(axes: Any, palette: Palette) -> None:
         _waterfall(axes, palette, levels)
@@ -47,7 +51,7 @@ def quality_chart(stages: Sequence[Stage]) -> Chart | None:
             f"PSNR rises from {blurred_db:.2f} dB for the blurred pictures to {trained_db:.2f} dB for the original "
             f"network; {last} has {last_db:.2f} dB."
         ),
-        headings=("stage", "PSNR in dB", "change in dB"),
+        headings=("stage", "PSNR in dB", "change in dB", "gain kept"),
         rows=tuple(rows),
         height=_MARGIN + _ROW * len(levels),
         draw=draw,

@@ -1,13 +1,13 @@
-"""Picture quality as manifests keep it, and which of two figures may be compared."""
+"""Picture quality as manifests keep it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deblur_deploy.core.artifact import Step
+from deblur_deploy.quality.gain import blurred_of
+from deblur_deploy.quality.metrics import bounded_db
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Quality:
 
     Args:
         stage: Stage that was evaluated.
-        psnr_db: Mean PSNR of the restored photographs in dB.
+        psnr_db: Mean PSNR of the restored photographs in dB, 100 where all were equal to the sharp ones.
         blurred_db: Mean PSNR of the blurred photographs that went in, or None in old manifests.
         images: Number of photographs, or None in old manifests.
     """
@@ -34,26 +34,8 @@ def last_quality(history: Sequence[Step]) -> Quality | None:
         history: An artifact's steps, oldest first.
     """
     for step in reversed(history):
-        psnr_db = step.figures.get("psnr_db")
-        if psnr_db is not None:
-            return Quality(
-                step.stage, psnr_db, step.figures.get("psnr_blurred_db"), step.figures.get("evaluation_images")
-            )
+        figures = step.figures
+        if "psnr_db" in figures:
+            psnr_db, images = bounded_db(figures["psnr_db"]), figures.get("evaluation_images")
+            return Quality(step.stage, psnr_db, blurred_of(figures), images)
     return None
-
-
-def comparable(before: Mapping[str, Any], figures: Mapping[str, Any]) -> bool:
-    """Whether two steps were evaluated on the same pairs: the blurred ones score the same. Old manifests do not say.
-
-    Args:
-        before: Figures of one step.
-        figures: Figures of the other.
-    """
-    if "psnr_db" not in before or "psnr_db" not in figures:
-        return False
-    return same_pairs(before.get("psnr_blurred_db"), figures.get("psnr_blurred_db"))
-
-
-def same_pairs(blurred_db: float | None, other_db: float | None) -> bool:
-    """Whether two PSNR of blurred photographs can be those of the same pairs; None is not known."""
-    return blurred_db is None or other_db is None or math.isclose(blurred_db, other_db, abs_tol=1e-6)

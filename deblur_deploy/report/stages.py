@@ -11,7 +11,8 @@ from deblur_deploy.config import precision_of_stage
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.sources import find_artifacts, shipped_generator
-from deblur_deploy.report.quality import Quality, last_quality, same_pairs
+from deblur_deploy.quality.gain import same_blurred
+from deblur_deploy.report.quality import Quality, last_quality
 
 ORIGINAL = "original"
 
@@ -88,7 +89,7 @@ def compared(stages: Sequence[Stage]) -> list[tuple[Stage, Quality]]:
     return [
         (stage, stage.quality)
         for stage in stages
-        if stage.quality is not None and same_pairs(reference, stage.quality.blurred_db)
+        if stage.quality is not None and same_blurred(reference, stage.quality.blurred_db)
     ]
 
 

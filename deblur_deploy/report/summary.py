@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deblur_deploy.core.units import format_bytes, format_ms
+from deblur_deploy.quality.gain import SMALL_GAIN_DB, gain_kept, lost_db
 from deblur_deploy.report.charts import SHARES, signed
 from deblur_deploy.report.stages import ORIGINAL, Stage, compared, in_type
 from deblur_deploy.report.timings import Session, Timing
@@ -37,6 +38,7 @@ def summarize(stages: Sequence[Stage], sessions: Sequence[Session]) -> tuple[lis
         The sentences and the tiles; what was not measured has neither.
     """
     parts = [
+        _gain(stages),
         _making(stages),
         _quality(stages),
         _size(stages),
@@ -69,22 +71,35 @@ def _making(stages: Sequence[Stage]) -> Part:
     return f"One trained generator, {len(labels)} ways to deploy it: {', '.join(labels[:-1])} and {labels[-1]}.", None
 
 
+def _gain(stages: Sequence[Stage]) -> Part:
+    """What compression left of the reason to run the network at all."""
+    measured = compared(stages)
+    if len(measured) < 2 or measured[0][1].blurred_db is None:
+        return "", None
+    (_, original), (last, final) = measured[0], measured[-1]
+    gain, left = -lost_db(original.blurred_db, original.psnr_db), -lost_db(original.blurred_db, final.psnr_db)
+    share = gain_kept(final.psnr_db, original.psnr_db, original.blurred_db)
+    if share is None:
+        verdict = "does harm" if gain <= -SMALL_GAIN_DB else "gains too little to say what compression keeps of it"
+        return f"The original {verdict}: {signed(gain)} dB against the blurred pictures.", None
+    tile = Tile(f"{share:.0%}", "Gain kept", f"{gain:.2f} → {left:.2f} dB over the blurred pictures")
+    words = f"Of the {gain:.2f} dB that the original gains over the blurred pictures, {last.label} "
+    if left < 0:
+        return f"{words}keeps nothing: its pictures are {-left:.2f} dB worse than the blurred ones.", tile
+    return f"{words}keeps {left:.2f} dB: {share:.0%}.", tile
+
+
 def _quality(stages: Sequence[Stage]) -> Part:
     measured = compared(stages)
     if len(measured) < 2:
         return "", None
     (_, original), (last, final) = measured[0], measured[-1]
-    change = final.psnr_db - original.psnr_db
+    change = -lost_db(original.psnr_db, final.psnr_db)
     where = f"the mean of {original.images} photographs" if original.images else "the mean of the photographs"
-    gained = ""
-    if original.blurred_db is not None:
-        gained = (
-            f" The trained network gains {original.psnr_db - original.blurred_db:.2f} dB over the blurred pictures."
-        )
     words = (
         f"Picture quality is {original.psnr_db:.2f} dB with the original and {final.psnr_db:.2f} dB with {last.label}, "
         f"{where}: {_change(change)}. It is measured as PSNR: the closer pictures come to the sharp photographs, the "
-        f"more dB.{gained}"
+        "more dB."
     )
     return words, Tile(
         f"{signed(change)} dB", "Picture quality", f"{original.psnr_db:.2f} → {final.psnr_db:.2f} dB PSNR"

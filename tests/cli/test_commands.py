@@ -24,7 +24,6 @@ HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "modelopt")
 
 ALL_HELP = f"""
 import contextlib, io, json, sys
-from deblur_deploy.cli import COMMANDS, main
 pages = {{}}
 for name in COMMANDS:
     sys.argv = ["deblur-deploy", name, "--help"]
@@ -196,7 +195,8 @@ def test_eval(run, made):
     keys = {"psnr_db", "psnr_blurred_db"}
     keys |= {f"ssim_{name}{state}" for name in ("matlab", "skimage") for state in ("", "_blurred")}
     answer = outcome.json
-    assert answer.keys() == {"artifact", "images", "per_image"} | keys
+    assert answer.keys() == {"artifact", "images", "per_image", "psnr_original_db", "gain_kept"} | keys
+    assert (answer["gain_kept"], "gain kept too small to tell" in outcome.err) == (None, True)  # its original does harm
     assert (answer["artifact"], answer["images"]) == (str(made["prune"]), 2)
     assert [score["name"] for score in answer["per_image"]] == ["1.png", "3.png"]
     assert all(score.keys() == {"name"} | keys for score in answer["per_image"])
@@ -256,15 +256,33 @@ def test_the_waterfall_is_read_from_the_history():
         step("export-onnx"),
         step("to-fp16", psnr_db=29.901, psnr_blurred_db=25.0),
         step("to-fp16", psnr_db=28.0, psnr_blurred_db=24.0),  # evaluated on other pairs
+        step("qat", psnr_db=None, psnr_blurred_db=None),  # everything came out equal
     )
     when, size = "2026-01-02 03:04:05", "2.50 MB"
     assert waterfall(history) == [
-        ["import", when, size, "1,000", "2.0", "–", "–", "–"],
-        ["train", when, size, "1,000", "2.0", "30.00", "–", "0.9000"],
-        ["prune", when, size, "500", "1.0", "29.90", "0.10", "–"],
-        ["export-onnx", when, size, "500", "1.0", "–", "–", "–"],
-        ["to-fp16", when, size, "500", "1.0", "29.90", "0.00", "–"],
-        ["to-fp16", when, size, "500", "1.0", "28.00", "–", "–"],
+        ["import", when, size, "1,000", "2.0", "–", "–", "–", "–"],
+        ["train", when, size, "1,000", "2.0", "30.00", "–", "–", "0.9000"],
+        ["prune", when, size, "500", "1.0", "29.90", "0.10", "–", "–"],
+        ["export-onnx", when, size, "500", "1.0", "–", "–", "–", "–"],
+        ["to-fp16", when, size, "500", "1.0", "29.90", "0.00", "–", "–"],
+        ["to-fp16", when, size, "500", "1.0", "28.00", "–", "–", "–"],
+        ["qat", when, size, "500", "1.0", "∞", "–", "–", "–"],
+    ]
+
+
+def test_the_waterfall_tells_what_is_kept_of_the_gain():
+    def step(stage, psnr_db, blurred_db=25.0, **figures):
+        figures |= {"bytes": 1000, "psnr_db": psnr_db, "psnr_blurred_db": blurred_db}
+        return Step(stage, {}, {}, None, "2026-01-02T03:04:05.000000+00:00", figures)
+
+    def kept(*history):
+        return [row[7] for row in waterfall(history)]
+
+    assert kept(step("train", 27.0), step("prune", 26.5), step("qat", 24.9)) == ["–", "75%", "-5%"]
+    assert kept(step("train", 25.1), step("prune", 25.1)) == ["–", "too small to tell"]
+    other = {"psnr_original_db": 26.0}
+    assert kept(step("train", 27.0), step("prune", 25.5, 24.0, **other), step("export-onnx", 25.0, 24.0)) == [
+        *("–", "75%", "50%")
     ]
 
 

@@ -125,6 +125,8 @@ def test_files_of_the_engine_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ("[pruning]", "has no field 'pruning'"),
         ("[prune]\nkeep = 2.0", "keep is 2.0"),
         ("[budget]\nmax_drop_db = -1", "max_drop_db is -1"),
+        ("[budget]\nmin_gain_kept = -0.1", "min_gain_kept is -0.1"),
+        ("[budget]\nmin_gain_kept = 90", "min_gain_kept is 90"),
         ("[budget]\nmin_speedup = 2", "min_speedup needs a latency table"),
         ("[engine]", "an FP16 engine is built from a typed FP16 graph"),
         ('[fp16]\n[engine]\nprecision = "fp32"', "an FP32 engine cannot be built from a typed FP16 graph"),
@@ -190,6 +192,21 @@ def test_each_budget_says_by_how_much_and_where(tmp_path: Path) -> None:
     with pytest.raises(BudgetError) as missed:
         check_budgets(Budget(max_size_ratio=0.125), made, quality, None)
     assert missed.value.hint.endswith("keep fewer channels")
+
+
+def test_the_share_of_the_gain_is_a_budget(tmp_path: Path) -> None:
+    made = run_of(tmp_path, {"original": 1000, "pruned": 500, "int8": 200})
+    quality = {"psnr_db": {"original": 30.0, "pruned": 29.9, "int8": 29.5}, "blurred_db": 28.0}
+    check_budgets(Budget(min_gain_kept=0.75), made, quality, None)
+    with pytest.raises(BudgetError) as missed:
+        check_budgets(Budget(min_gain_kept=0.9), made, quality, None)
+    assert missed.value.message == "75.0% of the gain is kept, and min_gain_kept = 0.9 (pruned 95%, int8 75%)"
+    assert str(tmp_path / "pruned" / "model.onnx") in missed.value.hint
+
+    with pytest.raises(BudgetError, match=r"gains 0\.10 dB over the blurred input, too little to say what is kept"):
+        check_budgets(Budget(min_gain_kept=0.1), made, quality | {"blurred_db": 29.9}, None)
+    equal = {"psnr_db": dict.fromkeys(quality["psnr_db"]), "blurred_db": 28.0}
+    check_budgets(Budget(max_drop_db=0.0, min_gain_kept=1.0), made, equal, None)
 
 
 def test_a_run_without_stages_can_miss_a_budget_too(tmp_path: Path) -> None:

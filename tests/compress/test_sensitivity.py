@@ -17,6 +17,7 @@ from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.quality.evaluate import evaluate_network
+from deblur_deploy.quality.metrics import psnr_db
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def report() -> ScanReport:
         )
 
     rows = (row(0, 32, 24, 0.1), row(0, 32, 16, 0.05), row(0, 32, 8, 1.1), row(2, 16, 8, -0.2))
-    return ScanReport(30.0, 2, 64, rows)
+    return ScanReport(30.0, 2, 64, rows, blurred_db=28.0)
 
 
 def test_every_group_is_measured_alone(unet, frames, pairs):
@@ -43,6 +44,7 @@ def test_every_group_is_measured_alone(unet, frames, pairs):
     report = scan_network(unet, analysis.channels.groups, analysis.state, pairs, lambda *facts: told.append(facts))
 
     assert report.psnr_db == evaluate_network(unet, pairs)
+    assert report.blurred_db == np.mean([psnr_db(pair.blurred, pair.sharp) for pair in pairs])
     assert [(row.group, row.kept) for row in report.rows] == [
         *((0, kept) for kept in (12, 8, 4)),
         *((group, kept) for group in (1, 2) for kept in (24, 16, 8, 4)),
@@ -92,6 +94,8 @@ def test_the_files_hold_the_whole_scan(report, tmp_path):
     with paths[0].open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["layers"], float(row["drop_db"])) for row in rows[::3]] == [("a<0> b", 0.1), ("a<2> b", -0.2)]
+    assert [float(row["gain_kept"]) for row in rows] == pytest.approx([0.95, 0.975, 0.45, 1.1])
+    assert report.as_json()["psnr_blurred_db"] == 28.0
     assert json.loads(paths[1].read_text()) == json.loads(json.dumps(report.as_json()))
     assert write_scan(report, tmp_path / "scan") == paths  # an earlier one is replaced
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import VerificationError
-from deblur_deploy.quality.metrics import psnr_db, ssim_matlab, ssim_skimage
+from deblur_deploy.quality.metrics import EQUAL_DB, mean_psnr_db, psnr_db, ssim_matlab, ssim_skimage
 
 Image8 = NDArray[np.uint8]
 
@@ -48,6 +48,12 @@ def test_psnr_of_known_errors() -> None:
     one_wrong[2, 3, 1] = 16  # mean squared error 256 / 60
     assert psnr_db(one_wrong, zeros) == pytest.approx(10 * math.log10(255**2 * 60 / 256))
     assert psnr_db(zeros, zeros) == math.inf
+
+
+def test_equal_pictures_leave_the_mean_a_number() -> None:
+    assert mean_psnr_db([20.0, 40.0]) == 30.0
+    assert mean_psnr_db([20.0, math.inf]) == (20 + EQUAL_DB) / 2
+    assert mean_psnr_db([math.inf, math.inf]) == math.inf
 
 
 def test_psnr_does_not_wrap_around_below_zero() -> None:

@@ -27,11 +27,34 @@ def test_the_summary_has_the_figures_of_the_run(whole_run: Run) -> None:
     content = gather(whole_run.folder)
     text = " ".join(content.sentences)
     assert "is 25.50 dB with the original and 25.26 dB with fp16 engine, the mean of 3 photographs" in text
+    assert content.sentences[0] == (
+        "Of the 1.50 dB that the original gains over the blurred pictures, fp16 engine keeps 1.26 dB: 84%."
+    )
     assert "compression costs 0.24 dB" in text
     assert "1/8.1 of the original's 8.0 kB: within the mark of 1/5" in text
     assert "int8 takes 75 ms for a 640x360 frame in openvino, where the original takes 300 ms: it is 4.0 times" in text
     assert "90% in fp16, 10% unproven" in text
-    assert [tile.value for tile in content.tiles] == ["−0.24 dB", "1/8.1", "4.0×", "90% fp16"]
+    assert [tile.value for tile in content.tiles] == ["84%", "−0.24 dB", "1/8.1", "4.0×", "90% fp16"]
+
+
+@pytest.mark.parametrize(
+    ("original", "pruned", "sentence"),
+    [
+        (24.1, 24.05, "The original gains too little to say what compression keeps of it: +0.10 dB against"),
+        (23.5, 23.6, "The original does harm: −0.50 dB against the blurred pictures."),
+        (25.0, 23.7, "gains over the blurred pictures, pruned keeps nothing: its pictures are 0.30 dB worse than"),
+        (None, None, "Of the 76.00 dB that the original gains over the blurred pictures, pruned keeps 76.00 dB: 100%."),
+    ],
+)
+def test_the_first_sentence_tells_what_is_kept_of_the_gain(
+    tmp_path: Path, original: float | None, pruned: float | None, sentence: str
+) -> None:
+    def figures(psnr_db: float | None) -> dict[str, float | None]:
+        return COST | {"psnr_db": psnr_db, "psnr_blurred_db": 24.0}
+
+    source = write(tmp_path / "run" / "source", None, "train", figures(original))
+    write(tmp_path / "run" / "prune", source, "prune", figures(pruned))
+    assert sentence in gather(tmp_path / "run").sentences[0]
 
 
 def test_the_chain_names_every_hash(whole_run: Run) -> None:

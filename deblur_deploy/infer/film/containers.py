@@ -15,6 +15,7 @@ _FAMILIES = {
     "matroska": ("matroska", "webm"),
     "mov": ("mov", "mp4", "3gp", "3g2"),
     "mpeg": ("vob", "mpeg"),
+    "jpeg_pipe": ("mjpeg",),
     "mpegvideo": ("mpeg2video", "mpeg1video"),
 }
 """Muxers of one kind of file by the first name of FFmpeg's demuxer; the suffix decides which."""
@@ -26,6 +27,8 @@ _CODECS = {
     "ogg": {"vp8"},
     "mxf": {"mpeg2video", "dnxhd", "h264", "jpeg2000", "prores"},
     "dv": {"dvvideo"},
+    "mjpeg": {"mjpeg"},
+    "yuv4mpegpipe": {"rawvideo"},
     "rm": {"rv10", "rv20"},
     "3gp": {"h264", "mpeg4", "h263"},
     "3g2": {"h264", "mpeg4", "h263"},

@@ -13,8 +13,6 @@ from deblur_deploy.infer.film.metadata import kept_metadata
 from deblur_deploy.infer.film.source import METADATA_ERRORS, is_still
 
 _MATROSKA = ("matroska", "webm")
-_WRITTEN_ANEW = {"tmcd", "text"}
-"""Data tracks of QuickTime that the writer makes itself: time codes from metadata, chapters from chapters."""
 
 
 class Copies:
@@ -63,8 +61,8 @@ class Copies:
             self._writer.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), data)
 
     def _add_if_possible(self, stream: Any) -> None:
-        if stream.type == "data" and (_tag_of(stream) in _WRITTEN_ANEW or stream.name in ("tmcd", "bin_data")):
-            return
+        if stream.type == "data" and (stream.name == "bin_data" or "timecode" in stream.metadata):
+            return  # QuickTime's chapters and time codes: the writer makes these tracks itself
         if stream.type != "attachment" and not self._is_taken(stream):
             self.notes.append(f"{self._writer.format.name} files take no {stream.type} of the kind {_codec_of(stream)}")
         elif stream.type == "attachment" and self._writer.format.name != "matroska":
@@ -99,9 +97,3 @@ class Copies:
 def _codec_of(stream: Any) -> str:
     return str(stream.codec_context.name if stream.codec_context else getattr(stream, "name", None) or "unknown")
 
-
-def _tag_of(stream: Any) -> str:
-    try:
-        return str(stream.codec_context.codec_tag).strip() if stream.codec_context else ""
-    except UnicodeDecodeError:
-        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,15 @@ import av
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.infer.film.color import Target, target_colors
 from deblur_deploy.infer.film.containers import preferred, takes
-from deblur_deploy.infer.film.encoders import ALPHA_FIRST, DEEP_FIRST, ENCODERS, Encoder, encoder_named, own_encoders
+from deblur_deploy.infer.film.encoders import (
+    ALPHA_FIRST,
+    DEEP_FIRST,
+    ENCODERS,
+    NEAREST,
+    Encoder,
+    encoder_named,
+    own_encoders,
+)
 from deblur_deploy.infer.film.side_data import hdr_options
 from deblur_deploy.infer.film.source import Facts
 from deblur_deploy.infer.settings import VideoConfig
@@ -19,8 +28,8 @@ from deblur_deploy.infer.settings import VideoConfig
 _QSCALE_UNIT = 118
 """FF_QP2LAMBDA: the unit in which FFmpeg gives quantizers."""
 
-_COARSE = ("nv", "p0", "pal", "mono", "rgb4", "rgb8", "bgr4", "bgr8", "rgb5", "bgr5", "rgb444", "bgr444", "ya", "x2")
-"""Starts of pixel formats that hold fewer colours than a network gives, or that few programs read."""
+_COARSE = re.compile(r"nv\d|p0|pal|mono|ya|x2|(rgb|bgr)(4$|4_|444|5|8)|.*(f16|f32)[lb]e$|.*msble$|.*_byte$")
+"""Pixel formats that hold fewer colours than a network gives, that few programs read, or of floating point."""
 
 _PRORES = {"Proxy": "proxy", "LT": "lt", "Standard": "standard", "HQ": "hq", "4444": "4444", "4444 XQ": "4444xq"}
 _DNXHR = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx", "yuv444p10le": "dnxhr_444", "gbrp10le": "dnxhr_444"}
@@ -83,7 +92,7 @@ def _candidates(facts: Facts, config: VideoConfig, writer: Any) -> list[Encoder]
     if facts.is_rgb and not any(row.scale == "lossless" for row in own):
         own = own[::-1]  # libx264rgb before libx264
     first = ALPHA_FIRST if facts.has_alpha and not config.drop_alpha else DEEP_FIRST if facts.bits > 8 else ()
-    order = [preferred(writer.format.name), *first]
+    order = [NEAREST.get(facts.codec), preferred(writer.format.name), *first]
     others = sorted(
         (row for row in ENCODERS if row.codec != facts.codec and row.name != "libx264rgb"),
         key=lambda row: order.index(row.name) if row.name in order else len(order),
@@ -129,7 +138,7 @@ def _format_for(row: Encoder, facts: Facts, config: VideoConfig) -> tuple[str | 
 
 
 def _is_coarse(name: str) -> bool:
-    return name.startswith(_COARSE) or name.endswith(("f16le", "f32le", "f16be", "f32be", "_byte", "msble"))
+    return _COARSE.match(name) is not None
 
 
 def _fits_odd(name: str, facts: Facts) -> bool:
@@ -168,7 +177,7 @@ def _choice(row: Encoder, pix_fmt: str, lost: set[str], facts: Facts, config: Vi
 
 def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> dict[str, str]:
     options = dict(row.options)
-    for name, text in hdr_options(row.name, facts).items():
+    for name, text in [*hdr_options(row.name, facts).items(), *_even_chroma(row.name, pix_fmt).items()]:
         options[name] = f"{options[name]}:{text}" if name in options else text
     quality = _quality(row, config.crf)
     if row.scale == "crf":
@@ -178,6 +187,8 @@ def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> d
         options["profile"] = _PRORES.get(facts.profile or "", "4444" if "444" in pix_fmt else "hq")
     elif row.scale == "quantizer":
         options |= {"qmin": str(quality), "qmax": str(quality)}
+    if row.name.startswith("libvpx") and pix_fmt.startswith("yuva"):
+        options["auto-alt-ref"] = "0"  # libvpx keeps no transparency with it
     if row.name == "dnxhd":
         options["profile"] = _DNXHR[pix_fmt]
     if config.profile is not None:
@@ -188,6 +199,11 @@ def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> d
             raise ConfigError(f"{row.name} has no presets", hint="leave out --preset")
         options["preset"] = config.preset
     return options
+
+
+def _even_chroma(encoder: str, pix_fmt: str) -> dict[str, str]:
+    """x264 quantizes chroma that is not subsampled by 6 steps more."""
+    return {"x264-params": "chroma-qp-offset=-6"} if encoder == "libx264" and "444" in pix_fmt else {}
 
 
 def _quality(row: Encoder, crf: int | None) -> int:

@@ -128,7 +128,8 @@ def film_stream(reader: Any, path: Path) -> Any:
 def decoder_of(stream: Any) -> Any:
     """What decodes a stream, with its transparency."""
     name = stream.codec_context.codec.canonical_name
-    if stream.metadata.get("alpha_mode") == "1" and name in _ALPHA_DECODERS:
+    says_alpha = any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
+    if says_alpha and name in _ALPHA_DECODERS:
         return av.CodecContext.create(_ALPHA_DECODERS[name], "r")
     return stream.codec_context
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -31,6 +32,7 @@ class Survey:
             which they are decoded.
         tick: The greatest common divisor of the times between pictures, in seconds.
         step: Usual time between two pictures in units, at least 1.
+        last: How long the last picture is shown, in units.
         rate: Pictures per second.
         broken: How the file ends too early, or None.
         expected: How many pictures there would be, as far as that is known.
@@ -42,10 +44,16 @@ class Survey:
     by_order: bool
     tick: Fraction
     step: int
+    last: int
     rate: Fraction
     broken: str | None = None
     expected: int | None = None
     covers: dict[int, bytes] = field(default_factory=dict)
+
+    def duration_after(self, time: int) -> int:
+        """How long the picture of a time is shown: until the next, or as the last one is."""
+        index = bisect_right(self.times, time)
+        return self.times[index] - time if index < len(self.times) else self.last
 
     def shortfall(self, frames: int) -> str | None:
         """How a film that was restored so far ended early, for the line of its file; None where it is whole."""
@@ -64,6 +72,7 @@ def survey(path: Path) -> Survey:
     with opened(path) as reader:
         stream = film_stream(reader, path)
         times: list[int] = []
+        durations: dict[int, int] = {}
         covers: dict[int, bytes] = {}
         untimed, corrupt, failure = 0, False, None
         decoding_times = reader.format.name == "avi"
@@ -79,6 +88,7 @@ def survey(path: Path) -> Survey:
                     untimed += 1
                 elif not packet.is_discard:
                     times.append(time)
+                    durations[time] = packet.duration or 0
         except (av.error.FFmpegError, ValueError) as err:
             failure = f"reading fails ({reason(err)})"
         broken = failure or ("bytes are missing at its end" if corrupt or is_cut_off(path) else None)
@@ -96,9 +106,10 @@ def survey(path: Path) -> Survey:
             decoding_times or bool(untimed),
             tick * unit,
             step,
+            step if decoding_times or untimed else _last(times, durations, stream) or step,
             rate,
             broken,
-            _expected(stream, rate),
+            None if decoding_times else _expected(stream, rate),  # FFmpeg shortens the header's number of a cut AVI
             covers,
         )
 
@@ -107,6 +118,17 @@ def _usual(steps: Counter[int], stream: Any) -> int:
     if steps:
         return steps.most_common(1)[0][0]
     return max(1, round(1 / (Fraction(stream.guessed_rate or _DEFAULT_RATE) * Fraction(stream.time_base))))
+
+
+def _last(times: list[int], durations: dict[int, int], stream: Any) -> int:
+    """The last picture's duration: of QuickTime what is left of the track's, else that of its packet; 0 if unknown."""
+    if not times:
+        return 0
+    if "mov" in stream.container.format.name and stream.duration:
+        left = times[0] + int(stream.duration) - times[-1]
+        if left > 0:
+            return left
+    return durations[times[-1]]
 
 
 def _rate_of(stream: Any, step: int | None) -> Fraction:

@@ -15,7 +15,7 @@ from deblur_deploy.infer.film.containers import container_options, muxer_for
 from deblur_deploy.infer.film.copies import Copies
 from deblur_deploy.infer.film.encoders import MPEG_RATES
 from deblur_deploy.infer.film.film import Film
-from deblur_deploy.infer.film.metadata import kept_metadata
+from deblur_deploy.infer.film.metadata import kept_metadata, time_code_of
 from deblur_deploy.infer.film.plan import Choice, choices
 from deblur_deploy.infer.film.side_data import DOLBY_VISION, IN_CONTAINER
 from deblur_deploy.infer.film.source import COLOR_FIELDS, METADATA_ERRORS, reason
@@ -33,6 +33,10 @@ _LARGEST_UNIT = 65535
 _GLOBAL_HEADER = 1 << 22
 """AV_CODEC_FLAG_GLOBAL_HEADER."""
 
+_BY_RATE = frozenset({"avi", "rm"})
+"""Containers whose times are counts of pictures."""
+
+_QUICKTIME = frozenset({"mov", "mp4", "3gp", "3g2"})
 _PROGRESSIVE = 1
 _APPLE_TAG, _KEPT_TAGS = "hvc1", frozenset({"hvc1", "hev1", "XVID", "DIVX", "DX50", "FMP4"})
 
@@ -58,7 +62,7 @@ class FilmWriter:
             f"file:{partial}", "w", format=muxer, metadata_errors=METADATA_ERRORS, container_options=options
         )
         try:
-            self._rate = self._encoding_rate()
+            self._rate, self._is_quicktime = self._encoding_rate(), muxer in _QUICKTIME
             choice = self._choose(film.config)
             self.target = choice.target
             self.copies = Copies(film.reader, self._writer, film.survey.covers)
@@ -75,6 +79,7 @@ class FilmWriter:
         self.notes = (*choice.notes, *self.copies.notes)
         self._times: list[int] = []
         self._durations: list[int] = []
+        self._delay = 0
 
     def __enter__(self) -> FilmWriter:
         return self
@@ -110,14 +115,18 @@ class FilmWriter:
 
     def finish(self) -> None:
         """Write what the encoder still holds."""
-        self._mux(self._encoder.encode(None))
+        self._mux(self._encoder.encode(None), ends=True)
 
-    def _mux(self, packets: list[Any]) -> None:
-        for packet in packets:
+    def _mux(self, packets: list[Any], *, ends: bool = False) -> None:
+        for position, packet in enumerate(packets, start=1):
             index, decoded = packet.pts, packet.pts if packet.dts is None else packet.dts
             packet.pts = self._times[index]
             packet.dts = self._times[decoded] if decoded >= 0 else self._times[0] + decoded * self._survey.step
             packet.duration = self._durations[index]
+            self._delay = max(self._delay, self._times[0] - packet.dts)
+            if ends and position == len(packets) and self._is_quicktime:
+                # QuickTime's tracks are as long as the time between decoding the first picture and after the last.
+                packet.duration = max(1, self._times[-1] + self._durations[-1] - self._delay - packet.dts)
             packet.time_base = self._survey.unit
             packet.stream = self._out
             self._writer.mux(packet)
@@ -139,7 +148,7 @@ class FilmWriter:
                 continue
             if failure is None or config.codec is not None:
                 return choice
-            lost = f"{failure[0].encoder.name} cannot encode {self._facts.width}x{self._facts.height}"
+            lost = f"{failure[0].encoder.name} does not take these pictures of {self._facts.width}x{self._facts.height}"
             return Choice(choice.encoder, choice.target, choice.options, (*choice.notes, lost))
         name = failure[0].encoder.name if failure else config.codec
         raise ConfigError(
@@ -159,6 +168,7 @@ class FilmWriter:
             context.max_b_frames = 0
         if self._writer.format.flags & av.format.Flags.global_header.value:
             context.flags |= _GLOBAL_HEADER
+        context.field_order = _PROGRESSIVE
         context.options = dict(choice.options)
         return context
 
@@ -182,15 +192,15 @@ class FilmWriter:
                 ) from err
             encoder = self._configured(out.codec_context, choice)
             encoder.open()
-        avi = self._writer.format.name == "avi"
-        out.time_base = self._survey.tick if avi else self._survey.unit
+        by_rate = self._writer.format.name in _BY_RATE
+        out.time_base = self._survey.tick if by_rate else self._survey.unit
         if (tag := self._tag(choice)) is not None:
             out.codec_context.codec_tag = tag
         if "DISPLAYMATRIX" in facts.side_data:
             out.set_display_matrix(struct.unpack("=9i", facts.side_data["DISPLAYMATRIX"]))
-        out.metadata.update(kept_metadata(stream.metadata))
-        if "alpha_mode" in out.metadata and not choice.target.pix_fmt.startswith("yuva"):
-            del out.metadata["alpha_mode"]
+        out.metadata.update(time_code_of(stream.container) | kept_metadata(stream.metadata))
+        if choice.encoder.name.startswith("libvpx") and choice.target.pix_fmt.startswith("yuva"):
+            out.metadata["alpha_mode"] = "1"
         out.disposition = stream.disposition
         return out, encoder
 
