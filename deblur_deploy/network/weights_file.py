@@ -113,7 +113,7 @@ def _read_folder(folder: Path, unsafe_pickle: bool) -> FoundWeights:
     Raises:
         ArtifactError: No file in it holds weights, or one is damaged.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES and path.is_file())
     if not files:
         raise ArtifactError(
             f"the folder {folder} holds no weights: nothing in it ends in {', '.join(sorted(TORCH_SUFFIXES))}",
