@@ -71,7 +71,7 @@ _UNSUPPORTED = {
     "the PyTorch port of SRN by iwtw": ("inblock.conv.0.weight", "outblock.conv.0.weight"),
     "the PyTorch port of SRN in SimDeblur": ("in_block.in_conv.weight", "out_block.out_conv.weight"),
     "a relative of NAFNet": ("intro.weight", "ending.weight"),
-    "Restormer": ("patch_embed.proj.weight", "encoder_level1.0.norm1.body.weight"),
+    "a relative of Restormer": ("patch_embed.proj.weight", "encoder_level1.0.norm1.body.weight"),
     "DeblurGAN": ("model.1.weight", "model.10.conv_block.1.weight"),
 }
 """Networks that are not here but whose checkpoints people have, and the arrays that tell."""
