@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +197,9 @@ _TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.transforms
 class _Unavailable(ModuleType):
     """Stands for a module, and for everything in it, until it is used."""
 
-    __path__: ClassVar[list[str]] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # so that modules inside it are looked for
 
     def __getattr__(self, name: str) -> _Unavailable:
         if name.startswith("__"):
