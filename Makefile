@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed-demo
 STAMP := $(VENV)/.installed
 
-.PHONY: venv demo test check release clean
+.PHONY: venv demo test check gpu-proofs release clean
 
 venv: $(STAMP)
 
@@ -39,6 +39,11 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+# What an NVIDIA GPU has to prove, as a table: in MINUTES, on whatever libraries there are, from .venv or from PYTHON.
+MINUTES ?= 8
+gpu-proofs:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/run.py gpu-proofs --minutes $(MINUTES) $(ARGS)
 
 # Wheel, sdist and bill of materials, in dist.
 release: venv

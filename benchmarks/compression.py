@@ -83,8 +83,7 @@ class Compression:
     def _compress(self, original: Artifact, keep: float) -> dict[str, Any]:
         """Everything that is known about one keep ratio; what an earlier scenario made and measured is taken over."""
         from deblur_deploy.cli.console import Output
-        from deblur_deploy.cli.options import claim
-        from deblur_deploy.cli.tuning import with_tuning
+        from deblur_deploy.cli.options import claim, with_tuning
         from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
         from deblur_deploy.pipeline.budgets import fastest
         from deblur_deploy.pipeline.findings import latency_ms, measure_latency, read_quality

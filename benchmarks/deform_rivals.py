@@ -13,7 +13,14 @@ from torch import Tensor
 
 from deblur_deploy.kernels.compiler import compile_cached, kernel_sources
 from deblur_deploy.kernels.geometry import THREADS, Element
-from deblur_deploy.kernels.torch_kernel import ConvSteps, device_arch, launch_function, load_function, run_deform_conv
+from deblur_deploy.kernels.torch_kernel import (
+    ConvSteps,
+    device_arch,
+    launch_call,
+    launch_function,
+    load_function,
+    prepare_call,
+)
 from deblur_deploy.network.deform_conv import sample_and_multiply
 
 KERNEL = 3
@@ -68,18 +75,41 @@ class Layer:
         return sample_and_multiply(self.x, self.offset, self.weight, *steps, 1, 1)
 
 
-def ways_on_gpu(layer: Layer, element: Element) -> dict[str, Way]:
-    """Every way to compute a layer, by name; the first is the one that is judged."""
-    steps = ConvSteps(padding=(PADDING, PADDING))
-    channels_last = layer.x.to(memory_format=torch.channels_last)
-    compiled = torch.compile(layer.grid_sample)
-    return {
-        OURS: lambda: run_deform_conv((channels_last, layer.offset, layer.weight), steps),
-        "fused kernel, NCHW": lambda: run_deform_conv((layer.x, layer.offset, layer.weight), steps),
+def ways_on_gpu(layer: Layer, element: Element, *, compiled: bool = True) -> dict[str, Way]:
+    """Every way to compute a layer, by name; the first is the one that is judged.
+
+    Args:
+        layer: What to compute, on a CUDA device.
+        element: Its type.
+        compiled: With torch.compile of the operators.
+    """
+    ways: dict[str, Way] = {
+        OURS: FusedKernel(layer, torch.channels_last),
+        "fused kernel, NCHW": FusedKernel(layer, torch.contiguous_format),
         IM2COL: Im2col(layer, element),
         GRID_SAMPLE: layer.grid_sample,
-        COMPILED: compiled,
     }
+    if compiled:
+        ways[COMPILED] = torch.compile(layer.grid_sample)
+    return ways
+
+
+class FusedKernel:
+    """The fused kernel with its weights packed once, as a network in use keeps them.
+
+    Args:
+        layer: What to compute.
+        layout: Memory format of input and output.
+    """
+
+    def __init__(self, layer: Layer, layout: torch.memory_format) -> None:
+        tensors = (layer.x.contiguous(memory_format=layout), layer.offset, layer.weight)
+        self._call = prepare_call(tensors, ConvSteps(padding=(PADDING, PADDING)))
+
+    def __call__(self) -> Tensor:
+        """The layer's result, which the next call overwrites."""
+        launch_call(self._call)
+        return self._call.result
 
 
 class Im2col:

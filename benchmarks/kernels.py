@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from deblur_deploy.core.errors import ConfigError, MissingDependencyError, Verif
 
 _TOLERANCES = {"f16": 2e-3, "f32": 1e-5}
 _WARMUP_RUNS = 10
+_REPLAY_MS, _MOST_CALLS = 2.0, 200
+"""How long a timed replay should take at least, and how many calls it may be made of."""
 _CEILING_SIZE = 4096
 
 
@@ -53,13 +56,17 @@ class KernelBuild:
     repeats: int
 
     def measure(self) -> Measurement:
-        """Seconds until the first call can start, with nothing cached: one entry point, the median."""
+        """Seconds of the processor until the first call can start, with nothing cached: one entry point, the median."""
         from deblur_deploy.kernels.compiler import compile_source, nvrtc_version
         from deblur_deploy.kernels.geometry import choose_entry
         from deblur_deploy.kernels.resources import ARCHITECTURES, measure_resources
 
         entry = choose_entry("f16", "nhwc", 128)
-        samples = [_milliseconds(lambda: compile_source(self.card, entry.definition)) for _ in range(self.repeats)]
+
+        def compile_entry() -> None:
+            compile_source(self.card, entry.definition)
+
+        samples = [_processor_milliseconds(compile_entry) for _ in range(self.repeats)]
         resources = {arch: measure_resources(arch) for arch in ARCHITECTURES}
         used = [kernel for kernels in resources.values() for kernel in kernels.values()]
         details = {
@@ -74,6 +81,36 @@ class KernelBuild:
             f"{max(kernel.shared_bytes for kernel in used) / 1024:.0f} KiB shared memory"
         )
         return Measurement(statistics.median(samples) / 1000, "s", {"compile_source": samples}, note, details)
+
+
+@dataclass(frozen=True)
+class KernelPtx:
+    """What goes into engines, assembled for each card: the driver does so where an engine is loaded.
+
+    Args:
+        cards: Architectures, such as ``sm_75``.
+    """
+
+    cards: tuple[str, ...]
+
+    def measure(self) -> Measurement:
+        """How many entry points take more of a card than two blocks to a multiprocessor allow."""
+        from deblur_deploy.kernels.aot_plugin import plugin_ptx
+        from deblur_deploy.kernels.geometry import ENTRIES
+        from deblur_deploy.kernels.resources import MAX_REGISTERS, MAX_SHARED_BYTES, MAX_SPILL_BYTES, assemble
+
+        rows, used = [], []
+        for entry in ENTRIES:
+            ptx = plugin_ptx(entry)
+            on_cards = [assemble(ptx, card)[entry.name] for card in self.cards]
+            used += on_cards
+            cells = [f"{one.registers} / {one.spill_store_bytes} / {one.shared_bytes}" for one in on_cards]
+            rows.append([entry.name, *cells])
+        limits = f"{MAX_REGISTERS} registers, {MAX_SPILL_BYTES} bytes spilled, {MAX_SHARED_BYTES} bytes shared"
+        note = f"registers / bytes spilled / bytes of shared memory; limits: {limits}"
+        details = {"table": {"headings": ["entry point", *self.cards], "rows": rows}}
+        over = sum(not one.fits_twice for one in used)
+        return Measurement(float(over), "over the limits", {}, note, details)
 
 
 @dataclass(frozen=True)
@@ -104,31 +141,49 @@ class KernelSpeed:
             raise MissingDependencyError("the kernel is timed on a GPU, and there is none", hint="run it where one is")
         samples: dict[str, list[float]] = {}
         rows = []
-        for element in self.elements:
-            ceilings = measure_ceilings(element)
-            for size in self.sizes:
-                timed, row = self._time_layer(size, element, ceilings)
-                samples |= {f"{size}, {element}, {way}": times for way, times in timed.items()}
-                rows.append(row)
+        for timed, row in self.rows(GpuClock(self.runs)):
+            samples |= {f"{row['size']}, {row['element']}, {way}": times for way, times in timed.items()}
+            rows.append(row)
         details = {"gpu": _gpu_facts(), "rows": rows}
         figure = min(row["im2col_ratio"] for row in rows if row["element"] == self.judged)
         return Measurement(figure, "×", samples, summarize(rows, details["gpu"]["name"]), details)
 
+    def rows(
+        self, clock: GpuClock, *, compiled: bool = True
+    ) -> Iterator[tuple[dict[str, list[float]], dict[str, Any]]]:
+        """Each layer in each type, those of the judged type first, as it is done.
+
+        Args:
+            clock: Times the calls.
+            compiled: With torch.compile among the rivals, which takes most of a minute to start.
+
+        Yields:
+            Milliseconds of a call by way, and the layer's row (see :func:`make_row`).
+
+        Raises:
+            VerificationError: The kernel's result is wrong.
+        """
+        for element in sorted(self.elements, key=lambda one: one != self.judged):
+            ceilings = measure_ceilings(element, clock)
+            for size in self.sizes:
+                yield self._time_layer(size, element, (ceilings, clock, compiled))
+
     def _time_layer(
-        self, size: Size, element: Literal["f16", "f32"], ceilings: Mapping[str, float]
+        self, size: Size, element: Literal["f16", "f32"], how: tuple[Mapping[str, float], GpuClock, bool]
     ) -> tuple[dict[str, list[float]], dict[str, Any]]:
         from deform_rivals import Layer, ways_on_gpu
 
+        ceilings, clock, compiled = how
         layer = Layer.draw((size.width, size.height, size.channels), element, "cuda:0")
         exact = Layer(layer.x.double(), layer.offset.double(), layer.weight.double()).grid_sample()
-        ways = ways_on_gpu(layer, element)
+        ways = ways_on_gpu(layer, element, compiled=compiled)
         ours = next(iter(ways))
         error = relative_error(ways[ours](), exact)
         if error > _TOLERANCES[element]:
             raise VerificationError(
                 f"the kernel is off by {error:.1e} at {size} in {element}", hint="run the tests marked gpu"
             )
-        timed = {name: _time_on_gpu(way, self.runs) for name, way in ways.items()}
+        timed = {name: clock.time(way) for name, way in ways.items()}
         floor_ms = roofline_floor_ms(layer.macs, layer.bytes_moved, ceilings)
         return timed, make_row(str(size), element, timed, (floor_ms, error))
 
@@ -185,7 +240,7 @@ def relative_error(found: Any, exact: Any) -> float:
     return float((found.double() - exact).abs().max() / exact.abs().max())
 
 
-def measure_ceilings(element: Literal["f16", "f32"]) -> dict[str, float]:
+def measure_ceilings(element: Literal["f16", "f32"], clock: GpuClock) -> dict[str, float]:
     """What the device reaches: multiply-accumulates of a large cuBLAS product, bytes of a large copy, per second."""
     import torch
     from deform_rivals import DTYPES
@@ -194,25 +249,55 @@ def measure_ceilings(element: Literal["f16", "f32"]) -> dict[str, float]:
     a, b = (torch.randn(n, n, device="cuda:0").to(DTYPES[element]) for _ in range(2))
     source = torch.zeros(2**28, dtype=torch.uint8, device="cuda:0")
     target = torch.empty_like(source)
-    product = min(_time_on_gpu(lambda: a @ b, 20))
-    copy = min(_time_on_gpu(lambda: target.copy_(source), 20))
+    product = min(clock.time(lambda: a @ b))
+    copy = min(clock.time(lambda: target.copy_(source)))
     return {"macs_per_s": n**3 / product * 1000, "bytes_per_s": 2 * source.numel() / copy * 1000}
 
 
-def _time_on_gpu(action: Callable[[], object], runs: int) -> list[float]:
-    """Milliseconds of each call, between two CUDA events."""
-    import torch
+class GpuClock:
+    """Times what is put on a GPU, without what Python does to put it there.
 
-    for _ in range(_WARMUP_RUNS):
-        action()
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
-    torch.cuda.synchronize()
-    for start, end in events:
-        start.record()
-        action()
-        end.record()
-    torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in events]
+    A kernel of some microseconds is shorter than the Python that launches it: calls in a row would be timed with the
+    pauses between them. So many calls are captured as one CUDA graph, and its replays are timed by CUDA events.
+
+    Args:
+        runs: Number of replays that are timed.
+        cuda: The module ``torch.cuda``, or what stands for it.
+    """
+
+    def __init__(self, runs: int, cuda: Any = None) -> None:
+        import torch
+
+        self._runs = runs
+        self._cuda = cuda or torch.cuda
+
+    def time(self, action: Callable[[], object]) -> list[float]:
+        """Milliseconds of one call on the device, from each replay."""
+        cuda, side = self._cuda, self._cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):  # whatever compiles or allocates at its first calls does so here
+            for _ in range(_WARMUP_RUNS):
+                action()
+            (alone,) = self._span(action, 1)
+        cuda.current_stream().wait_stream(side)
+        calls = max(1, min(_MOST_CALLS, math.ceil(_REPLAY_MS / max(alone, 1e-3))))
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
+            for _ in range(calls):
+                action()
+        graph.replay()
+        return [span / calls for span in self._span(graph.replay, self._runs)]
+
+    def _span(self, action: Callable[[], object], runs: int) -> list[float]:
+        """Milliseconds between an event before and one after, for each run."""
+        pairs = [tuple(self._cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(runs)]
+        self._cuda.synchronize()
+        for start, end in pairs:
+            start.record()
+            action()
+            end.record()
+        self._cuda.synchronize()
+        return [start.elapsed_time(end) for start, end in pairs]
 
 
 def _gpu_facts() -> dict[str, Any]:
@@ -228,7 +313,8 @@ def _gpu_facts() -> dict[str, Any]:
     }
 
 
-def _milliseconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _processor_milliseconds(action: Callable[[], object]) -> float:
+    """What the action takes of the processor: its wall time on an idle machine, whatever else a busy one does."""
+    start = time.process_time()
     action()
-    return (time.perf_counter() - start) * 1000
+    return (time.process_time() - start) * 1000

@@ -10,8 +10,9 @@ from typing import Any
 
 from claims import PublishedClaims
 from compression import Compression
+from emulation import Emulation
 from gpu_proofs import GpuProofs
-from kernels import KernelBuild, KernelSpeed
+from kernels import KernelBuild, KernelPtx, KernelSpeed
 from matrix import Matrix
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
@@ -21,6 +22,7 @@ from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from target import Target
 from train_step import TrainStep
+from users_time import Commands, Demo, SetUp
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.tables import from_table
@@ -32,6 +34,8 @@ Work = (
     | Frame
     | Compression
     | KernelBuild
+    | KernelPtx
+    | Emulation
     | KernelSpeed
     | Matrix
     | Networks
@@ -39,6 +43,9 @@ Work = (
     | PublishedClaims
     | ShippedPair
     | GpuProofs
+    | Commands
+    | Demo
+    | SetUp
     | Reading
     | TrainStep
     | RealNetwork
@@ -51,6 +58,8 @@ KINDS: Mapping[str, type[Work]] = {
     "frame": Frame,
     "compression": Compression,
     "kernel-build": KernelBuild,
+    "kernel-ptx": KernelPtx,
+    "emulation": Emulation,
     "kernel-speed": KernelSpeed,
     "matrix": Matrix,
     "published-costs": PublishedCosts,
@@ -58,6 +67,9 @@ KINDS: Mapping[str, type[Work]] = {
     "shipped-pair": ShippedPair,
     "networks": Networks,
     "gpu-proofs": GpuProofs,
+    "commands": Commands,
+    "demo": Demo,
+    "setup": SetUp,
     "reading": Reading,
     "train-step": TrainStep,
     "real-network": RealNetwork,

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deblur_deploy.config import EngineConfig
 from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, new_step, write_artifact
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.network.deblurgan_v2 import DeblurGANv2MobileNet
 from deblur_deploy.network.deform_conv import DeformConv2dPack
@@ -92,6 +94,21 @@ def tensorrt_stubs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         options = ["-shared", "-fPIC", f"-Wl,-soname,{name}", str(source), "-o", str(folder / name)]
         subprocess.run([compiler, *options], check=True, timeout=60)
     return [str(folder / name) for name in names]
+
+
+@pytest.fixture(scope="session")
+def skip_unsupported() -> Callable[[EngineConfig], None]:
+    """Skips a test where this machine's card or software cannot build such an engine, not where a build fails."""
+
+    def check(config: EngineConfig) -> None:
+        from deblur_deploy.engine.build import check_engine_config
+
+        try:
+            check_engine_config(config)
+        except DeblurDeployError as err:
+            pytest.skip(f"not supported here: {err.message}")
+
+    return check
 
 
 SmallFilesOnly = Callable[[], AbstractContextManager[None]]

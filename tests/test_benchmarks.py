@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from deblur_deploy.core.artifact import load_artifact, new_step
+from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.markdown_table import table
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.network.checkpoint import save_network, spec_of
@@ -211,6 +212,10 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "srn-base-p50-drop": (0.3, None),
             "srn-base-p50-speedup": (None, 10.0),
             "published-claims": (0.0, None),
+            "commands": (1.0, None),
+            "demo": (300, None),
+            "demo-quick": (60, None),
+            "setup": (180, None),
             "networks-640x360": (None, 2.0),
         }
         == targets
@@ -562,3 +567,41 @@ def test_published_networks_are_measured_beside_ours(benchmarks, root, shipped_t
     assert record["figure"] == pytest.approx(mimo["fastest_ms"] / ours["fastest_ms"], rel=1e-3)
     headings, rows = record["details"]["table"].values()
     assert {len(row) for row in rows} == {len(headings)}
+
+
+def test_a_users_commands_are_timed_as_a_user_starts_them(benchmarks, root):
+    limits = 'limits_s = { "inspect models/srn-demo" = 1e-3, "infer models/srn-demo {picture}" = 1e9 }'
+    heading = 'title = "Wait"\nabout = "Time."\nkind = "commands"\ntarget.at_most = 1\n'
+    write(root, "wait", f"{heading}parameters = {{ runs = 1, {limits} }}\n")
+
+    assert run(benchmarks, root) == 3
+
+    (record,) = records(root, "wait")
+    times = record["samples_ms"]
+    assert record["figure"] == pytest.approx(times["inspect models/srn-demo"][0], rel=1e-3)
+    assert times["infer models/srn-demo {picture}"][0] > 100
+    assert [row[0] for row in record["details"]["table"]["rows"]] == list(times)
+
+
+DEMO = """
+import sys, time
+print("source    here")
+print("running   prune …", flush=True)
+time.sleep(0.2)
+print("wrote     there")
+print("measuring latency …", flush=True)
+time.sleep(0.1)
+sys.exit(int(sys.argv[1]))
+"""
+
+
+def test_the_demos_time_is_split_at_the_lines_that_begin_a_stage(benchmarks):
+    users_time = importlib.import_module("users_time")
+
+    total, stages = users_time._timed_stages([sys.executable, "-c", DEMO, "0"])
+
+    assert list(stages) == ["start", "prune", "measuring latency"]
+    assert stages["prune"] > 0.19
+    assert sum(stages.values()) == pytest.approx(total)
+    with pytest.raises(DeblurDeployError, match="the demo failed: source    here"):
+        users_time._timed_stages([sys.executable, "-c", DEMO, "1"])

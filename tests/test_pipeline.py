@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.cli import demo_command, main
-from deblur_deploy.cli.tuning import with_tuning
+from deblur_deploy.cli.options import with_tuning
 from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
 from deblur_deploy.core.images import Resolution, load_rgb, save_rgb

@@ -13,6 +13,11 @@ from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 from deblur_deploy.runtime.runner import measurable_runtimes, runtimes_for
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
+INT8_IN_ONNXRUNTIME = (
+    "onnxruntime has an integer convolution only where its output is quantized at once; a ReLU before a signed "
+    "quantizer, a residual sum and a float bias keep most of them in float32: INT8 on a processor is for openvino"
+)
+
 
 @dataclass(frozen=True)
 class BenchEntry:
@@ -47,6 +52,17 @@ class BenchEntry:
     def name(self) -> str:
         """What the row is called."""
         return self.label or str(self.artifact.directory)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What to know of a row of an INT8 file on the processor before its time is taken for that of INT8."""
+        if (self.artifact.network.quantization or {}).get("format") != "int8" or self.artifact.kind != "onnx":
+            return ()
+        if self.runtime == "onnxruntime":
+            return (INT8_IN_ONNXRUNTIME,)
+        if self.runtime.startswith("openvino") and not _multiplies_int8_exactly():
+            return ("this processor has no VNNI, so what is quantized is computed in float32",)
+        return ()
 
     @property
     def failures(self) -> tuple[type[Exception], ...]:
@@ -105,6 +121,12 @@ def is_same_network(artifact: Artifact, original: Artifact) -> bool:
     if artifact.sha256 == original.sha256:
         return True
     return artifact.stage == "export-onnx" and artifact.history[-1].parent == original.sha256
+
+
+def _multiplies_int8_exactly() -> bool:
+    from deblur_deploy.runtime.ov import multiplies_int8_exactly  # it loads OpenVINO
+
+    return multiplies_int8_exactly()
 
 
 def failure_text(err: Exception) -> str:

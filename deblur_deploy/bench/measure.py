@@ -322,7 +322,7 @@ def _row(contender: _Contender, baseline: _Contender, config: BenchConfig) -> Be
         memory_mib=contender.memory_mib if latency else {},
         joules_per_frame=statistics.fmean(contender.joules) if latency and contender.joules else None,
         metrics=trtexec_metrics(samples, sum(times)) if samples else {},
-        warnings=trtexec_warnings(samples) if samples else (),
+        warnings=(*trtexec_warnings(samples), *contender.entry.cautions) if samples else (),
         settings=_settings(contender),
         samples=tuple(samples),
     )

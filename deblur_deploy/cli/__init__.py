@@ -45,8 +45,12 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"Error: there is no command {name!r}\nHint: {_nearest(name)}", file=sys.stderr)
         raise SystemExit(2)
-    from deblur_deploy.cli.dispatch import run_command
+    from deblur_deploy.core.threads import BusyWatch
 
+    watch = BusyWatch()
+    from deblur_deploy.cli.dispatch import run_command  # takes about as long as there is to watch
+
+    watch.yield_if_shared()
     raise SystemExit(run_command(name, rest))
 
 

@@ -24,43 +24,54 @@ if TYPE_CHECKING:
     from deblur_deploy.bench.entries import BenchEntry, Selection
     from deblur_deploy.bench.measure import BenchConfig, BenchReport
 
-_SOURCES = (
-    "What to time: artifacts, .onnx files, package.module:factory. Left out: the newest chain under --runs, else the "
-    "shipped generator."
-)
-_RUNTIME = "Only rows on this runtime; may be given several times."
-_STREAM = "Let frames arrive at these rates, such as 30,45,60; tells latency and dropped frames."
-_TIMES = "JSON file as trtexec's --exportTimes writes it; of several rows, one each, named after it."
-_TRANSFERS = (
-    "Also rows whose pictures stay on the GPU, as with trtexec's --noDataTransfers. Left out: of engines, where there "
-    "is a GPU."
-)
-_SPIN = "Wait for a GPU awake, which takes a core, as with trtexec's --useSpinWait."
-_BUDGET = "Exit with 3 unless the fastest stable row is at most this median."
-
 
 def command(
-    sources: Annotated[list[str] | None, typer.Argument(help=_SOURCES)] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to time: artifacts, .onnx files, package.module:factory. "
+            "Left out: the newest chain under --runs, else the shipped generator."
+        ),
+    ] = None,
     res: Res = "640x360",
     seconds: Annotated[float, typer.Option(help="Time measured for each row.")] = 3.0,
     threads: Annotated[int | None, typer.Option(help="Processor threads and cores. Left out: all.")] = None,
-    runtime: Annotated[list[str] | None, typer.Option(help=_RUNTIME)] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Only rows on this runtime; may be given several times.")
+    ] = None,
     runs: Runs = RUNS,
     batch: Annotated[str, typer.Option(help="Frames in one inference; several sizes as 1,2,4,8.")] = "1",
     sweep: Annotated[bool, typer.Option("--sweep", help="Measure from 320x180 to 1920x1080.")] = False,
-    stream: Annotated[str | None, typer.Option(help=_STREAM)] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help="Let frames arrive at these rates, such as 30,45,60; tells latency and dropped frames."),
+    ] = None,
     pipelined: Annotated[bool, typer.Option("--pipelined", help="Streams: conversion beside the network.")] = False,
-    data_transfers: Annotated[bool | None, typer.Option(help=_TRANSFERS, show_default=False)] = None,
-    use_spin_wait: Annotated[bool, typer.Option(help=_SPIN)] = True,
+    data_transfers: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also rows whose pictures stay on the GPU, as with trtexec's --noDataTransfers. "
+            "Left out: of engines, where there is a GPU.",
+            show_default=False,
+        ),
+    ] = None,
+    use_spin_wait: Annotated[
+        bool, typer.Option(help="Wait for a GPU awake, which takes a core, as with trtexec's --useSpinWait.")
+    ] = True,
     floor: Annotated[bool, typer.Option(help="Probe the machine's limits and give time over floor.")] = True,
     save: Annotated[Path | None, typer.Option(help="JSONL file for every sample and the facts of the machine.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file for the table.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Markdown file for the table.")] = None,
-    export_times: Annotated[Path | None, typer.Option(help=_TIMES)] = None,
+    export_times: Annotated[
+        Path | None,
+        typer.Option(help="JSON file as trtexec's --exportTimes writes it; of several rows, one each, named after it."),
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="JSONL file of an earlier measurement.")] = None,
     fail_below: Annotated[float, typer.Option(help="With --compare: least speed over the earlier one's.")] = 0.95,
     other_device: Annotated[bool, typer.Option("--other-device", help="Compare with another device.")] = False,
-    budget_ms: Annotated[float | None, typer.Option(help=_BUDGET)] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Exit with 3 unless the fastest stable row is at most this median.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time artifacts on every runtime that this machine has; the first one's fastest runtime is the baseline."""
@@ -80,7 +91,7 @@ def command(
         contenders = _contenders(sources or (), runs, Path(workspace), output)
         if stream is not None:
             entries = _entries(contenders, Selection(selection.runtimes))
-            run_streams(entries, config, (_numbers(stream, "--stream"), pipelined), files, output)
+            run_streams(entries, config, _numbers(stream, "--stream"), files, output, pipelined=pipelined)
             return
         if sweep:
             report = _sweep(contenders, config, selection, Path(workspace), output)

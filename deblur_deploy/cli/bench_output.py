@@ -156,18 +156,21 @@ def print_laws(output: Output, report: BenchReport) -> list[dict[str, Any]]:
 def run_streams(
     entries: Sequence[BenchEntry],
     config: BenchConfig,
-    stream: tuple[Sequence[float], bool],
+    rates: Sequence[float],
     files: BenchFiles,
     output: Output,
+    *,
+    pipelined: bool,
 ) -> None:
     """Let frames arrive at every rate for every row, print and write how it kept up.
 
     Args:
         entries: The rows.
         config: Size, threads and seconds.
-        stream: Rates in frames per second, and whether to pipeline.
+        rates: Frames per second, one stream each.
         files: Of which only JSONL fits.
         output: Where to print.
+        pipelined: Whether conversion runs beside the network.
 
     Raises:
         ConfigError: A file was asked for that streams have not.
@@ -180,7 +183,6 @@ def run_streams(
 
     if files.csv or files.markdown or files.times:
         raise ConfigError("streams are written as JSONL only", hint="give --save, and leave the other files out")
-    rates, pipelined = stream
     device = device_facts() | {"threads": config.threads or default_threads()}
     seconds, threads, spin = config.duration_ms / 1000, config.threads, config.spin_wait
     streams = [StreamConfig(fps, seconds, pipelined, config.resolution, threads, spin_wait=spin) for fps in rates]

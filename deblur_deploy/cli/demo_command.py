@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Runs
+from deblur_deploy.cli.options import RUNS, Json, Runs, with_tuning
 from deblur_deploy.cli.run_command import follow
-from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.sources import shipped_generator
 
@@ -57,5 +56,5 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
         qat=with_tuning(QatConfig(), None, 5 if quick else 120),
         fp16=PrecisionConfig(),
         engine=EngineConfig(target=target),
-        bench=hurried if quick else BenchConfig(),
+        bench=hurried if quick else BenchConfig(duration_ms=1500.0, min_iterations=6, max_windows=4),
     )

@@ -11,7 +11,7 @@ from typing import cast
 import typer
 
 from deblur_deploy.cli.options import release_claims
-from deblur_deploy.core.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError, first_line
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 
@@ -59,7 +59,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as err:
         if not _is_want_of_memory(err):
             raise
-        said = (str(err).splitlines() or [type(err).__name__])[0]
+        said = first_line(err)
         hint = "close other programs, or take smaller crops, batches or pictures, or fewer --workers"
         return _fail(DeblurDeployError(f"memory ran out: {said}", hint=hint))
     except KeyboardInterrupt:

@@ -9,17 +9,22 @@ from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.installation import Extra, check_extras, find_clashes
 from deblur_deploy.cli.options import Json
 from deblur_deploy.core.errors import MissingDependencyError
+from deblur_deploy.core.threads import SHARED, BusyWatch, usable_cores
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.runner import runtime_states
+
+_WATCH_S = 0.5
 
 
 def command(as_json: Json = False) -> None:
     """Say what this machine can do, what it lacks, and the command that mends it. Packages that clash are an error."""
     output = Output(as_json)
     facts, gpu, extras, clashes = device_facts(), find_gpu(), check_extras(), find_clashes()
-    states = runtime_states()
+    states, busy = runtime_states(), BusyWatch().busy_cores(_WATCH_S)
     sets = " ".join(facts["instruction_sets"]) or "no vector instructions that matter here"
     output.say(f"processor {facts['cpu']}, cores: {facts['cores']}, {facts['memory_gib']:g} GiB, {sets}")
+    if busy is not None and busy >= SHARED:
+        output.say(f"shared    {_shared(busy)}")
     output.say(f"gpu       {f'{gpu.name}, {gpu.sm}, CUDA {gpu.driver_cuda}' if gpu else _no_gpu()}\n")
     for line in _lines({extra.name: _state(extra) for extra in extras}, "extra"):
         output.say(line)
@@ -29,6 +34,7 @@ def command(as_json: Json = False) -> None:
     output.emit(
         {
             "device": facts,
+            "busy_cores": None if busy is None else round(busy, 2),
             "gpu": vars(gpu) if gpu else None,
             "extras": {extra.name: list(extra.lacking) for extra in extras},
             "runtimes": states,
@@ -37,6 +43,14 @@ def command(as_json: Json = False) -> None:
     )
     if clashes:
         raise MissingDependencyError(clashes[0].message, hint=clashes[0].mend(gpu is not None))
+
+
+def _shared(busy: float) -> str:
+    """What a machine on which others compute means for the commands."""
+    return (
+        f"other processes keep {busy:.1f} of {usable_cores()} cores busy: threads sleep while they wait, and figures "
+        "of `bench` are unsteady; a core of one's own: OMP_NUM_THREADS=1 taskset -c NUMBER deblur-deploy ..."
+    )
 
 
 def _state(extra: Extra) -> str:

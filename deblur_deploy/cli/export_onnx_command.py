@@ -13,6 +13,9 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import parse_resolution
 
+_LEVEL, _QUANTIZED_LEVELS = 1 / 255, 8
+"""A difference from the network that is said, and how many times as much of a quantized file."""
+
 
 def is_checkpoint(artifact: Artifact) -> bool:
     """Whether a graph can be exported from here."""
@@ -64,9 +67,25 @@ def describe_input(config: ExportConfig) -> str:
     return f"{batch}x3x{height}x{width} (NCHW)"
 
 
+def report_difference(output: Output, exported: Artifact) -> None:
+    """Say where a file does not give what its network gives; a code of a quantized one may fall to either side."""
+    found: dict[str, float | str] = exported.figures.get("network_difference") or {}
+    bound = _LEVEL if exported.network.quantization is None else _QUANTIZED_LEVELS * _LEVEL
+    for runtime, apart in found.items():
+        if isinstance(apart, str):
+            output.say(f"warning   {runtime} does not run the file: {apart}")
+        elif apart > bound:
+            output.say(
+                f"warning   in {runtime} the file differs from the network by {apart * 255:.1f} of 255 levels: an "
+                "operator is computed otherwise there, such as a nearest resize by a fraction; restore with the "
+                "checkpoint, or write that operator in another way"
+            )
+
+
 def report_quality(output: Output, exported: Artifact) -> None:
     """Print what the file restores, where that was measured."""
     figures = exported.history[-1].figures
+    report_difference(output, exported)
     if "psnr_db" in figures:
         pairs, runtime = figures["evaluation_images"], "onnxruntime"
         output.say(f"quality   {figures['psnr_db']:.2f} dB in {runtime}, mean of {pairs} photographs")

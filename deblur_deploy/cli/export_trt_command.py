@@ -30,6 +30,7 @@ from deblur_deploy.cli.engine_options import (
     with_precision_flags,
     workspace_bytes,
 )
+from deblur_deploy.cli.export_onnx_command import report_difference
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, Source, new_directory
 from deblur_deploy.config import (
     DEFAULT_PRECISION,
@@ -230,6 +231,7 @@ def typed_onnx(
     if artifact.kind == "checkpoint":
         artifact = export_onnx(artifact, export, new_directory(None, runs, "onnx"))
         output.say(f"exported  {artifact.path}")
+        report_difference(output, artifact)
     if row.takes_quantized and artifact.network.quantization is not None:
         label = config.precision.upper()
         output.say(f"note      {label} was asked for: the Q/DQ pairs are dropped, the fine-tuned weights are kept")
@@ -280,6 +282,8 @@ def report_engine(output: Output, engine: Artifact) -> None:
     output.say(f"engine    {figures['flavour']} {figures['flavour_version']} for {figures['target']}, {precision}")
     if reason := figures.get("precision_unproven_because"):
         output.say(f"unproven  {figures['precision'].get(UNPROVEN, 0.0):.0%} of MACs: {reason}")
+    if reason := figures.get("size_because"):
+        output.say(f"note      {figures['bytes'] / 1e6:.0f} MB: {reason}")
     for profile in figures["profiles"]:
         low, best, high = ("x".join(map(str, profile[end])) for end in ("min", "opt", "max"))
         output.say(f"shapes    {best}" if low == high else f"shapes    {low} to {high}, tuned for {best}")

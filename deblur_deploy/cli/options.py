@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from deblur_deploy.config import PruneConfig, QatConfig
 from deblur_deploy.core.artifact import check_replaceable
 from deblur_deploy.core.files import check_writable
 from deblur_deploy.core.lock import DirectoryInUseError, locked
@@ -30,6 +32,8 @@ Steps = Annotated[int | None, typer.Option(help="Fine-tuning steps. 0 skips the 
 Runtime = Annotated[str | None, typer.Option(help="What to run on. Left out: the preferred one that is installed.")]
 
 RUNS = Path("runs")
+
+C = TypeVar("C", PruneConfig, QatConfig)
 
 
 _claims = contextlib.ExitStack()
@@ -92,3 +96,13 @@ def claim(directory: Path) -> None:
 def release_claims() -> None:
     """Unlock what the command that has ended had locked."""
     _claims.close()
+
+
+def with_tuning(config: C, photos: Path | None, steps: int | None) -> C:
+    """The config with the user's photographs and number of steps, where they gave any."""
+    tuning = config.tuning
+    if photos is not None:
+        tuning = dataclasses.replace(tuning, photos=str(photos))
+    if steps is not None:
+        tuning = dataclasses.replace(tuning, fit=dataclasses.replace(tuning.fit, steps=steps))
+    return dataclasses.replace(config, tuning=tuning)

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory, scan_directory
-from deblur_deploy.cli.tuning import with_tuning
+from deblur_deploy.cli.options import (
+    RUNS,
+    Json,
+    Out,
+    Photos,
+    Runs,
+    Source,
+    Steps,
+    new_directory,
+    scan_directory,
+    with_tuning,
+)
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.tables import from_table
@@ -78,22 +88,21 @@ def command(
     config = replace(config, tuning=replace(config.tuning, fit=fit))
     output = Output(as_json)
     if scan:
-        _scan(output, source, config, (runs, out), dry_run)
+        _scan(output, source, config, runs, out, dry_run)
     elif dry_run:
         _plan(output, _source(output, source, runs), config)
     else:
-        _prune(output, source, config, (runs, out))
+        _prune(output, source, config, runs, out)
 
 
 def _source(output: Output, source: Path | None, runs: Path) -> Artifact:
     return output.source(source, runs, is_float_checkpoint if source else is_unpruned)
 
 
-def _prune(output: Output, source: Path | None, config: PruneConfig, places: tuple[Path, Path | None]) -> None:
+def _prune(output: Output, source: Path | None, config: PruneConfig, runs: Path, out: Path | None) -> None:
     """Prune and fine-tune."""
     from deblur_deploy.compress.prune import prune
 
-    runs, out = places
     artifact = _source(output, source, runs)
     directory = new_directory(out, runs, "prune")
     with output.tuning("pruning") as on_step:
@@ -126,13 +135,12 @@ def _plan(output: Output, artifact: Artifact, config: PruneConfig) -> None:
 
 
 def _scan(
-    output: Output, source: Path | None, config: PruneConfig, places: tuple[Path, Path | None], dry_run: bool
+    output: Output, source: Path | None, config: PruneConfig, runs: Path, out: Path | None, dry_run: bool
 ) -> None:
     """Measure what channels are worth, and write it unless this is a dry run."""
     from deblur_deploy.compress.prune import scan
     from deblur_deploy.compress.scan_files import write_scan
 
-    runs, out = places
     artifact = _source(output, source, runs)
     directory = None if dry_run else scan_directory(out, runs)
     with output.waiting("scanning") as caption:

@@ -8,9 +8,19 @@ from typing import Annotated, Any, cast
 import typer
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.options import RUNS, Json, Out, Photos, Runs, Source, Steps, new_directory, scan_directory
+from deblur_deploy.cli.options import (
+    RUNS,
+    Json,
+    Out,
+    Photos,
+    Runs,
+    Source,
+    Steps,
+    new_directory,
+    scan_directory,
+    with_tuning,
+)
 from deblur_deploy.cli.prune_command import is_float_checkpoint
-from deblur_deploy.cli.tuning import with_tuning
 from deblur_deploy.config import QatConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.quality.gain import format_db, format_share

@@ -58,11 +58,13 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
 
     Raises:
         ArtifactError: ``source`` is no float checkpoint, or ``out`` cannot be written.
-        ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
+        ConfigError: A named layer does not exist, every layer is exempt, or the photographs are no good to calibrate
+            on.
         BudgetError: The budget is missed with every layer but one in float; the best artifact is kept in ``out``.
     """
     teacher, net = _load_float(source), load_network(source)
     scheme = plan_scheme(net, config)
+    _require_layers(net, scheme)
     peaks = quantize_network(net, dataclasses.asdict(scheme), calibration_frames(config))
     pairs = evaluation_pairs(config.tuning)
     judged = measure_teacher(source, teacher, pairs)
@@ -82,6 +84,22 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
     artifact = save_network(out, net, spec, new_step("qat", config, source, figures), source.history)
     require_max_drop(artifact, config)
     return artifact
+
+
+def _require_layers(net: Generator, scheme: QuantScheme) -> None:
+    """Refuse a network of which nothing would be quantized, before anything is done.
+
+    Raises:
+        ConfigError: Every layer is exempt.
+    """
+    layers = list(quantizable_layers(net))
+    if set(layers) <= set(scheme.exempt):
+        named = f"{', '.join(layers[:3])}{' …' if len(layers) > 3 else ''}"
+        raise ConfigError(
+            f"nothing of this network would be quantized: all of its {len(layers)} convolutions are exempt ({named})",
+            hint=f"the first, the last and those that give positions stay float; quantize one all the same with "
+            f"--include {layers[0] if layers else 'LAYER'}, or build in 16 bits: `deblur-deploy export-trt --fp16`",
+        )
 
 
 def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) -> ScanReport:

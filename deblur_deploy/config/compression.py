@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from deblur_deploy.config.check import require
 from deblur_deploy.config.training import CameraConfig, FitConfig, ShakeConfig
+from deblur_deploy.core.errors import require
 
 Budget = Literal["keep", "macs", "params"]
 """What pruning can limit: channels, multiply-accumulates, or parameters."""

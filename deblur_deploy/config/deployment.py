@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from deblur_deploy.config.check import require
 from deblur_deploy.config.precisions import DEFAULT_PRECISION, PRECISIONS, listed_precisions
+from deblur_deploy.core.errors import require
 
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 Precision = str
@@ -31,6 +31,7 @@ class ExportConfig:
         dynamic: Leave batch, height and width free, so that one file takes them all.
         io: ``float`` takes (N, 3, H, W) in [0, 1], ``uint8`` camera frames, (N, H, W, 3).
         deform_op: How the deformable convolution is written (see ``export/deform_op.py``).
+        compare: Hold the file against the network in the runtimes at hand (see ``export/compare.py``).
     """
 
     width: int = 640
@@ -40,6 +41,7 @@ class ExportConfig:
     dynamic: bool = False
     io: Io = "float"
     deform_op: DeformOp = "plugin"
+    compare: bool = True
 
     def __post_init__(self) -> None:
         require(self.width >= 1 and self.height >= 1, f"size is {self.width}x{self.height}", "try 640x360")

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from deblur_deploy.config.check import require
+from deblur_deploy.core.errors import require
 
 Range = tuple[float, float]
 

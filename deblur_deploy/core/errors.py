@@ -69,6 +69,12 @@ class BudgetError(DeblurDeployError):
     """Everything was made, and what it costs or buys misses a budget."""
 
 
+def require(condition: bool, message: str, hint: str) -> None:
+    """Raise a :class:`ConfigError` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message, hint=hint)
+
+
 def first_line(err: BaseException) -> str:
     """The first line of what an exception says, or its type where it says nothing."""
     lines = str(err).strip().splitlines()

@@ -16,6 +16,12 @@ _CPUS = Path("/sys/devices/system/cpu")
 _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _STAT = Path("/proc/stat")
 
+SHARED = 0.5
+"""Cores that others keep busy from which on the machine counts as shared."""
+
+_LEAST_WATCH_S = 0.1
+"""Ten of the ticks of 10 ms that Linux counts in."""
+
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 """Of a line of ``/proc/stat`` (see ``man 5 proc``): user, nice, system, irq, softirq, steal."""
 
@@ -68,25 +74,40 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def busy_cores(seconds: float = 0.2) -> float | None:
-    """How many of the usable cores other processes keep busy now.
+def waits_passively() -> bool:
+    """Whether threads of this process are to sleep while they wait."""
+    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
 
-    Args:
-        seconds: How long to watch.
 
-    Returns:
-        Between 0 and the number of usable cores; None where the system does not say.
-    """
-    before = _busy_ticks()
-    if before is None:
-        return None
-    started, own = time.perf_counter(), time.process_time()
-    time.sleep(seconds)
-    after = _busy_ticks()
-    watched, ours = time.perf_counter() - started, time.process_time() - own
-    assert after is not None
-    busy = (after - before) / os.sysconf("SC_CLK_TCK")
-    return max(0.0, busy - ours) / watched
+class BusyWatch:
+    """Watches from its making on how many of the usable cores other processes keep busy."""
+
+    def __init__(self) -> None:
+        self._ticks = _busy_ticks()
+        self._started, self._own = time.perf_counter(), time.process_time()
+
+    def busy_cores(self, at_least_s: float = _LEAST_WATCH_S) -> float | None:
+        """How many there were in the mean.
+
+        Args:
+            at_least_s: How long to watch at least; what has not passed yet is slept.
+
+        Returns:
+            Between 0 and the number of usable cores; None where the system does not say.
+        """
+        if self._ticks is None:
+            return None
+        time.sleep(max(0.0, self._started + at_least_s - time.perf_counter()))
+        ticks = _busy_ticks()
+        watched, ours = time.perf_counter() - self._started, time.process_time() - self._own
+        assert ticks is not None
+        busy = (ticks - self._ticks) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, busy - ours) / watched
+
+    def yield_if_shared(self) -> None:
+        """Wait passively from now on where others keep half a core busy; to be called before libraries are loaded."""
+        if not waits_passively() and (self.busy_cores() or 0.0) >= SHARED:
+            wait_passively()
 
 
 def _busy_ticks() -> int | None:

@@ -40,6 +40,11 @@ SHIPPED_SET = "photos"
 WIDE_SET = "wide"
 SET_FILE = "set.toml"
 
+_KEPT_PAIRS, _KEPT_VALUES = 32, 3 * 2**20
+"""Pairs that are kept, of photographs of a megapixel at most: 200 MB in the worst case."""
+
+_kept_pairs: dict[tuple[str, str], Pair] = {}
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -232,10 +237,25 @@ def _read_set(path: Path) -> dict[str, Any]:
 
 
 def _shaken(path: Path) -> Pair:
-    """A sharp photograph and its blur; the shake depends on the file's name alone."""
-    rng = np.random.default_rng([SHIPPED_SEED, zlib.crc32(path.name.encode())])
-    blurred, sharp = shake(load_rgb(path), ShakeConfig(), rng)
-    return Pair(path.name, blurred, sharp)
+    """A sharp photograph and its blur; the shake depends on the file's name alone.
+
+    A run evaluates about ten times on the same photographs, and shaking a small one takes longer than restoring it: its
+    pair is kept for the next time.
+    """
+    photo = load_rgb(path)
+    if photo.size > _KEPT_VALUES:
+        return _shake(path.name, photo)
+    digest = hashlib.sha256(photo.tobytes()).hexdigest()
+    kept = _kept_pairs.pop((path.name, digest), None) or _shake(path.name, photo)
+    _kept_pairs[path.name, digest] = kept  # the last one used is the last to go
+    if len(_kept_pairs) > _KEPT_PAIRS:
+        del _kept_pairs[next(iter(_kept_pairs))]
+    return Pair(kept.name, kept.blurred.copy(), kept.sharp.copy())
+
+
+def _shake(name: str, photo: Image8) -> Pair:
+    rng = np.random.default_rng([SHIPPED_SEED, zlib.crc32(name.encode())])
+    return Pair(name, *shake(photo, ShakeConfig(), rng))
 
 
 def _load_pair(files: PairFiles) -> Pair:

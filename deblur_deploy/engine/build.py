@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
+import deblur_deploy
 from deblur_deploy.config import EngineConfig
 from deblur_deploy.core.artifact import Artifact, Draft, hash_file, new_step, write_artifact
 from deblur_deploy.core.errors import ArtifactError, BuildError, MissingDependencyError
@@ -29,13 +33,14 @@ from deblur_deploy.engine.options import check_plan
 from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
 from deblur_deploy.engine.proof import Proof, prove_from_list, require_precision
 from deblur_deploy.engine.shapes import resolve_profiles
-from deblur_deploy.engine.targets import CURRENT, Target, check_buildable, check_precision, resolve_target
+from deblur_deploy.engine.targets import CURRENT, Target, card_at_hand, check_buildable, check_precision, resolve_target
 from deblur_deploy.graph.for_tensorrt import Handover, prepare_network, read_network
 from deblur_deploy.graph.profile import Profile
-from deblur_deploy.runtime import weights_file
+from deblur_deploy.runtime.engine_fit import WEIGHTS_FIGURE, places_of
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 
 _TAIL_LINES = 12
+_TURING, _LARGE_ENGINE = "7.5", 10_000_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class BuiltEngine:
         seconds: Wall time of the build, start of the process included.
         profiles: Ranges of shapes that it takes, where the network's sizes were free.
         plugin: The plugin that it needs or carries: ``aot``, the library's path, or ``none``.
+        groups: Grouped convolutions of the network, depthwise ones included.
     """
 
     data: bytes
@@ -63,6 +69,7 @@ class BuiltEngine:
     seconds: float
     profiles: tuple[Profile, ...] = ()
     plugin: str = NO_PLUGIN
+    groups: int = 0
 
 
 def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
@@ -92,7 +99,7 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
 
     figures = _figures(built, target, config)
     if config.plan.strip_weights:
-        figures[weights_file.FIGURE] = weights_file.places_of(source.path, out)
+        figures[WEIGHTS_FIGURE] = places_of(source.path, out)
     step = new_step("export-trt", config, source, figures)
     image = _image_of(built, source.image)
     draft = Draft("engine", "model.engine", write, source.network, image, step, source.history)
@@ -116,8 +123,10 @@ def check_engine_config(config: EngineConfig) -> FlavourName:
     check_plan(name, config.plan, has_gpu=bool(count_nvidia_gpus()))
     check_plugin(name, config.plugin)
     if name == "rtx":
-        check_buildable(target, load_flavour(name).module.ComputeCapability.__members__)
-        check_precision(target, config.precision)
+        members = load_flavour(name).module.ComputeCapability.__members__
+        card = card_at_hand(members) if target == CURRENT else target
+        check_buildable(card, members)
+        check_precision(card, config.precision)
     else:
         check_at_hand(target)
     return name
@@ -153,7 +162,15 @@ def build_engine_bytes(model_bytes: bytes, config: EngineConfig) -> BuiltEngine:
     proof, layers = prove_from_list(said, handover.nodes)
     require_precision(proof, config.precision, handover.nodes)
     digest = hashlib.sha256(handover.network).hexdigest()
-    return BuiltEngine(data, flavour, version, digest, proof, layers, seconds, profiles, request.plugin)
+    return BuiltEngine(
+        data, flavour, version, digest, proof, layers, seconds, profiles, request.plugin, _grouped(model)
+    )
+
+
+def _grouped(model: onnx.ModelProto) -> int:
+    """How many convolutions of a network have groups."""
+    convolutions = (node for node in model.graph.node if node.op_type == "Conv")
+    return sum(attribute.name == "group" and attribute.i > 1 for node in convolutions for attribute in node.attribute)
 
 
 def _request(flavour: FlavourName, config: EngineConfig, handover: Handover, plugin: str) -> Request:
@@ -191,7 +208,18 @@ def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[s
         "weights_stripped": config.plan.strip_weights,
         "version_compatible": config.plan.version_compatible,
         "hardware_compatibility": config.plan.hardware_compatibility,
+        "size_because": _why_large(built, target),
     }
+
+
+def _why_large(built: BuiltEngine, target: Target) -> str | None:
+    """Why an engine is far larger than its network; measured: 14 bytes a pixel for every group, on Turing alone."""
+    if built.flavour != "rtx" or target.capability != _TURING or len(built.data) < _LARGE_ENGINE or not built.groups:
+        return None
+    return (
+        f"TensorRT-RTX stores the {built.groups} grouped convolutions of this network once per pixel on Turing "
+        "(SM75); an engine for Ampere or later (--target portable) is a small part of it"
+    )
 
 
 def _image_of(built: BuiltEngine, image: ImageSpec) -> ImageSpec:
@@ -203,15 +231,25 @@ def _image_of(built: BuiltEngine, image: ImageSpec) -> ImageSpec:
     return replace(image, height=height, width=width)
 
 
+def _child_environment() -> dict[str, str]:
+    """This process's environment, in which the package is found also where it is a checkout that is not installed."""
+    here = str(Path(deblur_deploy.__file__).parents[1])
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
 def _run_child(folder: Path) -> str:
     """Run the builder's process in a prepared folder; returns the builder's version.
 
     If this process is interrupted, ``subprocess.run`` kills the child before it passes the interruption on.
     """
-    log = folder / "build.log"
+    log = folder / build_child.LOG
     with log.open("wb") as stream:
         command = [sys.executable, "-P", "-m", build_child.__name__, str(folder)]
-        code = subprocess.run(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False).returncode
+        ended = subprocess.run(
+            command, env=_child_environment(), stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False
+        )
+    code = ended.returncode
     reply = folder / build_child.REPLY
     if code != 0 or not reply.exists():
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])

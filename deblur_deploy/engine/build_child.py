@@ -8,6 +8,7 @@ standard error. Only light modules are imported here: the process should start a
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,10 @@ from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 
 REQUEST, REPLY = "request.json", "reply.json"
 NETWORK, ENGINE, LAYERS = "network.onnx", "model.engine", "layers.txt"
+LOG = "build.log"
+"""What the process writes to standard output and standard error; the process that starts it sees to that."""
+
+_FAILURE = re.compile(r"Exception caught in (\w+)\(\): (.+)")
 
 _SUGGESTIONS = {
     "DeformConv": "export it as deblur::DeformConv2d, which every TensorRT builds: `deblur-deploy export-onnx`",
@@ -94,12 +99,13 @@ def _build(request: Request, folder: Path) -> str:
     _configure(flavour, builder, config, request)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        hint = Failure(logger.last_error, request.workspace_bytes).hint()
+        reason = plugin_failure(folder / LOG) or logger.last_error
+        hint = Failure(reason, request.workspace_bytes).hint()
         if resolve_target(request.target) == CURRENT:
             hint = "building for the current card needs that card and its driver; or name one: `--target 2080ti`"
-        raise BuildError(f"{flavour.title} could not build the engine: {logger.last_error}", hint=hint)
+        raise BuildError(f"{flavour.title} could not build the engine: {reason}", hint=hint)
     (folder / ENGINE).write_bytes(engine)
-    (folder / LAYERS).write_text(logger.layers or _inspect(flavour, logger, engine, request.plan), encoding="utf-8")
+    (folder / LAYERS).write_text(_list_layers(flavour, logger, engine, request.plan), encoding="utf-8")
     if request.plan.timing_cache is not None:
         save_timing_cache(config, Path(request.plan.timing_cache))
     return flavour.version
@@ -130,14 +136,29 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
         )
 
 
+def _list_layers(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -> str:
+    """The layers of a finished engine: of TensorRT-RTX what the builder lists, else what the inspector says.
+
+    The full TensorRT's builder lists them too, in a form for people; that is taken where the inspector fails.
+    """
+    if flavour.name == "rtx":
+        return str(logger.layers)
+    try:
+        return _inspect(flavour, logger, engine, plan) or str(logger.layers)
+    except BuildError:
+        if not logger.layers:
+            raise
+        return str(logger.layers)
+
+
 def _inspect(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -> str:
-    """What the inspector says of an engine whose layers the builder did not list; empty where there is no GPU to ask.
+    """What the full TensorRT's inspector says of an engine, as JSON; empty where there is no GPU to ask.
 
     Raises:
         BuildError: The GPU is there, and nothing is learnt of the engine.
     """
     trt = flavour.module
-    if flavour.name == "rtx" or not count_nvidia_gpus():
+    if not count_nvidia_gpus():
         return ""
     runtime = trt.Runtime(logger)
     if plan.version_compatible:
@@ -158,20 +179,41 @@ def _parse(flavour: Flavour, network: Any, logger: Any, path: Path) -> None:
     if parser.parse(path.read_bytes()):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    reasons = "; ".join(_describe(error) for error in errors[:3]) or logger.last_error
+    reasons = "; ".join(_describe(error, path.with_name(LOG)) for error in errors[:3]) or logger.last_error
     known = (_SUGGESTIONS[error.node_operator()] for error in errors if error.node_operator() in _SUGGESTIONS)
     usual = "export the network with `deblur-deploy export-onnx`, or replace the operator by ones that TensorRT has"
     raise BuildError(f"{flavour.title} cannot read the network: {reasons}", hint=next(known, usual))
 
 
-def _describe(error: Any) -> str:
+def _describe(error: Any, log: Path) -> str:
     """A parser error in one line, with the node if it has one."""
     reason = _one_line(error.desc())
+    # What the parser says of an operator that it does not know, and of a plugin that failed in Python.
+    says_nothing = reason in ("", "false") or "Plugin not found" in reason
     if error.node_operator() == "DeformConv2d":
-        reason = "its plugin was not found"
-    elif reason == "false" or "Plugin not found" in reason:  # what the parser says of an operator that it does not know
+        failure = plugin_failure(log)
+        if failure or says_nothing:
+            reason = f"its plugin failed: {failure}" if failure else "its plugin was not found"
+    elif says_nothing:
         reason = "the operator is not supported"
     return f"node {error.node_name()!r} ({error.node_operator()}): {reason}" if error.node_name() else reason
+
+
+def plugin_failure(log: Path) -> str:
+    """What a plugin in Python failed with: TensorRT writes it to standard error and gives its callers a null pointer.
+
+    Args:
+        log: What the process wrote to standard error; there may be no such file.
+
+    Returns:
+        The last failure in one line, or nothing.
+    """
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = _FAILURE.findall(text)
+    return f"{found[-1][1].strip()} (in {found[-1][0]})" if found else ""
 
 
 def _new_logger(trt: Any) -> Any:

@@ -30,9 +30,11 @@ _FUSED_GLUE = "kgen"
 
 _LAYER = re.compile(r"Name: (.*), LayerType: (\w+), Inputs: \[(.*)")
 _SECTION = re.compile(r", (Constants: \[|Outputs: \[|TacticName: )")
-_TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[([-\d,]*)\].*?, Datatype: (\w+)")
-_NODE = re.compile(r"\[ONNX Layer: (.*)\]")
-_NODE_SEPARATOR = "\x1f"
+_TENSOR = re.compile(r"\{ Name: .*?, Dimensions: \[([-\d,]*)\].*?(?:, |/)Datatype: ([^,}]*)")
+_WEIGHTS = re.compile(r", Weights: \{\s*\"?Type\"?: \"?(\w+)\"?, \"?Count\"?: (\d+)")
+_NODE = re.compile(r"\[ONNX Layer: (.*)\]", re.DOTALL)
+_BETWEEN_NODES = re.compile(r"(?<=\])[\x1e\x1f\s]*(?=\[ONNX Layer: )")
+"""Full TensorRT joins the nodes of a layer with U+001E, releases of it and TensorRT-RTX with U+001F."""
 
 _QUOTED = 60
 """How many characters of a list that is not understood are quoted."""
@@ -178,7 +180,8 @@ def parse_layers(text: str) -> tuple[EngineLayer, ...]:
     """
     if text.lstrip().startswith("{"):
         return _parse_inspection(text)
-    return tuple(_parse_layer(match) for line in text.splitlines() if (match := _LAYER.match(line)))
+    # Not splitlines(), which also breaks lines at the separators of nodes.
+    return tuple(_parse_layer(match) for line in text.split("\n") if (match := _LAYER.match(line)))
 
 
 def _why_unproven(text: str, layers: Sequence[EngineLayer], proof: Proof) -> str:
@@ -238,15 +241,16 @@ def _holds(tensor: LayerTensor, weight_shape: tuple[int, ...]) -> bool:
     """
     if len(tensor.shape) == 1:
         return tensor.shape[0] >= math.prod(weight_shape)
-    return len(tensor.shape) == len(weight_shape) and all(
-        have >= needed for have, needed in zip(tensor.shape, weight_shape, strict=True)
-    )
+    if len(tensor.shape) != len(weight_shape):
+        # Products of matrices, as in attention, are computed with their leading axes joined, or with one more.
+        return math.prod(tensor.shape) == math.prod(weight_shape)
+    return all(have >= needed for have, needed in zip(tensor.shape, weight_shape, strict=True))
 
 
 def _parse_inspection(text: str) -> tuple[EngineLayer, ...]:
     """Layers from the engine inspector's JSON."""
     try:
-        listed = json.loads(text).get("Layers", [])
+        listed = json.loads(text, strict=False).get("Layers", [])  # separators of nodes stand in it as they are
     except json.JSONDecodeError:
         return ()
     return tuple(_inspected_layer(layer) for layer in listed if isinstance(layer, dict))
@@ -258,7 +262,7 @@ def _inspected_layer(layer: dict[str, Any]) -> EngineLayer:
     if isinstance(weights, dict) and weights.get("Count"):
         constants.append(LayerTensor((int(weights["Count"]),), _type_named(str(weights.get("Type", "")))))
     name = str(layer.get("Name", ""))
-    nodes = _node_names(str(layer.get("Metadata", ""))) or tuple(name.split(" + "))
+    nodes = _node_names(str(layer.get("Metadata", ""))) or _nodes_in(name)
     inputs = tuple(_inspected_tensor(tensor) for tensor in layer.get("Inputs", []))
     return EngineLayer(name, str(layer.get("LayerType", "")), inputs, tuple(constants), nodes)
 
@@ -275,17 +279,21 @@ def _parse_layer(match: re.Match[str]) -> EngineLayer:
     inputs, *labelled = _SECTION.split(rest)
     sections = dict(zip(labelled[::2], labelled[1::2], strict=True))
     _, _, metadata = rest.partition(", Metadata: ")
-    return EngineLayer(
-        name,
-        kind,
-        _parse_tensors(inputs),
-        _parse_tensors(sections.get("Constants: [", "")),
-        _node_names(metadata),
-    )
+    constants = _parse_tensors(sections.get("Constants: [", ""))
+    if weights := _WEIGHTS.search(rest):
+        constants += (LayerTensor((int(weights[2]),), _type_named(weights[1])),)
+    nodes = _node_names(metadata) or _nodes_in(name)
+    return EngineLayer(name, kind, _parse_tensors(inputs), constants, nodes)
 
 
 def _node_names(metadata: str) -> tuple[str, ...]:
-    return tuple(found[1] for item in metadata.split(_NODE_SEPARATOR) if (found := _NODE.fullmatch(item.strip())))
+    items = _BETWEEN_NODES.split(metadata.strip())
+    return tuple(found[1] for item in items if (found := _NODE.fullmatch(item)))
+
+
+def _nodes_in(name: str) -> tuple[str, ...]:
+    """Names of nodes in a layer's own name, where it has no metadata."""
+    return tuple(name.split(" + "))
 
 
 def _parse_tensors(text: str) -> tuple[LayerTensor, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from deblur_deploy.config import PRECISIONS
 from deblur_deploy.core.errors import BuildError, ConfigError
+from deblur_deploy.runtime.nvidia import find_gpu
 
 _CARDS = {
     "6.0": ("P100",),
@@ -111,6 +112,21 @@ def check_buildable(target: Target, members: Collection[str]) -> None:
         command = "deblur-deploy export-trt --flavour tensorrt --target current"
         hint = f"the full TensorRT does, on a machine with that card: `{command}`"
     raise BuildError(f"TensorRT-RTX builds no engines for {target.name} ({target.sm}); it has {have}", hint=hint)
+
+
+def card_at_hand(members: Collection[str]) -> Target:
+    """The card in this machine by name, so that it can be refused before anything is built.
+
+    Args:
+        members: As for :func:`check_buildable`.
+
+    Returns:
+        The card; ``current`` where there is none, or a newer one than TensorRT-RTX has a name for.
+    """
+    gpu = find_gpu()
+    if gpu is None or int(gpu.sm[2:]) > max((int(name[2:]) for name in members if name.startswith("SM")), default=0):
+        return CURRENT
+    return Target(gpu.name, gpu.capability)
 
 
 def check_precision(target: Target, precision: str) -> None:

@@ -9,13 +9,16 @@ on activations and with weights stored as int8 or float8; what stays in float is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from deblur_deploy.config import DeformOp, ExportConfig, Io
 from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.core.images import ImageSpec, Resolution
+from deblur_deploy.export.compare import comparing
 from deblur_deploy.export.quality import measuring
 from deblur_deploy.export.trace import trace, trace_any_size
 from deblur_deploy.graph.auto_pad import write_pads
@@ -52,7 +55,8 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     Raises:
         ArtifactError: ``source`` is no checkpoint or ``out`` cannot be written.
         ExportError: The size takes more memory than there is, the network does not work at every size though that was
-            asked for, or the result does not pass onnx's checker.
+            asked for, the result does not pass onnx's checker, or it gives no numbers where the network gives a
+            picture.
     """
     net = load_network(source)
     resolution = Resolution(config.width, config.height)
@@ -72,8 +76,21 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
         path.write_bytes(model.SerializeToString(deterministic=True))
 
     return write_artifact(
-        out, Draft("onnx", "model.onnx", write, source.network, image, step, source.history, measuring(config))
+        out, Draft("onnx", "model.onnx", write, source.network, image, step, source.history, _measures(net, config))
     )
+
+
+def _measures(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict[str, Any]]:
+    """What is measured of a file before it is put in place."""
+    wanted = [comparing(net, config) if config.compare else None, measuring(config)]
+
+    def measure(artifact: Artifact) -> dict[str, Any]:
+        figures: dict[str, Any] = {}
+        for each in wanted:
+            figures |= each(artifact) if each is not None else {}
+        return figures
+
+    return measure
 
 
 def _describe_image(config: ExportConfig, net: Generator) -> ImageSpec:

@@ -16,15 +16,17 @@ from typing import Any
 
 import onnx
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-from deblur_deploy.core.errors import ExportError
+from deblur_deploy.core.errors import ExportError, first_line
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.graph.deform_function import OPSET
 from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
+from deblur_deploy.graph.passes import run_passes
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.plain_attention import plain_attention
@@ -87,7 +89,7 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
     except OnnxExporterError as err:
         raise _refused(err, said) from err
     except (RuntimeError, MemoryError, ValueError, IndexError, TypeError, AssertionError) as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        reason = first_line(err)
         size = Resolution(frame.shape[3], frame.shape[2])
         short = isinstance(err, MemoryError) or "memory" in reason or "alloc" in reason
         hint = (
@@ -96,7 +98,7 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
             else "the network has to work at this size: give a larger --res, or import it with --multiple-of N"
         )
         raise ExportError(f"the network cannot be traced at {size}: {reason}", hint=hint) from err
-    _strip(model)
+    run_passes(model, ClearMetadataAndDocStringPass())  # they outweigh the INT8 weights of an unrolled network
     return model
 
 
@@ -214,12 +216,3 @@ def _constant_ints(node: Any) -> list[int]:
     if node.kind() == "onnx::Constant":
         return [int(item) for item in node.t("value").reshape(-1)]
     return [int(value.node().t("value").item()) for value in node.inputs()]
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop source positions and scope names: on an unrolled network they outweigh the int8 weights."""
-    for node in model.graph.node:
-        node.ClearField("doc_string")
-        del node.metadata_props[:]
-    del model.graph.value_info[:]
-    model.graph.ClearField("doc_string")

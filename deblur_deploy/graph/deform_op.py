@@ -19,6 +19,7 @@ from onnx import inliner
 
 from deblur_deploy.config import DeformOp
 from deblur_deploy.graph.deform_function import add_deform_conv_functions
+from deblur_deploy.graph.fold import drop_opset
 from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 
 
@@ -39,7 +40,7 @@ def write_deform_op(model: onnx.ModelProto, form: DeformOp) -> onnx.ModelProto:
     if form == "plugin":
         return model
     native = inliner.inline_local_functions(model)
-    _drop_opset(native)
+    drop_opset(native, DOMAIN)
     return native
 
 
@@ -48,11 +49,4 @@ def _write_standard(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
             node.domain, node.op_type = "", "DeformConv"
-    _drop_opset(model)
-
-
-def _drop_opset(model: onnx.ModelProto) -> None:
-    """Take back that the model uses operators of this package."""
-    kept = [onnx.helper.make_opsetid(i.domain, i.version) for i in model.opset_import if i.domain != DOMAIN]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
+    drop_opset(model, DOMAIN)

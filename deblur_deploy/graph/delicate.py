@@ -28,7 +28,7 @@ _MEASURES = frozenset({"Shape", "Size"})
 _SUMS = frozenset(
     {
         *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
-        *("ReduceProd", "GlobalAveragePool", "GlobalLpPool", "LpPool", "CumSum", "Einsum"),
+        *("ReduceProd", "GlobalAveragePool", "GlobalLpPool", "LpPool", "CumSum"),
     }
 )
 _STEEP = frozenset({"Exp", "Log", "Pow", "Sqrt", "Reciprocal"})
@@ -45,7 +45,7 @@ NUMPY_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLO
 
 def stops(node: onnx.NodeProto) -> bool:
     """Whether values end at a node: a layer with weights, a local function, or what only looks at a shape."""
-    return node.domain not in ("", "ai.onnx") or node.op_type in WEIGHTED | _MEASURES
+    return node.domain not in ("", "ai.onnx") or node.op_type in WEIGHTED | _MEASURES | {"Einsum"}
 
 
 def delicate_nodes(graph: onnx.GraphProto, types: Mapping[str, int], kind: int) -> set[int]:

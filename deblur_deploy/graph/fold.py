@@ -14,6 +14,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes.common import (
+    DeduplicateInitializersPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
+
+from deblur_deploy.graph.passes import MAX_ELEMENTS, run_passes
 
 _INT8_MIN, _INT8_MAX = -128, 127
 _FP8_MAX = float(torch.finfo(torch.float8_e4m3fn).max)
@@ -32,10 +39,7 @@ def write_standard_fp8(model: onnx.ModelProto) -> None:
         node.input.append(_FP8_ZERO)
     if nodes:
         model.graph.initializer.append(helper.make_tensor(_FP8_ZERO, TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True))
-    kept = [entry for entry in model.opset_import if entry.domain != _FP8_DOMAIN]
-    opsets = [helper.make_opsetid(entry.domain, entry.version) for entry in kept]
-    del model.opset_import[:]
-    model.opset_import.extend(opsets)
+    drop_opset(model, _FP8_DOMAIN)
 
 
 def fold_weight_quantizers(model: onnx.ModelProto) -> int:
@@ -117,43 +121,32 @@ def drop_idle_casts(model: onnx.ModelProto) -> None:
 
 
 def share_constants(model: onnx.ModelProto) -> None:
-    """Turn Constant nodes and aliases of initialisers into initialisers, equal ones into one, in place."""
+    """Turn Constant nodes into initialisers, equal ones into one, and drop aliases of initialisers, in place."""
+    lift = LiftConstantsToInitializersPass(size_limit=0)
+    run_passes(model, lift, DeduplicateInitializersPass(size_limit=MAX_ELEMENTS))
     graph = model.graph
-    by_content: dict[bytes, str] = {}
-    replaced: dict[str, str] = {}
-    kept: list[onnx.NodeProto] = []
     names = {item.name for item in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(node.attribute[0].t)
-            tensor.ClearField("name")
-            content = tensor.SerializeToString(deterministic=True)
-            tensor.name = node.output[0]
-            if content not in by_content:
-                by_content[content] = tensor.name
-                graph.initializer.append(tensor)
-            replaced[node.output[0]] = by_content[content]
-        elif node.op_type == "Identity" and node.input[0] in names:
-            replaced[node.output[0]] = node.input[0]
+    aliases: dict[str, str] = {}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:  # onnx_ir's own elimination would take the outputs of branches with them
+        if node.op_type == "Identity" and node.input[0] in names:
+            aliases[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    set_nodes(graph, kept, replaced)
+    if aliases:
+        set_nodes(graph, kept, aliases)
+
+
+def drop_opset(model: onnx.ModelProto, domain: str) -> None:
+    """Take back that the model uses operators of a domain, in place."""
+    kept = [helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import if entry.domain != domain]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def remove_unused(model: onnx.ModelProto) -> None:
     """Remove nodes and initialisers that the outputs do not need, in place."""
-    graph = model.graph
-    needed = {output.name for output in graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed |= names_used(node)
-            kept.append(node)
-    set_nodes(graph, kept[::-1], {})
-    initializers = [onnx.TensorProto.FromString(i.SerializeToString()) for i in graph.initializer if i.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
+    run_passes(model, RemoveUnusedNodesPass())
 
 
 def set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], renamed: dict[str, str]) -> None:

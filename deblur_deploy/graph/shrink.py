@@ -15,13 +15,19 @@ from itertools import count, product
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+)
 
+from deblur_deploy.graph.delicate import largest_of
 from deblur_deploy.graph.fold import remove_unused, rename_used, set_nodes
 from deblur_deploy.graph.operators import WEIGHTED
+from deblur_deploy.graph.passes import MAX_ELEMENTS, run_passes
 
 _QUANTIZERS = {"QuantizeLinear": "Q", "DequantizeLinear": "DQ"}
 _CODES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)
-_FP16_MAX = float(np.finfo(np.float16).max)
 _DEFAULTS: dict[str, Callable[[onnx.AttributeProto], bool]] = {
     "strides": lambda attribute: set(attribute.ints) == {1},
     "dilations": lambda attribute: set(attribute.ints) == {1},
@@ -32,23 +38,13 @@ _DEFAULTS: dict[str, Callable[[onnx.AttributeProto], bool]] = {
 
 
 def merge_duplicates(model: onnx.ModelProto) -> None:
-    """Make equal initialisers one, and equal quantizers of one value one, in place."""
-    graph = model.graph
-    replaced: dict[str, str] = {}
-    first: dict[object, str] = {}
-    for item in graph.initializer:
-        replaced[item.name] = first.setdefault(_content(item), item.name)
-    nodes = []
-    for node in graph.node:
-        if node.op_type in _QUANTIZERS:
-            inputs = (replaced.get(name, name) for name in node.input)
-            key = (node.op_type, *inputs, *(attribute.SerializeToString() for attribute in node.attribute))
-            replaced[node.output[0]] = first.setdefault(key, node.output[0])
-            if replaced[node.output[0]] != node.output[0]:
-                continue
-        nodes.append(node)
-    set_nodes(graph, nodes, replaced)
-    remove_unused(model)
+    """Make equal initialisers one, and nodes that compute the same from the same one, in place."""
+    run_passes(
+        model,
+        DeduplicateInitializersPass(size_limit=MAX_ELEMENTS),
+        CommonSubexpressionEliminationPass(),
+        RemoveUnusedNodesPass(),
+    )
 
 
 def halve_float_weights(model: onnx.ModelProto) -> int:
@@ -67,7 +63,7 @@ def halve_float_weights(model: onnx.ModelProto) -> int:
         if item.name not in used or item.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(item)
-        if np.abs(values).max() <= _FP16_MAX:
+        if np.abs(values).max() <= largest_of(TensorProto.FLOAT16):
             name = f"{item.name}.half"
             casts.append(helper.make_node("Cast", [name], [item.name], name=name, to=TensorProto.FLOAT))
             item.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name))
@@ -131,14 +127,6 @@ def bytes_by_category(model: onnx.ModelProto) -> dict[str, int]:
     sizes["functions"] = sum(function.ByteSize() for function in model.functions)
     sizes["frame"] = model.ByteSize() - sizes.total()
     return dict(sizes.most_common())
-
-
-def _content(item: TensorProto) -> bytes:
-    """An initialiser without its name."""
-    nameless = TensorProto()
-    nameless.CopyFrom(item)
-    nameless.ClearField("name")
-    return bytes(nameless.SerializeToString(deterministic=True))
 
 
 def _says_nothing(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:

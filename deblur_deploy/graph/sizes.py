@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
 
 from deblur_deploy.core.errors import ConfigError, ExportError
+from deblur_deploy.graph.constant_folding import fold_constants
 
-_SIZING = frozenset({"Add", "Concat", "Div", "Max", "Mul", "Sub"})
+_SIZING = frozenset({"Add", "Concat", "Div", "Max", "Mul", "Shape", "Sub"})
 """Operators that compute sizes from sizes."""
 
 
@@ -46,8 +42,7 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
-    del graph.value_info[:]
-    _fold_sizes(graph, _shapes(fixed))
+    fold_constants(fixed, _SIZING)
     return fixed
 
 
@@ -77,37 +72,3 @@ def fix_to_shape(model: onnx.ModelProto, input_name: str, shape: tuple[int, ...]
             if dim.dim_param not in sizes:
                 dim.ClearField("dim_param")  # a name of the output's own; its value follows from the input's
     return fix_sizes(named, sizes)
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of the values that are known in full."""
-    graph = shape_inference.infer_shapes(model).graph
-    shapes = {}
-    for value in (*graph.input, *graph.value_info):
-        dims = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        if all(dims):
-            shapes[value.name] = dims
-    return shapes
-
-
-def _fold_sizes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Turn what computes sizes from known shapes into constants, in place."""
-    known: dict[str, NDArray[Any]] = {
-        item.name: numpy_helper.to_array(item) for item in graph.initializer if item.data_type == onnx.TensorProto.INT64
-    }
-    kept = []
-    for node in graph.node:
-        if node.op_type == "Shape" and node.input[0] in shapes:
-            bounds = {attribute.name: attribute.i for attribute in node.attribute}
-            dims = shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")]
-            found = numpy_helper.from_array(np.array(dims, np.int64), node.output[0])
-        elif node.op_type in _SIZING and all(name in known for name in node.input):
-            values: list[NDArray[Any]] = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})  # type: ignore[assignment]
-            found = numpy_helper.from_array(values[0], node.output[0])
-        else:
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            continue
-        known[found.name] = numpy_helper.to_array(found)
-        graph.initializer.append(found)
-    del graph.node[:]
-    graph.node.extend(kept)

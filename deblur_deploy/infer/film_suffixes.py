@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+_SYNC = 0x47
+"""First byte of every packet of an MPEG transport stream; in those of Blu-ray the fifth."""
+
 FILM_SUFFIXES: dict[str, str | None] = {
     ".mp4": "mp4", ".m4v": "mp4", ".f4v": "mp4", ".mov": "mov", ".qt": "mov", ".3gp": "3gp", ".3g2": "3g2",
     ".mkv": "matroska", ".mk3d": "matroska", ".webm": "webm", ".avi": "avi", ".divx": "avi",
@@ -13,3 +18,16 @@ FILM_SUFFIXES: dict[str, str | None] = {
     ".ivf": None, ".obu": None, ".y4m": None, ".mjpg": None, ".mjpeg": None,
 }  # fmt: skip
 """Suffixes that folders are searched for, with FFmpeg's muxer; None is a bare stream, whose codec decides."""
+
+
+def is_film_name(path: Path) -> bool:
+    """Whether a file is called like a film; what ends in ``.ts`` must also begin like one, and not like TypeScript."""
+    suffix = path.suffix.lower()
+    if suffix != ".ts":
+        return suffix in FILM_SUFFIXES
+    try:
+        with path.open("rb") as file:
+            head = file.read(5)
+    except OSError:
+        return True  # read later, and named then
+    return len(head) < 5 or _SYNC in (head[0], head[4])

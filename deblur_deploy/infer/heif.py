@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
-from deblur_deploy.infer.picture import Metadata, Picture, Tones, checked_exif
+from deblur_deploy.infer.picture import Metadata, Picture, Tones, sound_exif
 from deblur_deploy.infer.tones import gamma_tones, icc_gamma, transfer_note, transfer_tones
 
 try:
@@ -61,7 +61,8 @@ def _beside(info: dict[str, Any]) -> list[str]:
 
 def _upright(exif: bytes | None) -> bytes | None:
     """EXIF data without an orientation: decoding has turned the picture."""
-    if (sound := checked_exif(exif)) is None:
+    sound, _ = sound_exif(exif)
+    if sound is None:
         return None
     block = Image.Exif()
     block.load(sound)

@@ -13,7 +13,7 @@ from typing import Literal
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import PARTIAL
 from deblur_deploy.core.formats import describe_suffixes, format_of_suffix, is_picture, suffixes
-from deblur_deploy.infer.film_suffixes import FILM_SUFFIXES
+from deblur_deploy.infer.film_suffixes import FILM_SUFFIXES, is_film_name
 from deblur_deploy.infer.journal import JOURNAL
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -33,16 +33,20 @@ class Job:
         target: Where its result goes.
         name: What it is called in reports: its path below the folder that was named.
         obstacle: Why it must not be restored, or None.
+        found: What the file is, where its suffix does not say.
     """
 
     source: Path
     target: Path
     name: str
     obstacle: ConfigError | None = None
+    found: Kind | None = None
 
     @property
     def kind(self) -> Kind:
         """What the file is, going by its suffix."""
+        if self.found is not None:
+            return self.found
         suffix = self.source.suffix.lower()
         return "video" if suffix in FILM_SUFFIXES else "dicom" if suffix in DICOM_SUFFIXES else "picture"
 
@@ -90,10 +94,16 @@ def find_jobs(
         if given.is_dir():
             jobs += _folder_jobs(given, out, (pattern, suffix), passed)
         elif given.exists():
-            jobs.append(_job(given, out, given.name, suffix))
+            jobs.append(_named_job(given, out, suffix))
         else:
             raise ArtifactError(f"there is no {given}", hint="check the path")
     return _without_conflicts(jobs)
+
+
+def _named_job(given: Path, out: Path, suffix: str | None) -> Job:
+    if _is_known(given) or not _is_film(given):
+        return _job(given, out, given.name, suffix)
+    return Job(given, out / given.name, given.name, found="video")
 
 
 def _folder_jobs(folder: Path, out: Path, choice: tuple[str | None, str | None], passed: Counter[str]) -> list[Job]:
@@ -157,7 +167,16 @@ def folder_job(folder: Path, path: Path, out: Path, suffix: str | None) -> Job:
 
 
 def _is_known(path: Path) -> bool:
-    return is_picture(path) or path.suffix.lower() in {*FILM_SUFFIXES, *DICOM_SUFFIXES}
+    return is_picture(path) or is_film_name(path) or path.suffix.lower() in DICOM_SUFFIXES
+
+
+def _is_film(path: Path) -> bool:
+    """Whether a file whose suffix says nothing is a film; without PyAV none is."""
+    try:
+        from deblur_deploy.infer.film.source import is_film
+    except ModuleNotFoundError:
+        return False
+    return is_film(path)
 
 
 def _matches(relative: Path, pattern: str) -> bool:

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
-from deblur_deploy.infer.picture import Metadata, Own, Trailer, checked_exif
+from deblur_deploy.infer.picture import Metadata, Own, Trailer, sound_exif
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _APP0, APP1, APP2, _APP14, _APP15, _COM, _SOS, _SOF2 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE, 0xDA, 0xC2
@@ -69,24 +69,23 @@ class JpegFile:
 
     def metadata(self) -> tuple[Metadata, tuple[str, ...]]:
         """What the file says about its picture, and what of that is not kept."""
-        exif = next((data for marker, data in self.segments if marker == APP1 and data.startswith(_EXIF)), None)
+        block = next((data for marker, data in self.segments if marker == APP1 and data.startswith(_EXIF)), None)
+        exif, notes = sound_exif(block)
         xmp = next((data for marker, data in self.segments if marker == APP1 and data.startswith(_XMP)), None)
         xmp = xmp[len(_XMP) :] if xmp else None
         profiles = [data for marker, data in self.segments if marker == APP2 and data.startswith(_ICC)]
-        own, notes = tuple(item for item in self.segments if _is_own(*item)), []
+        own = tuple(item for item in self.segments if _is_own(*item))
         trailer = Trailer(self.trailer, self.end or 0, self.mpf_base) if self.trailer else None
-        if exif and not checked_exif(exif):
-            notes.append("its EXIF data are damaged and left out")
         if self.shows_previews:
-            notes.append("not kept: the previews after the picture, which show it unrestored")
+            notes += ("not kept: the previews after the picture, which show it unrestored",)
             trailer, xmp = None, without_promises(xmp)
         elif self.pictures > 1:
-            notes.append(f"only the first of its {self.pictures} pictures is restored; the others are as they were")
+            notes += (f"only the first of its {self.pictures} pictures is restored; the others are as they were",)
         if trailer is None:
             own = tuple((marker, data) for marker, data in own if not (marker == APP2 and data.startswith(MPF)))
         icc = b"".join(data[len(_ICC) + 2 :] for data in sorted(profiles, key=lambda data: data[len(_ICC)]))
-        metadata = Metadata(checked_exif(exif), icc or None, self._dpi, xmp, own=own, trailer=trailer)
-        return replace(metadata, progressive=self.progressive), tuple(notes)
+        metadata = Metadata(exif, icc or None, self._dpi, xmp, own=own, trailer=trailer)
+        return replace(metadata, progressive=self.progressive), notes
 
     @property
     def _dpi(self) -> tuple[float, float] | None:
@@ -107,8 +106,10 @@ def take_apart(data: bytes) -> JpegFile:
     segments: list[tuple[int, bytes]] = []
     place, mpf_base, scanned, progressive = 2, 0, False, False
     while place + 4 <= len(data) or data[place : place + 2] == _EOI:
-        if data[place] != 0xFF:
-            place += 1  # filling between segments, which decoders pass over
+        if data[place] != 0xFF:  # filling between segments, which decoders pass over
+            place = data.find(b"\xff", place)
+            if place < 0:
+                break
             continue
         marker = data[place + 1]
         if marker == 0xFF or marker in _ALONE:

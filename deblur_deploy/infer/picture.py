@@ -5,6 +5,7 @@ Pixels stay as they are stored and an EXIF orientation stays with them, so that 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
+
 _BAND_PIXELS = 1 << 18
 
 UNASSOCIATED_ALPHA = 2
 """What ExtraSamples says of a channel of transparency (TIFF 6.0, section 18)."""
+
+_DAMAGED_EXIF = "its EXIF data are damaged and left out"
 
 Own = tuple[tuple[Any, Any], ...]
 
@@ -177,17 +182,16 @@ def straight_colors(samples: NDArray[Any], white: int) -> NDArray[Any]:
     return samples
 
 
-def checked_exif(exif: bytes | None) -> bytes | None:
-    """An EXIF block if it can be read, else None."""
-    if not exif:
-        return None
-    from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
-
+def sound_exif(exif: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
+    """An EXIF block if it can be read and says anything, else None; and what is to be said of a damaged one."""
+    if not exif or exif.removeprefix(b"Exif\0\0")[8:10] == bytes(2):
+        return None, ()
+    block = Image.Exif()
     try:
-        block = Image.Exif()
-        block.load(exif)
-        for directory in (34665, 34853):
-            block.get_ifd(directory)
+        with warnings.catch_warnings(action="ignore"):  # of single values that are damaged
+            block.load(exif)
+            for directory in (34665, 34853):
+                block.get_ifd(directory)
     except BAD_FILE_ERRORS:
-        return None
-    return exif if len(block) else None
+        return None, (_DAMAGED_EXIF,)
+    return (exif, ()) if len(block) else (None, (_DAMAGED_EXIF,))

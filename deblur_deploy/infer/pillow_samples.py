@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.infer.picture import Metadata, checked_exif, row_bands
+from deblur_deploy.infer.picture import Metadata, row_bands, sound_exif
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -87,7 +87,7 @@ def other_metadata(image: Image.Image, content: bytes) -> tuple[Metadata, tuple[
     exif = exif.tobytes() if isinstance(exif, Image.Exif) else exif
     if exif and not exif.startswith(b"Exif\0\0"):
         exif = b"Exif\0\0" + exif
-    sound = checked_exif(exif)
+    sound, notes = sound_exif(exif)
     metadata = Metadata(
         exif=sound,
         icc_profile=image.info.get("icc_profile") or None,
@@ -95,8 +95,7 @@ def other_metadata(image: Image.Image, content: bytes) -> tuple[Metadata, tuple[
         xmp=(xmp.encode() if isinstance(xmp, str) else xmp) or None,
         lossless=image.format == "WEBP" and _is_lossless_webp(content),
     )
-    damaged = bool(exif) and sound is None and len(exif or b"") > len(b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
-    return metadata, ("its EXIF data are damaged and left out",) if damaged else ()
+    return metadata, notes
 
 
 def _is_lossless_webp(content: bytes) -> bool:

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from deblur_deploy.infer.picture import Metadata, Own, Tones, checked_exif
+from deblur_deploy.infer.picture import Metadata, Own, Tones, sound_exif
 from deblur_deploy.infer.tones import gamma_tones, icc_gamma, transfer_note, transfer_tones
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _INCHES_PER_METRE = 39.3701
 _METRE = 1
+_MAX_UNPACKED = 64 << 20
+"""Bytes of a text or profile; those of cameras and editors are far smaller."""
+
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
 
@@ -194,11 +197,11 @@ def _is_sound(kind: bytes, data: bytes) -> bool:
         if kind == b"iCCP":
             return len(_inflated(data, 2)) > 0
         if kind == b"eXIf":
-            return checked_exif(b"Exif\0\0" + data) is not None
+            return not sound_exif(b"Exif\0\0" + data)[1]
         if kind == b"zTXt":
             _inflated(data, 2)
         if _is_raw_exif(kind, data):
-            return checked_exif(_raw_exif(data)) is not None
+            return not sound_exif(_raw_exif(data))[1]
         if kind == b"iTXt":
             _itxt_text(data).decode()
     except (ValueError, IndexError, zlib.error):
@@ -217,7 +220,20 @@ def _keyword(kind: bytes, data: bytes) -> bytes | None:
 
 def _inflated(data: bytes, header: int) -> bytes:
     """What is compressed after a keyword, its zero and the method."""
-    return zlib.decompress(data[data.index(b"\0") + header :])
+    return _unpacked(data[data.index(b"\0") + header :])
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What is compressed, unless it is of a size that only a bomb has.
+
+    Raises:
+        ValueError: It is larger, or cut off.
+    """
+    unpacker = zlib.decompressobj()
+    found = unpacker.decompress(data, _MAX_UNPACKED)
+    if not unpacker.eof:
+        raise ValueError("what is compressed is cut off or of an absurd size")
+    return found
 
 
 def _is_raw_exif(kind: bytes, data: bytes) -> bool:
@@ -228,7 +244,7 @@ def _raw_exif(data: bytes) -> bytes:
     """EXIF as ImageMagick writes it into text: a name, a length and hexadecimal digits."""
     text = data[data.index(b"\0") + 1 :]
     if text[:1] == b"\0":
-        text = zlib.decompress(text[1:])
+        text = _unpacked(text[1:])
     block = bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
     return block if block.startswith(b"Exif\0\0") else b"Exif\0\0" + block
 
@@ -238,4 +254,4 @@ def _itxt_text(data: bytes) -> bytes:
     after = data.index(b"\0") + 1
     compressed = data[after]
     text = data[after + 2 :].split(b"\0", 2)[2]
-    return zlib.decompress(text) if compressed else text
+    return _unpacked(text) if compressed else text

@@ -1,7 +1,7 @@
 """Reading PNG files some rows at a time.
 
-pypng and libvips do that too, the one several times slower than this and with no look at 16-bit colour's metadata, the
-other as a large library of its own beside Pillow.
+pypng does that too, in pure Python, and libvips, a large library of its own beside Pillow. Here zlib and the readers
+that are used anyway do the work.
 
 The compressed stream is unpacked as far as it is needed, and a band of its rows is made a small PNG of its own, which
 the usual reader decodes. Since rows are stored as differences from the row above, the last row of the band before comes

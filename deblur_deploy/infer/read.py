@@ -66,7 +66,7 @@ def decoding_bytes(path: Path, target_format: str | None = None) -> int:
             progressive = _PROGRESSIVE_BYTES_PER_PIXEL if image.info.get("progressive") else 0
             deep = 2.0 if image.format in ("AVIF", "HEIF") and _isobmff_bits(path) > 8 else 1.0
             needed = _needed(path, image.size, (str(image.format), target_format), deep)
-            return needed + image.width * image.height * progressive
+            return needed + image.width * image.height * progressive + path.stat().st_size  # the file is held, too
 
 
 def _needed(path: Path, size: tuple[int, int], kinds: tuple[str, str | None], depth: float) -> int:

@@ -24,10 +24,14 @@ ATTRIBUTES: dict[str, Any] = {
     "pads": NDArray[np.int32],
     "dilations": NDArray[np.int32],
     "kernel_shape": NDArray[np.int32],
-    "group": int,
-    "offset_group": int,
+    "group": NDArray[np.int32],
+    "offset_group": NDArray[np.int32],
 }
-"""Attributes of the ONNX node with the types that TensorRT's plugin fields have."""
+"""Attributes of the ONNX node with the types that TensorRT's plugin fields have.
+
+All are arrays, those of one number too: where one is annotated ``int``, TensorRT up to 11.1 calls ``int`` on an array
+of one axis, which NumPy refuses from 2.4 on.
+"""
 
 INPUTS = ("X", "W", "offset")
 
@@ -121,7 +125,8 @@ def _implement(trt: Any, trtp: Any) -> Any:
         layout: Layout = "nhwc" if X.format == trt.TensorFormat.HWC8 else "nchw"
         out_channels = W.shape_expr[0]
         known = out_channels.constant_value() if out_channels.is_constant else None
-        entry = choose_entry(element, layout, _per_group(known, group))
+        (groups,) = group
+        entry = choose_entry(element, layout, _per_group(known, int(groups)))
         fields = _geometry_fields((X, W, outputs[0]), (strides, pads, dilations, kernel_shape), (group, offset_group))
         fields |= {
             "x_pitch": _in_eights(trtp, fields["channels"]),
@@ -132,7 +137,7 @@ def _implement(trt: Any, trtp: Any) -> Any:
         arguments = trtp.SymIntExprs(len(ordered))
         for index, value in enumerate(ordered):
             arguments[index] = trtp.SymInt32(value)
-        return entry.name, _ptx(entry), _launch(trtp, entry, fields), arguments
+        return entry.name, plugin_ptx(entry), _launch(trtp, entry, fields), arguments
 
     return implement
 
@@ -142,10 +147,11 @@ def _per_group(out_channels: int | None, groups: int) -> int:
     return out_channels // groups if out_channels is not None else 1
 
 
-def _geometry_fields(tensors: tuple[Any, Any, Any], lists: tuple[Any, ...], groups: tuple[int, int]) -> dict[str, Any]:
+def _geometry_fields(tensors: tuple[Any, Any, Any], lists: tuple[Any, ...], groups: tuple[Any, Any]) -> dict[str, Any]:
     """The kernel's integers by name, from expressions of shapes and from attributes."""
     x, weight, y = (tensor.shape_expr for tensor in tensors)
     strides, pads, dilations, kernel = ([int(value) for value in values] for values in lists)
+    (group,), (offset_group,) = groups
     return {
         **dict(zip(("batch", "channels", "height", "width"), x, strict=True)),
         **{"out_channels": weight[0], "out_height": y[2], "out_width": y[3]},
@@ -153,7 +159,7 @@ def _geometry_fields(tensors: tuple[Any, Any, Any], lists: tuple[Any, ...], grou
         **dict(zip(("stride_h", "stride_w"), strides, strict=True)),
         **dict(zip(("pad_h", "pad_w"), pads[:2], strict=True)),
         **dict(zip(("dilation_h", "dilation_w"), dilations, strict=True)),
-        **dict(zip(("groups", "offset_groups"), groups, strict=True)),
+        **{"groups": int(group), "offset_groups": int(offset_group)},
         **{"packed_weight": 0, "relu": 0},
     }
 
@@ -173,7 +179,11 @@ def _launch(trtp: Any, entry: Entry, fields: dict[str, Any]) -> Any:
     return launch
 
 
-def _ptx(entry: Entry) -> bytes:
-    """PTX of one entry point with integers for arguments."""
+def plugin_ptx(entry: Entry) -> bytes:
+    """PTX of one entry point as it goes into engines: with plain integers for arguments, for drivers since CUDA 11.
+
+    Raises:
+        MissingDependencyError: NVRTC is not installed.
+    """
     ptx = compile_cached(PTX_ARCHITECTURE, "-DDEFORM_CONV_FLAT", entry.definition)
     return lower_ptx_version(ptx).rstrip(b"\0")

@@ -35,11 +35,39 @@ struct Operands {
     T* y;
 };
 
-// Where one output pixel reads for one tap. The weights are float bits, or a half twice.
-struct __attribute__((aligned(8))) Sample {
-    unsigned weights[4];  // corners in the order (y0, x0), (y0, x1), (y1, x0), (y1, x1)
-    int base;             // pixel index of (y0, x0)
-    unsigned inside;      // bit k: corner k lies in the image
+// Where one output pixel reads for one tap: the weights of the corners (y0, x0), (y0, x1), (y1, x0), (y1, x1), and the
+// pixel index of the first. A corner outside of the image must not be read: its weight is minus zero, which no other is.
+// Two blocks fit the 64 KiB of shared memory of SM75 only with samples as small as this.
+constexpr float kOutside = -0.0f;
+
+template <typename T>
+struct Sample;
+
+template <>
+struct Sample<Half> {
+    unsigned pairs[2];
+    int base;
+
+    __device__ __forceinline__ void set(const float (&weights)[4]) {
+        for (int i = 0; i < 2; ++i)
+            pairs[i] = float_to_half(weights[2 * i]) | (unsigned)float_to_half(weights[2 * i + 1]) << 16;
+    }
+    __device__ __forceinline__ bool reads(int k) const { return !(pairs[k / 2] >> (k % 2 * 16 + 15) & 1); }
+    __device__ __forceinline__ unsigned weight(int k) const {  // a half twice
+        return (pairs[k / 2] >> k % 2 * 16 & 0xFFFFu) * 0x10001u;
+    }
+};
+
+template <>
+struct Sample<float> {
+    unsigned weights[4];
+    int base;
+
+    __device__ __forceinline__ void set(const float (&values)[4]) {
+        for (int k = 0; k < 4; ++k) weights[k] = __float_as_uint(values[k]);
+    }
+    __device__ __forceinline__ bool reads(int k) const { return !(weights[k] >> 31); }
+    __device__ __forceinline__ unsigned weight(int k) const { return weights[k]; }
 };
 
 constexpr int kSlots = 4;  // vectors of 16 bytes that a depth step holds per pixel
@@ -85,9 +113,12 @@ struct Depth {
 
 // Where an output pixel reads for a step's tap, in float32 whatever the type of the operands.
 template <typename T>
-static __device__ __forceinline__ Sample locate(
+static __device__ __forceinline__ Sample<T> locate(
     const DeformConvGeometry& g, const void* offset, const Step& step, int image, int pixel) {
-    Sample sample{{0, 0, 0, 0}, 0, 0};
+    float weights[4] = {kOutside, kOutside, kOutside, kOutside};
+    Sample<T> sample;
+    sample.set(weights);
+    sample.base = 0;
     const int out_pixels = g.out_height * g.out_width, taps = g.kernel_h * g.kernel_w;
     if (pixel >= out_pixels) return sample;
     const long long channel = ((long long)image * g.offset_groups + step.offset_group) * taps + step.tap;
@@ -111,12 +142,12 @@ static __device__ __forceinline__ Sample locate(
     const float lower = dy - floor_y, right = dx - floor_x, upper = 1.0f - lower, left = 1.0f - right;
     const bool row0 = y0 >= 0 && y0 < g.height, row1 = y0 >= -1 && y0 < g.height - 1;
     const bool column0 = x0 >= 0 && x0 < g.width, column1 = x0 >= -1 && x0 < g.width - 1;
-    sample.weights[0] = Arithmetic<T>::encode(upper * left);
-    sample.weights[1] = Arithmetic<T>::encode(upper * right);
-    sample.weights[2] = Arithmetic<T>::encode(lower * left);
-    sample.weights[3] = Arithmetic<T>::encode(lower * right);
-    sample.inside = (row0 && column0) | (row0 && column1) << 1 | (row1 && column0) << 2 | (row1 && column1) << 3;
-    sample.base = sample.inside ? y0 * g.width + x0 : 0;
+    if (row0 && column0) weights[0] = upper * left;
+    if (row0 && column1) weights[1] = upper * right;
+    if (row1 && column0) weights[2] = lower * left;
+    if (row1 && column1) weights[3] = lower * right;
+    sample.set(weights);
+    if ((row0 || row1) && (column0 || column1)) sample.base = y0 * g.width + x0;
     return sample;
 }
 
@@ -127,11 +158,11 @@ struct DeformConv {
     static constexpr int kPasses = Tile::BM * kSlots / kThreads;                    // samples per thread and step
     static constexpr int kWeightPasses = Tile::BK * Tile::BN / kVector / kThreads;  // weight vectors likewise
     static constexpr int kBytesA = Tile::BM * Tile::kStrideA * sizeof(T), kBytesB = Tile::BK * Tile::kStrideB * sizeof(T);
-    static constexpr int kStageBytes = kBytesA + kBytesB, kSampleBytes = Tile::BM * sizeof(Sample);
+    static constexpr int kStageBytes = kBytesA + kBytesB, kSampleBytes = Tile::BM * sizeof(Sample<T>);
     static constexpr int kTileBytes = 2 * kStageBytes > Tile::kScratchBytes ? 2 * kStageBytes : Tile::kScratchBytes;
     static constexpr int kSharedBytes = kTileBytes + 2 * kSampleBytes;
     static_assert(Tile::BK == kSlots * kVector, "a step is kSlots vectors deep");
-    static_assert(kSharedBytes <= 48 * 1024, "static shared memory");
+    static_assert(2 * kSharedBytes <= 64 * 1024, "two blocks to a multiprocessor, on SM75 too");
 
     const DeformConvGeometry& g;
     const Operands<T>& operands;
@@ -143,8 +174,8 @@ struct DeformConv {
 
     __device__ __forceinline__ T* tile_a(int stage) { return (T*)(memory + stage * kStageBytes); }
     __device__ __forceinline__ T* tile_b(int stage) { return (T*)(memory + stage * kStageBytes + kBytesA); }
-    __device__ __forceinline__ Sample* samples(const Step& step) {
-        return (Sample*)(memory + kTileBytes + (step.segment & 1) * kSampleBytes);
+    __device__ __forceinline__ Sample<T>* samples(const Step& step) {
+        return (Sample<T>*)(memory + kTileBytes + (step.segment & 1) * kSampleBytes);
     }
 
     // Which pixel of the tile and which vector of the step a thread samples. Neighbouring threads read neighbouring
@@ -169,7 +200,7 @@ struct DeformConv {
         const T* x = operands.x + (long long)image * pixels * (kChannelsLast ? g.x_pitch : g.channels);
 #pragma unroll
         for (int pass = 0; pass < kPasses; ++pass) {
-            const Sample& sample = samples(step)[pixel_of(pass)];
+            const Sample<T>& sample = samples(step)[pixel_of(pass)];
             const int channel = step.channel + slot_of(pass) * kVector;
             const int count = step.channel + step.width - channel;
             const bool aligned = kChannelsLast && g.x_pitch % kVector == 0 && channel % kVector == 0;
@@ -177,7 +208,7 @@ struct DeformConv {
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
                 corners[pass][k].words = uint4{0, 0, 0, 0};
-                if (count > 0 && (sample.inside >> k & 1)) {
+                if (count > 0 && sample.reads(k)) {
                     const int pixel = sample.base + reach[k];
                     corners[pass][k] = kChannelsLast
                         ? load_vector(x + (long long)pixel * g.x_pitch + channel, count, 1, aligned)
@@ -212,14 +243,14 @@ struct DeformConv {
     __device__ __forceinline__ void commit(const Step& step, int stage) {
 #pragma unroll
         for (int pass = 0; pass < kPasses; ++pass) {
-            const Sample& sample = samples(step)[pixel_of(pass)];
+            const Sample<T>& sample = samples(step)[pixel_of(pass)];
             Vector blend;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                blend.word[i] = Arithmetic<T>::multiply(sample.weights[0], corners[pass][0].word[i]);
+                blend.word[i] = Arithmetic<T>::multiply(sample.weight(0), corners[pass][0].word[i]);
                 for (int k = 1; k < 4; ++k)
                     blend.word[i] =
-                        Arithmetic<T>::multiply_add(sample.weights[k], corners[pass][k].word[i], blend.word[i]);
+                        Arithmetic<T>::multiply_add(sample.weight(k), corners[pass][k].word[i], blend.word[i]);
             }
             *(uint4*)(tile_a(stage) + pixel_of(pass) * Tile::kStrideA + slot_of(pass) * kVector) = blend.words;
         }
@@ -231,21 +262,24 @@ struct DeformConv {
         }
     }
 
-    // Finish `kCount` sums of one pixel, for output channels `step` apart, and store those that exist.
+    // Finish `kCount` sums of one pixel, for output channels `step` apart, and store those that exist. Where channels
+    // come last, the thread that stores the last channel stores zeros behind it, up to the next pixel.
     template <int kCount>
     __device__ __forceinline__ void write(int pixel, int output, int step, const float (&sums)[kCount]) {
         const int out_pixels = g.out_height * g.out_width;
         pixel += first_pixel;
         output += first_output;
-        if (pixel >= out_pixels) return;
+        if (pixel >= out_pixels || output >= outputs) return;
         const int channel = group * outputs + output;
         const long long at = kChannelsLast ? ((long long)image * out_pixels + pixel) * g.y_pitch + channel
                                            : ((long long)image * g.out_channels + channel) * out_pixels + pixel;
         const long long stride = kChannelsLast ? step : (long long)step * out_pixels;
         Vector vector;
         vector.words = uint4{0, 0, 0, 0};
-        const bool whole = kChannelsLast && kCount == kVector && output + kCount <= outputs &&
-            g.y_pitch % kVector == 0 && channel % kVector == 0;
+        const bool ends = kChannelsLast && group == g.groups - 1 && output + kCount >= outputs;
+        const int room = ends ? g.y_pitch - channel : outputs - output;  // elements that this thread may store
+        const bool whole = kChannelsLast && kCount == kVector && kCount <= room && g.y_pitch % kVector == 0 &&
+            channel % kVector == 0;
 #pragma unroll
         for (int v = 0; v < kCount; ++v) {
             if (output + v * step >= outputs) break;
@@ -258,6 +292,8 @@ struct DeformConv {
                 operands.y[at + v * stride] = result;
         }
         if (whole) *(uint4*)(operands.y + at) = vector.words;
+        if (ends)
+            for (int v = whole ? kCount : outputs - output; v < room; ++v) operands.y[at + v] = 0;
     }
 
     // Loads of step s + 1 are under way while step s is multiplied, and the positions of step s + 2 are computed.

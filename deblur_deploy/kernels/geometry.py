@@ -17,7 +17,8 @@ THREADS = 256
 """Threads of a block, in every entry point."""
 
 MAX_GRID_Y = MAX_GRID_Z = 65_535
-_MAX_ELEMENTS = 2**31 - 1
+_MAX_ELEMENTS = 2**31 - THREADS
+"""Of an image or of the weights: the index of a block's last thread has to be a 32-bit integer too."""
 
 
 @dataclass(frozen=True)

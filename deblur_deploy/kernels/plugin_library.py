@@ -22,6 +22,9 @@ from deblur_deploy.core.errors import BuildError, ConfigError, MissingDependency
 CAPABILITIES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities that the library is built for where none are named."""
 
+_FIRST_NVCC = {"86": (11, 1), "89": (11, 8), "90": (11, 8), "100": (12, 8), "103": (12, 9), "120": (12, 8)}
+"""First release of nvcc that compiles for a capability; what is not listed every one that builds the plugin knows."""
+
 _OPTIONS = ("-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static")
 _HEADER, _VERSION_HEADER = "NvInferRuntime.h", "NvInferVersion.h"
 _USUAL_PLACES = (
@@ -83,7 +86,7 @@ def build_plugin(config: PluginBuildConfig, out: Path) -> PluginLibrary:
 
     Raises:
         MissingDependencyError: nvcc or TensorRT's headers are not there.
-        BuildError: The source does not compile, or the library does not load.
+        BuildError: nvcc is too old for a card, the source does not compile, or the library does not load.
     """
     nvcc = find_nvcc(config.nvcc)
     include = find_tensorrt_include(config.tensorrt_include)
@@ -92,12 +95,33 @@ def build_plugin(config: PluginBuildConfig, out: Path) -> PluginLibrary:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".plugin-") as staging:
             library = Path(staging) / out.name
-            _compile(nvcc, include, config.capabilities, library)
+            _compile(nvcc, include, known_capabilities(config.capabilities, cuda_version), library)
             creators = count_creators(library)
             library.replace(out)
     except OSError as err:
         raise BuildError(f"{out} cannot be written: {err}", hint="name another file") from err
     return PluginLibrary(out, tensorrt_version(include), cuda_version, creators)
+
+
+def known_capabilities(wanted: tuple[str, ...], cuda_version: str) -> tuple[str, ...]:
+    """What a compiler can build for: all of what was named; of the usual cards those that it knows.
+
+    Args:
+        wanted: Compute capabilities; :data:`CAPABILITIES` where none were named.
+        cuda_version: Version of nvcc, such as ``12.4``.
+
+    Raises:
+        BuildError: A capability that was named is newer than the compiler.
+    """
+    here = tuple(int(part) for part in cuda_version.split(".")) if cuda_version[0].isdigit() else (999,)
+    too_new = [number for number in wanted if _FIRST_NVCC.get(number, (0,)) > here]
+    if too_new and wanted != CAPABILITIES:
+        first = ".".join(map(str, _FIRST_NVCC[too_new[0]]))
+        raise BuildError(
+            f"nvcc {cuda_version} cannot compile for SM{too_new[0]}, which CUDA {first} can",
+            hint="install a newer CUDA toolkit and give --nvcc, or name other cards",
+        )
+    return tuple(number for number in wanted if number not in too_new)
 
 
 def find_nvcc(given: Path | None = None) -> Path:

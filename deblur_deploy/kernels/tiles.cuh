@@ -18,7 +18,6 @@ struct Arithmetic;
 
 template <>
 struct Arithmetic<Half> {
-    static __device__ __forceinline__ unsigned encode(float weight) { return float_to_half(weight) * 0x10001u; }
     static __device__ __forceinline__ unsigned multiply(unsigned a, unsigned b) { return half2_multiply(a, b); }
     static __device__ __forceinline__ unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
         return half2_multiply_add(a, b, c);
@@ -29,7 +28,6 @@ struct Arithmetic<Half> {
 
 template <>
 struct Arithmetic<float> {
-    static __device__ __forceinline__ unsigned encode(float weight) { return __float_as_uint(weight); }
     static __device__ __forceinline__ unsigned multiply(unsigned a, unsigned b) {
         return __float_as_uint(__uint_as_float(a) * __uint_as_float(b));
     }

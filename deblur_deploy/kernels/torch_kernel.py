@@ -83,11 +83,11 @@ def run_deform_conv(
 
     Raises:
         MissingDependencyError: NVRTC or the CUDA bindings are not installed.
-        ConfigError: The problem is larger than the kernel's indices.
+        ConfigError: The tensors lie on several devices, or the problem is larger than the kernel's indices.
     """
     call = prepare_call(tensors, steps, bias, relu)
     if call.result.numel():
-        _launch(call)
+        launch_call(call)
     return call.result
 
 
@@ -95,6 +95,7 @@ def prepare_call(
     tensors: tuple[Tensor, Tensor, Tensor], steps: ConvSteps, bias: Tensor | None = None, relu: bool = False
 ) -> Call:
     """Choose the entry point and lay the operands out; arguments as for :func:`run_deform_conv`, on any device."""
+    _check_device((*tensors, bias))
     x, offset, weight = tensors
     element = ELEMENTS[x.dtype]
     layout: Layout = "nhwc" if _has_channels_last(x) else "nchw"
@@ -116,6 +117,16 @@ def prepare_call(
         y,
     )
     return Call(choose_entry(element, layout, out_channels // steps.groups), geometry, operands)
+
+
+def _check_device(tensors: Sequence[Tensor | None]) -> None:
+    """Refuse tensors on several devices: the kernel is given bare addresses, which say nothing of that."""
+    devices = sorted({str(tensor.device) for tensor in tensors if tensor is not None})
+    if len(devices) > 1:
+        raise ConfigError(
+            f"the operands of a deformable convolution lie on {' and '.join(devices)}",
+            hint="move all of them to the device of the input",
+        )
 
 
 def _geometry(x: Tensor, offset: Tensor, weight: Tensor, steps: ConvSteps) -> Geometry:
@@ -169,8 +180,8 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
 
 
-def _launch(call: Call) -> None:
-    """Put the kernel on the current stream of the operands' device."""
+def launch_call(call: Call) -> None:
+    """Put a prepared call on the current stream of its operands' device; it can be launched any number of times."""
     device = call.result.device
     function = load_function(device.index, call.entry.name, compile_entry(device.index, call.entry))
     pointers = [0 if tensor is None else tensor.data_ptr() for tensor in call.operands]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, Step, new_step, write_artifact
-from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError, ConfigError, first_line
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.tables import from_table
 from deblur_deploy.network.architectures import (
@@ -283,7 +283,7 @@ def _cost(net: Generator, path: Path) -> dict[str, float]:
         return measure_cost(net)
     except RuntimeError as err:
         raise ArtifactError(
-            f"the weights in {path} do not fit each other: {str(err).splitlines()[0]}",
+            f"the weights in {path} do not fit each other: {first_line(err)}",
             hint="the checkpoint belongs to another network or is incomplete",
         ) from err
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
+_NAME = "deblur::deform_conv2d"
 _SCHEMA = (
     "(Tensor input, Tensor offset, Tensor weight, int[2] stride, int[2] padding, int[2] dilation, "
     "int groups, int offset_groups) -> Tensor"
@@ -120,12 +121,12 @@ def sample_and_multiply(  # noqa: PLR0913 - the signature is ONNX DeformConv's
     return (matrix @ columns).reshape(input.shape[0], weight.shape[0], *size).to(input.dtype)
 
 
-_deform_conv2d_op = torch.library.custom_op(
-    "deblur::deform_conv2d", sample_and_multiply, mutates_args=(), schema=_SCHEMA
-)
+# torch.library.custom_op would load PyTorch's compiler at the first call, which takes longer than a small picture.
+torch.library.define(_NAME, _SCHEMA, tags=torch.Tag.pt2_compliant_tag)
+torch.library.impl(_NAME, "default", sample_and_multiply)
 
 
-@_deform_conv2d_op.register_kernel("cuda")
+@torch.library.impl(_NAME, "cuda")
 def _deform_conv2d_cuda(  # noqa: PLR0913 - the signature is the operator's
     input: Tensor,
     offset: Tensor,
@@ -147,7 +148,7 @@ def _deform_conv2d_cuda(  # noqa: PLR0913 - the signature is the operator's
     return run_deform_conv((input, offset, weight), steps)
 
 
-@_deform_conv2d_op.register_fake
+@torch.library.register_fake(_NAME)  # type: ignore[untyped-decorator]
 def _deform_conv2d_fake(  # noqa: PLR0913 - the signature is the operator's
     input: Tensor,
     offset: Tensor,
@@ -205,7 +206,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_deform_conv2d_op.register_autograd(_backward, setup_context=_save_for_backward)
+torch.library.register_autograd(_NAME, _backward, setup_context=_save_for_backward)
 
 
 def deform_conv2d(  # noqa: PLR0913 - the signature is ONNX DeformConv's

@@ -127,7 +127,7 @@ def _load(weights: Mapping[str, Tensor]) -> Any:
             hint="give its own code as --arch package.module:factory",
         ) from err
     except _HALF_A_CHECKPOINT as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        reason = first_line(err)
         raise ArtifactError(
             f"spandrel recognises the weights but cannot load them: {reason}",
             hint="the checkpoint is incomplete, or of a variant that this version of spandrel does not know",

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
+from deblur_deploy.core.errors import ArtifactError, MissingDependencyError, first_line
 
 _PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 """Ends of the files that belong to one checkpoint."""
@@ -54,7 +54,7 @@ def read_tensorflow_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tensorflow.errors.OpError, ValueError, RuntimeError) as err:
         raise ArtifactError(
-            f"the TensorFlow checkpoint {prefix} cannot be read: {str(err).splitlines()[0]}",
+            f"the TensorFlow checkpoint {prefix} cannot be read: {first_line(err)}",
             hint="one of its files is cut off or damaged; copy it again",
         ) from err
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.errors import ArtifactError, first_line
 
 _AVERAGES = ("params_ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema")
 _WRAPPERS = ("state_dict", "model_state_dict", "params", "model", "generator", "net", "network", "netG", "weights")
@@ -188,7 +188,7 @@ def _read_pickle(path: Path, unsafe: bool) -> Any:
                 "without network and without your files, add --unsafe-pickle, which runs whatever code it names",
             ) from err
         raise ArtifactError(
-            f"{path} is not a PyTorch checkpoint: {str(err).splitlines()[0] if str(err) else type(err).__name__}",
+            f"{path} is not a PyTorch checkpoint: {first_line(err)}",
             hint="give a .pth, .pt or .safetensors file; it may be cut off",
         ) from err
 

@@ -19,8 +19,7 @@ from deblur_deploy.core.plain_data import to_json, without_infinity
 from deblur_deploy.data.align import align
 from deblur_deploy.data.pairs import Image8, Pair, crop_pair
 from deblur_deploy.quality.metrics import mean_psnr_db, psnr_db, ssim_matlab, ssim_skimage
-from deblur_deploy.runtime.finite import infer_finite
-from deblur_deploy.runtime.runner import Runner, fixed_size, open_runner
+from deblur_deploy.runtime.runner import Runner, fixed_size, infer_finite, open_runner
 
 if TYPE_CHECKING:
     from torch import nn

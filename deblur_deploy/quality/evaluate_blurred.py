@@ -14,8 +14,7 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError, MissingDepende
 from deblur_deploy.core.images import from_batch, load_rgb, to_batch
 from deblur_deploy.core.side_effects import SideEffects, side_effects
 from deblur_deploy.data.pairs import Image8, crop_center
-from deblur_deploy.runtime.finite import infer_finite
-from deblur_deploy.runtime.runner import fixed_size, open_runner
+from deblur_deploy.runtime.runner import fixed_size, infer_finite, open_runner
 
 OnPicture = Callable[[str, Image8, Image8], None]
 

@@ -16,6 +16,15 @@ LEGACY_STREAM = 1
 """Handle of the default stream that waits for all streams made without the non-blocking flag."""
 
 
+def stream_handle(stream: int) -> int:
+    """A stream's handle that says which one it is.
+
+    Zero is "the default stream". DLPack and the CUDA array interface forbid it, for it is another stream in programs
+    that are compiled for a default stream per thread. PyTorch's 0 is the legacy stream, and so it is taken here.
+    """
+    return stream or LEGACY_STREAM
+
+
 class Cuda:
     """CUDA on its first device; the environment variable CUDA_VISIBLE_DEVICES says which one that is.
 
@@ -47,6 +56,13 @@ class Cuda:
     def free_host(self, address: int) -> None:
         """Give back what :meth:`allocate_host` gave."""
         self._call("cudaFreeHost", address)
+
+    def device_of(self, address: int) -> int | None:
+        """Number of the GPU that an address lies on, or None where it lies on none."""
+        found = self._call("cudaPointerGetAttributes", address)
+        kinds = self._runtime.cudaMemoryType
+        on_gpu = found.type in (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged)
+        return int(found.device) if on_gpu else None
 
     def upload(self, device: int, host: int, size: int, stream: int) -> None:
         """Put a copy of ``size`` bytes from the host's memory on a stream."""

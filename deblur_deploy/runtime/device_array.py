@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.runtime.cuda import LEGACY_STREAM
+from deblur_deploy.runtime.cuda import LEGACY_STREAM, stream_handle
 
 _CUDA_DEVICES = (2, 13)
 """DLPack's device types kDLCUDA and kDLCUDAManaged."""
 
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
 _DTYPES = ("float32", "float16", "uint8")
+_REFUSALS = (BufferError, AssertionError, TypeError, ValueError, RuntimeError)
 
 # CUDA array interface: in version 3, None means that nothing has to be waited for; earlier versions do not say.
 _FIRST_WITH_STREAM = 3
@@ -38,7 +39,7 @@ class DeviceArray:
         address: Of the first element.
         shape: Sizes of its axes; elements lie in C order without gaps.
         dtype: ``float32``, ``float16`` or ``uint8``.
-        stream: The stream that it is being made on, or None if it is finished.
+        stream: The stream that it is being made on, or None if it is finished; 0 is kept as the legacy stream's handle.
         device: Number of the GPU, or None where its maker does not say.
         owner: What must live as long as this array is used.
     """
@@ -49,6 +50,10 @@ class DeviceArray:
     stream: int | None = None
     device: int | None = None
     owner: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.stream is not None:
+            object.__setattr__(self, "stream", stream_handle(self.stream))
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -111,13 +116,20 @@ class _DLTensor(ctypes.Structure):
 
 def _from_dlpack(array: Any, stream: int) -> tuple[DeviceArray, tuple[int, ...] | None]:
     """The array and its strides in elements, None where it has no gaps."""
-    kind, number = array.__dlpack_device__()
-    if kind not in _CUDA_DEVICES:
+    name = type(array).__name__
+    try:
+        kind, number = array.__dlpack_device__()
+        on_gpu = kind in _CUDA_DEVICES
+        capsule = array.__dlpack__(stream=stream_handle(stream)) if on_gpu else None
+    except _REFUSALS as err:  # each library has its own kind, such as for a tensor that keeps gradients
         raise ConfigError(
-            f"the {type(array).__name__} does not lie on a CUDA device",
-            hint="move it there, or give a NumPy array to `infer`",
+            f"the {name} cannot be handed over: {' '.join(str(err).split()) or type(err).__name__}",
+            hint="give a plain tensor on the GPU, such as tensor.detach()",
+        ) from err
+    if capsule is None:
+        raise ConfigError(
+            f"the {name} does not lie on a CUDA device", hint="move it there, or give a NumPy array to `infer`"
         )
-    capsule = array.__dlpack__(stream=stream)
     tensor = read_dlpack(capsule)
     shape = tuple(tensor.shape[: tensor.axes])
     strides = tuple(tensor.strides[: tensor.axes]) if tensor.strides else None

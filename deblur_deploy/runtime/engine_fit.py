@@ -7,13 +7,15 @@ answer to a wrong one is a number or a null pointer; here it is a sentence and a
 from __future__ import annotations
 
 import importlib
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from deblur_deploy.config import DEFAULT_PRECISION, PRECISIONS
-from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.artifact import Artifact, hash_file
 from deblur_deploy.core.errors import ArtifactError, BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus, find_gpu
-from deblur_deploy.runtime.weights_file import find_weights
 
 _MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 _TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
@@ -24,6 +26,10 @@ _AMPERE = (8, 0)
 
 _WITHOUT_RTX = ("8.7", "9.0", "10.0", "10.3", "11.0")
 """Capabilities of servers and embedded machines, which the full TensorRT builds for and TensorRT-RTX does not."""
+
+
+WEIGHTS_FIGURE = "weights_from"
+"""Figure of a stripped engine: the places of its ONNX file, in the order in which they are looked at."""
 
 
 def flavour_of(artifact: Artifact) -> str:
@@ -181,3 +187,39 @@ def _fits_card(artifact: Artifact, capability: str) -> bool:
         return here >= _AMPERE
     built = figures.get("capability")
     return built is None or built == capability
+
+
+def places_of(onnx_file: Path, engine_directory: Path) -> list[str]:
+    """What the manifest says of an ONNX file: its place seen from the engine, which copies keep, and its own."""
+    absolute = onnx_file.absolute()
+    return [os.path.relpath(absolute, engine_directory.absolute()), str(absolute)]
+
+
+def find_weights(engine: Artifact) -> Path:
+    """The ONNX file that an engine was built from.
+
+    Args:
+        engine: An engine that was built without its weights.
+
+    Raises:
+        ArtifactError: The file is not where the manifest says, or has been changed.
+    """
+    told = engine.figures.get(WEIGHTS_FIGURE)
+    places = [engine.directory / str(place) for place in told] if isinstance(told, list) else []
+    found = [path for path in places if os.path.isfile(path)]  # noqa: PTH113 - is_file raises where one may not look
+    expected = engine.history[-1].parent
+    for path in found:
+        with suppress(ArtifactError):  # one that cannot be read does not hide the next
+            if hash_file(path) == expected:
+                return path
+    if found:
+        raise ArtifactError(
+            f"{engine.path} was built without its weights, and {found[0]} is not the file that it was built from",
+            hint=f"put that file back there (sha256 {str(expected)[:12]}…), or build the engine again from this one: "
+            f"`deblur-deploy export-trt {found[0].parent} --strip-weights`",
+        )
+    where = str(places[-1]) if places else "the ONNX file, whose place its manifest does not say,"
+    raise ArtifactError(
+        f"{engine.path} was built without its weights, and {where} with the weights is not there",
+        hint="put the ONNX file that it was built from back there, or build it again without --strip-weights",
+    )

@@ -165,6 +165,10 @@ class EngineStream:
         self._enqueue(stream)
         return addresses[1]
 
+    def device_of(self, address: int) -> int | None:
+        """Number of the GPU that an address lies on, or None where it lies on none."""
+        return self._cuda.device_of(address)
+
     def wait_for(self, stream: int, *, on: int) -> None:
         """Let what follows on the stream ``on`` wait for everything that is on ``stream`` now."""
         self._cuda.record(self._marks[0], stream)
@@ -183,7 +187,10 @@ class EngineStream:
         if shape == self._shape:
             return
         profile = self._io.choose_profile(shape)
+        self._drop_graph()
+        self._last_key = None  # whatever comes next, it runs once with this shape before a graph is captured
         if profile != self._profile:
+            self._cuda.wait_for(self._used, self.stream)  # the last run may still be on its caller's stream
             done = self._context.set_optimization_profile_async(profile, self.stream)
             self._require(done, f"optimization profile {profile} cannot be used")
             self._cuda.synchronize(self.stream)

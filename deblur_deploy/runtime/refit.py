@@ -15,7 +15,7 @@ from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.graph.for_tensorrt import prepare_network, read_network
 from deblur_deploy.graph.profile import Profile
-from deblur_deploy.runtime.weights_file import find_weights
+from deblur_deploy.runtime.engine_fit import find_weights
 
 _AGAIN = "build it again without --strip-weights"
 

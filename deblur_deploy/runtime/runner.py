@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ConfigError, DeblurDeployError, MissingDependencyError, first_line
+from deblur_deploy.core.errors import (
+    ConfigError,
+    DeblurDeployError,
+    MissingDependencyError,
+    VerificationError,
+    first_line,
+)
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.core.lazy import load_named
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
@@ -192,6 +198,27 @@ def runtime_states() -> dict[str, str | None]:
     return {name: f"{obstacle.message}; {obstacle.hint}" if obstacle else None for name, obstacle in obstacles.items()}
 
 
+def infer_finite(runner: Runner, batch: Batch, name: str) -> Batch:
+    """Restore a photograph whose quality is to be measured, and refuse what is not a number.
+
+    Args:
+        runner: An open runner.
+        batch: As for :meth:`Runner.infer`.
+        name: What the photograph is called in the message.
+
+    Raises:
+        VerificationError: The network gives NaN or infinite values.
+        DeblurDeployError: As :meth:`Runner.infer`.
+    """
+    restored = runner.infer(batch)
+    if not np.isfinite(restored).all():
+        raise VerificationError(
+            f"the network gives NaN or infinite values for {name} on {runner.name}",
+            hint="its weights or its number format overflow; take an earlier checkpoint, or evaluate it in float32",
+        )
+    return restored
+
+
 def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, image: ImageSpec) -> Pictures:
     """Run a network on pictures in either form, converted where it takes the other.
 
@@ -202,6 +229,9 @@ def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, 
 
     Returns:
         The result in the form of ``batch``.
+
+    Raises:
+        DeblurDeployError: The network gives another shape.
     """
     given: NDArray[Any] = batch
     takes_frames = image.dtype == "uint8"
@@ -212,6 +242,13 @@ def infer_in_form(run: Callable[[NDArray[Any]], NDArray[Any]], batch: Pictures, 
         restored = from_frames(run(to_frames(given)))
     else:
         restored = to_frames(run(from_frames(given)))
+    if restored.shape != given.shape:
+        gives, takes = ("x".join(map(str, shape)) for shape in (restored.shape, given.shape))
+        raise DeblurDeployError(
+            f"the network gives {gives} for pictures of {takes}",
+            hint="the file does not hold for this size, or the runtime computes it wrongly: export it for one size "
+            "with --res, or use another --runtime",
+        )
     return cast(Pictures, restored)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.runtime.cuda import Cuda
+from deblur_deploy.runtime.cuda import Cuda, stream_handle
 from deblur_deploy.runtime.device_array import DeviceArray, as_device_array
 from deblur_deploy.runtime.engine_fit import flavour_of, import_tensorrt
 from deblur_deploy.runtime.engine_io import describe_io
@@ -186,7 +186,7 @@ class EngineRunner(Runner):
             DeblurDeployError: TensorRT or CUDA gave up.
         """
         lane = self._first()
-        on = lane.stream if stream is None else stream
+        on = lane.stream if stream is None else stream_handle(stream)
         source = self._ready(lane, array, on, self._io.input_dtype)
         if out is None:
             address = lane.run_in_place(source.shape, source.address, on)
@@ -197,7 +197,8 @@ class EngineRunner(Runner):
             address = lane.run_in_place(source.shape, (source.address, target.address), on)
         if stream is None:
             lane.synchronize()
-        return DeviceArray(address, lane.output_shape, self._io.output_dtype, stream, owner=(self, array, out))
+        made_on = None if stream is None else on
+        return DeviceArray(address, lane.output_shape, self._io.output_dtype, made_on, 0, (self, array, out))
 
     def _ready(self, lane: EngineStream, array: Any, on: int, dtype: str) -> DeviceArray:
         """Where an array lies, after the stream was told to wait for what makes it."""
@@ -206,9 +207,15 @@ class EngineRunner(Runner):
             raise ConfigError(
                 f"the array is {found.dtype}, and the engine takes {dtype}", hint=f"convert it to {dtype} on the GPU"
             )
-        if found.device not in (None, 0):
+        device = lane.device_of(found.address) if found.device is None else found.device
+        if device is None:
             raise ConfigError(
-                f"the array lies on GPU {found.device}, and the engine on GPU 0",
+                f"the {type(array).__name__} names an address that is not on a GPU",
+                hint="move it there, or give a NumPy array to `infer`",
+            )
+        if device != 0:
+            raise ConfigError(
+                f"the array lies on GPU {device}, and the engine on GPU 0",
                 hint="move it, or start with CUDA_VISIBLE_DEVICES set to the other GPU",
             )
         if found.stream is not None and found.stream != on:

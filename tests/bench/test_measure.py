@@ -228,6 +228,30 @@ def test_the_baseline_is_the_fastest_runtime_of_the_original(use: Callable, cloc
     assert report.as_json()["baseline"] == {"artifact": "graph", "runtime": "openvino"}
 
 
+@pytest.mark.parametrize(
+    ("runtime", "expected"),
+    [
+        ("onnxruntime", (True, "INT8 on a processor is for openvino")),
+        ("openvino", (True, None)),
+        ("openvino", (False, "no VNNI")),
+        ("openvino-bf16", (False, "no VNNI")),
+    ],
+)
+def test_an_int8_row_that_is_no_int8_says_so(
+    monkeypatch: pytest.MonkeyPatch, use: Callable, clock: Clock, runtime: str, expected: tuple[bool, str | None]
+) -> None:
+    exact, said = expected
+    monkeypatch.setattr("deblur_deploy.runtime.ov.multiplies_int8_exactly", lambda: exact)
+    plain = dataclasses.replace(exported(entry("original"), "graph"), runtime=runtime)
+    network = dataclasses.replace(plain.artifact.network, quantization={"format": "int8"})
+    quantized = dataclasses.replace(plain, artifact=dataclasses.replace(plain.artifact, network=network))
+    use({"graph": clock.takes(10.0)})
+    assert plain.cautions == ()
+    (row,) = measure([quantized], QUICK).rows
+    assert len(row.warnings) == (said is not None)
+    assert said is None or said in row.warnings[0]
+
+
 def test_a_runtime_of_the_original_that_fails_is_not_the_baseline(use: Callable, clock: Clock) -> None:
     eager = entry("original")
     entries = [eager, exported(eager, "graph")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deblur_deploy.cli.installation import Clash
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
@@ -22,6 +24,16 @@ def test_what_lacks_the_same_is_said_in_one_line(run):
     (ready,) = [line for line in lines if line.startswith("runtime") and line.endswith(": ready")]
     assert "torch, torch-channels-last" in ready
     assert len({line for line in lines if line}) == len([line for line in lines if line])
+
+
+@pytest.mark.parametrize(("busy", "said"), [(0.2, False), (1.04, True), (None, False)])
+def test_a_machine_on_which_others_compute_is_told(run, monkeypatch, busy, said):
+    monkeypatch.setattr("deblur_deploy.cli.doctor_command.BusyWatch.busy_cores", lambda *_: busy)
+
+    printed = run("doctor").done().out
+
+    assert ("shared    other processes keep 1.0 of" in printed) is said
+    assert run("doctor", "--json").done().json["busy_cores"] == busy
 
 
 def test_a_clash_is_an_error_with_the_command_that_mends_it(run, monkeypatch):

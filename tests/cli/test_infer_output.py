@@ -139,5 +139,5 @@ def test_a_preview_shows_the_middle_of_a_few_pictures(tmp_path, photo):
     assert np.array_equal(before, np.tile(photo, (4, 4, 1))[64:576, 160:672])
     assert np.abs(after - (before - 25.5).clip(0)).max() <= 0.51
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"preview"}
-    with pytest.raises(ConfigError, match="no picture to preview"):
-        write_previews(Darker(), [Job(Path("a.mp4"), Path("b.mp4"), "a.mp4")], tmp_path, InferConfig())
+    with pytest.raises(ConfigError, match="no picture or film to preview"):
+        write_previews(Darker(), [Job(Path("a.dcm"), Path("b.dcm"), "a.dcm")], tmp_path, InferConfig())

@@ -39,6 +39,18 @@ def test_first_last_and_offset_convolutions_are_exempt(net):
     assert default_exemptions(net, torch.rand(1, 3, 32, 32)) == EXEMPT
 
 
+def test_a_network_of_which_nothing_would_be_quantized_is_refused_before_the_work(net, tmp_path, monkeypatch):
+    source = save_network(tmp_path / "float", net, spec_of(net), new_step("train", {}, None, {}))
+    monkeypatch.setattr(quantize, "calibration_frames", lambda config: pytest.fail("work has begun"))
+    everything = QatConfig(exempt=tuple(quantizable_layers(net)))
+    with pytest.raises(
+        ConfigError, match=r"all of its \d+ convolutions are exempt \(levels.0.enter, .* …\)"
+    ) as refused:
+        qat(source, everything, tmp_path / "out")
+    assert "--include levels.0.enter" in refused.value.hint
+    assert not (tmp_path / "out").exists()
+
+
 def test_normalisation_and_pooling_get_no_quantizers(photo):
     class Mixed(torch.nn.Sequential):
         def forward_once(self, image):

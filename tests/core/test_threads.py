@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deblur_deploy.core import threads
-from deblur_deploy.core.threads import busy_cores, choose_cores, default_threads, usable_cores, wait_passively
+from deblur_deploy.core.threads import BusyWatch, choose_cores, default_threads, usable_cores, wait_passively
 
 LINUX_ONLY = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 
@@ -114,10 +114,9 @@ def test_threads_follow_the_cores_that_the_process_may_use() -> None:
 @LINUX_ONLY
 @pytest.mark.usefixtures("_no_limits")
 def test_another_process_that_computes_is_seen() -> None:
-    assert 0 <= busy_cores(0.05) <= usable_cores() + 1
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
-            seen = busy_cores(1.0)
+            seen = BusyWatch().busy_cores(1.0)
         finally:
             busy.kill()
     assert seen is not None
@@ -126,7 +125,24 @@ def test_another_process_that_computes_is_seen() -> None:
 
 def test_where_the_system_does_not_say_nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(threads, "_STAT", tmp_path / "absent")
-    assert busy_cores() is None
+    assert BusyWatch().busy_cores() is None
+
+
+def stat_lines(busy: int, idle: int) -> str:
+    return "".join(f"{name} {busy} 0 0 {idle} 0 0 0 0 0 0\n" for name in ("cpu ", *(f"cpu{n}" for n in range(64))))
+
+
+@pytest.mark.parametrize(("ticks", "policy"), [(0, None), (100_000, "PASSIVE")])
+def test_threads_sleep_while_they_wait_only_where_others_compute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ticks: int, policy: str | None
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(threads, "_STAT", tmp_path / "stat")
+    (tmp_path / "stat").write_text(stat_lines(5, 5))
+    watch = BusyWatch()
+    (tmp_path / "stat").write_text(stat_lines(5 + ticks, 9))
+    watch.yield_if_shared()
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
 
 
 def test_waiting_asleep_is_a_default_and_no_order(monkeypatch: pytest.MonkeyPatch) -> None:

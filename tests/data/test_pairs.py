@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import Resolution, save_rgb
+from deblur_deploy.data import pairs as pairs_module
 from deblur_deploy.data.pairs import Pair, crop_pair, load_pairs, load_photos
+from deblur_deploy.data.shake import shake
 from deblur_deploy.quality.metrics import psnr_db
 
 Image8 = NDArray[np.uint8]
@@ -95,6 +98,40 @@ def test_a_pair_depends_on_its_own_file_only(tmp_path: Path, photo: Image8) -> N
     among = load_pairs(write_images(tmp_path / "among", a=photo, b=photo, c=photo))
     assert np.array_equal(alone[0].blurred, among[1].blurred)
     assert not np.array_equal(among[0].blurred, among[1].blurred)
+
+
+def test_a_small_photograph_is_shaken_once(tmp_path: Path, photo: Image8, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(sharp: Image8, *rest: Any) -> Any:
+        made.append(sharp.size)
+        return shake(sharp, *rest)
+
+    monkeypatch.setattr(pairs_module, "shake", counted)
+    monkeypatch.setattr(pairs_module, "_kept_pairs", {})
+    save_rgb(tmp_path / "once.png", photo)
+    (first,) = load_pairs(tmp_path)
+    expected = first.blurred.copy()
+    first.blurred[:] = 0  # whoever got it may do with it what they like
+    (second,) = load_pairs(tmp_path)
+    assert np.array_equal(second.blurred, expected)
+    assert len(made) == 1
+    save_rgb(tmp_path / "once.png", 255 - photo)
+    (third,) = load_pairs(tmp_path)
+    assert len(made) == 2
+    assert not np.array_equal(third.blurred, expected)
+    monkeypatch.setattr(pairs_module, "_KEPT_VALUES", photo.size - 1)
+    load_pairs(tmp_path)
+    assert len(made) == 3
+
+
+def test_no_more_pairs_are_kept_than_is_said(tmp_path: Path, photo: Image8, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs_module, "_KEPT_PAIRS", 2)
+    monkeypatch.setattr(pairs_module, "_kept_pairs", {})
+    for number in range(4):
+        save_rgb(tmp_path / f"{number}.png", np.roll(photo, number))
+    load_pairs(tmp_path)
+    assert [name for name, _ in pairs_module._kept_pairs] == ["2.png", "3.png"]
 
 
 def test_a_plain_folder_has_no_splits(tmp_path: Path, photo: Image8) -> None:

@@ -6,6 +6,7 @@ the plugins, by namespace and name. What it was told is its engine.
 
 import json
 import os
+import sys
 from types import SimpleNamespace
 
 import onnx
@@ -13,6 +14,7 @@ import onnx
 __version__ = "11.4.0"
 
 PLUGIN_LIBRARY = os.environ.get("PRETEND_PLUGIN_LIBRARY", "")
+PLUGIN_FAILURE = os.environ.get("PRETEND_PLUGIN_FAILURE", "")
 LOADED = []
 
 
@@ -115,12 +117,14 @@ class OnnxParser:
                 self._errors.append(node)
             self._network.operators.append(node.op_type)
         self.num_errors = len(self._errors)
+        if self._errors and PLUGIN_FAILURE:  # as TensorRT does: to standard error, past the logger
+            print(f"[ERROR] Exception caught in create_plugin(): {PLUGIN_FAILURE}", file=sys.stderr, flush=True)
         return not self._errors
 
     def get_error(self, index):
         node = self._errors[index]
         return SimpleNamespace(
-            desc=lambda: "Plugin not found, are the plugin name, version, and namespace correct?",
+            desc=lambda: "false" if PLUGIN_FAILURE else "Plugin not found, are the plugin name and version correct?",
             node_name=lambda: node.name,
             node_operator=lambda: node.op_type,
         )

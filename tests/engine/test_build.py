@@ -25,11 +25,12 @@ from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.engine import build as build_module
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine import flavour as flavour_module
+from deblur_deploy.engine import targets as targets_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.graph.retype import convert_to_fp16
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus
 
 SIZE = Resolution(64, 48)
 
@@ -380,6 +381,64 @@ def test_engines_are_built_from_onnx(tmp_path: Path) -> None:
 def test_settings_check_themselves(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{field} is {value!r}"):
         EngineConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("flavour", "gpus", "inspected", "expected"),
+    [
+        ("rtx", 1, '{"Layers": []}', "Layers:\nlisted"),
+        ("tensorrt", 1, '{"Layers": []}', '{"Layers": []}'),  # its own list is for people
+        ("tensorrt", 1, "", "Layers:\nlisted"),  # where the inspector fails
+        ("tensorrt", 0, '{"Layers": []}', "Layers:\nlisted"),
+    ],
+)
+def test_the_full_tensorrt_is_asked_through_its_inspector(
+    monkeypatch: pytest.MonkeyPatch, flavour: Any, gpus: int, inspected: str, expected: str
+) -> None:
+    inspector = SimpleNamespace(get_engine_information=lambda _: inspected)
+    loaded = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda _: loaded)
+    formats = SimpleNamespace(JSON="JSON")
+    module = SimpleNamespace(__version__="11.4", Runtime=lambda _: runtime, LayerInformationFormat=formats)
+    monkeypatch.setattr(build_child, "count_nvidia_gpus", lambda: gpus)
+    logger = SimpleNamespace(layers="Layers:\nlisted", last_error="")
+
+    asked = flavour_module.Flavour(flavour, module)
+    assert build_child._list_layers(asked, logger, b"engine", PlanConfig()) == expected
+
+
+def test_the_builders_process_finds_a_package_that_is_not_installed(tmp_path: Path) -> None:
+    """``-S`` leaves out whatever is installed, ``-P`` the folder that it is started in."""
+    script = "import importlib.util; print(importlib.util.find_spec('deblur_deploy').origin)"
+    command = [sys.executable, "-S", "-P", "-c", script]
+    environment = build_module._child_environment()
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert Path(ended.stdout.strip()) == Path(build_module.deblur_deploy.__file__)
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize(
+    ("capability", "precision", "complaint"),
+    [
+        ("9.0", "fp32", r"builds no engines for NVIDIA H200 \(SM90\)"),
+        ("7.5", "int8", r"no int8 convolutions on NVIDIA H200 \(SM75\)"),
+        ("8.6", "int8", None),
+        ("13.0", "fp32", None),  # newer than any that has a name: the builder knows
+    ],
+)
+def test_the_card_at_hand_is_refused_before_any_work_where_it_is_not_supported(
+    monkeypatch: pytest.MonkeyPatch, skip_unsupported: Any, capability: str, precision: Any, complaint: str | None
+) -> None:
+    """And only that skips the tests of engines on a GPU: every other failure to build is a failure."""
+    monkeypatch.setattr(targets_module, "find_gpu", lambda: Gpu("NVIDIA H200", capability, "13.0"))
+    config = EngineConfig(target="current", flavour="rtx", precision=precision)
+    if complaint is None:
+        skip_unsupported(config)
+        return
+    with pytest.raises(BuildError, match=complaint):
+        build_module.check_engine_config(config)
+    with pytest.raises(pytest.skip.Exception, match="not supported"):
+        skip_unsupported(config)
 
 
 @pytest.mark.parametrize("said", [None, "", "{}"])

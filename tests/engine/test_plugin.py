@@ -19,6 +19,7 @@ from deblur_deploy.core.errors import BuildError, MissingDependencyError
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.engine import plugin as plugin_module
 from deblur_deploy.engine.build import build_engine, build_engine_bytes
+from deblur_deploy.engine.build_child import plugin_failure
 from deblur_deploy.engine.flavour import Flavour
 from deblur_deploy.engine.plugin import check_plugin, load_plugin
 from deblur_deploy.export.to_onnx import network_to_onnx
@@ -132,14 +133,35 @@ def test_a_library_that_does_not_load_is_an_error(network: onnx.ModelProto, libr
     assert "build-plugin" in caught.value.hint
 
 
-def test_a_node_without_its_plugin_is_an_error(library: Path):
+def lonely_node() -> bytes:
     head = '<ir_version: 9, opset_import: ["": 19, "deblur": 1]> g (float[1,3,8,8] x) => (float[1,3,8,8] y)'
     model = onnx.parser.parse_model(f"{head} {{ a = Conv(x, w) y = deblur.DeformConv2d(a, w, a) }}")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w"))
     model.graph.node[1].name = "the_culprit"
+    return model.SerializeToString()
+
+
+def test_a_node_without_its_plugin_is_an_error(library: Path):
     with pytest.raises(BuildError, match=r"'the_culprit' \(DeformConv2d\): its plugin was not found") as caught:
-        build_engine_bytes(model.SerializeToString(), full("none"))
+        build_engine_bytes(lonely_node(), full("none"))
     assert "--plugin" in caught.value.hint
+
+
+def test_what_a_plugin_failed_with_is_told(library: Path, monkeypatch: pytest.MonkeyPatch):
+    """TensorRT prints it and goes on with a null pointer; "not found" would send the user the wrong way."""
+    monkeypatch.setenv("PRETEND_PLUGIN_FAILURE", "TypeError: only 0-dimensional arrays can be converted")
+    with pytest.raises(BuildError, match="its plugin failed: TypeError: only 0-dimensional arrays") as caught:
+        build_engine_bytes(lonely_node(), full("none"))
+    assert "create_plugin" in caught.value.message
+
+
+def test_the_last_failure_of_a_plugin_counts(tmp_path: Path):
+    log = tmp_path / "build.log"
+    assert plugin_failure(log) == ""
+    log.write_text(
+        "[INFO] Exception\n[ERROR] Exception caught in configure(): a\n[ERROR] Exception caught in enqueue(): b\n"
+    )
+    assert plugin_failure(log) == "b (in enqueue)"
 
 
 def test_a_library_that_is_not_there_is_refused_before_any_work(tmp_path: Path):

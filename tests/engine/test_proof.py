@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -58,6 +59,61 @@ def test_layer_list_is_read() -> None:
     weights = (LayerTensor((8, 8, 3, 3), "fp16"),)
     assert first == EngineLayer("conv_myl0_1", "correlation", activations, weights, ("/c",))
     assert second == EngineLayer("glue_myl0_2", "kgen", activations[1:], (), ("/Add[0]", "/c"))
+
+
+FUSED = [ComputeNode("/c1/Conv", (8, 6, 3, 3), 200), ComputeNode("/c2/Conv", (8, 8, 3, 3), 100)]
+
+
+def inspected(name: str, nodes: str, kind: str = "Half") -> dict[str, object]:
+    """A layer as full TensorRT's inspector gives it: kernels of its own library first, Myelin's second."""
+    tensor = {"Name": "x", "Location": "Device", "Dimensions": [1, 8, 4, 4], "Format/Datatype": f"NHWC8 {kind}"}
+    weights = {"Type": kind, "Count": 8 * 8 * 3 * 3}
+    facts = {"LayerType": "CaskConvActPool", "Inputs": [tensor], "Outputs": [tensor], "Weights": weights}
+    return {"Name": name, **facts, "TacticName": "sm80_xmma_fprop", "StreamId": 0, "Metadata": nodes}
+
+
+@pytest.mark.parametrize("separator", ["\x1e", "\x1f", ""])
+@pytest.mark.parametrize("escaped", [True, False], ids=["escaped", "as it is"])
+def test_fused_layers_prove_each_of_their_nodes(separator: str, escaped: bool) -> None:
+    """Full TensorRT joins what it fused with U+001E; read as one name, a good engine counted as unproven."""
+    nodes = [f"[ONNX Layer: /c{i}/Conv]{separator}[ONNX Layer: /c{i}/Relu[0]]" for i in (1, 2)]
+    answer = json.dumps({"Layers": [inspected(f"/c{i}/Conv + /c{i}/Relu", text) for i, text in enumerate(nodes, 1)]})
+    if not escaped:
+        answer = answer.replace(json.dumps(separator)[1:-1], separator) if separator else answer
+    proof, layers = prove_from_list(answer, FUSED)
+
+    assert layers == 2
+    assert proof.types == {"/c1/Conv": "fp16", "/c2/Conv": "fp16"}
+    assert proof.reason == ""
+    require_precision(proof, "fp16")
+
+
+@pytest.mark.parametrize("separator", ["\x1e", "\x1f"])
+def test_fused_layers_are_read_from_the_builders_text_too(separator: str) -> None:
+    """Its lines must not be broken at the separator, which ``str.splitlines`` takes for the end of a line."""
+    nodes = f"[ONNX Layer: /c1/Conv]{separator}[ONNX Layer: /Relu]{separator}[ONNX Layer: /c2/Conv]"
+    half = tensor_text("1,8,4,4", "Half")
+    lines = ["Layers:", layer_text("l", "correlation", half, f" {tensor_text('8,8,3,3', 'Half')}", nodes)]
+
+    (layer_read,) = parse_layers("\n".join(lines))
+    assert layer_read.nodes == ("/c1/Conv", "/Relu", "/c2/Conv")
+    assert prove_precision([layer_read], FUSED).types == {"/c1/Conv": "fp16", "/c2/Conv": "fp16"}
+
+
+def test_the_text_of_the_full_tensorrt_is_read() -> None:
+    """It describes types and formats together, and gives the number of weights."""
+    described = "{ Name: x, Location: Device, Dimensions: [1,8,4,4], Format/Datatype: Channel major FP16 format }"
+    line = (
+        f"Name: /c1/Conv + /c1/Relu, LayerType: CaskConvolution, Inputs: [ {described}], Outputs: [ {described}], "
+        'ParameterType: Convolution, Kernel: [3,3], Weights: {"Type": "Half", "Count": 576}, '
+        'Bias: {"Type": "Half", "Count": 8}, TacticName: sm75_h1688, StreamId: 0, '
+        "Metadata: [ONNX Layer: /c1/Conv]\x1e[ONNX Layer: /c1/Relu]"
+    )
+    (found,) = parse_layers(f"Layers:\n{line}")
+
+    assert found.inputs == (LayerTensor((1, 8, 4, 4), "fp16"),)
+    assert found.constants == (LayerTensor((576,), "fp16"),)
+    assert prove_precision([found], FUSED[:1]).types == {"/c1/Conv": "fp16"}
 
 
 @pytest.mark.parametrize("text", ["", "Layers:", "Layers:\nsome other form\nName: x"])
@@ -166,6 +222,21 @@ def test_too_little_in_the_wanted_type_names_the_nodes() -> None:
         require_precision(proof, "fp16")
     assert "--fp16" in caught.value.hint
     require_precision(proof, "fp32")
+
+
+def test_products_of_two_activations_are_proven_by_their_operands() -> None:
+    node = ComputeNode("attention", (1, 2, 64, 8), 100, "fp16", "gemm")
+    weights = ComputeNode("query", (16, 48), 50, "fp16", "gemm")
+    joined = LayerTensor((2, 8, 64), "fp16"), LayerTensor((2, 64, 8), "fp16")
+    layers = [
+        EngineLayer("g", "gemm", joined, (LayerTensor((1,), "fp32"),), ("attention",)),
+        EngineLayer("q", "gemm", (LayerTensor((64, 16), "fp16"),), (LayerTensor((1, 16, 48), "fp16"),), ("query",)),
+    ]
+    assert prove_precision(layers, [node, weights]).shares() == {"fp16": 1.0}
+    mixed = dataclasses.replace(layers[0], inputs=(joined[0], LayerTensor((2, 64, 8), "fp32")))
+    assert prove_precision([mixed], [node]).shares() == {"unproven": 1.0}
+    other = dataclasses.replace(layers[0], inputs=(joined[0], LayerTensor((2, 64, 16), "fp16")))
+    assert prove_precision([other], [node]).shares() == {"unproven": 1.0}
 
 
 def test_layers_that_the_file_keeps_in_float32_do_not_count() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,12 +129,13 @@ def test_a_quantized_network_is_no_int8_engine_for_turing(graph: Graph, tmp_path
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "precision"), [("original", "fp16"), ("quantized", "int8"), ("float8", "fp8")])
-def test_an_engine_gives_the_pictures_of_its_file(graph: Graph, tmp_path: Path, name: str, precision: Precision):
+def test_an_engine_gives_the_pictures_of_its_file(
+    graph: Graph, tmp_path: Path, skip_unsupported: Any, name: str, precision: Precision
+):
+    config = EngineConfig(target="current", precision=precision)
+    skip_unsupported(config)
     source = graph(name, precision)
-    try:
-        engine = build_engine(source, EngineConfig(target="current", precision=precision), tmp_path / "engine")
-    except BuildError as err:
-        pytest.skip(f"no engine for this card: {err.message}")
+    engine = build_engine(source, config, tmp_path / "engine")
     picture = np.random.default_rng(0).random((1, 3, SMALL.height, SMALL.width), dtype=np.float32)
     with open_runner(source, "onnxruntime") as file, open_runner(engine) as runner:
         difference = runner.infer(picture) - file.infer(picture)

@@ -135,6 +135,9 @@ ARITHMETIC: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "cosine attention": lambda: attention(cosine),
     "cosine attention 1e-8": lambda: attention(lambda pixels: cosine(pixels, 1e-8)),
     "attention with large scores": lambda: attention(lambda p: 64 * p @ p.transpose(1, 2) / math.sqrt(WIDTH * 2000)),
+    "einsum attention": lambda: (
+        lambda y: torch.einsum("bij,bjn->bin", torch.softmax(cosine(y.flatten(2)), -1), y.flatten(2)).reshape(y.shape)
+    ),
     "masked attention": lambda: attention(masked),
     "linear attention": lambda: (
         lambda y: (

@@ -50,12 +50,13 @@ def test_a_size_taken_apart_and_put_together_is_one_constant(picture):
     model = model_of(nodes, [(name, np.array(value, np.int64)) for name, value in numbers.items()])
     wanted = run(model, picture)
 
-    assert fold_constants(model) == 5
+    assert fold_constants(model)
 
     assert [node.op_type for node in model.graph.node] == ["Resize"]
-    assert numpy_helper.to_array(model.graph.initializer[-1]).tolist() == [1, 8, 24, 20]
+    sizes = next(item for item in model.graph.initializer if item.name == model.graph.node[0].input[3])
+    assert numpy_helper.to_array(sizes).tolist() == [1, 8, 24, 20]
     assert np.array_equal(run(model, picture), wanted)
-    assert fold_constants(model) == 0
+    assert not fold_constants(model)
 
 
 def test_weights_quantizers_and_values_stay(picture):
@@ -70,7 +71,7 @@ def test_weights_quantizers_and_values_stay(picture):
     ]
     constants = [("weight", weight), ("small", small), ("scale", np.float32(0.25)), ("zero", np.int8(0))]
 
-    assert fold_constants(model_of(nodes, constants)) == 0
+    assert not fold_constants(model_of(nodes, constants))
 
 
 def test_batch_norm_is_a_scale_and_a_shift(picture):

@@ -141,7 +141,7 @@ def test_what_branches_capture_is_used_and_renamed():
 
 def test_a_branch_that_is_known_to_be_taken_replaces_the_condition():
     model = conditional(known=True)
-    assert fold_constants(model) >= 1
+    assert fold_constants(model)
     assert not any(node.op_type == "If" for node in model.graph.node)
     assert run(model, np.float32([[5, 1]])).tolist() == [[4, 0]]
 

@@ -84,6 +84,16 @@ def test_a_file_that_is_cut_off_is_refused_and_restored_as_far_as_it_goes_with_c
     assert take_apart(written).end == len(written)
 
 
+def test_noise_in_the_place_of_segments_is_passed_over_at_once():
+    content = b"\xff\xd8\xff\xe0\0\x04ab" + bytes(100_000_000)
+    assert take_apart(content).end is None
+
+
+def test_an_empty_exif_block_is_not_a_damaged_one(tmp_path, photo):
+    _, notes = through(tmp_path, jpeg(photo, (0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")))
+    assert notes == ()
+
+
 def test_damaged_camera_data_cost_themselves(tmp_path, photo):
     written, notes = through(tmp_path, jpeg(photo, (0xE1, b"Exif\0\0nothing of the kind")))
     assert notes == ("its EXIF data are damaged and left out",)

@@ -187,8 +187,17 @@ def test_a_picture_that_the_memory_cannot_hold_is_refused_before_it_is_decoded(a
     status, report = restore(artifact, Copier(), tmp_path / "in", out, budget(128_000_000))
 
     assert status == {"large.bmp": "failed", "small.png": "done", "rows.png": "done"}
-    assert "large.bmp takes 280 MB to decode, and 128 MB are left" in report.failures[0].error
+    assert "large.bmp takes 340 MB to decode, and 128 MB are left" in report.failures[0].error
     assert re.search("give more than [0-9]+MB with --max-memory, or save it as PNG", report.failures[0].error)
+
+
+def test_the_memory_that_the_hint_names_is_enough(artifact, tmp_path, out):
+    write_picture(tmp_path / "in" / "large.bmp", Picture(np.zeros((4000, 5000, 3), np.uint8), "BMP"))
+    _, report = restore(artifact, Copier(), tmp_path / "in", out, budget(128_000_000))
+    megabytes = int(re.search("give more than ([0-9]+)MB", report.failures[0].error)[1])
+    config = InferConfig(RestoreConfig(megabytes * 1_000_000))
+    status, _ = restore(artifact, Copier(), tmp_path / "in", out, config)
+    assert status == {"large.bmp": "done"}
 
 
 def test_links_in_the_output_are_replaced_and_what_is_behind_them_stays(artifact, runner, photos, out, tmp_path):

@@ -166,6 +166,8 @@ def test_an_hdr_curve_is_kept_and_said(tmp_path, transfer, name):
         (b"eXIf", b"no camera data"),
         (b"iCCP", b"profile\0\0no stream"),
         (b"iTXt", b"no end"),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80 << 20))),  # a bomb
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"text")[:-3]),
         (b"pHYs", b"\0"),
         (b"gAMA", b""),
     ],
@@ -413,6 +415,16 @@ def test_an_avif_keeps_its_depth_and_what_it_says(tmp_path, bits, channels):
     assert np.abs(again.reshape(stored.shape) - stored).max() <= 2 ** (bits - 8) * 2
     assert b"nclx\x00\x09\x00\x10" in out.read_bytes()
     assert "PQ" in notes[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_avif_that_lost_nothing_loses_nothing(tmp_path, dtype):
+    bits = 8 if dtype == np.uint8 else 10
+    samples = noise(dtype, 3, 2**bits - 1)
+    (tmp_path / "a.avif").write_bytes(imagecodecs.avif_encode(samples, 100, bitspersample=bits))
+    out, notes = through(tmp_path / "a.avif")
+    assert np.array_equal(imagecodecs.avif_decode(out.read_bytes()), samples)
+    assert notes == ()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -65,7 +65,8 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
     element = case["element"]
     x = tensor(case["x"], element, case["layout"])
     weight, offset = tensor(case["weight"], element, "LINEAR"), tensor(case["offset"], case["offset_element"], "LINEAR")
-    attributes = [np.array(v, np.int32) if isinstance(v, list) else v for v in case["attributes"].values()]
+    # As TensorRT makes them of the node's fields: integers are 64 bits there, and come as an array of one.
+    attributes = [np.array(v, np.int64).reshape(-1).astype(np.int32) for v in case["attributes"].values()]
     named = dict(zip(case["attributes"], attributes, strict=True))
     y = plugin.register_func(x, weight, offset, **named)
     combinations = plugin.autotune_func(x, weight, offset, *attributes, (y,))

@@ -101,6 +101,7 @@ int main(int, char** arguments) {
     require(build->configurePlugin(in, 3, out, 1) == 0, "configurePlugin");
     DynamicPluginTensorDesc wrong[] = {in[0], in[1], described({4, {2, 18, 5, 10}}, DataType::kFLOAT, TensorFormat::kLINEAR)};
     require(build->configurePlugin(wrong, 3, out, 1) != 0, "offsets of too few taps");
+    std::printf("timing %s\n", build->getTimingCacheID());
     std::printf("workspace %zu\n", build->getWorkspaceSize(in, 3, out, 1));
     list_formats(build, {}, 3);
     require(dlclose(library) == 0, "dlclose");

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from deblur_deploy.core.errors import MissingDependencyError
-from deblur_deploy.kernels.aot_plugin import ATTRIBUTES, NAME, NAMESPACE, register_aot_plugin
+from deblur_deploy.core.errors import BuildError, MissingDependencyError
+from deblur_deploy.kernels import resources
+from deblur_deploy.kernels.aot_plugin import ATTRIBUTES, NAME, NAMESPACE, plugin_ptx, register_aot_plugin
 from deblur_deploy.kernels.compiler import kernel_sources
-from deblur_deploy.kernels.geometry import THREADS, Geometry, choose_entry
+from deblur_deploy.kernels.geometry import ENTRIES, THREADS, Geometry, choose_entry
+from deblur_deploy.kernels.resources import ARCHITECTURES, assemble, find_ptxas
 
 HERE = Path(__file__).parent
 GEOMETRY = list(Geometry.__dataclass_fields__)
@@ -105,15 +108,34 @@ def test_the_plain_entry_points_build_the_struct_in_its_order():
     assert re.split(r",\s*", struct.strip()) == GEOMETRY
 
 
-def test_an_older_assembler_takes_the_ptx(answers, tmp_path):
-    assembler = shutil.which("ptxas")
-    if assembler is None:
-        pytest.skip("needs ptxas, which comes with the CUDA toolkit")
-    (tmp_path / "kernel.ptx").write_text(answers[0]["ptx"])
-    command = [assembler, "-arch=sm_86", str(tmp_path / "kernel.ptx"), "-o", str(tmp_path / "kernel.cubin")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_entry_points_ptx_is_assembled_within_the_limits(arch):
+    """What the driver does when an engine is loaded, for every card; two blocks fit a multiprocessor here too."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs NVRTC: pip install 'deblur-deploy[cuda]'")
+    try:
+        find_ptxas()
+    except MissingDependencyError as err:
+        pytest.skip(f"{err.message}; {err.hint}")
+    for entry in ENTRIES:
+        (used,) = assemble(plugin_ptx(entry), arch).values()
+        assert used.fits_twice, used
 
-    assert ended.returncode == 0, ended.stderr
+
+def test_what_the_assembler_refuses_is_named():
+    try:
+        find_ptxas()
+    except MissingDependencyError as err:
+        pytest.skip(f"{err.message}; {err.hint}")
+    with pytest.raises(BuildError, match=r"ptxas refuses the PTX for sm_86: .*fatal"):
+        assemble(b".version 7.0\n.target sm_75\nnonsense", "sm_86")
+
+
+def test_without_the_assembler_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(resources, "find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingDependencyError, match="ptxas, which is not here") as caught:
+        find_ptxas()
+    assert "nvidia-cuda-nvcc" in caught.value.hint
 
 
 def test_types_and_layouts_are_those_of_the_library(answers):
@@ -134,6 +156,15 @@ def test_the_attributes_are_those_of_the_onnx_node(answers):
     assert list(ATTRIBUTES) == answers[0]["attributes"] == answers[0]["aot_attributes"]
     assert set(ATTRIBUTES) == set(function.attribute)
     assert list(function.input) == ["X", "W", "offset"]
+
+
+def test_every_attribute_is_an_array():
+    """Of one number too: TensorRT up to 11.1 calls ``int`` on what it reads, which NumPy 2.4 refuses for an array."""
+    for annotation in ATTRIBUTES.values():
+        assert typing.get_origin(annotation) is np.ndarray
+        assert typing.get_args(typing.get_args(annotation)[1]) == (np.int32,)
+    with pytest.raises(TypeError, match="0-dimensional"):
+        int(np.array([1], np.int32))
 
 
 def test_without_tensorrt_the_error_says_what_to_install(monkeypatch):

@@ -41,10 +41,9 @@ def test_every_entry_point_fits_every_card_twice(resources, arch):
     """Two blocks to a multiprocessor: 128 registers; and no more shared memory than any card gives without asking."""
     assert resources[arch].keys() == {entry.name for entry in ENTRIES} | PACKERS
     for used in resources[arch].values():
-        assert used.registers <= 128
-        assert used.shared_bytes <= 48 * 1024
-        assert used.spill_store_bytes <= 16
-        assert used.spill_load_bytes <= 16
+        assert used.fits_twice, used
+        assert 2 * used.shared_bytes <= 64 * 1024  # of SM75; every other card has more
+        assert 2 * 256 * used.registers <= 64 * 1024
 
 
 def test_the_tensor_cores_are_used(nvrtc):

@@ -7,25 +7,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kernel_cases import SWEEP, Form
 
 from deblur_deploy.kernels.geometry import ENTRIES, choose_entry
 
-SEEDS = range(14)
-
 
 @pytest.mark.parametrize("element", ["f32", "f16"])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_result_is_exact_to_the_type(emulator, draw_problem, assert_close, seed, element):
+@pytest.mark.parametrize("seed", SWEEP)
+def test_the_result_is_exact_to_the_type(  # noqa: PLR0913
+    emulator, draw_problem, assert_close, record_property, seed, element
+):
     problem = draw_problem(seed, element)
     exact = problem.exact()
 
     for layout in ("nhwc", "nchw"):
-        found = emulator.run(problem, layout, packed=seed % 2 == 0, pad=seed % 3 * 4)
+        record_property("cases", 1)
+        found = emulator.solve(problem, Form(layout, packed=seed % 2 == 0, pad=seed % 3 * 4))
         assert_close(found, exact, element)
 
 
 def test_the_sweep_meets_every_entry_point_and_every_kind_of_problem(draw_problem):
-    problems = [draw_problem(seed, element) for element in ("f32", "f16") for seed in SEEDS]
+    problems = [draw_problem(seed, element) for element in ("f32", "f16") for seed in SWEEP]
     geometries = [problem.geometry for problem in problems]
 
     met = {
@@ -49,8 +51,8 @@ def test_the_order_in_which_threads_run_makes_no_difference(emulator, draw_probl
     problem = draw_problem(seed, element)
 
     for layout in ("nhwc", "nchw"):
-        forward = emulator.run(problem, layout)
-        assert np.array_equal(emulator.run(problem, layout, reverse=True), forward)
+        forward = emulator.solve(problem, Form(layout))
+        assert np.array_equal(emulator.solve(problem, Form(layout), reverse=True), forward)
 
 
 @pytest.mark.parametrize("element", ["f32", "f16"])
@@ -58,7 +60,7 @@ def test_nothing_outside_an_array_is_touched(sanitized_emulator, draw_problem, a
     for seed in (1, 3, 9):
         problem = draw_problem(seed, element)
         for layout in ("nhwc", "nchw"):
-            found = sanitized_emulator.run(problem, layout, packed=seed == 3, pad=seed % 2)
+            found = sanitized_emulator.solve(problem, Form(layout, packed=seed == 3, pad=seed % 2))
             assert_close(found, problem.exact(), element)
 
 
@@ -71,7 +73,7 @@ def test_offsets_that_are_no_numbers_read_zeros(emulator, make_problem, assert_c
     far = replace(problem, offset=torch.where(offset.abs() < 1e9, offset, torch.tensor(1e6)))
 
     for layout in ("nhwc", "nchw"):
-        assert_close(emulator.run(strange, layout), far.exact(), element)
+        assert_close(emulator.solve(strange, Form(layout)), far.exact(), element)
 
 
 def test_a_corner_outside_the_image_does_not_spread_what_is_no_number(emulator, make_problem, assert_close):
@@ -82,7 +84,7 @@ def test_a_corner_outside_the_image_does_not_spread_what_is_no_number(emulator, 
     exact = problem.exact()
     readable = np.isfinite(exact)
 
-    found = emulator.run(problem, "nhwc")
+    found = emulator.solve(problem, Form("nhwc"))
     assert 0.2 < readable.mean() < 0.9
     assert (np.isfinite(found) == readable).all()
     assert_close(found[readable], exact[readable], "f32")
@@ -96,7 +98,7 @@ def test_a_far_pixel_keeps_the_fraction_of_its_offset(emulator, make_problem):
     problem = replace(problem, offset=offset)
     exact = problem.exact()
 
-    error = np.abs(emulator.run(problem, "nhwc") - exact)[..., 4000:4095].max() / np.abs(exact).max()
+    error = np.abs(emulator.solve(problem, Form("nhwc")) - exact)[..., 4000:4095].max() / np.abs(exact).max()
     assert error < 1e-6
 
 
@@ -105,4 +107,4 @@ def test_an_ordinary_convolution_is_the_case_of_no_offsets(emulator, make_proble
     still = replace(problem, offset=torch.zeros_like(problem.offset))
 
     plain = torch.nn.functional.conv2d(problem.x.double(), problem.weight.double(), padding=1).numpy()
-    assert np.abs(emulator.run(still, "nhwc", packed=True) - plain).max() < 1e-5 * np.abs(plain).max()
+    assert np.abs(emulator.solve(still, Form("nhwc", packed=True)) - plain).max() < 1e-5 * np.abs(plain).max()

@@ -12,11 +12,13 @@ from deblur_deploy.cli.build_plugin_command import capabilities_of
 from deblur_deploy.core.errors import BuildError, ConfigError, MissingDependencyError
 from deblur_deploy.kernels.aot_plugin import ATTRIBUTES
 from deblur_deploy.kernels.plugin_library import (
+    CAPABILITIES,
     PluginBuildConfig,
     build_plugin,
     count_creators,
     find_nvcc,
     find_tensorrt_include,
+    known_capabilities,
     tensorrt_version,
 )
 
@@ -159,6 +161,20 @@ def test_cards_are_named_as_everywhere():
     assert len(capabilities_of([])) == 7
     with pytest.raises(ConfigError, match="particular cards"):
         capabilities_of(["portable"])
+
+
+@pytest.mark.parametrize(
+    ("version", "left"), [("13.0", CAPABILITIES), ("12.8", CAPABILITIES), ("12.4", ("75", "80", "86", "89", "90"))]
+)
+def test_an_older_compiler_builds_for_the_usual_cards_that_it_knows(version, left):
+    assert known_capabilities(CAPABILITIES, version) == left
+    if left != CAPABILITIES:
+        with pytest.raises(BuildError, match=r"nvcc 12\.4 cannot compile for SM120, which CUDA 12\.8 can"):
+            known_capabilities(("75", "120"), version)
+
+
+def test_the_timings_of_a_layer_are_kept_by_its_attributes(facts):
+    assert facts["timing"] == ["2 1 1 0 1 0 1 1 3 2 3 2 "]
 
 
 def test_the_package_carries_the_sources():

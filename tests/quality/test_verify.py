@@ -106,7 +106,13 @@ def test_equal_outputs_pass_any_bound(use_errors: Callable[..., None]) -> None:
     report = verify(A, B, [BLACK], Tolerances(0.0, 0.0, 100.0))
     assert report.passed
     assert report.psnr_db == math.inf
-    assert report.as_json() == {"max_abs": 0.0, "mean_abs": 0.0, "psnr_db": None, "passed": True}
+    assert report.as_json() == {
+        "max_abs": 0.0,
+        "mean_abs": 0.0,
+        "psnr_db": None,
+        "noise_psnr_db": None,
+        "passed": True,
+    }
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -115,8 +121,36 @@ def test_an_output_that_is_no_number_never_passes(use_errors: Callable[..., None
     report = verify(A, B, [BLACK, BLACK], Tolerances())
     assert not report.passed
     plain = report.as_json()
-    assert plain.keys() == {"max_abs", "mean_abs", "psnr_db", "passed"}
+    assert plain.keys() == {"max_abs", "mean_abs", "psnr_db", "noise_psnr_db", "passed"}
     json.dumps(plain, allow_nan=False)
+
+
+class Rounding(FakeRunner):
+    """Rounds to whole codes, whose place an offset moves: a value between two codes falls to either side."""
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.round(batch * 8 + self.error).astype(np.float32) / 8
+
+
+def test_a_quantized_network_is_held_to_what_noise_does_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantized = artifact("q", quantized=True), artifact("r", quantized=True)
+    offsets = {"q": 0.0, "r": 1e-7, "b": 0.2}
+    monkeypatch.setattr(verify_module, "open_runner", lambda artifact, _: Rounding(offsets[artifact.sha256]))
+    between = np.full((16, 16, 3), 0, np.uint8)
+    batch = np.full((1, 3, 16, 16), 0.5 / 8, np.float32)  # every value lies between two codes
+    monkeypatch.setattr(verify_module, "to_batch", lambda image: batch)
+
+    near = verify(*quantized, [between])
+    assert near.psnr_db < REDUCED_TOLERANCES.psnr_db
+    assert near.noise_psnr_db is not None
+    assert near.passed
+    assert verify(*quantized, [between], REDUCED_TOLERANCES).passed is False  # what was asked for holds
+
+    monkeypatch.setattr(verify_module, "to_batch", lambda image: batch * 0 + 0.3 / 8)  # and here none does
+    far = verify(quantized[0], dataclasses.replace(quantized[1], sha256="b"), [between])
+    assert far.psnr_db == math.inf
+    offsets["b"] = 1.0
+    assert not verify(quantized[0], dataclasses.replace(quantized[1], sha256="b"), [between]).passed
 
 
 def test_bounds_follow_the_precisions() -> None:

@@ -2,6 +2,10 @@
 
 Streams are queues whose work is done only when somebody waits, so a result that was not waited for is not there. A
 clock stands still but for the work done: 1 ms for an upload, 5 for the network, 2 for a download.
+
+What CUDA forbids, or answers with an error, fails the test at once: stream 0, which says nothing; waiting, allocating
+or freeing while something is being captured; a handle that was never created or is gone; copies from or to what is not
+device memory.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ class StandInCuda:
     def __init__(self, memory_bytes: int = 1 << 24) -> None:
         self.live: dict[str, set[int]] = defaultdict(set)
         self.log: list[str] = []
+        self.elsewhere: dict[int, int] = {}  # addresses on other devices, for the tests to set
         self._memory: dict[int, Any] = {}
         self._sizes: dict[int, int] = {}
         self._left = memory_bytes
@@ -49,10 +54,17 @@ class StandInCuda:
     def free_host(self, address: int) -> None:
         self._drop_memory("host", address)
 
+    def device_of(self, address: int) -> int | None:
+        if address in self.elsewhere:
+            return self.elsewhere[address]
+        return 0 if any(start <= address < start + self._sizes[start] for start in self.live["device"]) else None
+
     def upload(self, device: int, host: int, size: int, stream: int) -> None:
+        assert self.device_of(device) == 0, "an upload to what is no memory of this device"
         self._copy((device, host), size, stream, ("upload", UPLOAD_MS))
 
     def download(self, host: int, device: int, size: int, stream: int) -> None:
+        assert self.device_of(device) == 0, "a download from what is no memory of this device"
         self._copy((host, device), size, stream, ("download", DOWNLOAD_MS))
 
     def create_stream(self) -> int:
@@ -63,6 +75,10 @@ class StandInCuda:
         self._drop("stream", stream)
 
     def synchronize(self, stream: int) -> None:
+        self._forbid_in_capture("waiting for a stream")
+        self._run_all(stream)
+
+    def _run_all(self, stream: int) -> None:
         queue = self._queues[stream]
         while queue:
             queue.pop(0)()
@@ -76,6 +92,8 @@ class StandInCuda:
         self._drop("event", event)
 
     def record(self, event: int, stream: int) -> None:
+        assert event in self.live["event"], "an event that was not created, or is gone"
+
         def mark() -> None:
             self._times[event] = self._now
             self._pending_on.pop(event, None)
@@ -84,6 +102,7 @@ class StandInCuda:
         self.enqueue(stream, mark)
 
     def synchronize_event(self, event: int) -> None:
+        self._forbid_in_capture("waiting for an event")
         self.host_waits.append("asleep" if self._blocking[event] else "awake")
         while event in self._pending_on:
             self._queues[self._pending_on[event]].pop(0)()
@@ -95,7 +114,7 @@ class StandInCuda:
 
         def wait() -> None:
             if other is not None and event in self._pending_on:
-                self.synchronize(other)
+                self._run_all(other)
 
         self.enqueue(stream, wait)
 
@@ -104,6 +123,7 @@ class StandInCuda:
         return self._times[end] - self._times[start]
 
     def begin_capture(self, stream: int) -> None:
+        assert stream in self.live["stream"], "only a stream that was created can be captured"
         self._captures[stream] = []
 
     def end_capture(self, stream: int) -> int:
@@ -126,7 +146,11 @@ class StandInCuda:
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
         """Put work on a stream, or into the graph that is being captured from it."""
+        assert stream != 0, "stream 0 says nothing: give the legacy stream's handle"
         (self._captures[stream] if stream in self._captures else self._queues[stream]).append(work)
+
+    def is_capturing(self, stream: int) -> bool:
+        return stream in self._captures
 
     def take(self, milliseconds: float) -> None:
         self._now += milliseconds
@@ -146,6 +170,9 @@ class StandInCuda:
         self.log.append(name)
         self.enqueue(stream, copy)
 
+    def _forbid_in_capture(self, what: str) -> None:
+        assert not self._captures, f"{what} while a graph is being captured"
+
     def _new(self, kind: str) -> int:
         handle = next(self._handles)
         self.live[kind].add(handle)
@@ -155,6 +182,7 @@ class StandInCuda:
         self.live[kind].remove(handle)
 
     def _new_memory(self, kind: str, size: int) -> int:
+        self._forbid_in_capture("allocating memory")
         if kind == "device" and size > self._left:
             raise DeblurDeployError("the GPU has no memory left", hint="try a smaller picture")
         self._left -= size if kind == "device" else 0
@@ -165,6 +193,7 @@ class StandInCuda:
         return address
 
     def _drop_memory(self, kind: str, address: int) -> None:
+        self._forbid_in_capture("freeing memory")
         self.live[kind].remove(address)
         self._left += self._sizes.pop(address) if kind == "device" else 0
         self._memory.pop(address)

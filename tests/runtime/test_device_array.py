@@ -121,10 +121,34 @@ def test_a_result_has_the_cuda_array_interface_itself() -> None:
     assert again == result
 
 
+@pytest.mark.parametrize("refusal", [BufferError, AssertionError, TypeError, RuntimeError, ValueError])
+def test_what_a_library_does_not_hand_over_is_refused_in_its_words(refusal: type[Exception]) -> None:
+    class Refuses(OnGpu):
+        def __dlpack__(self, stream: Any = None) -> Any:
+            raise refusal("cannot export tensors that require gradient")
+
+    with pytest.raises(ConfigError, match="Refuses cannot be handed over: cannot export tensors that require gradient"):
+        as_device_array(Refuses(np.zeros(1)), STREAM)
+
+
+def test_a_tensor_that_keeps_gradients_is_refused() -> None:
+    tensor = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    with pytest.raises(ConfigError, match="cannot be handed over") as caught:
+        as_device_array(OnGpu(tensor), STREAM)
+    assert "detach" in caught.value.hint
+
+
+def test_stream_zero_is_the_legacy_stream_on_both_sides() -> None:
+    array = OnGpu(np.zeros((1, 3, 2, 2), np.float32))
+    as_device_array(array, 0)
+    assert array.streams == [1]
+    assert DeviceArray(4096, (1,), "float32", 0).__cuda_array_interface__["stream"] == 1
+    assert as_device_array(WithInterface(version=3, stream=0), STREAM).stream == 1
+
+
 @pytest.mark.gpu
 def test_tensors_of_pytorch_on_the_gpu() -> None:
     tensor = torch.rand(1, 3, 4, 5, device="cuda")
-    stream = torch.cuda.current_stream().cuda_stream or 1
-    found = as_device_array(tensor, stream)
+    found = as_device_array(tensor, torch.cuda.current_stream().cuda_stream)
     assert (found.address, found.shape, found.dtype, found.device) == (tensor.data_ptr(), (1, 3, 4, 5), "float32", 0)
     assert torch.equal(torch.as_tensor(found, device="cuda"), tensor)

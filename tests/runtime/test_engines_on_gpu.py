@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from deblur_deploy.config import EngineConfig, PlanConfig
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ConfigError, DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError
 from deblur_deploy.engine.build import build_engine
 from deblur_deploy.kernels.plugin_library import PluginBuildConfig, build_plugin
 from deblur_deploy.runtime.engine_fit import flavour_of
@@ -29,13 +30,13 @@ def frame(seed: int = 0) -> Batch:
 
 
 @pytest.fixture(scope="module", params=FLAVOURS)
-def built(request: pytest.FixtureRequest, onnx_file: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def built(
+    request: pytest.FixtureRequest, onnx_file: Artifact, tmp_path_factory: pytest.TempPathFactory, skip_unsupported: Any
+) -> Artifact:
     out: Path = tmp_path_factory.mktemp("engine") / request.param
     config = EngineConfig(target="current", flavour=request.param, precision="fp32")
-    try:
-        artifact = build_engine(onnx_file, config, out)
-    except DeblurDeployError as err:
-        pytest.skip(f"no engine for this card: {err.message}")
+    skip_unsupported(config)
+    artifact = build_engine(onnx_file, config, out)
     if reason := reason_unavailable(artifact, runtimes_for(artifact)[0]):
         pytest.skip(reason)
     return artifact

@@ -18,8 +18,8 @@ from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.graph.for_tensorrt import prepare_network, read_network
 from deblur_deploy.runtime import engine_load
-from deblur_deploy.runtime.engine_fit import _weights_obstacle
-from deblur_deploy.runtime.weights_file import FIGURE, find_weights, places_of
+from deblur_deploy.runtime.engine_fit import WEIGHTS_FIGURE as FIGURE
+from deblur_deploy.runtime.engine_fit import _weights_obstacle, find_weights, places_of
 
 Strip = Callable[..., Bench]
 

@@ -342,17 +342,6 @@ def test_pytorch_without_cuda_is_told_from_no_gpu(monkeypatch: pytest.MonkeyPatc
         open_runner(checkpoint, "torch-cuda")
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name.startswith("torch-cuda")])
-def test_every_way_of_pytorch_on_the_gpu_agrees(checkpoint: Artifact, expected: Batch, runtime: str) -> None:
-    if reason := reason_unavailable(checkpoint, runtime):
-        pytest.skip(reason)
-    with open_runner(checkpoint, runtime) as runner:
-        for _ in range(2):
-            assert relative_error(runner.infer(frame()), expected) < (0.05 if "16" in runtime else 1e-3)
-        assert runner.infer(frame(20, 24)).shape == (1, 3, 20, 24)
-
-
 def test_the_package_offers_its_functions_without_loading_anything() -> None:
     assert deblur_deploy.open_runner is open_runner
     assert deblur_deploy.load_artifact.__module__ == "deblur_deploy.core.artifact"

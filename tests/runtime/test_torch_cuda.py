@@ -177,3 +177,19 @@ def test_phases_on_the_gpu(checkpoint: Artifact, name: str, spin_wait: bool) -> 
         assert phases.h2d[0] < phases.h2d[1] <= phases.compute[0] < phases.compute[1] <= phases.d2h[0] < phases.d2h[1]
         assert runner.compute_again().latency_ms > 0
         np.testing.assert_allclose(runner.infer(picture(1, 3, 64, 96)), expected, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name.startswith("torch-cuda")])
+def test_every_way_of_pytorch_on_the_gpu_agrees(checkpoint: Artifact, runtime: str) -> None:
+    """Float32 convolutions may run in TF32, with ten bits after the point."""
+    if reason := reason_unavailable(checkpoint, runtime):
+        pytest.skip(reason)
+    x = picture(1, 3, 36, 50)
+    with open_runner(checkpoint, "torch") as reference:
+        expected = reference.infer(x)
+    with open_runner(checkpoint, runtime) as runner:
+        for _ in range(2):
+            error = np.linalg.norm(runner.infer(x) - expected) / np.linalg.norm(expected)
+            assert error < (0.05 if "16" in runtime else 5e-3)
+        assert runner.infer(picture(1, 3, 20, 24)).shape == (1, 3, 20, 24)

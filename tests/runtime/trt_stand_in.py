@@ -37,12 +37,20 @@ class StandInContext:
         self._shape = engine.shape if -1 not in engine.shape else None
         self._addresses: dict[str, int] = {}
         self._profile = 0
+        self._in_flight = 0
+        self._has_run_with_shape = False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        def switch() -> None:
+            assert not self._in_flight, "the profile was switched while the network still runs on another stream"
+
+        self._engine.cuda.enqueue(stream_handle, switch)
         self._profile = profile_index
+        self._has_run_with_shape = False
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._has_run_with_shape = False
         low, _, high = self._engine.profiles[self._profile]
         fits = all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True))
         self._shape = shape if fits else None
@@ -64,6 +72,12 @@ class StandInContext:
         assert self._shape is not None
         count = int(np.prod(self._shape))
         source, target = self._addresses["input"], self._addresses["output"]
+        for address in (source, target):
+            assert engine.cuda.device_of(address) == 0, "the network is to run on what is no memory of its device"
+        capturing = engine.cuda.is_capturing(stream_handle)
+        assert self._has_run_with_shape or not capturing, "a graph is captured before the network ran with this shape"
+        self._has_run_with_shape = True
+        self._in_flight += not capturing
 
         def invert() -> None:
             assert not engine.lacks, "an engine was run without its weights"
@@ -71,6 +85,7 @@ class StandInContext:
             x, y = (_values(address, count, dtype) for address in (source, target))
             y[...] = (255 if dtype == np.uint8 else 1) - x
             engine.cuda.take(COMPUTE_MS)
+            self._in_flight = max(0, self._in_flight - 1)
 
         engine.cuda.log.append("execute")
         engine.cuda.enqueue(stream_handle, invert)

@@ -62,9 +62,11 @@ class Target:
     colors: dict[str, int]
 
 
-def target_colors(facts: Facts, pix_fmt: str) -> dict[str, int]:
-    """Colours of the result: those of the film; of RGB that becomes YUV, a matrix that says which."""
+def target_colors(facts: Facts, pix_fmt: str, codec: str) -> dict[str, int]:
+    """Colours of the result: those of the film; of RGB that becomes YUV, a matrix that says which; of JPEG, its own."""
     colors = dict(facts.colors)
+    if codec == "mjpeg" and facts.codec != codec:
+        return colors | {"colorspace": BT601_MATRIX, "color_range": FULL}
     if facts.is_rgb and not av.VideoFormat(pix_fmt).is_rgb and not pix_fmt.startswith("gray"):
         colors["colorspace"] = matrix_of(RGB_MATRIX, facts.width, facts.height)
         colors["color_range"] = FULL if pix_fmt.startswith("yuvj") else LIMITED

@@ -96,4 +96,3 @@ class Copies:
 
 def _codec_of(stream: Any) -> str:
     return str(stream.codec_context.name if stream.codec_context else getattr(stream, "name", None) or "unknown")
-

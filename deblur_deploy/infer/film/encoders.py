@@ -52,7 +52,7 @@ ENCODERS = (
     _quantizer("mpeg4", "mpeg4"),
     _quantizer("mpeg2video", "mpeg2video", 2),
     _quantizer("mpeg1video", "mpeg1video", 2),
-    _quantizer("mjpeg", "mjpeg", 2, strict="unofficial"),
+    _quantizer("mjpeg", "mjpeg", strict="unofficial"),
     _quantizer("wmv2", "wmv2"),
     _quantizer("wmv1", "wmv1"),
     _quantizer("msmpeg4", "msmpeg4v3"),

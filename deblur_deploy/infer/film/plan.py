@@ -172,7 +172,8 @@ def _choice(row: Encoder, pix_fmt: str, lost: set[str], facts: Facts, config: Vi
             notes.append(words)
     if facts.is_rgb and not av.VideoFormat(pix_fmt).is_rgb:
         notes.append(f"RGB becomes {pix_fmt}")
-    return Choice(row, Target(pix_fmt, target_colors(facts, pix_fmt)), _options(row, pix_fmt, facts, config), (*notes,))
+    target = Target(pix_fmt, target_colors(facts, pix_fmt, row.codec))
+    return Choice(row, target, _options(row, pix_fmt, facts, config), (*notes,))
 
 
 def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> dict[str, str]:

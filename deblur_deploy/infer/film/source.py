@@ -24,6 +24,9 @@ _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave out the transparency."""
 
+_WITHOUT_COLORS = {"vp8"}
+"""Codecs that say nothing of colours: FFmpeg's decoder makes it up, whatever the container says."""
+
 _NOT_FILMS = {"image2", "tty", "gif", "apng", "webp_anim"}
 
 
@@ -142,6 +145,7 @@ def read_facts(path: Path) -> Facts:
     """
     with opened(path) as reader:
         stream = film_stream(reader, path)
+        declared = {name: int(getattr(stream.codec_context, name)) for name in COLOR_FIELDS}
         frame = _first_frame(reader, stream)
         if frame is None:
             raise ArtifactError(f"{path} holds no frames", hint="check that it plays")
@@ -160,7 +164,7 @@ def read_facts(path: Path) -> Facts:
             frame.format.name != "pal8" and any(component.is_alpha for component in components),
             frame.format.is_rgb or frame.format.name == "pal8",
             frame.interlaced_frame,
-            {name: int(getattr(frame, name)) for name in COLOR_FIELDS},
+            declared if context.codec.canonical_name in _WITHOUT_COLORS else _colors_of(frame),
             stream.sample_aspect_ratio or None,
             {item.type.name: bytes(item) for item in frame.side_data},
         )
@@ -175,6 +179,10 @@ def _first_frame(reader: Any, stream: Any) -> Any:
         except av.error.InvalidDataError:  # what stands before the first key frame of a recording
             continue
     return None
+
+
+def _colors_of(frame: Any) -> dict[str, int]:
+    return {name: int(getattr(frame, name)) for name in COLOR_FIELDS}
 
 
 def _tag_of(context: Any) -> str:

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -28,12 +29,19 @@ using nvinfer1::PluginFieldType;
 using nvinfer1::PluginTensorDesc;
 using nvinfer1::TensorFormat;
 
+// Puts a kernel on a stream, in blocks of kThreads. The tests define it for an ordinary processor.
+#ifndef LAUNCH
+#define LAUNCH(kernel, grid, stream, ...) kernel<<<grid, kThreads, 0, stream>>>(__VA_ARGS__)
+#endif
+
 namespace {
 
 constexpr char kName[] = "DeformConv2d";
 constexpr char kVersion[] = "1";
 constexpr char kNamespace[] = "deblur";
 constexpr int32_t kFailed = -1;
+constexpr int64_t kMaxElements = (int64_t{1} << 31) - 256;  // of an image or of the weights, as in geometry.py
+constexpr int64_t kMaxGridYZ = 65535;
 
 // The node's attributes, in the order of ONNX DeformConv.
 struct Attributes {
@@ -81,6 +89,17 @@ struct Attributes {
         return true;
     }
 
+    // All values as text: what TensorRT's timings of two layers of the same shapes may be told apart by.
+    std::string text() {
+        std::string result;
+        each([&](const char*, const int32_t* values, size_t count) {
+            char digits[16];  // std::to_string would leave a symbol of its own to be seen
+            for (size_t v = 0; v < count; ++v)
+                result.append(digits, std::snprintf(digits, sizeof(digits), "%d ", values[v]));
+        });
+        return result;
+    }
+
     std::vector<PluginField> fields() {
         std::vector<PluginField> result;
         each([&](const char* name, int32_t* values, size_t count) {
@@ -123,9 +142,9 @@ dim3 grid_of(const DeformConvGeometry& g) {
     return dim3((pixels + Tile::BM - 1) / Tile::BM, (outputs + Tile::BN - 1) / Tile::BN * g.groups, g.batch);
 }
 
-int blocks_of(const DeformConvGeometry& g) {
-    const int weights = g.out_channels * (g.channels / g.groups) * g.kernel_h * g.kernel_w;
-    return (weights + kThreads - 1) / kThreads;
+unsigned blocks_of(const DeformConvGeometry& g) {
+    const int64_t weights = int64_t{g.out_channels} * (g.channels / g.groups) * g.kernel_h * g.kernel_w;
+    return static_cast<unsigned>((weights + kThreads - 1) / kThreads);
 }
 
 template <typename T>
@@ -139,13 +158,13 @@ void launch_half(const DeformConvGeometry& g, const Operands<Half>& operands, bo
     const bool wide = g.out_channels / g.groups > NarrowTile::BN;
     const dim3 grid = wide ? grid_of<WideTile>(g) : grid_of<NarrowTile>(g);
     if (wide && channels_last)
-        deform_conv2d_f16_nhwc_wide<<<grid, kThreads, 0, stream>>>(g, operands);
+        LAUNCH(deform_conv2d_f16_nhwc_wide, grid, stream, g, operands);
     else if (wide)
-        deform_conv2d_f16_nchw_wide<<<grid, kThreads, 0, stream>>>(g, operands);
+        LAUNCH(deform_conv2d_f16_nchw_wide, grid, stream, g, operands);
     else if (channels_last)
-        deform_conv2d_f16_nhwc_narrow<<<grid, kThreads, 0, stream>>>(g, operands);
+        LAUNCH(deform_conv2d_f16_nhwc_narrow, grid, stream, g, operands);
     else
-        deform_conv2d_f16_nchw_narrow<<<grid, kThreads, 0, stream>>>(g, operands);
+        LAUNCH(deform_conv2d_f16_nchw_narrow, grid, stream, g, operands);
 }
 
 class DeformConvPlugin final : public IPluginV3,
@@ -154,7 +173,7 @@ class DeformConvPlugin final : public IPluginV3,
                                public nvinfer1::IPluginV3OneRuntime {
 public:
     DeformConvPlugin(const Attributes& attributes, std::string name_space)
-        : attributes_(attributes), namespace_(std::move(name_space)) {}
+        : attributes_(attributes), namespace_(std::move(name_space)), timing_id_(attributes_.text()) {}
 
     nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override {
         switch (type) {
@@ -165,7 +184,7 @@ public:
         return nullptr;
     }
 
-    IPluginV3* clone() noexcept override { return new DeformConvPlugin(attributes_, namespace_); }
+    IPluginV3* clone() noexcept override { return copied(); }
     const char* getPluginName() const noexcept override { return kName; }
     const char* getPluginVersion() const noexcept override { return kVersion; }
     const char* getPluginNamespace() const noexcept override { return namespace_.c_str(); }
@@ -205,7 +224,9 @@ public:
 
     int32_t configurePlugin(
         const DynamicPluginTensorDesc* in, int32_t count, const DynamicPluginTensorDesc*, int32_t) noexcept override {
-        return count == 3 || count == 4 ? check(in[0].max, in[1].max, in[2].max) : kFailed;
+        if (count != 3 && count != 4) return kFailed;
+        inputs_ = count;
+        return check(in[0].max, in[1].max, in[2].max);
     }
 
     int32_t onShapeChange(
@@ -225,25 +246,25 @@ public:
     int32_t enqueue(const PluginTensorDesc* in, const PluginTensorDesc* out, const void* const* inputs,
                     void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
         const DeformConvGeometry g = geometry_of(attributes_, in, out[0].dims);
-        if (g.batch * g.out_height * g.out_width == 0) return 0;
+        if (g.batch == 0 || g.out_height == 0 || g.out_width == 0) return 0;
         if (is_half(in[0])) {
-            deform_conv2d_pack_f16<<<blocks_of(g), kThreads, 0, stream>>>(
-                g, static_cast<const Half*>(inputs[1]), static_cast<Half*>(workspace));
+            LAUNCH(deform_conv2d_pack_f16, blocks_of(g), stream, g, static_cast<const Half*>(inputs[1]),
+                   static_cast<Half*>(workspace));
             launch_half(g, operands_of<Half>(inputs, inputs_, outputs, workspace), has_channels_last(in[0]), stream);
         } else {
-            deform_conv2d_pack_f32<<<blocks_of(g), kThreads, 0, stream>>>(
-                g, static_cast<const float*>(inputs[1]), static_cast<float*>(workspace));
-            deform_conv2d_f32_nchw<<<grid_of<FloatTile>(g), kThreads, 0, stream>>>(
-                g, operands_of<float>(inputs, inputs_, outputs, workspace));
+            LAUNCH(deform_conv2d_pack_f32, blocks_of(g), stream, g, static_cast<const float*>(inputs[1]),
+                   static_cast<float*>(workspace));
+            LAUNCH(deform_conv2d_f32_nchw, grid_of<FloatTile>(g), stream, g,
+                   operands_of<float>(inputs, inputs_, outputs, workspace));
         }
         return cudaGetLastError() == cudaSuccess ? 0 : kFailed;
     }
 
     IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override {
-        auto* copy = new DeformConvPlugin(attributes_, namespace_);
-        copy->inputs_ = inputs_;
-        return copy;
+        return copied();
     }
+
+    const char* getTimingCacheID() noexcept override { return timing_id_.c_str(); }
 
     const PluginFieldCollection* getFieldsToSerialize() noexcept override {
         fields_ = attributes_.fields();
@@ -252,19 +273,31 @@ public:
     }
 
 private:
-    // Shapes that do not belong together must not reach the kernel.
+    DeformConvPlugin* copied() const {
+        auto* copy = new DeformConvPlugin(attributes_, namespace_);
+        copy->inputs_ = inputs_;
+        return copy;
+    }
+
+    // Shapes that do not belong together, or that the kernel's 32-bit indices cannot hold, must not reach the kernel.
     int32_t check(const Dims& x, const Dims& weight, const Dims& offset) const noexcept {
         const int32_t groups = attributes_.group[0], offset_groups = attributes_.offset_group[0];
         const int32_t taps = attributes_.kernel_shape[0] * attributes_.kernel_shape[1];
         const bool fits = x.nbDims == 4 && weight.nbDims == 4 && offset.nbDims == 4 && x.d[0] == offset.d[0] &&
             weight.d[1] * groups == x.d[1] && weight.d[0] % groups == 0 && x.d[1] % offset_groups == 0 &&
             weight.d[2] == attributes_.kernel_shape[0] && weight.d[3] == attributes_.kernel_shape[1] &&
-            offset.d[1] == 2 * taps * offset_groups && x.d[0] <= 65535;
-        return fits ? 0 : kFailed;
+            offset.d[1] == 2 * taps * offset_groups && x.d[0] <= kMaxGridYZ;
+        if (!fits) return kFailed;
+        const int64_t tiles = (weight.d[0] / groups + NarrowTile::BN - 1) / NarrowTile::BN * groups;
+        const int64_t sizes[] = {
+            x.d[2] * x.d[3], offset.d[2] * offset.d[3], weight.d[0] * weight.d[1] * weight.d[2] * weight.d[3]};
+        for (const int64_t size : sizes)
+            if (size > kMaxElements) return kFailed;
+        return tiles <= kMaxGridYZ ? 0 : kFailed;
     }
 
     Attributes attributes_;
-    std::string namespace_;
+    std::string namespace_, timing_id_;
     int32_t inputs_ = 3;
     std::vector<PluginField> fields_;
     PluginFieldCollection collection_{};

@@ -126,3 +126,13 @@ def test_an_unspecified_matrix_is_taken_as_players_take_it(tmp_path):
         by_hand = rgb_by_hand((120, 98, 148), 8, matrix, LIMITED)
         assert np.abs(network.given[0][32, 32] / 255 - by_hand).max() < 0.6 / 255
         assert film_frames(path)[0].colorspace == 2
+
+
+def test_a_film_that_becomes_motion_jpeg_gets_the_matrix_of_jpeg(tmp_path):
+    """JPEG is BT.601 of full range, whatever a container says."""
+    frame = raw_frame("yuv444p", (120, 98, 148), BT709, LIMITED)
+    source = make_film(tmp_path / "a.mkv", [frame], Recipe("ffv1", "yuv444p"))
+    path, _ = restored(source, codec="mjpeg")
+    expected = codes_by_hand(rgb_by_hand((120, 98, 148), 8, BT709, LIMITED), 8, BT601, FULL)
+    (after,) = film_frames(path)
+    assert all(abs(codes(after, index).mean() - expected[index]) < 1.5 for index in range(3))
