@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +13,7 @@ from torch.nn import functional as F
 from deblur_deploy.compress.plan import Frames, prune_network
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.network.checkpoint import import_checkpoint, load_network, spec_of
+from deblur_deploy.network.checkpoint import import_checkpoint, load_network
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.restormer import Attention, ChannelNorm, FeedForward, Restormer, RestormerConfig
 
@@ -23,12 +26,19 @@ def trained(config: RestormerConfig = SMALL) -> Restormer:
 
 
 def test_the_published_network_has_its_published_size():
-    """26.13 million parameters, and 140.99 GMACs for 256x256 (the paper, table 4, and its code)."""
+    """26.13 million parameters, and 140.99 GMACs for 256x256 (the paper and its code).
+
+    The paper counts convolutions alone. Here the two matrix products of each attention count too.
+    """
+    blocks = ((4, 48, 1, 1), (12, 96, 2, 2), (12, 192, 4, 4), (8, 384, 8, 8), (4 + 4, 96, 1, 1))
+    products = sum(
+        depth * 2 * (256 // smaller) ** 2 * channels**2 / heads for depth, channels, heads, smaller in blocks
+    )
     with torch.device("meta"):
         cost = measure_cost(Restormer(), Resolution(256, 256))
 
     assert cost["params"] == 26_126_644
-    assert cost["gmacs"] == pytest.approx(140.99, rel=0.02)
+    assert cost["gmacs"] - products / 1e9 == pytest.approx(140.99, abs=0.01)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -81,7 +91,7 @@ def test_width_depth_and_heads_are_read_off_the_weights(config, tmp_path):
 
     artifact = import_checkpoint(tmp_path / "deblurring.pth", "restormer", tmp_path / "artifact")
 
-    assert spec_of(net).config == artifact.network.config | {"widths": {}}
+    assert json.loads(json.dumps(artifact.network.config)) == json.loads(json.dumps(asdict(config)))
     picture = torch.rand(1, 3, 21, 35)
     with torch.no_grad():
         assert torch.equal(load_network(artifact)(picture), net(picture))
