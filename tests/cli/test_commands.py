@@ -89,7 +89,7 @@ def test_pruning_reports_every_group(chain, made):
     assert {(group["before"], group["after"]) for group in groups} == {(8, 8), (16, 8), (32, 16)}
     for group in groups:
         first, *others = group["layers"]
-        (row,) = [line for line in chain["prune"].err.splitlines() if line.startswith(f"{first} ") or f"{first}, " in line]
+        (row,) = [line for line in chain["prune"].err.splitlines() if line.startswith((f"{first} ", f"{first}, "))]
         assert row.split()[-3:-1] == [str(group["before"]), str(group["after"])]
         assert not others or others[0].rpartition(".")[2] in row or " more" in row
     assert chain["prune"].json["figures"]["params"] < chain["import"].json["figures"]["params"]
