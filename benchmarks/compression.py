@@ -88,7 +88,7 @@ class Compression:
         from deblur_deploy.pipeline.budgets import fastest
         from deblur_deploy.pipeline.findings import latency_ms, measure_latency, read_quality
         from deblur_deploy.pipeline.recipe import Recipe
-        from deblur_deploy.pipeline.stages import run_stages
+        from deblur_deploy.pipeline.run_stages import run_stages
 
         size = self.bench.resolution
         recipe = Recipe(

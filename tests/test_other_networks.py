@@ -226,7 +226,7 @@ def outputs_of_layers(net: Generator, frame: NDArray[np.float32]) -> tuple[Outpu
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
     net_is_float = not any(True for _ in enabled_quantizers(net))
     hooks = [layer.register_forward_hook(note) for layer in net.modules() if isinstance(layer, kinds)]
-    # Estimates of coarser scales are no part of the file, nor is what only they need. SRN's do go on to the finer
+    # Estimates of coarser scales are not part of the file, nor is what only they need. SRN's do go on to the finer
     # scales, but as a rule without gradients.
     with mock.patch.object(Tensor, "detach", lambda tensor: tensor):
         restored = net.forward_scales(torch.from_numpy(frame))[-1]

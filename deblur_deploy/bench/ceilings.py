@@ -152,7 +152,7 @@ def _onnx_rates(threads: int, seconds: float) -> Iterator[tuple[str, str, float]
 
 
 def _probe(path: Path) -> Artifact:
-    """An ONNX file that is no artifact, as runners take it."""
+    """An ONNX file that is not an artifact, as runners take it."""
     image = ImageSpec(channels=_CHANNELS, height=_SIZE, width=_SIZE)
     history = (Step("probe", {}, {}, None, "", {}),)
     return Artifact("onnx", path, hash_file(path), NetworkSpec("probe", {}), image, history)

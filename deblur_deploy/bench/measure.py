@@ -223,7 +223,7 @@ class _Contender:
         return Sample(before * 1000, (time.perf_counter() - before) * 1000, phases)
 
     def give_up(self, err: Exception) -> None:
-        """Leave the measurement; what was measured before a failure is no figure of a working network."""
+        """Leave the measurement; what was measured before a failure is not a figure of a working network."""
         self.skipped = failure_text(err)
         self.runner = None
         self.windows.clear()

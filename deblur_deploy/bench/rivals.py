@@ -36,10 +36,10 @@ def load_contender(source: str, workspace: Path) -> tuple[Artifact, str | None]:
 
 
 def read_onnx_file(path: Path) -> Artifact:
-    """An ONNX file that is no artifact, as runtimes take it.
+    """An ONNX file that is not an artifact, as runtimes take it.
 
     Raises:
-        ArtifactError: It is no ONNX file, or keeps weights in other files.
+        ArtifactError: It is not an ONNX file, or keeps weights in other files.
         ConfigError: It takes something else than one (N, 3, H, W) float32 tensor.
     """
     import onnx
@@ -49,7 +49,7 @@ def read_onnx_file(path: Path) -> Artifact:
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except (DecodeError, OSError) as err:
-        raise ArtifactError(f"{path} is no ONNX file: {err}", hint="export it again") from err
+        raise ArtifactError(f"{path} is not an ONNX file: {err}", hint="export it again") from err
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     kinds = [value.type.tensor_type for value in inputs]

@@ -24,7 +24,7 @@ COMMANDS = {
     "infer": "deblur pictures, folders and videos",
     "bench": "time artifacts on every runtime that this machine has",
     "report": "one page of what compression cost and bought: photographs, charts, provenance",
-    "doctor": "what this machine can do, what it lacks, and the command that mends it",
+    "doctor": "what this machine can do, what it lacks, and the command that fixes it",
     "inspect": "say what an artifact is: widths, sizes, history",
 }
 """Command names and what they do, in the order in which they are used."""

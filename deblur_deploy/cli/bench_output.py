@@ -173,7 +173,7 @@ def run_streams(
         pipelined: Whether conversion runs beside the network.
 
     Raises:
-        ConfigError: A file was asked for that streams have not.
+        ConfigError: A file was asked for that streams do not have.
         KeyboardInterrupt: Ctrl-C, after what was measured is written.
     """
     from deblur_deploy.bench.device import device_facts

@@ -18,7 +18,7 @@ def capabilities_of(targets: list[str]) -> tuple[str, ...]:
     """Compute capabilities without the dot, of cards by name.
 
     Raises:
-        ConfigError: A card is unknown, or is no particular card.
+        ConfigError: A card is unknown, or is not one particular card.
     """
     numbers = []
     for text in targets:

@@ -26,7 +26,7 @@ def command(
         typer.Option(help="Folder of your own sharp photographs, at least 640x360. Left out: the shipped ones."),
     ] = None,
     target: Annotated[str, typer.Option(help="Card to build the engine for.")] = "RTX 2080 Ti",
-    quick: Annotated[bool, typer.Option("--quick", help="The same road with short fine-tuning and timing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The same steps with short fine-tuning and timing.")] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +43,7 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
     Args:
         target: Card that the engine is built for.
         photos: Folder of the user's sharp photographs for tuning and evaluation; None takes the shipped ones.
-        quick: The same road in a fraction of the time: the figures are those of a hurried fine-tuning.
+        quick: The same steps in a fraction of the time, with figures that show no more than that it works.
     """
     from deblur_deploy.bench.measure import BenchConfig
     from deblur_deploy.config import EngineConfig, PrecisionConfig, PruneConfig, QatConfig

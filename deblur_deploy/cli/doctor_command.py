@@ -17,7 +17,7 @@ _WATCH_S = 0.5
 
 
 def command(as_json: Json = False) -> None:
-    """Say what this machine can do, what it lacks, and the command that mends it. Packages that clash are an error."""
+    """Say what this machine can do, what it lacks, and the command that fixes it. Packages that clash are an error."""
     output = Output(as_json)
     facts, gpu, extras, clashes = device_facts(), find_gpu(), check_extras(), find_clashes()
     states, busy = runtime_states(), BusyWatch().busy_cores(_WATCH_S)

@@ -153,7 +153,7 @@ def workspace_bytes(mebibytes: float | None) -> int | None:
     """Bytes of a number of MiB, which is trtexec's unit.
 
     Raises:
-        ConfigError: It is no size of a memory.
+        ConfigError: It is not an amount of memory.
     """
     if mebibytes is None:
         return None

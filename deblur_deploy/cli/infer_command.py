@@ -227,7 +227,7 @@ def _file_runner(artifact: Artifact, machine: _Machine, out: Path, config: Infer
         from deblur_deploy.infer.cluster import ClusterConfig, ClusterRunner
 
         workers = ClusterConfig(machine.workers, machine.runtime, machine.threads)
-        # Ray says on stdout what befalls its workers, and stdout may be for JSON.
+        # Ray says on stdout what happens to its workers, and stdout may be for JSON.
         with redirect_stdout(sys.stderr), ClusterRunner(artifact, out, config, workers) as cluster:
             yield cluster
         return

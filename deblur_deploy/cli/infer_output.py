@@ -114,7 +114,7 @@ def conclude(output: Output, report: InferReport, out: Path) -> None:
     if failures:
         raise ArtifactError(
             f"{len(failures)} of {len(report.files)} files failed: {_listed([failure.input for failure in failures])}",
-            hint="the lines above say why; mend them and run again with --resume",
+            hint="the lines above say why; fix them and run again with --resume",
         )
 
 

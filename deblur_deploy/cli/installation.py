@@ -49,7 +49,7 @@ class Clash:
         return f"{' and '.join(self.distributions)} install into the same folder, {self.module}, and break each other"
 
     def mend(self, has_gpu: bool) -> str:
-        """The command that mends it: all of them go, and the one for this machine comes back."""
+        """The command that fixes it: it removes all of them and installs the one for this machine."""
         suited = [name for name in self.distributions if name.endswith("-gpu") == has_gpu] or self.distributions
         return f"pip uninstall -y {' '.join(self.distributions)}; pip install {suited[0]}"
 

@@ -46,7 +46,7 @@ def new_directory(out: Path | None, runs: Path, stage: str) -> Path:
     Two commands that are started at once get two numbers.
 
     Raises:
-        ArtifactError: It cannot be written, is being written by another process, or holds files that are no artifact.
+        ArtifactError: It cannot be written, another process writes it, or it holds files that are not an artifact.
     """
     if out is not None:
         check_writable(out)

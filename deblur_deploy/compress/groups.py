@@ -1,4 +1,4 @@
-"""Which channels of a network live and die together.
+"""Coupled channels: which channels of a network are kept or removed together.
 
 Removing an output channel of one convolution removes an input channel of its readers, and where values are added,
 multiplied or carried through a recurrence, the same channel of everything they meet. One pass is followed operation by

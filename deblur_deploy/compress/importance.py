@@ -116,7 +116,7 @@ def _gradients_of(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _finite_outputs(net: nn.Module) -> Iterator[None]:
-    """Watch every weighted layer: the first whose output is no number is named."""
+    """Watch every weighted layer: the first whose output is not a number is named."""
     with ExitStack() as stack:
         for name, layer in _weighted(net):
 

@@ -1,4 +1,4 @@
-"""Labels of channels: which entries of which tensors live and die together.
+"""Labels of channels: which entries of which tensors are kept or removed together.
 
 Every axis of every parameter gets labels, one an entry. A tensor that a pass computes has *factors*: arrays of labels
 that broadcast to its shape. An ordinary feature map (N, C, H, W) has one, of shape (1, C, 1, 1); attention weights have
@@ -21,7 +21,7 @@ Factors = tuple[Factor, ...]
 PICTURE = "the picture itself"
 """Why channels of the input and of the output stay."""
 
-POSITIONS = "positions, which are no features"
+POSITIONS = "positions, which are not features"
 """Why what a deformable convolution is told stays."""
 
 CONSTANT = "a number of channels that stands in the code"

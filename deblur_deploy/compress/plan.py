@@ -45,7 +45,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class PrunedGroup:
-    """Channels that live and die together, and how many of them were kept.
+    """Coupled channels, which are kept or removed together, and how many of them were kept.
 
     Args:
         layers: Names of the layers whose outputs they are.

@@ -66,7 +66,7 @@ def prune(
         on_scan: Called after each evaluation of the scan, where the allocation needs one.
 
     Raises:
-        ArtifactError: ``source`` is no float checkpoint, or ``out`` cannot be written.
+        ArtifactError: ``source`` is not a float checkpoint, or ``out`` cannot be written.
         ConfigError: The budget cannot be met.
         DeblurDeployError: The network gives NaN, or the fine-tuning does.
     """
@@ -112,7 +112,7 @@ def plan_pruning(source: Artifact, config: PruneConfig, on_scan: OnScan | None =
         on_scan: Called after each evaluation of the scan, where the allocation needs one.
 
     Raises:
-        ArtifactError: ``source`` is no float checkpoint.
+        ArtifactError: ``source`` is not a float checkpoint.
         ConfigError: The budget cannot be met.
         DeblurDeployError: The network gives NaN.
     """
@@ -131,7 +131,7 @@ def scan(source: Artifact, config: PruneConfig, on_scan: OnScan | None = None) -
         on_scan: Called after each evaluation.
 
     Raises:
-        ArtifactError: ``source`` is no float checkpoint.
+        ArtifactError: ``source`` is not a float checkpoint.
         DeblurDeployError: The network gives NaN.
     """
     net = _load_float(source)

@@ -37,7 +37,7 @@ class LayerSensitivity:
 
 
 @dataclass(frozen=True)
-class ScanReport:
+class QuantScanReport:
     """Sensitivity of every layer, the most sensitive first.
 
     Args:
@@ -79,7 +79,7 @@ class BudgetReport:
 
 def scan_layers(
     net: nn.Module, pairs: Sequence[Pair], exempt: Collection[str] = (), on_layer: OnStep | None = None
-) -> ScanReport:
+) -> QuantScanReport:
     """Quantize one layer after the other, each alone, and measure what is lost.
 
     Args:
@@ -98,7 +98,7 @@ def scan_layers(
         found.append(LayerSensitivity(layer, drop_db, layer in exempt))
         if on_layer:
             on_layer(number, len(layers), drop_db)
-    return ScanReport(float_db, tuple(sorted(found, key=lambda item: -item.drop_db)), pairs_psnr_db(pairs))
+    return QuantScanReport(float_db, tuple(sorted(found, key=lambda item: -item.drop_db)), pairs_psnr_db(pairs))
 
 
 def hold_budget(net: nn.Module, pairs: Sequence[Pair], float_db: float, max_drop: float) -> BudgetReport:
@@ -148,7 +148,7 @@ def quantizing_only(net: nn.Module, layers: Collection[str]) -> Iterator[None]:
             quantizer.enable()
 
 
-def write_scan(report: ScanReport, directory: Path) -> tuple[Path, Path]:
+def write_scan(report: QuantScanReport, directory: Path) -> tuple[Path, Path]:
     """Write a scan as ``sensitivity.csv`` and ``sensitivity.json``.
 
     Returns:

@@ -18,7 +18,7 @@ from torch import nn
 
 from deblur_deploy.compress.calibration import RangeFollower, calibrate
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
-from deblur_deploy.compress.quant_sensitivity import ScanReport, hold_budget, scan_layers
+from deblur_deploy.compress.quant_sensitivity import QuantScanReport, hold_budget, scan_layers
 from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import QatConfig
 from deblur_deploy.core.artifact import Artifact, new_step
@@ -57,7 +57,7 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
         on_step: Called after each fine-tuning step with the step, their number, and the loss.
 
     Raises:
-        ArtifactError: ``source`` is no float checkpoint, or ``out`` cannot be written.
+        ArtifactError: ``source`` is not a float checkpoint, or ``out`` cannot be written.
         ConfigError: A named layer does not exist, every layer is exempt, or the photographs are no good to calibrate
             on.
         BudgetError: The budget is missed with every layer but one in float; the best artifact is kept in ``out``.
@@ -102,7 +102,7 @@ def _require_layers(net: Generator, scheme: QuantScheme) -> None:
         )
 
 
-def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) -> ScanReport:
+def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) -> QuantScanReport:
     """Measure for every layer what is lost when it alone is quantized, after calibration and without fine-tuning.
 
     Args:
@@ -111,7 +111,7 @@ def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) ->
         on_layer: Called after each layer with its number, how many there are, and the dB lost.
 
     Raises:
-        ArtifactError: ``source`` is no float checkpoint.
+        ArtifactError: ``source`` is not a float checkpoint.
         ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
     """
     net = _load_float(source)

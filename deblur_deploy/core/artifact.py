@@ -2,7 +2,7 @@
 
 An artifact is a directory with one payload file and ``manifest.json``. The manifest says what the payload is, its
 sha256, the network's widths, and the history of every stage it went through. It is written last and the directory is
-put in place by one rename, so a directory without a manifest is no artifact, and a killed run leaves none behind.
+put in place by one rename, so a directory without a manifest is not an artifact, and a killed run leaves none behind.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def new_step(stage: str, config: Any, parent: Artifact | None, figures: Mapping[
 
 
 def _just_after(created: str) -> str:
-    """One microsecond later; the present where the text is no time."""
+    """One microsecond later; the present where the text is not a time."""
     try:
         return (datetime.fromisoformat(created) + timedelta(microseconds=1)).isoformat(timespec="microseconds")
     except (ValueError, OverflowError):
@@ -244,7 +244,7 @@ def load_artifact(path: Path) -> Artifact:
     manifest = _read_manifest(directory / MANIFEST)
     payload = directory / manifest["file"]
     if path not in (directory, directory / MANIFEST, payload):
-        raise ArtifactError(f"{path} is no part of the artifact {directory}", hint=f"give {directory} or {payload}")
+        raise ArtifactError(f"{path} is not part of the artifact {directory}", hint=f"give {directory} or {payload}")
     _check_inside(payload)
     if not payload.is_file():
         raise ArtifactError(f"{payload} is missing", hint="make the artifact again, or remove its directory")
@@ -281,7 +281,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     _check_inside(path)
     try:
         if path.exists() and not path.is_file():
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise OSError(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -332,14 +332,14 @@ def check_replaceable(out: Path) -> None:
     """Refuse a directory that an artifact must not be written over.
 
     Raises:
-        ArtifactError: It is a file, or holds files that are no artifact.
+        ArtifactError: It is a file, or holds files that are not an artifact.
     """
     if not out.exists():
         return
     if not out.is_dir():
         raise ArtifactError(f"{out} is a file", hint="--out names a directory")
     if any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise ArtifactError(f"{out} holds files that are no artifact", hint="give a new or empty directory to --out")
+        raise ArtifactError(f"{out} holds files that are not an artifact", hint="give --out a new or empty directory")
 
 
 @contextmanager

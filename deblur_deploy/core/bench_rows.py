@@ -23,7 +23,7 @@ def read_rows(path: Path) -> list[Record]:
     """Read the rows of latencies in a file; rows of streams, which measure something else, are left out.
 
     Returns:
-        The rows, every field of its type; none where the file's first line is no row of a benchmark.
+        The rows, every field of its type; none where the file's first line is not a row of a benchmark.
 
     Raises:
         ArtifactError: The file cannot be read, or a line of it is damaged; the line is named.
@@ -66,14 +66,14 @@ def has_transfers(row: Mapping[str, Any]) -> bool:
 
 
 def device_identity(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two machines, or two settings of one, comparable; versions of libraries are no part of it."""
+    """What makes two machines, or two settings of one, comparable; versions of libraries are not part of it."""
     return {name: facts.get(name) for name in _IDENTITY} | {"gpu": (facts.get("gpu") or {}).get("name")}
 
 
 def _complaint(row: Any) -> str | None:
     """What is wrong with a line, or None."""
     if not isinstance(row, dict):
-        return "is no row of a benchmark"
+        return "is not a row of a benchmark"
     if "stream_fps" in row:
         return None
     if missing := [name for name in _FIELDS if name not in row]:

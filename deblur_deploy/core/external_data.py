@@ -80,7 +80,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     The marks of groups, which ONNX has none of, are passed over, so that their contents count as fields of the message.
 
     Raises:
-        ValueError: It is no message.
+        ValueError: It is not a message.
 
     Source: protobuf.dev, *Encoding*.
     """

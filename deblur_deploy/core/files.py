@@ -20,7 +20,7 @@ PARTIAL = ".partial"
 def whole_file(path: Path, *, follow_links: bool = False) -> Iterator[Path]:
     """A hidden file beside ``path`` to write to: put in its place in the end, when it is on the disk, or removed.
 
-    After an error the older file stays. Folders above are made. What is no regular file, such as a pipe, is given as it
+    After an error the older file stays. Folders above are made. What is not a regular file (a pipe) is given as it
     is. The hidden file ends like ``path``, for libraries that go by the suffix.
 
     Args:
@@ -57,7 +57,7 @@ def whole_file(path: Path, *, follow_links: bool = False) -> Iterator[Path]:
 
 
 def _shortened(stem: str) -> str:
-    """The first 80 bytes: file systems count bytes and take 255, and a part of a character is no name on all."""
+    """The first 80 bytes: file systems count bytes and take 255, and a part of a character is not a name on all."""
     return os.fsencode(stem)[:80].decode(errors="ignore")
 
 

@@ -1,4 +1,4 @@
-"""Tables and text of strangers in Markdown."""
+"""Tables, and text from elsewhere, in Markdown."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def load_settings(cls: type[T], path: Path) -> T:
     """
     try:
         if path.exists() and not path.is_file():
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as err:
         raise ConfigError(f"{path} cannot be read as a recipe: {err}", hint="give a TOML file") from err

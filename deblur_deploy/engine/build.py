@@ -81,7 +81,7 @@ def build_engine(source: Artifact, config: EngineConfig, out: Path) -> Artifact:
         out: The engine artifact's directory.
 
     Raises:
-        ArtifactError: ``source`` is no ONNX artifact, or ``out`` cannot be written.
+        ArtifactError: ``source`` is not an ONNX artifact, or ``out`` cannot be written.
         ConfigError: No such card, or sizes that the network does not take.
         MissingDependencyError: No TensorRT is installed.
         BuildError: The network cannot be built, or the engine is not in the precision asked for.

@@ -103,7 +103,7 @@ def save_timing_cache(builder_config: Any, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """What is known of a build that the builder gave up.
+    """What is known of a build that failed.
 
     Args:
         reason: The builder's last error.

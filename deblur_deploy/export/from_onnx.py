@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, hash_file, new_step, write_artifact
-from deblur_deploy.core.errors import ArtifactError, ExportError, first_line
+from deblur_deploy.core.errors import ArtifactError, DeblurDeployError, ExportError, first_line
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.graph.facts import write_facts
 from deblur_deploy.graph.node_costs import compute_nodes, share_of_macs
@@ -144,9 +144,8 @@ def _tried(artifact: Artifact) -> dict[str, Any]:
     height, width = image.height or _TRIED_SIDE, image.width or _TRIED_SIDE
     shape = (1, height, width, _RGB) if image.layout == "NHWC" else (1, _RGB, height, width)
     with open_runner(artifact, "onnxruntime", threads=1) as runner:
-        restored = runner.infer(np.zeros(shape, dtype=image.dtype))
-    if restored.shape != shape:
-        raise ArtifactError(
-            f"the graph gives {restored.shape} for a picture of {shape}", hint="it must give a picture of the same size"
-        )
+        try:
+            runner.infer(np.zeros(shape, dtype=image.dtype))
+        except DeblurDeployError as err:
+            raise ArtifactError(err.message, hint="it must give a picture of the same size") from err
     return {}

@@ -20,7 +20,7 @@ from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifac
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.data.pairs import load_photos
-from deblur_deploy.export.quality import measuring
+from deblur_deploy.export.measuring import measuring
 from deblur_deploy.graph.dequantize import drop_quantization
 from deblur_deploy.graph.facts import write_facts
 from deblur_deploy.graph.node_costs import precision_shares
@@ -45,7 +45,7 @@ def lower_precision(source: Artifact, config: PrecisionConfig, out: Path) -> Art
         ``overflow_unchecked`` with the reason.
 
     Raises:
-        ArtifactError: ``source`` is no readable ONNX artifact, or ``out`` cannot be written.
+        ArtifactError: ``source`` is not a readable ONNX artifact, or ``out`` cannot be written.
         ConfigError: A name to keep fits no node.
         ExportError: The network cannot be written in this precision, or gives NaN or infinite values in it.
     """
@@ -106,7 +106,7 @@ def load_model(source: Artifact) -> onnx.ModelProto:
     """Read the network of an ONNX artifact.
 
     Raises:
-        ArtifactError: It is no ONNX artifact, or cannot be read.
+        ArtifactError: It is not an ONNX artifact, or cannot be read.
     """
     if source.kind != "onnx":
         raise ArtifactError(

@@ -19,7 +19,7 @@ from deblur_deploy.config import DeformOp, ExportConfig, Io
 from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.export.compare import comparing
-from deblur_deploy.export.quality import measuring
+from deblur_deploy.export.measuring import measuring
 from deblur_deploy.export.trace import trace, trace_any_size
 from deblur_deploy.graph.auto_pad import write_pads
 from deblur_deploy.graph.batch_norm import replace_batch_norms
@@ -53,7 +53,7 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
         out: The artifact's directory.
 
     Raises:
-        ArtifactError: ``source`` is no checkpoint or ``out`` cannot be written.
+        ArtifactError: ``source`` is not a checkpoint or ``out`` cannot be written.
         ExportError: The size takes more memory than there is, the network does not work at every size though that was
             asked for, the result does not pass onnx's checker, or it gives no numbers where the network gives a
             picture.

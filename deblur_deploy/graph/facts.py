@@ -87,7 +87,7 @@ def parse_facts(properties: Iterable[tuple[str, str]]) -> OnnxFacts:
     _require(found["format"] == FORMAT, f"its format is {_quoted(found['format'])}, and {FORMAT} is read")
     _require(
         re.fullmatch("[0-9a-f]{64}", found["source_sha256"]) is not None,
-        f"{_quoted(found['source_sha256'])} is no hash",
+        f"{_quoted(found['source_sha256'])} is not a hash",
     )
     _require(0 < len(found["network"]) <= 200 and found["network"].isprintable(), "it names no network")
     return OnnxFacts(found["source_sha256"], found["network"], _image(found["image"]), _versions(found["versions"]))
@@ -98,7 +98,7 @@ def _image(text: str) -> ImageSpec:
     try:
         image = from_table(ImageSpec, table, "image")
     except (ConfigError, TypeError, OverflowError) as err:
-        raise _malformed(f"its image is no ImageSpec: {_quoted(str(err))}") from err
+        raise _malformed(f"its image is not an ImageSpec: {_quoted(str(err))}") from err
     known = (image.layout, image.dtype, image.value_range) in _PAIRINGS and image.channels == 3
     _require(known, "its image has a layout, type and range that do not belong together")
     _require((image.height is None) == (image.width is None), "its image fixes one side and not the other")
@@ -121,7 +121,7 @@ def _table(text: str, name: str) -> Mapping[str, Any]:
         table = json.loads(text)
     except (ValueError, RecursionError) as err:
         raise _malformed(f"its {name} is not JSON") from err
-    _require(isinstance(table, dict), f"its {name} is no table")
+    _require(isinstance(table, dict), f"its {name} is not a table")
     return table  # type: ignore[no-any-return]
 
 

@@ -30,7 +30,7 @@ def read_for_openvino(core: openvino.Core, path: Path) -> openvino.Model:
         path: An ONNX file. ``deblur::DeformConv2d``, ONNX ``DeformConv`` and local functions are understood.
 
     Raises:
-        DecodeError, OSError, RuntimeError, ValidationError: The file is no ONNX, cannot be opened, or OpenVINO does not
+        DecodeError, OSError, RuntimeError, ValidationError: The file is not ONNX, cannot be opened, OpenVINO does not
             take it, or its functions call each other without end.
     """
     model = onnx.load(path)

@@ -44,7 +44,7 @@ def read_network(model_bytes: bytes) -> onnx.ModelProto:
     """Read and check a serialized network.
 
     Raises:
-        BuildError: It is no valid ONNX network.
+        BuildError: It is not a valid ONNX network.
     """
     try:
         model = onnx.load_from_string(model_bytes)

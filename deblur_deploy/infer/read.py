@@ -134,7 +134,7 @@ def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[Image.Im
             raise ArtifactError(f"{path} is {kind}, which is not supported", hint=hint)
         if image.width * image.height > MAX_PIXELS:
             raise too_large(path, f"{image.width}x{image.height}")
-        if image.format not in ("MPO", "TIFF"):
+        if FORMATS[kind].animation and kind != "TIFF":  # of whose pages some are no pictures of their own
             _check_single(path, getattr(image, "n_frames", 1))
         yield image
 

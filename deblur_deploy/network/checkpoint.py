@@ -81,7 +81,7 @@ def import_checkpoint(
 
     Raises:
         ConfigError: No such architecture, or an option that it does not take.
-        ArtifactError: The file is no checkpoint, or one of another network.
+        ArtifactError: The file is not a checkpoint, or one of another network.
         MissingDependencyError: The checkpoint is TensorFlow's, and TensorFlow is not installed.
     """
     options = options or ImportOptions()
@@ -105,7 +105,7 @@ def read_checkpoint(path: Path, arch: str, options: ImportOptions) -> ReadCheckp
 
     Raises:
         ConfigError: No such architecture, or an option that it does not take.
-        ArtifactError: The file is no checkpoint, or one of another network.
+        ArtifactError: The file is not a checkpoint, or one of another network.
         MissingDependencyError: The checkpoint is TensorFlow's, and TensorFlow is not installed.
     """
     architecture = find_architecture(arch, options.multiple_of)
@@ -149,7 +149,7 @@ def load_network(artifact: Artifact) -> Generator:
         The network in evaluation mode, float32, fake-quantized if the artifact is.
 
     Raises:
-        ArtifactError: It is no checkpoint, or weights and manifest do not belong together.
+        ArtifactError: It is not a checkpoint, or weights and manifest do not belong together.
     """
     if artifact.kind != "checkpoint":
         raise ArtifactError(

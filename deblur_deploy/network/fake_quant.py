@@ -100,7 +100,7 @@ def insert_quantizers(net: nn.Module, quantization: Mapping[str, Any]) -> None:
         quantization: Fields of :class:`QuantScheme`.
 
     Raises:
-        ConfigError: An exempt layer does not exist or is no layer with weights, or all are exempt.
+        ConfigError: An exempt layer does not exist or is not a layer with weights, or all are exempt.
         MissingDependencyError: ModelOpt is not installed.
     """
     scheme = from_table(QuantScheme, quantization, "network.quantization")
@@ -142,7 +142,7 @@ def check_layer(name: str, layers: Collection[str], verb: str = "exempt") -> Non
     if name in layers:
         return
     if inside := [layer for layer in layers if layer.startswith(f"{name}.")]:
-        raise ConfigError(f"{name!r} is no convolution to {verb}", hint=f"name what it holds: {', '.join(inside)}")
+        raise ConfigError(f"{name!r} is not a convolution to {verb}", hint=f"name what it holds: {', '.join(inside)}")
     (nearest,) = difflib.get_close_matches(name, layers, n=1, cutoff=0.0)
     raise ConfigError(f"there is no layer {name!r} to {verb}", hint=f"the nearest convolution is {nearest!r}")
 

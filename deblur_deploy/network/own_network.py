@@ -66,7 +66,7 @@ class OwnNetwork(Generator):
         """What the module gives, as a list.
 
         Raises:
-            ConfigError: That is no picture of the same size.
+            ConfigError: It is not a picture of the same size.
         """
         return pictures_of(self.net(blurred), blurred, self.arch)
 
@@ -129,7 +129,7 @@ def pictures_of(given: Any, blurred: Tensor, name: str) -> list[Tensor]:
         name: What the network is called in messages.
 
     Raises:
-        ConfigError: The last is no picture of the same size.
+        ConfigError: The last is not a picture of the same size.
     """
     estimates = list(given.values()) if isinstance(given, Mapping) else [given]
     estimates = list(given) if isinstance(given, Sequence) else estimates
@@ -172,7 +172,7 @@ def _find(factory: str) -> Callable[[], nn.Module]:
             hint="install it, or put its folder on the path: PYTHONPATH=. deblur-deploy …",
         ) from err
     if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):
-        raise ConfigError(f"{factory} is no function and no class of networks", hint=_HINT)
+        raise ConfigError(f"{factory} is neither a function nor a class of networks", hint=_HINT)
     _check_origin(factory, found.__module__)  # a module may hold what it has imported from elsewhere
     try:
         inspect.signature(found).bind()

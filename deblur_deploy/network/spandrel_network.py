@@ -72,7 +72,7 @@ class SpandrelNetwork(Generator):
         """What the network gives, as a list.
 
         Raises:
-            ConfigError: That is no picture of the same size.
+            ConfigError: It is not a picture of the same size.
         """
         return pictures_of(self.net(blurred), blurred, self.config.architecture)
 

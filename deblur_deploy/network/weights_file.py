@@ -314,7 +314,7 @@ def _reason_unusable(tensor: Tensor) -> str | None:
     if tensor.is_meta:
         return "was saved without its values (on the meta device)"
     if tensor.layout != torch.strided or tensor.is_nested:
-        return f"is no plain array but {tensor.layout}"
+        return f"is not a plain array but {tensor.layout}"
     if tensor.is_quantized or tensor.is_complex():
         return f"holds {tensor.dtype}, not real numbers"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

@@ -8,7 +8,7 @@ from typing import Any
 from deblur_deploy.core.errors import BudgetError
 from deblur_deploy.pipeline.findings import latency_ms, measured_runtimes
 from deblur_deploy.pipeline.recipe import Budget
-from deblur_deploy.pipeline.stages import RunArtifacts
+from deblur_deploy.pipeline.run_stages import RunArtifacts
 from deblur_deploy.quality.gain import format_share, gain_kept, lost_db
 
 

@@ -21,7 +21,7 @@ from deblur_deploy.core.units import format_bytes
 from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.pipeline.progress import Progress
 from deblur_deploy.pipeline.recipe import Recipe
-from deblur_deploy.pipeline.stages import RunArtifacts
+from deblur_deploy.pipeline.run_stages import RunArtifacts
 from deblur_deploy.quality.gain import format_db, format_share, gain_kept, lost_db
 
 FACT_HEADINGS = ("stage", "file", "size on disk", "parameters", "GMACs", "PSNR dB", "dB lost", "gain kept")

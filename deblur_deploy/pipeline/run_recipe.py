@@ -16,7 +16,7 @@ from deblur_deploy.pipeline import findings
 from deblur_deploy.pipeline.budgets import check_budgets
 from deblur_deploy.pipeline.progress import Progress, Silent
 from deblur_deploy.pipeline.recipe import Recipe, load_recipe
-from deblur_deploy.pipeline.stages import RunArtifacts, run_stages
+from deblur_deploy.pipeline.run_stages import RunArtifacts, run_stages
 from deblur_deploy.quality.gain import format_db
 
 

@@ -162,7 +162,7 @@ def drift_between(a: Artifact, b: Artifact, images: Sequence[Image8]) -> Drift |
         images: (H, W, 3) uint8.
 
     Returns:
-        None where one of the two is no recurrent checkpoint: exported graphs give their last estimate only.
+        None where one of the two is not a recurrent checkpoint: exported graphs give their last estimate only.
     """
     if not a.kind == b.kind == "checkpoint":
         return None

@@ -78,7 +78,7 @@ def as_device_array(array: Any, stream: int) -> DeviceArray:
         The array. Where ``stream`` is not None, the user has to wait for it.
 
     Raises:
-        ConfigError: It is no array on a GPU, has gaps or another order, or a type that no engine takes.
+        ConfigError: It is not an array on a GPU, has gaps or another order, or a type that no engine takes.
     """
     if isinstance(array, DeviceArray):
         return array
@@ -87,7 +87,7 @@ def as_device_array(array: Any, stream: int) -> DeviceArray:
     if hasattr(array, "__cuda_array_interface__"):
         return _checked(_from_interface(array))
     raise ConfigError(
-        f"{type(array).__name__} is no array on a GPU",
+        f"{type(array).__name__} is not an array on a GPU",
         hint="give a CUDA tensor of PyTorch, CuPy, PyCUDA or JAX; for NumPy arrays there is `infer`",
     )
 

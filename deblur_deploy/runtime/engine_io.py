@@ -135,7 +135,7 @@ class EngineIO:
         return tuple(batch.shape[axis] for axis in axes)
 
     def check(self, batch: NDArray[Any], image: ImageSpec) -> None:
-        """Refuse what is no batch of pictures; its size is another matter.
+        """Refuse what is not a batch of pictures; its size is checked elsewhere.
 
         Raises:
             ConfigError: It has other axes or another type.

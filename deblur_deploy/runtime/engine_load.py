@@ -19,7 +19,7 @@ _DIAGNOSTICS = {
     "OLD_CUDA_DRIVER": "the NVIDIA driver is too old for it",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
     "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory for it",
-    "MALFORMED_ENGINE": "the file is no engine, or was damaged",
+    "MALFORMED_ENGINE": "the file is not an engine, or was damaged",
     "CUDA_ERROR": "CUDA cannot be used here",
 }
 """What the bits of TensorRT-RTX's EngineInvalidityDiagnostics mean for the user."""

@@ -31,7 +31,7 @@ def network_of(artifact: Artifact) -> bytes:
 
     Raises:
         ArtifactError: The ONNX file is not there, was changed, or no longer gives that network.
-        BuildError: It is no valid network.
+        BuildError: It is not a valid network.
     """
     figures, path = artifact.figures, find_weights(artifact)
     profiles = [_profile(known) for known in figures.get("profiles") or ()]
@@ -56,7 +56,7 @@ def refit(engine: Any, artifact: Artifact, trt: Any, logger: Any) -> None:
 
     Raises:
         ArtifactError: The ONNX file is not there or was changed, or TensorRT does not find the weights in it.
-        BuildError: The ONNX file is no valid network.
+        BuildError: The ONNX file is not a valid network.
         DeblurDeployError: TensorRT could not put the weights in.
     """
     network = network_of(artifact)

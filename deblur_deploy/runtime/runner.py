@@ -309,7 +309,7 @@ def _missing_here(name: str) -> DeblurDeployError | None:
 
 
 def _engine_unavailable(artifact: Artifact, name: str) -> DeblurDeployError | None:
-    """What speaks against an engine here: it is of another TensorRT, for another card, or there is no GPU at all."""
+    """Why an engine cannot run here: it is of another TensorRT, for another card, or there is no GPU at all."""
     if name not in runtimes_for(artifact):
         built_by = flavour_title(flavour_of(artifact))
         wanted = RUNTIMES[name].flavour or "tensorrt"

@@ -91,7 +91,7 @@ class TorchCudaRunner(TorchRunner):
         """Run the network once more on what :meth:`infer` put on the device last, with no copies; waits for the end.
 
         Raises:
-            DeblurDeployError: PyTorch gave up.
+            DeblurDeployError: PyTorch failed.
         """
         assert self._picture is not None, "no batch was there before"
         start, end = self._marks[1:3]

@@ -75,7 +75,7 @@ class EngineRunner(Runner):
 
     Raises:
         MissingDependencyError: TensorRT or cuda-python is not installed.
-        ArtifactError: The file is damaged, or is no deblurring engine.
+        ArtifactError: The file is damaged, or is not a deblurring engine.
         BuildError: It was built for another version or another card.
         ConfigError: It does not take the number of pictures that it will be given.
         DeblurDeployError: The GPU cannot be used, or has no memory left.
@@ -146,7 +146,7 @@ class EngineRunner(Runner):
 
         Raises:
             ConfigError: A batch has a shape that the engine does not take.
-            DeblurDeployError: TensorRT or CUDA gave up.
+            DeblurDeployError: TensorRT or CUDA failed.
         """
         self._first()
         free, busy = deque(self._streams), deque[EngineStream]()
@@ -183,7 +183,7 @@ class EngineRunner(Runner):
 
         Raises:
             ConfigError: An array does not lie on the GPU, has gaps, or has another type or shape.
-            DeblurDeployError: TensorRT or CUDA gave up.
+            DeblurDeployError: TensorRT or CUDA failed.
         """
         lane = self._first()
         on = lane.stream if stream is None else stream_handle(stream)

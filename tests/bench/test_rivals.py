@@ -102,7 +102,7 @@ def test_what_takes_no_pictures_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="not one float32 picture"):
             load_contender(str(path), tmp_path)
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(ArtifactError, match="is no ONNX file"):
+    with pytest.raises(ArtifactError, match="is not an ONNX file"):
         load_contender(str(tmp_path / "text.onnx"), tmp_path)
     with pytest.raises(ArtifactError, match="there is no"):
         load_contender(str(tmp_path / "missing.onnx"), tmp_path)

@@ -49,7 +49,7 @@ def empty_file(path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def text_file(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    path.write_text("these are no weights")
+    path.write_text("these are not weights")
 
 
 @pytest.mark.parametrize(

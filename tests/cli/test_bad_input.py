@@ -318,7 +318,7 @@ def test_an_output_that_holds_other_files(refuse, made, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     message = refuse(1, "export-onnx", made["import"], "--res", "32x32", "--out", tmp_path / "mine")
-    assert "holds files that are no artifact" in message
+    assert "holds files that are not an artifact" in message
 
 
 def test_samples_that_cannot_be_saved(run, made, tmp_path):

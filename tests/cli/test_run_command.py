@@ -12,7 +12,7 @@ from deblur_deploy.config import PruneConfig, QatConfig
 from deblur_deploy.core.errors import BudgetError, ConfigError
 from deblur_deploy.pipeline.budgets import check_budgets
 from deblur_deploy.pipeline.recipe import Budget, Recipe, load_recipe
-from deblur_deploy.pipeline.stages import RunArtifacts
+from deblur_deploy.pipeline.run_stages import RunArtifacts
 
 STAGES = """
 [prune]

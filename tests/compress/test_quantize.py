@@ -169,7 +169,7 @@ def test_any_unknown_name_gets_the_nearest_layer(net, photo):
 
 @pytest.mark.parametrize("name", ["levels", "deform", "recurrent", "pyramid", "pyramid.up"])
 def test_a_part_that_holds_convolutions_is_no_exemption(net, photo, name):
-    with pytest.raises(ConfigError, match=f"'{name}' is no convolution") as caught:
+    with pytest.raises(ConfigError, match=f"'{name}' is not a convolution") as caught:
         quantize_network(net, {"bits": 8, "exempt": [name, "head"]}, [to_batch(photo)])
     assert f"{name}." in caught.value.hint
 

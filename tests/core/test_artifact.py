@@ -84,7 +84,7 @@ def test_an_artifact_is_opened_by_its_directory_manifest_or_payload(tmp_path: Pa
 def test_a_neighbour_of_the_payload_is_not_taken_for_it(tmp_path: Path) -> None:
     write_artifact(tmp_path / "a", draft())
     (tmp_path / "a" / "other.pth").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"other\.pth is no part of the artifact"):
+    with pytest.raises(ArtifactError, match=r"other\.pth is not part of the artifact"):
         load_artifact(tmp_path / "a" / "other.pth")
     with pytest.raises(ArtifactError, match=r"there is no .*gone\.pth"):
         load_artifact(tmp_path / "a" / "gone.pth")
@@ -305,7 +305,7 @@ def test_only_an_empty_or_an_artifacts_directory_is_written_to(tmp_path: Path) -
         write_artifact(tmp_path / "file", draft())
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_text("precious")
-    with pytest.raises(ArtifactError, match="holds files that are no artifact"):
+    with pytest.raises(ArtifactError, match="holds files that are not an artifact"):
         write_artifact(tmp_path / "photos", draft())
     assert (tmp_path / "photos" / "holiday.jpg").read_text() == "precious"
     (tmp_path / "empty").mkdir()

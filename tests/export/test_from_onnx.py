@@ -77,5 +77,5 @@ def test_a_graph_that_gives_another_size_is_refused(tmp_path):
     model.graph.node[0].attribute.append(helper.make_attribute("strides", [2, 2]))
     onnx.save(model, path)
 
-    with pytest.raises(ArtifactError, match="the graph gives"):
+    with pytest.raises(ArtifactError, match="the network gives"):
         import_onnx(path, tmp_path / "artifact")

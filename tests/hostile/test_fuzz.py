@@ -264,7 +264,7 @@ def read_rows(path: Path) -> None:
     reader = open_rows(path, None)
     if reader is not None:
         height = sum(len(rows) for rows in reader.bands())
-        assert height == reader.shape[0]
+        assert height == reader.layout.shape[0]
 
 
 @pytest.mark.timeout(7200)

@@ -313,7 +313,7 @@ WEIGHTS: dict[str, tuple[Make, str]] = {
     "nothing in it": (saved({"a": torch.zeros(0, 3)}), "is empty"),
     "10^12 numbers over one": (saved({"a": torch.zeros(1).expand(10**6, 10**6)}), "over only 4 bytes"),
     "no values": (saved({"a": torch.zeros(4, device="meta")}), "without its values|could run code"),
-    "sparse": (saved({"a": torch.eye(3).to_sparse()}), "is no plain array"),
+    "sparse": (saved({"a": torch.eye(3).to_sparse()}), "is not a plain array"),
     "complex": (saved({"a": torch.zeros(3, dtype=torch.complex64)}), "not real numbers"),
 }
 SAFETENSORS: dict[str, tuple[Make, str]] = {

@@ -212,7 +212,7 @@ def test_whatever_a_damaged_file_makes_the_reader_raise_is_one_clear_error(monke
     ("tensor", "said"),
     [
         (torch.zeros(0, 6, 3, 3), r"is empty: its shape is \(0, 6, 3, 3\)"),
-        (torch.ones(8, 6).to_sparse(), "is no plain array but torch.sparse_coo"),
+        (torch.ones(8, 6).to_sparse(), "is not a plain array but torch.sparse_coo"),
         (torch.zeros(8, 6, device="meta"), "was saved without its values"),
         (torch.zeros(8, 6, dtype=torch.complex64), "holds torch.complex64"),
     ],

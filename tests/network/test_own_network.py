@@ -123,8 +123,8 @@ def test_pruned_widths_are_read_off_the_weights(users_code):
     [
         ("no_such_module:Net", "cannot be imported"),
         (":Net", "cannot be imported"),
-        ("users_networks:Missing", "is no function and no class of networks"),
-        ("users_networks:number", "is no function and no class of networks"),
+        ("users_networks:Missing", "is neither a function nor a class of networks"),
+        ("users_networks:number", "is neither a function nor a class of networks"),
         ("os:getcwd", "is part of Python"),
         ("subprocess:getoutput", "is part of Python"),
         ("builtins:exit", "is part of Python"),

@@ -15,7 +15,7 @@ def test_only_channels_that_differ_are_kept():
     shapes = shapes_of(published)
     found = {**shapes, "0.weight": (6, 3, 3, 3), "0.bias": (6,), "1.weight": (8, 6, 3, 3)}
 
-    # The last has another kernel, so it is no narrower layer but another one.
+    # The last has another kernel, so it is not a narrower layer but another one.
     assert changed_widths(published, found) == {"0.weight": (6, 3, 3, 3), "0.bias": (6,)}
     with pytest.raises(KeyError, match=r"1\.bias"):
         changed_widths(published, {name: shape for name, shape in shapes.items() if name != "1.bias"})

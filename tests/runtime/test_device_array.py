@@ -108,7 +108,7 @@ def test_gaps_in_the_cuda_array_interface_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("array", "message"),
-    [([1.0], "list is no array on a GPU"), (torch.zeros(1), "Tensor does not lie on a CUDA device")],
+    [([1.0], "list is not an array on a GPU"), (torch.zeros(1), "Tensor does not lie on a CUDA device")],
 )
 def test_what_lies_elsewhere_is_refused(array: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

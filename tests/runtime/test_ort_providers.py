@@ -14,10 +14,9 @@ from onnx import TensorProto, helper
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError
-from deblur_deploy.runtime import ort_caches, ort_providers
+from deblur_deploy.runtime import ort_providers
 from deblur_deploy.runtime.nvidia import Gpu
-from deblur_deploy.runtime.ort_caches import cache_options
-from deblur_deploy.runtime.ort_providers import CPU, open_session, provider_unavailable, require_provider
+from deblur_deploy.runtime.ort_providers import CPU, cache_options, open_session, provider_unavailable, require_provider
 
 NAME = "onnxruntime-cuda"
 CUDA, RTX = "CUDAExecutionProvider", "NvTensorRTRTXExecutionProvider"
@@ -122,8 +121,8 @@ def test_other_cards_and_versions_have_other_caches(
     found = []
     cards = (("RTX 2080 Ti", "7.5", "1.27"), ("RTX 3060", "8.6", "1.27"), ("RTX 3060", "8.6", "1.31"))
     for name, capability, version in (*cards, ("RTX 3090", "8.6", "1.31")):
-        monkeypatch.setattr(ort_caches, "find_gpu", lambda n=name, c=capability: Gpu(n, c, "13.0"))
-        monkeypatch.setattr(ort_caches, "onnxruntime", SimpleNamespace(__version__=version))
+        monkeypatch.setattr(ort_providers, "find_gpu", lambda n=name, c=capability: Gpu(n, c, "13.0"))
+        monkeypatch.setattr(ort_providers.onnxruntime, "__version__", version)
         found.append(cache_options(onnx_file, "TensorrtExecutionProvider")["trt_engine_cache_path"])
     assert len(set(found)) == 4
     assert "-rtx-3060-sm86-cuda13.0" in found[1]

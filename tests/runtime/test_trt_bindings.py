@@ -90,7 +90,7 @@ def test_the_full_tensorrt_is_told_from_rtx_by_what_it_lacks(full: dict[str, set
 def test_rtx_itself_refuses_what_is_no_engine(engine: Artifact) -> None:
     import tensorrt_rtx
 
-    with pytest.raises(ArtifactError, match=r"TensorRT-RTX [\d.]+ refuses .*model\.engine: the file is no engine"):
+    with pytest.raises(ArtifactError, match=r"TensorRT-RTX [\d.]+ refuses .*model\.engine: the file is not an engine"):
         load_engine(engine, tensorrt_rtx)
 
 

@@ -54,7 +54,7 @@ def test_a_file_that_is_no_engine_is_named_with_the_reason(make: Callable[..., B
         (1, BuildError, "built by another version", "export-trt --flavour rtx"),
         (2, BuildError, "for other cards than the one", "export-trt --flavour rtx"),
         (4, DeblurDeployError, "driver is too old", "nvidia-smi"),
-        (32 + 1, ArtifactError, "another version and the file is no engine", "copy the file again"),
+        (32 + 1, ArtifactError, "another version and the file is not an engine", "copy the file again"),
         (0, DeblurDeployError, "it gives no reason", "nvidia-smi"),
     ],
 )

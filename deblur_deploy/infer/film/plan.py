@@ -77,7 +77,7 @@ def choices(facts: Facts, config: VideoConfig, writer: Any) -> Iterator[Choice]:
         )
     if not keeping and config.codec is None:
         raise ConfigError(
-            f"nothing that {writer.format.name} files take can hold {facts.pix_fmt}",
+            f"nothing that {writer.format.name} files take can hold {config.pixel_format or facts.pix_fmt}",
             hint="copy the film into Matroska first: ffmpeg -i FILM -map 0 -c copy FILM.mkv",
         )
     # Python's sort keeps the order of what loses equally much.
@@ -121,6 +121,8 @@ def _format_for(row: Encoder, facts: Facts, config: VideoConfig) -> tuple[str | 
         names = [name for name in names if _fits_odd(name, facts)]
     if config.pixel_format is not None:
         if config.pixel_format not in names:
+            if config.codec is None:
+                return None, set()
             raise ConfigError(
                 f"{row.name} takes no pixel format {config.pixel_format!r}", hint=f"choose one of {', '.join(names)}"
             )
@@ -170,6 +172,8 @@ def _choice(row: Encoder, pix_fmt: str, lost: set[str], facts: Facts, config: Vi
     ):
         if what in lost:
             notes.append(words)
+    if row not in ENCODERS:
+        notes.append(f"{row.name} is left to decide over its quality")
     if facts.is_rgb and not av.VideoFormat(pix_fmt).is_rgb:
         notes.append(f"RGB becomes {pix_fmt}")
     target = Target(pix_fmt, target_colors(facts, pix_fmt, row.codec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -73,8 +74,8 @@ class FilmWriter:
                     self.copies.add(stream)
             self._writer.metadata.update(metadata)
             self._writer.set_chapters(film.clip.chapters(film.reader.chapters()))
-        except BaseException:
-            self.__exit__(None, None, None)
+        except BaseException as err:
+            self.__exit__(type(err), err, None)
             raise
         self.notes = (*choice.notes, *self.copies.notes)
         self._times: list[int] = []
@@ -87,7 +88,9 @@ class FilmWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        # What ended the film is told, and not that its file could not be ended well after that.
+        with suppress(av.error.FFmpegError, ValueError) if kind is not None else nullcontext():
+            self._writer.close()
 
     def write(self, frame: Any, time: int, duration: int) -> None:
         """Encode one picture.

@@ -257,6 +257,8 @@ def test_no_pictures_between_others_go_into_avi_and_its_times_are_by_order(tmp_p
         ({"codec": "libx264", "pixel_format": "yuv422p10le"}, ("h264", "yuv422p10le", "High 4:2:2")),
         ({"codec": "libx264", "profile": "main", "preset": "faster"}, ("h264", "yuv420p", "Main")),
         ({"codec": "hevc", "preset": "ultrafast"}, ("hevc", "yuv420p", "Main")),
+        ({"pixel_format": "yuv422p10le"}, ("h264", "yuv422p10le", "High 4:2:2")),
+        ({"pixel_format": "yuv444p"}, ("h264", "yuv444p", "High 4:4:4 Predictive")),
     ],
 )
 def test_codec_pixel_format_profile_and_preset_are_those_that_are_asked_for(tmp_path, photo, settings, found):
