@@ -29,15 +29,15 @@ class TuningConfig:
         photos: Folder of sharp photographs to tune on; None takes the shipped calibration split.
         evaluation: Folder of pairs or photographs that figures are quoted on; None takes the shipped evaluation split.
         shake: The blur that the photographs are given.
-        camera: Blur as cameras make it, instead of ``shake``.
         fit: The schedule.
+        camera: Blur as cameras make it, instead of ``shake``.
     """
 
     photos: str | None = None
     evaluation: str | None = None
     shake: ShakeConfig = field(default=ShakeConfig())
-    camera: CameraConfig | None = None
     fit: FitConfig = field(default=FitConfig(400, batch=4, crop=128, lr=5e-4, lr_final=1e-6, warmup=20, ema_decay=0.99))
+    camera: CameraConfig | None = None
 
     def __post_init__(self) -> None:
         require_path_fits(self.blur, self.fit)

@@ -261,24 +261,25 @@ class TrainConfig:
         base: Width of the finest level; the others have twice and four times as many channels. None keeps the widths of
             the network to start from, and is 24 where there is none.
         depths: Residual blocks on each level, fine to coarse; None likewise, or 2, 2, 1.
-        stem: Side of the blocks of pixels that the first convolution sees as one; None likewise, or 1.
         shake: The blur that sharp photographs are given.
-        camera: Blur as cameras make it, instead of ``shake``.
         augment: What else happens to crops.
         fit: The schedule.
         loss: What is minimised.
+        stem: Side of the blocks of pixels that the first convolution sees as one; None keeps that of the
+            network to start from, and is 1 where there is none.
+        camera: Blur as cameras make it, instead of ``shake``.
     """
 
     photos: str | None = None
     epochs: int | None = None
     base: int | None = None
     depths: tuple[int, int, int] | None = None
-    stem: int | None = None
     shake: ShakeConfig = ShakeConfig()
-    camera: CameraConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     loss: LossConfig = LossConfig()
+    stem: int | None = None
+    camera: CameraConfig | None = None
 
     def __post_init__(self) -> None:
         require(self.base is None or self.base >= 1, f"base is {self.base}", "give 1 or more, such as 24")

@@ -91,7 +91,7 @@ class SRNConfig:
             out_channels("recurrent.candidate"),
             (out_channels("pyramid.lateral.0"), out_channels("pyramid.lateral.1"), out_channels("pyramid.lateral.2")),
             (out_channels("pyramid.smooth.0"), out_channels("pyramid.smooth.1"), out_channels("pyramid.smooth.2")),
-            math.isqrt(out_channels("head") // 3),
+            max(1, math.isqrt(out_channels("head") // 3)),
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deblur_deploy.config import FitConfig
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.process_memory import freed_memory_kept
+from deblur_deploy.training.bfloat16 import dilated_in_float32
 from deblur_deploy.training.devices import Devices
 from deblur_deploy.training.features import FeatureMatch
 from deblur_deploy.training.interrupt import deferred_signals
@@ -131,7 +132,10 @@ class Trainer:
         source = iter(batches)
         # A loader draws a seed when it starts, so the generators are set after that.
         _set_generators(self._generators, self.devices.device)
-        with freed_memory_kept():
+        with ExitStack() as stack:
+            stack.enter_context(freed_memory_kept())
+            if self.devices.device.type == "cpu" and uses_bfloat16(self.config, self.devices.device):
+                stack.enter_context(dilated_in_float32(self.net))
             try:
                 while len(self.losses) < self.config.last_step:
                     self._run_step(source, keeper, monitor)
