@@ -95,8 +95,9 @@ def _work(node: Any, kind: str) -> tuple[float, float]:
     if kind not in _WEIGHTED and kind != "ConvolutionBackpropData":
         return 0.0, moved
     picture = inputs[0][0] if kind in ("Deconvolution", "ConvolutionBackpropData") else outputs[0][0]
-    constants = (shape for shape, maker in inputs[1:] if _fact(maker, "layerType") == "Const")
-    weights = next((shape for shape in constants if len(shape) >= 4), [])
+    constants = [shape for shape, maker in inputs[1:] if _fact(maker, "layerType") == "Const" and len(shape) >= 4]
+    # Those of a deformable convolution come third, through a change of layout.
+    weights = inputs[2][0] if kind == "DeformableConvolution" else next(iter(constants), [])
     return float(math.prod(picture[2:]) * math.prod(weights)) if weights else 0.0, moved
 
 
