@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +26,12 @@ from deblur_deploy.quality.evaluate_blurred import evaluate_blurred
 from deblur_deploy.quality.gain import gain_kept
 from deblur_deploy.training.train import load_recipe, planned_network
 
-MAX_BYTES = {"srn-demo": 4_000_000, "srn-base": 12_000_000}
+MAX_BYTES = {
+    "srn-demo": 4_000_000,
+    "srn-base": 12_000_000,
+    "srn-camera-small": 7_500_000,
+    "srn-camera": 13_000_000,
+}
 
 MAX_COLOR_SHIFT = 1.0
 """Codes of 255 by which the mean of what is flat may move in any channel of any photograph."""
@@ -37,6 +45,7 @@ MAX_DROP_DB = 0.3
 MODELS = sorted(path.name for path in shipped("models").iterdir() if path.is_dir())
 COMPRESSED = [name for name in MODELS if name.endswith("-int8")]
 GENERATORS = [name for name in MODELS if name not in COMPRESSED]
+IN_STAGES = [name for name in GENERATORS if (shipped("models") / name / "train.sh").is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +103,23 @@ def test_a_card_says_what_the_generator_comes_from(name: str) -> None:
     assert planned_network(None, recipe) == load_network(load_artifact(shipped("models") / name)).config
 
 
+@pytest.mark.parametrize("name", IN_STAGES)
+def test_the_training_reruns_from_one_command_with_the_settings_that_the_history_has(name: str) -> None:
+    """The script names a recipe for every step of the history, in its order, and each has that step's settings."""
+    models = shipped("models")
+    script = (models / name / "train.sh").read_text(encoding="utf-8")
+    recipes = [models / name / found for found in re.findall(r'train "\$here/(\S+?)"', script)]
+    steps = [step for step in load_artifact(models / name).history if step.stage == "train"]
+    steps = steps[len(steps) - len(recipes) :]
+    for recipe, step in zip(recipes, steps, strict=True):
+        settings = dataclasses.asdict(load_recipe(recipe))
+        for table in ("fit", "loss", "camera", "shake", "augment"):
+            ours, theirs = _plain(settings[table]), step.config.get(table)
+            changed = {key for key in (theirs or {}) if (ours or {}).get(key) != theirs[key]}
+            # Processors of this kind compute the fastest precision in bfloat16; older manifests name it.
+            assert changed <= {"precision"}, f"{recipe.name}: {table} {changed}"
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_a_generator_restores_as_well_as_its_card_says(name: str, pairs: list[Pair]) -> None:
     """The shipped pairs are measured again; photographs that are not shipped can only be looked for in the card."""
@@ -102,8 +128,16 @@ def test_a_generator_restores_as_well_as_its_card_says(name: str, pairs: list[Pa
         assert table["restored"][0] > table["blurred input"][0]
     shown = tables[0]
 
-    report = evaluate(load_artifact(shipped("models") / name), pairs, "torch")
+    _check_figures(name, shown, pairs)
 
+
+@pytest.mark.parametrize("name", [name for name in GENERATORS if name.startswith("srn-camera")])
+def test_a_generator_restores_the_wide_set_as_well_as_its_card_says(name: str) -> None:
+    _check_figures(name, published_figures(read_card(name))[1], load_pairs(Path("wide"), "evaluation"))
+
+
+def _check_figures(name: str, shown: dict[str, tuple[float, ...]], pairs: list[Pair]) -> None:
+    report = evaluate(load_artifact(shipped("models") / name), pairs, "torch")
     assert report.psnr_blurred_db == pytest.approx(shown["blurred input"][0], abs=0.02)
     assert report.ssim_matlab_blurred == pytest.approx(shown["blurred input"][1], abs=0.001)
     assert report.ssim_skimage_blurred == pytest.approx(shown["blurred input"][2], abs=0.001)
@@ -153,6 +187,10 @@ def test_a_compressed_generator_comes_from_the_shipped_one_and_costs_what_its_ca
     share = gain_kept(report.psnr_db, original.figures["psnr_db"], report.psnr_blurred_db)
     (told,) = re.findall(r"keeps\s+(\d+)\s%\s+of\s+the\s+gain", read_card(name))
     assert share == pytest.approx(int(told) / 100, abs=0.02)
+
+
+def _plain(settings: Any) -> Any:
+    return json.loads(json.dumps(settings))
 
 
 def step_count(artifact: Artifact, stage: str) -> int:

@@ -277,8 +277,9 @@ def fitting_names(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dic
     """Weights by the names that a network has, without what a training framework has put before them.
 
     Lightning's ``model.``, ``torch.compile``'s ``_orig_mod.`` and the like are found by trying: of everything that
-    names begin with, that is taken off which leaves the most names that the network has. Arrays without it belong to
-    other parts of the training, such as a discriminator, and are left out.
+    names begin with, that is taken off which leaves the most names that the network has, if it has at least half of
+    them: a few names are alike in many networks. Arrays without it belong to other parts of the training, such as a
+    discriminator, and are left out.
 
     Args:
         weights: As they were saved.
@@ -287,8 +288,9 @@ def fitting_names(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dic
     names = set(wanted)
     tidy = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     starts = {name[: at + 1] for name in tidy for at, sign in enumerate(name) if sign == "."}
-    best = max(("", *sorted(starts)), key=lambda start: sum(f"{start}{name}" in tidy for name in names))
-    if not best or not names:
+    fitting = {start: sum(f"{start}{name}" in tidy for name in names) for start in ("", *sorted(starts))}
+    best = max(fitting, key=fitting.__getitem__)
+    if not best or 2 * fitting[best] < len(names) or not names:
         return tidy if names & tidy.keys() > names & weights.keys() else dict(weights)
     return {name.removeprefix(best): tensor for name, tensor in tidy.items() if name.startswith(best)}
 
