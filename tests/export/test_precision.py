@@ -242,12 +242,14 @@ def test_stage_reports_what_was_kept_and_dropped(tmp_path: Path) -> None:
     assert lowered.figures["dropped_qdq_pairs"] == 4
 
 
-def test_open_sizes_are_refused(tmp_path: Path) -> None:
+def test_open_sizes_are_converted_though_their_operations_cannot_be_counted(tmp_path: Path) -> None:
     model = conv_graph("y = Conv(x, w)", w=np.ones((2, 2, 1, 1), np.float32))
     for value in (model.graph.input[0], model.graph.output[0]):
         value.type.tensor_type.shape.dim[2].dim_param = "H"
-    with pytest.raises(ExportError, match="not fixed"):
-        lower_precision(onnx_artifact(tmp_path / "source", model), PrecisionConfig(), tmp_path / "out")
+    typed = lower_precision(onnx_artifact(tmp_path / "source", model), PrecisionConfig(), tmp_path / "out")
+    (weights,) = [item for item in onnx.load(typed.path).graph.initializer if item.dims]
+    assert weights.data_type == onnx.TensorProto.FLOAT16
+    assert typed.figures["precision"] is None
 
 
 def test_failed_stage_leaves_nothing(tmp_path: Path) -> None:
