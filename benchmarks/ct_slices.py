@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.config import ShakeConfig
+from deblur_deploy.config import CameraConfig, ShakeConfig
 from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.data.shake import shake_path
 from deblur_deploy.infer.restore import Restorer
 
 _FILES = ("CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm")
 """The slices of more than 16 x 16 values that come with pydicom: a head, a vertebra and a skull base."""
+
+
+_FRAMES = 30
+"""Places of a slice along a camera's path."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Slice:
         return float(self.sharp.max() - self.sharp.min())
 
 
-def blurred_slices(blur: ShakeConfig, repeats: int) -> list[Slice]:
+def blurred_slices(blur: ShakeConfig | CameraConfig, repeats: int) -> list[Slice]:
     """Every slice with several motions.
 
     Args:
@@ -65,7 +69,7 @@ def blurred_slices(blur: ShakeConfig, repeats: int) -> list[Slice]:
             dataset.decompress()
         sharp = dataset.pixel_array.astype(np.float64)
         for repeat in range(repeats):
-            path = shake_path(blur, np.random.default_rng([index, repeat]))
+            path = _path(blur, np.random.default_rng([index, repeat]))
             found.append(Slice(f"{name} {repeat}", dataset, sharp, np.rint(_moved(sharp, path))))
     return found
 
@@ -94,6 +98,15 @@ def restore_slice(blurred: Slice, restorer: Restorer, folder: Path) -> NDArray[n
 def slice_psnr_db(values: NDArray[np.float64], sharp: Slice) -> float:
     """PSNR in dB of stored values, whose peak is the range of the sharp slice."""
     return float(10 * np.log10(sharp.range**2 / np.mean((values - sharp.sharp) ** 2)))
+
+
+def _path(blur: ShakeConfig | CameraConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A path of a blur: (frames, 3), dx and dy in pixels first."""
+    if isinstance(blur, ShakeConfig):
+        return shake_path(blur, rng)
+    from deblur_deploy.data.camera import camera_path
+
+    return camera_path(float(rng.uniform(*blur.length_px)), _FRAMES, blur, rng)
 
 
 def _moved(sharp: NDArray[np.float64], path: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,13 +16,13 @@ from target import Target, spaced
 from text_reader import TextReader, characters, correct_characters
 from text_scenes import Text, rectify, write_on
 
-from deblur_deploy.config import ExportConfig, ShakeConfig
+from deblur_deploy.config import CameraConfig, ExportConfig, ShakeConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.errors import VerificationError
 from deblur_deploy.core.images import from_batch, to_batch
 from deblur_deploy.core.package_data import shipped
+from deblur_deploy.data.crops import blur_function
 from deblur_deploy.data.pairs import load_photos
-from deblur_deploy.data.shake import shake
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.runtime.runner import Runner, open_runner
 
@@ -40,12 +40,19 @@ class Blur:
     Args:
         name: What it is called.
         shake: The blur; few photons and much read noise make it one of low light.
+        camera: Blur as cameras make it, instead of ``shake``.
         ct: Whether CT slices are moved along its paths too.
     """
 
     name: str
     shake: ShakeConfig = field(default=ShakeConfig())
+    camera: CameraConfig | None = None
     ct: bool = True
+
+    @property
+    def config(self) -> ShakeConfig | CameraConfig:
+        """The blur that is used."""
+        return self.camera or self.shake
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Reading:
             with open_runner(graphs[0], self.runtime) as first, open_runner(graphs[1], self.runtime) as second:
                 texts = [self._read(index, (first, second)) for index in range(len(self.blurs))]
                 slices = {
-                    blur.name: self._slices(blur.shake, (first, second), Path(name)) for blur in self.blurs if blur.ct
+                    blur.name: self._slices(blur.config, (first, second), Path(name)) for blur in self.blurs if blur.ct
                 }
         plates = np.concatenate([counts[:, :, 2] for counts in texts])
         dicom = np.concatenate(list(slices.values()))
@@ -118,18 +125,16 @@ class Reading:
 
     def _read(self, index: int, runners: Sequence[Runner]) -> NDArray[np.int64]:
         """What is read under one blur: (pictures, versions, 4) characters read, all, plates read in full, all."""
-        reader, found = TextReader(), []
+        reader, expose, found = TextReader(), blur_function(self.blurs[index].config), []
         for number, photo in enumerate(load_photos(None, "evaluation")[: self.photos]):
             for repeat in range(self.repeats):
                 written, texts = write_on(photo, self.heights, np.random.default_rng([number, repeat]))
-                blurred = shake(
-                    written, self.blurs[index].shake, np.random.default_rng([number, repeat, index])
-                ).blurred
+                blurred = expose(written, np.random.default_rng([number, repeat, index])).blurred
                 restored = [from_batch(runner.infer(to_batch(blurred))) for runner in runners]
                 found.append([_count(reader, picture, texts) for picture in (written, blurred, *restored)])
         return np.array(found)
 
-    def _slices(self, blur: ShakeConfig, runners: Sequence[Runner], folder: Path) -> Float:
+    def _slices(self, blur: ShakeConfig | CameraConfig, runners: Sequence[Runner], folder: Path) -> Float:
         """PSNR of CT slices: (slices, 3) blurred, restored, INT8."""
         restorers = [Restorer(runner) for runner in runners]
         return np.array(

@@ -11,6 +11,7 @@ from typing import Any
 from claims import PublishedClaims
 from compression import Compression
 from emulation import Emulation
+from frame_floor import FrameFloor
 from gpu_proofs import GpuProofs
 from kernels import KernelBuild, KernelPtx, KernelSpeed
 from matrix import Matrix
@@ -44,6 +45,7 @@ Work = (
     | ShippedPair
     | GpuProofs
     | Commands
+    | FrameFloor
     | Demo
     | SetUp
     | Reading
@@ -68,6 +70,7 @@ KINDS: Mapping[str, type[Work]] = {
     "networks": Networks,
     "gpu-proofs": GpuProofs,
     "commands": Commands,
+    "frame-floor": FrameFloor,
     "demo": Demo,
     "setup": SetUp,
     "reading": Reading,

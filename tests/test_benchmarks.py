@@ -16,9 +16,11 @@ from PIL import Image
 
 from deblur_deploy.core.artifact import load_artifact, new_step
 from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.markdown_table import table
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.network.checkpoint import save_network, spec_of
+from deblur_deploy.network.cost import count_macs
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -213,6 +215,7 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "srn-base-p50-speedup": (None, 10.0),
             "published-claims": (0.0, None),
             "commands": (1.0, None),
+            "frame-floor": (2.5, None),
             "demo": (300, None),
             "demo-quick": (60, None),
             "setup": (180, None),
@@ -581,6 +584,26 @@ def test_a_users_commands_are_timed_as_a_user_starts_them(benchmarks, root):
     assert record["figure"] == pytest.approx(times["inspect models/srn-demo"][0], rel=1e-3)
     assert times["infer models/srn-demo {picture}"][0] > 100
     assert [row[0] for row in record["details"]["table"]["rows"]] == list(times)
+
+
+def test_every_operator_of_a_frame_is_held_against_its_floor(benchmarks, root, shipped_tiny, monkeypatch):
+    frame_floor = importlib.import_module("frame_floor")
+    monkeypatch.setattr(frame_floor, "shipped", lambda folder: root / folder)
+    seen = []
+
+    def kept(*arguments):
+        seen.extend(timed(*arguments))
+        return seen
+
+    timed = frame_floor._timed_operators
+    monkeypatch.setattr(frame_floor, "_timed_operators", kept)
+    found = frame_floor.FrameFloor("srn-demo", Resolution(64, 64), 3).measure()
+
+    exact = count_macs(SRN(SRNConfig.from_base(8, (1, 1, 1))), Resolution(64, 64))[""]
+    assert sum(macs for _, _, macs, _ in seen) == pytest.approx(exact, rel=0.02)
+    kinds = [row[0] for row in found.details["table"]["rows"]]
+    assert any(kind.startswith("DeformableConvolution") for kind in kinds)
+    assert found.figure > 0
 
 
 DEMO = """

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deblur_deploy.config import FitConfig, ShakeConfig
+from deblur_deploy.config import CameraConfig, FitConfig, ShakeConfig, TrainConfig, TuningConfig
 from deblur_deploy.core.errors import ConfigError
 
 
@@ -17,6 +17,7 @@ from deblur_deploy.core.errors import ConfigError
         {"length_px": (5.0, 3.0)},
         {"length_px": (-1.0, 3.0)},
         {"length_px": (math.nan, math.nan)},
+        {"length_px": (3.0, math.inf)},
         {"frames": (0, 4)},
         {"frames": (8, 4)},
         {"foreground_probability": 1.5},
@@ -60,3 +61,14 @@ def test_a_shake_out_of_range_is_refused(values: dict[str, Any]) -> None:
 def test_a_fit_out_of_range_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         FitConfig(**values)
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, TuningConfig])
+@pytest.mark.parametrize(
+    "blur", [{"shake": ShakeConfig(length_px=(3.0, 40.0))}, {"camera": CameraConfig(length_px=(2.0, 40.0))}]
+)
+def test_paths_that_lead_out_of_the_crops_are_refused(kind: Any, blur: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="paths of up to 40 px do not fit into crops of 32 px") as caught:
+        kind(fit=FitConfig(10, crop=32), **blur)
+    assert "crops of 160 px or more" in caught.value.hint
+    assert kind(fit=FitConfig(10, crop=48), **blur).blur.length_px[1] == 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,11 +11,16 @@ from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
 from deblur_deploy.network.table import known_names
 
-_ARCH = f"Network that the checkpoint belongs to: {known_names()}, or package.module:factory for your own."
+if TYPE_CHECKING:
+    from deblur_deploy.network.architectures import ImportOptions
+
+_ARCH = (
+    f"Network that the checkpoint belongs to: {known_names()}, or package.module:factory for your own. Default: srn."
+)
 
 _CHECKPOINT = (
-    "state_dict saved by torch, a .safetensors file, a folder of the files that make up one network, or TensorFlow's "
-    "checkpoint prefix."
+    "state_dict saved by torch, a .safetensors file, a folder of the files that make up one network, TensorFlow's "
+    "checkpoint prefix, or an ONNX file, which is taken as it is."
 )
 _NORM = (
     "DeblurGAN-v2's normalisation: by each picture's own statistics, as the published code runs it (image, the "
@@ -26,7 +31,7 @@ _UNSAFE = "Read a file that holds more than weights. Runs whatever code the file
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(help=_CHECKPOINT)],
-    arch: Annotated[str, typer.Option(help=_ARCH)] = "srn",
+    arch: Annotated[str | None, typer.Option(help=_ARCH, show_default=False)] = None,
     variant: Annotated[
         Literal["color", "gray", "lstm"] | None, typer.Option(help="Variant that srn-cvpr18 must be.")
     ] = None,
@@ -47,6 +52,10 @@ def command(
     output = Output(as_json)
     options = ImportOptions(variant, norm, multiple_of, unsafe_pickle)
     directory = new_directory(out, runs, "import")
+    if checkpoint.suffix == ".onnx":
+        _take_onnx(output, checkpoint, arch, options, directory)
+        return
+    arch = arch or "srn"
     norms = compare_norms(checkpoint, arch, options)
     artifact = import_checkpoint(checkpoint, arch, directory, options, {"norm_psnr_db": norms} if norms else None)
     if average := artifact.history[-1].config["average"]:
@@ -57,4 +66,17 @@ def command(
             f"{norms['image']:.2f} dB and folded {norms['folded']:.2f} dB, {norms['folded'] - norms['image']:+.2f} dB"
         )
     output.say(f"network   {arch}, {artifact.figures['params']:,} parameters, {artifact.figures['gmacs']:.1f} GMACs")
+    output.wrote(artifact)
+
+
+def _take_onnx(output: Output, file: Path, arch: str | None, options: ImportOptions, directory: Path) -> None:
+    """Turn an ONNX file into an artifact."""
+    from deblur_deploy.core.errors import ConfigError
+    from deblur_deploy.export.from_onnx import import_onnx
+
+    if arch is not None or any(vars(options).values()):
+        raise ConfigError("an ONNX file is taken as it is", hint="give no option but --out and --runs")
+    artifact = import_onnx(file, directory)
+    size = "any size" if artifact.image.height is None else f"{artifact.image.width}x{artifact.image.height}"
+    output.say(f"network   ONNX, {artifact.figures['params']:,} parameters, pictures of {size}")
     output.wrote(artifact)

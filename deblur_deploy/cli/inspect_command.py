@@ -31,9 +31,8 @@ def command(
     artifact = output.source(source, runs, lambda _: True)
     facts = summarize(artifact)
     output.say(f"{describe(artifact)}, {format_bytes(facts['bytes'])}, sha256 {artifact.sha256}")
-    output.say(
-        f"network   {artifact.network.arch}, {facts['params']:,} parameters, {facts['gmacs']:.1f} GMACs at 640x360"
-    )
+    gmacs = "GMACs not known" if facts["gmacs"] is None else f"{facts['gmacs']:.1f} GMACs at 640x360"
+    output.say(f"network   {artifact.network.arch}, {facts['params']:,} parameters, {gmacs}")
     for name, value in artifact.network.config.items():
         output.say(f"          {name} = {value}")
     if artifact.network.quantization:

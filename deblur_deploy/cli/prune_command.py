@@ -15,12 +15,25 @@ from deblur_deploy.cli.options import (
     Json,
     Out,
     Photos,
+    Res,
     Runs,
     Source,
     Steps,
     new_directory,
     scan_directory,
     with_tuning,
+)
+from deblur_deploy.cli.prune_to_time import (
+    FrameCurve,
+    MaxMs,
+    MinFps,
+    OtherDevice,
+    Remeasure,
+    TableFile,
+    TimedInt8,
+    TimedRuntime,
+    TimeOptions,
+    prune_to_time,
 )
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import Artifact
@@ -45,54 +58,82 @@ def is_unpruned(artifact: Artifact) -> bool:
     return is_float_checkpoint(artifact) and all(step.stage != "prune" for step in artifact.history)
 
 
+Keep = Annotated[
+    float | None,
+    typer.Option(help="Share of the channels to keep. With no --macs or --params either: 0.7.", show_default=False),
+]
+Scope = Annotated[
+    str, typer.Option(help="local: the same share of every group. global: the channels of all groups compete.")
+]
+Allocation = Annotated[
+    str, typer.Option(help="uniform, or sensitivity: take channels where a scan says that they cost the least dB.")
+]
+Scan = Annotated[
+    bool, typer.Option("--scan", help="Only measure what the channels of each group are worth, and write that.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")]
+FeatureWeight = Annotated[
+    float, typer.Option(help="Weight of the distance to the teacher's features while fine-tuning, such as 0.1.")
+]
+
+
 def command(
     source: Source = None,
-    keep: Annotated[
-        float | None,
-        typer.Option(help="Share of the channels to keep. With no --macs or --params either: 0.7.", show_default=False),
-    ] = None,
+    keep: Keep = None,
     macs: Annotated[float | None, typer.Option(help="Share of the multiply-accumulates to keep at most.")] = None,
     params: Annotated[float | None, typer.Option(help="Share of the parameters to keep at most.")] = None,
+    max_ms: MaxMs = None,
+    min_fps: MinFps = None,
+    curve: FrameCurve = None,
+    runtime: TimedRuntime = "openvino",
+    int8: TimedInt8 = False,
+    res: Res = "640x360",
+    latency_table: TableFile = None,
+    other_device: OtherDevice = False,
+    remeasure: Remeasure = False,
     round_to: Annotated[int, typer.Option(help="Round kept channels down to a multiple of this.")] = 8,
     importance: Annotated[str, typer.Option(help="What makes a channel strong: l1, l2 or taylor.")] = "l2",
-    scope: Annotated[
-        str, typer.Option(help="local: the same share of every group. global: the channels of all groups compete.")
-    ] = "local",
-    allocation: Annotated[
-        str, typer.Option(help="uniform, or sensitivity: take channels where a scan says that they cost the least dB.")
-    ] = "uniform",
+    scope: Scope = "local",
+    allocation: Allocation = "uniform",
     rounds: Annotated[int, typer.Option(help="Prune and fine-tune in so many rounds.")] = 1,
-    scan: Annotated[
-        bool, typer.Option("--scan", help="Only measure what the channels of each group are worth, and write that.")
-    ] = False,
+    scan: Scan = False,
     scan_images: Annotated[int, typer.Option(help="Photographs that a scan evaluates on.")] = 4,
     scan_size: Annotated[int, typer.Option(help="Longest side of what a scan takes of each, in pixels.")] = 256,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and write nothing.")] = False,
+    dry_run: DryRun = False,
     data: Photos = None,
     steps: Steps = None,
-    feature_weight: Annotated[
-        float, typer.Option(help="Weight of the distance to the teacher's features while fine-tuning, such as 0.1.")
-    ] = 0.0,
+    feature_weight: FeatureWeight = 0.0,
     runs: Runs = RUNS,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Keep the strongest channels of every group, then fine-tune with the unpruned network as teacher."""
+    """Keep the strongest channels of every group, then fine-tune with the unpruned network as teacher.
+
+    With --max-ms, those channels and blocks of which a frame takes at most so long and that lose the least.
+    """
     options = {
         **{name: share for name, share in (("keep", keep), ("macs", macs), ("params", params)) if share is not None},
         **{"round_to": round_to, "importance": importance, "scope": scope, "allocation": allocation},
         **{"rounds": rounds, "scan_images": scan_images, "scan_size": scan_size},
     }
-    config = with_tuning(from_table(PruneConfig, options, "prune"), data, steps)
-    fit = replace(config.tuning.fit, feature_weight=feature_weight)
-    config = replace(config, tuning=replace(config.tuning, fit=fit))
+    config = _tuned(from_table(PruneConfig, options, "prune"), data, steps, feature_weight)
+    timing = TimeOptions(max_ms, min_fps, curve, runtime, int8, res, latency_table, other_device, remeasure)
     output = Output(as_json)
-    if scan:
+    if timing.is_asked:
+        prune_to_time(output, _source(output, source, runs), timing, config, None if dry_run else (runs, out))
+    elif scan:
         _scan(output, source, config, runs, out, dry_run)
     elif dry_run:
         _plan(output, _source(output, source, runs), config)
     else:
         _prune(output, source, config, runs, out)
+
+
+def _tuned(config: PruneConfig, data: Path | None, steps: int | None, feature_weight: float) -> PruneConfig:
+    """The settings with what the command line says of the fine-tuning."""
+    config = with_tuning(config, data, steps)
+    fit = replace(config.tuning.fit, feature_weight=feature_weight)
+    return replace(config, tuning=replace(config.tuning, fit=fit))
 
 
 def _source(output: Output, source: Path | None, runs: Path) -> Artifact:

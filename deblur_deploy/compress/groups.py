@@ -22,6 +22,7 @@ from deblur_deploy.compress.follow import Follower
 from deblur_deploy.compress.labels import PICTURE, POSITIONS, Factor, axes_of
 from deblur_deploy.compress.operations import RULES, outputs_of
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.network.plain_attention import plain_attention
 
 TRACED = Resolution(64, 64)
 """Size of the frame that is sent through a network to see what depends on what."""
@@ -109,17 +110,6 @@ def find_channels(net: nn.Module, traced: Resolution = TRACED) -> Channels:
 def find_groups(net: nn.Module, traced: Resolution = TRACED) -> list[ChannelGroup]:
     """The groups of :func:`find_channels`, by themselves."""
     return list(find_channels(net, traced).groups)
-
-
-class plain_attention:
-    """While open, attention layers of PyTorch compute step by step instead of in one fused call."""
-
-    def __enter__(self) -> None:
-        self._before = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.mha.set_fastpath_enabled(self._before)
 
 
 def example_frame(traced: Resolution, device: torch.device | None = None) -> Tensor:

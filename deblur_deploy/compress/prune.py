@@ -70,9 +70,9 @@ def prune(
         ConfigError: The budget cannot be met.
         DeblurDeployError: The network gives NaN, or the fine-tuning does.
     """
-    net = teacher = _load_float(source)
-    first = analysis = _analyse(teacher, config)
-    scanned = _scan(teacher, first, config, on_scan) if config.allocation == "sensitivity" else None
+    net = teacher = load_float(source)
+    first = analysis = analyse(teacher, config)
+    scanned = scan_groups(teacher, first, config, on_scan) if config.allocation == "sensitivity" else None
     curves = scanned.curves() if scanned else None
     first.plan(config, curves)  # a budget that is out of reach is refused before any fine-tuning
     pairs = evaluation_pairs(config.tuning)
@@ -82,11 +82,11 @@ def prune(
     for number in range(config.rounds):
         part = _of_round(config, number)
         if left is not None:
-            analysis = _analyse(net, part, left)
+            analysis = analyse(net, part, left)
         plan = analysis.plan(part, curves)
         left = analysis.after(plan)
-        net = _rebuilt(analysis.carry_out(net, plan))
-        done, quality = _tune(net, teacher, part, pairs, _counting_on(on_step, config, number))
+        net = rebuilt(analysis.carry_out(net, plan))
+        done, quality = tune(net, teacher, part, pairs, _counting_on(on_step, config, number))
         rounds.append(done)
     figures: dict[str, Any] = {
         **{name: getattr(rounds[-1], name) for name in ("params", "gmacs")},
@@ -116,9 +116,9 @@ def plan_pruning(source: Artifact, config: PruneConfig, on_scan: OnScan | None =
         ConfigError: The budget cannot be met.
         DeblurDeployError: The network gives NaN.
     """
-    net = _load_float(source)
-    analysis = _analyse(net, config)
-    scanned = _scan(net, analysis, config, on_scan) if config.allocation == "sensitivity" else None
+    net = load_float(source)
+    analysis = analyse(net, config)
+    scanned = scan_groups(net, analysis, config, on_scan) if config.allocation == "sensitivity" else None
     return analysis.plan(config, scanned.curves() if scanned else None)
 
 
@@ -134,17 +134,22 @@ def scan(source: Artifact, config: PruneConfig, on_scan: OnScan | None = None) -
         ArtifactError: ``source`` is not a float checkpoint.
         DeblurDeployError: The network gives NaN.
     """
-    net = _load_float(source)
-    return _scan(net, _analyse(net, config), config, on_scan)
+    net = load_float(source)
+    return scan_groups(net, analyse(net, config), config, on_scan)
 
 
-def _load_float(source: Artifact) -> Generator:
+def load_float(source: Artifact) -> Generator:
+    """The network of a float checkpoint.
+
+    Raises:
+        ArtifactError: The checkpoint is quantized.
+    """
     if source.network.quantization is not None:
         raise ArtifactError(f"{source.path} is quantized", hint="prune first, quantize after: `prune`, then `qat`")
     return load_network(source)
 
 
-def _analyse(net: Generator, config: PruneConfig, before: Analysis | None = None) -> Analysis:
+def analyse(net: Generator, config: PruneConfig, before: Analysis | None = None) -> Analysis:
     """The network's groups and their strengths, on crops of the tuning set where these are needed."""
     if config.importance != "taylor":
         return Analysis.of(net, config, before=before)
@@ -153,12 +158,13 @@ def _analyse(net: Generator, config: PruneConfig, before: Analysis | None = None
     return Analysis.of(net, config, batches, before)
 
 
-def _scan(net: Generator, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:
+def scan_groups(net: Generator, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:
+    """What the channels of every group of a network are worth in dB (see ``sensitivity.py``)."""
     pairs = scan_pairs(evaluation_pairs(config.tuning), config.scan_images, config.scan_size)
     return scan_network(net, analysis.channels.groups, analysis.state, pairs, on_scan)
 
 
-def _rebuilt(shrunk: Generator) -> Generator:
+def rebuilt(shrunk: Generator) -> Generator:
     """The network as its manifest will describe it: made from the widths that are left."""
     net = build_network(spec_of(shrunk))
     net.load_state_dict(shrunk.state_dict())
@@ -185,7 +191,7 @@ def _counting_on(on_step: OnStep | None, config: PruneConfig, number: int) -> On
     return lambda step, _, loss: on_step(before + step, total, loss)
 
 
-def _tune(
+def tune(
     net: Generator, teacher: Generator, config: PruneConfig, pairs: Sequence[Pair], on_step: OnStep | None
 ) -> tuple[Round, dict[str, Any]]:
     """Fine-tune what a round left, and measure it before and after: the round, and its quality as manifests keep it."""

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.compress.follow import Follower, arrays_of
-from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame, plain_attention
+from deblur_deploy.compress.groups import TRACED, ChannelGroup, example_frame
 from deblur_deploy.compress.operations import RULES, outputs_of
 from deblur_deploy.core.errors import ConfigError, VerificationError, first_line
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.conv_norm import drop_channel_counts
+from deblur_deploy.network.plain_attention import plain_attention
 from deblur_deploy.network.widths import set_arrays
 
 N = TypeVar("N", bound=nn.Module)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -12,6 +13,19 @@ from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.config import Budget
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.cost import REFERENCE_RESOLUTION, count_macs
+
+
+@dataclass(frozen=True)
+class Product:
+    """Multiply-accumulates that are in proportion to the widths of some groups.
+
+    Args:
+        groups: Numbers of the groups, in order: none, one, two, or one of them twice.
+        macs: How many there are at the present widths.
+    """
+
+    groups: tuple[int, ...]
+    macs: float
 
 
 class WidthCost:
@@ -48,6 +62,14 @@ class WidthCost:
             return self._other_macs + sum(array.macs_at(widths) for array in self._arrays)
         return self._other_params + self._of_arrays(widths)
 
+    def products(self) -> list[Product]:
+        """The multiply-accumulates of the whole network, taken apart by the groups whose widths they depend on."""
+        found: dict[tuple[int, ...], float] = {(): float(self._other_macs)}
+        for array in self._arrays:
+            for groups, macs in array.products():
+                found[groups] = found.get(groups, 0.0) + macs
+        return [Product(groups, macs) for groups, macs in sorted(found.items()) if macs > 0]
+
 
 def _own_macs(counted: Mapping[str, int], arrays: Mapping[str, Tensor]) -> dict[str, int]:
     """Multiply-accumulates by the array that takes part in them: the largest of each layer that has any of its own."""
@@ -79,6 +101,19 @@ class _ArrayCost:
             if member.array == name
         )
         return cls(tuple(tensor.shape), reach, macs)
+
+    def products(self) -> Iterator[tuple[tuple[int, ...], float]]:
+        """What the array's multiply-accumulates depend on, and how many of them depend on that."""
+        axes: list[list[tuple[tuple[int, ...], float]]] = []
+        for axis, size in enumerate(self.shape):
+            parts: list[tuple[tuple[int, ...], float]] = [
+                ((index,), often * channels / size) for at, index, channels, often in self.groups if at == axis
+            ]
+            rest = round(1 - sum(share for _, share in parts), 12)
+            axes.append([*parts, *([((), rest)] if rest else [])])
+        for combined in itertools.product(*axes):
+            groups = tuple(sorted(itertools.chain.from_iterable(of_axis for of_axis, _ in combined)))
+            yield groups, self.macs * math.prod(share for _, share in combined)
 
     def entries_at(self, widths: Sequence[int]) -> int:
         """Entries that are left at these widths of the groups."""

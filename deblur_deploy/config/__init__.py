@@ -1,6 +1,6 @@
 """Settings of every stage: frozen dataclasses that check themselves."""
 
-from deblur_deploy.config.compression import Budget, PruneConfig, QatConfig, TuningConfig
+from deblur_deploy.config.compression import Budget, FrameTimeConfig, PruneConfig, QatConfig, TuningConfig
 from deblur_deploy.config.deployment import (
     PLUGIN_WORDS,
     DeformOp,
@@ -45,6 +45,7 @@ __all__ = [
     "EngineConfig",
     "ExportConfig",
     "FitConfig",
+    "FrameTimeConfig",
     "HardwareCompatibility",
     "Io",
     "LossConfig",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from deblur_deploy.config.training import CameraConfig, FitConfig, ShakeConfig
+from deblur_deploy.config.training import CameraConfig, FitConfig, ShakeConfig, require_path_fits
 from deblur_deploy.core.errors import require
 
 Budget = Literal["keep", "macs", "params"]
@@ -28,15 +29,18 @@ class TuningConfig:
         photos: Folder of sharp photographs to tune on; None takes the shipped calibration split.
         evaluation: Folder of pairs or photographs that figures are quoted on; None takes the shipped evaluation split.
         shake: The blur that the photographs are given.
-        camera: Blur as cameras make it, instead of ``shake``.
         fit: The schedule.
+        camera: Blur as cameras make it, instead of ``shake``.
     """
 
     photos: str | None = None
     evaluation: str | None = None
     shake: ShakeConfig = field(default=ShakeConfig())
-    camera: CameraConfig | None = None
     fit: FitConfig = field(default=FitConfig(400, batch=4, crop=128, lr=5e-4, lr_final=1e-6, warmup=20, ema_decay=0.99))
+    camera: CameraConfig | None = None
+
+    def __post_init__(self) -> None:
+        require_path_fits(self.blur, self.fit)
 
     @property
     def blur(self) -> ShakeConfig | CameraConfig:
@@ -95,6 +99,35 @@ class PruneConfig:
     def budget(self) -> tuple[Budget, float]:
         """What is limited, and to which share."""
         return next(((name, share) for name in _BUDGETS if (share := getattr(self, name)) is not None), ("keep", 0.7))
+
+
+@dataclass(frozen=True)
+class FrameTimeConfig:
+    """Pruning to a frame time instead of a share (see ``compress/frame_budget.py``).
+
+    Args:
+        max_ms: Most that a frame may take, in milliseconds.
+        runtime: What it is timed in.
+        int8: Whether it is timed as it will run after quantization.
+        width: Width of the frame in pixels.
+        height: Height of the frame in pixels.
+        prune: Importance, rounding, scan and fine-tuning; it has no budget of its own.
+    """
+
+    max_ms: float
+    runtime: str = "openvino"
+    int8: bool = False
+    width: int = 640
+    height: int = 360
+    prune: PruneConfig = PruneConfig()
+
+    def __post_init__(self) -> None:
+        require(0 < self.max_ms < math.inf, f"max_ms is {self.max_ms}", "give milliseconds for a frame, such as 22")
+        size = f"the frame is {self.width}x{self.height}"
+        require(self.width >= 1 and self.height >= 1, size, "give a size such as 640x360")
+        shares = [name for name in _BUDGETS if getattr(self.prune, name) is not None]
+        require(not shares, f"there is a frame time and {', '.join(shares)}", "give one of them")
+        require(self.prune.rounds == 1, "a frame time is met in one round", "leave --rounds out")
 
 
 @dataclass(frozen=True)

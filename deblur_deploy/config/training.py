@@ -43,7 +43,7 @@ class ShakeConfig:
 
     def __post_init__(self) -> None:
         low, high = self.length_px
-        require(0 <= low <= high, f"length_px is {self.length_px}", "give a range such as [3.0, 12.0]")
+        require(0 <= low <= high < math.inf, f"length_px is {self.length_px}", "give a range such as [3.0, 12.0]")
         require(1 <= self.frames[0] <= self.frames[1], f"frames is {self.frames}", "give a range such as [16, 24]")
         require(self.roll_deg >= 0, f"roll_deg is {self.roll_deg}", "give 0 (no roll) or more, such as 0.3")
         require(self.turn_rad >= 0, f"turn_rad is {self.turn_rad}", "give 0 (straight) or more, such as 0.25")
@@ -235,6 +235,21 @@ NO_AUGMENTATION = AugmentConfig(brightness=0.0, contrast=0.0, linear_share=0.0)
 """Flips and turns alone."""
 
 
+def require_path_fits(blur: ShakeConfig | CameraConfig, fit: FitConfig) -> None:
+    """Refuse paths that lead out of the crops: what the blurred pixels came from is then in none of them.
+
+    Raises:
+        ConfigError: The longest path is longer than a crop's side.
+    """
+    longest = blur.length_px[1]
+    roomy = math.ceil(4 * longest / CROP_MULTIPLE) * CROP_MULTIPLE
+    require(
+        longest <= fit.crop,
+        f"paths of up to {longest:g} px do not fit into crops of {fit.crop} px",
+        f"give crops of {roomy} px or more, or shorter paths",
+    )
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Training a generator (see ``training/train.py``).
@@ -246,24 +261,25 @@ class TrainConfig:
         base: Width of the finest level; the others have twice and four times as many channels. None keeps the widths of
             the network to start from, and is 24 where there is none.
         depths: Residual blocks on each level, fine to coarse; None likewise, or 2, 2, 1.
-        stem: Side of the blocks of pixels that the first convolution sees as one; None likewise, or 1.
         shake: The blur that sharp photographs are given.
-        camera: Blur as cameras make it, instead of ``shake``.
         augment: What else happens to crops.
         fit: The schedule.
         loss: What is minimised.
+        stem: Side of the blocks of pixels that the first convolution sees as one; None keeps that of the
+            network to start from, and is 1 where there is none.
+        camera: Blur as cameras make it, instead of ``shake``.
     """
 
     photos: str | None = None
     epochs: int | None = None
     base: int | None = None
     depths: tuple[int, int, int] | None = None
-    stem: int | None = None
     shake: ShakeConfig = ShakeConfig()
-    camera: CameraConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     loss: LossConfig = LossConfig()
+    stem: int | None = None
+    camera: CameraConfig | None = None
 
     def __post_init__(self) -> None:
         require(self.base is None or self.base >= 1, f"base is {self.base}", "give 1 or more, such as 24")
@@ -275,6 +291,7 @@ class TrainConfig:
         )
         shallow = self.depths is not None and min(self.depths) < 0
         require(not shallow, f"depths is {self.depths}", "give 0 or more for each level, such as [2, 2, 1]")
+        require_path_fits(self.blur, self.fit)
         require(self.epochs is None or self.epochs >= 1, f"epochs is {self.epochs}", "give 1 or more, or fit.steps")
 
     @property

@@ -29,6 +29,7 @@ from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
 from deblur_deploy.graph.passes import run_passes
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.plain_attention import plain_attention
 
 _FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}
 
@@ -128,7 +129,7 @@ _LONGEST_REASON = 300
 def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]) -> onnx.ModelProto:
     buffer = io.BytesIO()
     quiet = _exporter_prints_into(said)
-    with _own_symbolics(), warnings.catch_warnings(), torch.no_grad(), quiet:
+    with _own_symbolics(), warnings.catch_warnings(), torch.no_grad(), plain_attention(), quiet:
         # The exporter is deprecated, and warns of each Python number it freezes: at a fixed size all are meant to be,
         # and two traces at different sizes show any that is not.
         warnings.simplefilter("ignore")

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, inliner
+from onnx import TensorProto, helper, inliner, version_converter
 
 from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ExportError
@@ -259,7 +259,10 @@ def _island(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], *, with_
 def _differences(floats: onnx.ModelProto, typed: onnx.ModelProto, batch: NDArray[Any]) -> dict[str, float]:
     """Root mean square difference of the values that both networks have, relative to the float32 one's."""
     names = sorted(rounded_values(floats, typed))
-    joined, (other, _) = inliner.inline_local_functions(floats), round_in_float32(typed)
+    (other, _), inlined = round_in_float32(typed), inliner.inline_local_functions(floats)
+    newest = max(map(_standard_version, (inlined, other)))
+    # One graph has one version of the standard operators, and some say the same in other words in another.
+    joined, other = (_at_version(model, newest) for model in (inlined, other))
     graph, prefix = joined.graph, "typed/"
     for node in (*graph.node, *other.graph.node):
         node.name = ""  # the two have the same
@@ -274,9 +277,6 @@ def _differences(floats: onnx.ModelProto, typed: onnx.ModelProto, batch: NDArray
     there = {name for node in other.graph.node for name in node.output}
     names = [name for name in names if f"{prefix}{name}" in there]
     del graph.output[:]
-    for entry in other.opset_import:
-        for mine in joined.opset_import:
-            mine.version = max(mine.version, entry.version) if mine.domain == entry.domain else mine.version
     for name in names:
         steps = {"difference": ("Sub", [name, f"{prefix}{name}"]), "own": ("Identity", [name])}
         for step, (kind, inputs) in steps.items():
@@ -288,6 +288,14 @@ def _differences(floats: onnx.ModelProto, typed: onnx.ModelProto, batch: NDArray
     norms = [float(norm) for norm in session.run(None, {session.get_inputs()[0].name: batch})]
     pairs = zip(names, norms[::2], norms[1::2], strict=True)
     return {name: far / max(own, _TINY) if np.isfinite(far) else np.inf for name, far, own in pairs}
+
+
+def _standard_version(model: onnx.ModelProto) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _at_version(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    return model if _standard_version(model) == version else version_converter.convert_version(model, version)
 
 
 def _share_within(given: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -14,7 +14,7 @@ from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network import spandrel_network
 from deblur_deploy.network.conv_norm import Norm
 from deblur_deploy.network.generator import Generator
-from deblur_deploy.network.own_network import PREFIX, OwnConfig, OwnNetwork, read_own_config
+from deblur_deploy.network.own_network import OwnConfig, OwnNetwork, published_weights, read_own_config, saved_names
 from deblur_deploy.network.srn_cvpr18 import Variant
 from deblur_deploy.network.table import ARCHITECTURES, SPANDREL, Option, known_names, load_object, most_telling
 from deblur_deploy.network.widths import Shapes
@@ -53,6 +53,7 @@ class Architecture:
         options: Names of the import options that it takes.
         from_published: Maps a published checkpoint's weights to the network's.
         tensorflow: Whether its published checkpoint is TensorFlow's.
+        names: Names that its arrays have in a checkpoint; none where only the arrays say.
     """
 
     title: str
@@ -63,13 +64,14 @@ class Architecture:
     options: frozenset[Option] = frozenset()
     from_published: Callable[[Weights, ImportOptions], Weights] = lambda weights, _: weights
     tensorflow: bool = False
+    names: Callable[[], Collection[str]] = tuple
 
 
 _UNSUPPORTED = {
     "the PyTorch port of SRN by iwtw": ("inblock.conv.0.weight", "outblock.conv.0.weight"),
     "the PyTorch port of SRN in SimDeblur": ("in_block.in_conv.weight", "out_block.out_conv.weight"),
     "a relative of NAFNet": ("intro.weight", "ending.weight"),
-    "Restormer": ("patch_embed.proj.weight", "encoder_level1.0.norm1.body.weight"),
+    "a relative of Restormer": ("patch_embed.proj.weight", "encoder_level1.0.norm1.body.weight"),
     "DeblurGAN": ("model.1.weight", "model.10.conv_block.1.weight"),
 }
 """Networks that are not here but whose checkpoints people have, and the arrays that tell."""
@@ -105,6 +107,7 @@ def find_architecture(name: str, multiple_of: int | None = None) -> Architecture
         options=row.options,
         from_published=lambda weights, options: network.from_published(weights, options.norm),
         tensorflow=row.tensorflow,
+        names=lambda: _names_of(network.example),
     )
 
 
@@ -116,7 +119,8 @@ def _own(factory: str, multiple_of: int) -> Architecture:
         read_config=partial(read_own_config, factory, multiple_of),
         example=lambda: OwnNetwork(factory, OwnConfig(multiple_of)),
         options=frozenset({"multiple_of"}),
-        from_published=lambda weights, _: {f"{PREFIX}{name}": tensor for name, tensor in weights.items()},
+        from_published=lambda weights, _: published_weights(factory, weights),
+        names=lambda: saved_names(factory),
     )
 
 
@@ -146,5 +150,9 @@ def recognise_unsupported(names: Collection[str]) -> str | None:
 
 def example_names(architecture: Architecture) -> set[str]:
     """Names of the arrays of some network of an architecture."""
+    return _names_of(architecture.example)
+
+
+def _names_of(example: Callable[[], Generator]) -> set[str]:
     with torch.device("meta"):
-        return set(architecture.example().state_dict())
+        return set(example().state_dict())

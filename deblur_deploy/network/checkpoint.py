@@ -29,12 +29,15 @@ from deblur_deploy.network.architectures import (
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, read_ranges
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.own_network import PREFIX, OwnNetwork
+from deblur_deploy.network.size_trial import require_sizes
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
 from deblur_deploy.network.table import ARCHITECTURES, recognise
 from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
 from deblur_deploy.network.weights_file import (
     TORCH_SUFFIXES,
     FoundWeights,
+    fitting_names,
     read_safetensors,
     read_weights,
     require_finite,
@@ -85,6 +88,8 @@ def import_checkpoint(
     found = read_checkpoint(path, arch, options)
     told = {name: value for name, value in dataclasses.asdict(options).items() if value}
     facts = {"file": path.name, "arch": arch, **told, "average": found.average}
+    if isinstance(found.net, OwnNetwork):
+        require_sizes(found.net)
     step = new_step("import", facts, None, {**_cost(found.net, path), **(figures or {})})
     return save_network(out, found.net, found.spec, step)
 
@@ -106,12 +111,13 @@ def read_checkpoint(path: Path, arch: str, options: ImportOptions) -> ReadCheckp
     architecture = find_architecture(arch, options.multiple_of)
     _check_options(options, arch, architecture)
     found = _read(path, architecture, options)
-    _check_kind(found.tensors, arch, path)
+    saved = fitting_names(found.tensors, architecture.names())
+    _check_kind(saved, arch, path)
     try:
-        weights = architecture.from_published(found.tensors, options)
+        weights = architecture.from_published(saved, options)
         config = architecture.read_config({name: tuple(tensor.shape) for name, tensor in weights.items()})
     except (KeyError, IndexError) as err:
-        raise _misfit(err, found.tensors, architecture, path) from err
+        raise _misfit(err, saved, architecture, path) from err
     if options.variant not in (None, getattr(config, "variant", None)):
         raise ArtifactError(
             f"{path} is the variant {config.variant!r}, not {options.variant!r}",
@@ -178,7 +184,10 @@ def save_network(out: Path, net: nn.Module, spec: NetworkSpec, step: Step, earli
     with torch.device("meta"):
         described = build_network(spec)
     state = net.state_dict()
-    weights = {name: state[name].detach().contiguous() for name in described.state_dict()}
+    # A copy of each: safetensors refuses arrays that are one under several names.
+    weights = {
+        name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in described.state_dict()
+    }
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     tensors |= read_ranges(net)
 
@@ -257,8 +266,8 @@ def _misfit(
         return ArtifactError(
             f"{path} is not {title} checkpoint: {some(flat)} should be an array, and is a single number", hint=hint
         )
-    first = str(err.args[0])
-    known = example_names(architecture)
+    first = str(err.args[0]).removeprefix(PREFIX)
+    known = {name.removeprefix(PREFIX) for name in example_names(architecture)}
     missing, unexpected = (
         sorted(name for name in names if not _BLOCK_KEY.fullmatch(name))
         for names in (known - weights.keys() - {first}, weights.keys() - known)
@@ -288,6 +297,10 @@ def _load_strictly(net: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
 def _check_fit(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
     """Name every key that is missing, unexpected or misshapen."""
     complaints = []
+    if all(name.startswith(PREFIX) for name in wanted):  # ours: the user's file is without it
+        wanted, weights = (
+            {name.removeprefix(PREFIX): tensor for name, tensor in of.items()} for of in (wanted, weights)
+        )
     if missing := sorted(wanted.keys() - weights.keys()):
         complaints.append(f"missing: {some(missing)}")
     if unexpected := sorted(weights.keys() - wanted.keys()):

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network import deform_conv  # noqa: F401 - defines the operator that is counted below
+from deblur_deploy.network.plain_attention import plain_attention
 
 REFERENCE_RESOLUTION = Resolution(640, 360)
 """The size for which GMACs are quoted unless another is named."""
@@ -52,7 +53,7 @@ def _count_flops(net: nn.Module, resolution: Resolution) -> FlopCounterMode:
     device = next((parameter.device for parameter in net.parameters()), None)
     frame = torch.zeros(1, 3, resolution.height, resolution.width, device=device)
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with counter, torch.no_grad(), plain_attention():
         net(frame)
     return counter
 

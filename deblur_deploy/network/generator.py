@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from torch import Tensor, nn
@@ -75,6 +76,23 @@ class Generator(nn.Module, ABC):
         Args:
             blurred: (N, 3, H, W) with H and W from :attr:`smallest_side` and divisible by :attr:`multiple_of`.
         """
+
+    def block_chains(self) -> tuple[tuple[str, ...], ...]:
+        """Residual blocks that the network can do without, by the row of blocks that they stand in.
+
+        Of each row the last blocks can go, so that those before them stay what they are. A network that offers none
+        cannot lose depth.
+        """
+        return ()
+
+    def without_blocks(self, blocks: Collection[str]) -> Generator:
+        """A network of the same weights without some blocks at the ends of its rows; this one is left as it is.
+
+        Args:
+            blocks: Names out of :meth:`block_chains`.
+        """
+        assert not blocks, f"{self.arch} offers no blocks"
+        return copy.deepcopy(self)
 
     def forward_once(self, image: Tensor) -> Tensor:
         """A pass in which every layer runs exactly once, for tools that trace which channels depend on which.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.reparametrize import bake, baked_weights, has_computed_weights
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
 
 PREFIX = "net."
@@ -43,8 +45,8 @@ class OwnConfig:
 class OwnNetwork(Generator):
     """The user's module as a generator.
 
-    The module takes (N, 3, H, W) RGB in [0, 1] and gives the same, or a list or tuple of estimates of which the last is
-    at full size.
+    The module takes (N, 3, H, W) RGB in [0, 1] and gives the same, or a list, tuple or mapping of estimates. Weights
+    that it computes from other arrays, as under weight normalisation, are plain ones here.
 
     Args:
         factory: ``package.module:factory``.
@@ -56,14 +58,8 @@ class OwnNetwork(Generator):
         self.arch = factory
         self.config: OwnConfig = config
         self.multiple_of = config.multiple_of
-        with torch.device(
-            "cpu"
-        ):  # also where networks are made without memory: user's code may compute while it is made
-            self.net = _find(factory)()
-        if not isinstance(self.net, nn.Module):
-            raise ConfigError(
-                f"{factory} gives {type(self.net).__name__!r}, not a network", hint="it must give a torch.nn.Module"
-            )
+        self.net = _made(factory)
+        bake(self.net)
         apply_widths(self, config.widths)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
@@ -84,18 +80,59 @@ class OwnNetwork(Generator):
         return read_own_config(self.arch, self.multiple_of, shapes)
 
 
+def published_weights(factory: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A user's weights by the names of :class:`OwnNetwork`, with those written down that the module computes.
+
+    Args:
+        factory: ``package.module:factory``.
+        weights: As they were saved, before or after weights that are computed were.
+
+    Raises:
+        ConfigError: The factory cannot be found or used.
+    """
+    net = _made(factory)
+    baked = baked_weights(net, weights) if has_computed_weights(net) else None
+    return {f"{PREFIX}{name}": tensor for name, tensor in (weights if baked is None else baked).items()}
+
+
+def saved_names(factory: str) -> set[str]:
+    """Names of the arrays of a user's network as its own code saves them.
+
+    Raises:
+        ConfigError: The factory cannot be found or used.
+    """
+    return set(_made(factory).state_dict())
+
+
+def _made(factory: str) -> nn.Module:
+    """What the user's factory gives, on the processor also where networks are made without memory.
+
+    Raises:
+        ConfigError: It cannot be found or used, or gives something else.
+    """
+    with torch.device("cpu"), warnings.catch_warnings():  # user's code may compute while it is made
+        warnings.simplefilter("ignore", FutureWarning)  # of the older style of weight normalisation
+        net = _find(factory)()
+    if not isinstance(net, nn.Module):
+        raise ConfigError(
+            f"{factory} gives {type(net).__name__!r}, not a network", hint="it must give a torch.nn.Module"
+        )
+    return net
+
+
 def pictures_of(given: Any, blurred: Tensor, name: str) -> list[Tensor]:
     """What a network gave for a picture, as a list whose last is the restored one.
 
     Args:
-        given: A picture, or a list or tuple of estimates.
+        given: A picture, or a list, tuple or mapping of estimates.
         blurred: (N, 3, H, W), what it was given.
         name: What the network is called in messages.
 
     Raises:
         ConfigError: The last is not a picture of the same size.
     """
-    estimates = list(given) if isinstance(given, Sequence) else [given]
+    estimates = list(given.values()) if isinstance(given, Mapping) else [given]
+    estimates = list(given) if isinstance(given, Sequence) else estimates
     last = estimates[-1] if estimates else None
     if not isinstance(last, Tensor) or last.shape != blurred.shape:
         found = tuple(last.shape) if isinstance(last, Tensor) else f"{type(given).__name__!r}"

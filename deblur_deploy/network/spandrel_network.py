@@ -7,6 +7,8 @@ weights and without unpickling anything.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -150,10 +152,62 @@ def _check_restores(found: Any) -> None:
 
 def _spandrel() -> ModuleType:
     try:
-        import spandrel
-    except (ImportError, RuntimeError) as err:  # torchvision of another build than torch ends in a RuntimeError
+        return _imported()
+    except MissingDependencyError:
+        raise
+    except (ImportError, RuntimeError) as err:
         raise MissingDependencyError(
-            f"--arch {SPANDREL} needs spandrel and a torchvision that fits torch: {err}",
-            hint="pip install 'deblur-deploy[zoo]'",
+            f"--arch {SPANDREL} needs spandrel: {first_line(err)}", hint="pip install 'deblur-deploy[zoo]'"
         ) from err
-    return spandrel  # type: ignore[no-any-return]
+
+
+def _imported() -> ModuleType:
+    """The library; where torchvision cannot be imported, without it.
+
+    A torchvision of another build than torch ends in an exception when it is imported. Two of spandrel's networks use
+    it, to turn or to normalise pictures, and none of those restores blurred ones.
+    """
+    try:
+        return importlib.import_module("spandrel")
+    except (ImportError, RuntimeError) as err:
+        if not _is_installed():
+            raise ImportError("it is not installed") from err
+    names = [name for name in sys.modules if name.partition(".")[0] == "torchvision"]
+    hidden = {name: sys.modules.pop(name) for name in names}
+    sys.modules.update({name: _Unavailable(name) for name in _TORCHVISION})
+    try:
+        return importlib.import_module("spandrel")
+    finally:
+        for name in _TORCHVISION:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+def _is_installed() -> bool:
+    try:
+        return importlib.util.find_spec("spandrel") is not None
+    except ValueError:  # something has switched it off
+        return False
+
+
+_TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+"""What spandrel imports of torchvision."""
+
+
+class _Unavailable(ModuleType):
+    """Stands for a module, and for everything in it, until it is used."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # so that modules inside it are looked for
+
+    def __getattr__(self, name: str) -> _Unavailable:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Unavailable(f"{self.__name__}.{name}")
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise MissingDependencyError(
+            f"this network uses {self.__name__}, and torchvision cannot be imported here",
+            hint="install the torchvision that belongs to this torch",
+        )

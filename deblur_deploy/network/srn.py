@@ -17,8 +17,9 @@ Every width is a field of :class:`SRNConfig`, since after pruning no two need be
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Self
@@ -90,7 +91,7 @@ class SRNConfig:
             out_channels("recurrent.candidate"),
             (out_channels("pyramid.lateral.0"), out_channels("pyramid.lateral.1"), out_channels("pyramid.lateral.2")),
             (out_channels("pyramid.smooth.0"), out_channels("pyramid.smooth.1"), out_channels("pyramid.smooth.2")),
-            math.isqrt(out_channels("head") // 3),
+            max(1, math.isqrt(out_channels("head") // 3)),
         )
 
 
@@ -238,6 +239,27 @@ class SRN(Generator):
             block.conv2.weight.data *= 0.5  # a sum of many blocks should not grow
         # A fresh network should start close to the blurred image, which is already a fair estimate.
         nn.init.normal_(self.head.weight, std=1e-3)
+
+    def block_chains(self) -> tuple[tuple[str, ...], ...]:
+        """The residual blocks of every level."""
+        depths = [len(blocks) for blocks in self.config.block_channels]
+        return tuple(
+            tuple(f"levels.{level}.blocks.{index}" for index in range(depth))
+            for level, depth in enumerate(depths)
+            if depth
+        )
+
+    def without_blocks(self, blocks: Collection[str]) -> SRN:
+        """The network without the last blocks of some levels."""
+        widths = SRNConfig.from_shapes({name: tensor.shape for name, tensor in self.state_dict().items()})
+        one, two, three = (
+            tuple(width for index, width in enumerate(inner) if f"levels.{level}.blocks.{index}" not in blocks)
+            for level, inner in enumerate(widths.block_channels)
+        )
+        net = SRN(dataclasses.replace(widths, block_channels=(one, two, three)))
+        gone = tuple(f"{block}." for block in blocks)
+        net.load_state_dict({name: value for name, value in self.state_dict().items() if not name.startswith(gone)})
+        return net.train(self.training)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
         """The estimates of all scales, coarse to fine, for H and W that are multiples of 16."""

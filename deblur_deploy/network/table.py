@@ -80,6 +80,15 @@ _ROWS = (
         telling=("intro.weight", "ending.weight", "downs.0.weight"),
     ),
     ArchitectureRow(
+        name="restormer",
+        title="a Restormer",
+        about="Restormer of any width and depth",
+        checkpoint="the published `.pth`",
+        network=f"{_HERE}.restormer:Restormer",
+        config=f"{_HERE}.restormer:RestormerConfig",
+        telling=("patch_embed.proj.weight", "encoder_level1.0.norm1.body.weight", "up4_3.body.0.weight"),
+    ),
+    ArchitectureRow(
         name="dmphn",
         title="a DMPHN",
         about="DMPHN (1-2), (1-2-4) and (1-2-4-8)",

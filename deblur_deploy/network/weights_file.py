@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from deblur_deploy.core.errors import ArtifactError, first_line
 
 _AVERAGES = ("params_ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema")
-_WRAPPERS = ("state_dict", "params", "model", "generator")
+_WRAPPERS = ("state_dict", "model_state_dict", "params", "model", "generator", "net", "network", "netG", "weights")
 """Keys under which training frameworks keep the moving average of the weights, and the weights."""
 
 _AVERAGE_PREFIXES = ("generator_ema.", "model_ema.", "ema.")
@@ -113,7 +113,7 @@ def _read_folder(folder: Path, unsafe_pickle: bool) -> FoundWeights:
     Raises:
         ArtifactError: No file in it holds weights, or one is damaged.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES)
+    files = sorted(path for path in folder.iterdir() if path.suffix in TORCH_SUFFIXES and path.is_file())
     if not files:
         raise ArtifactError(
             f"the folder {folder} holds no weights: nothing in it ends in {', '.join(sorted(TORCH_SUFFIXES))}",
@@ -169,8 +169,11 @@ def some(names: list[str], at_most: int = 4) -> str:
 
 
 def _read_pickle(path: Path, unsafe: bool) -> Any:
+    if path.suffix == ".onnx":
+        raise ArtifactError(f"{path} is an ONNX file, which is taken as it is", hint="import it without --arch")
     _check_page(path)
     _check_unpacked_size(path)
+    _check_program(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: what the reader cannot read raises below
@@ -204,6 +207,30 @@ def _check_page(path: Path) -> None:
         )
 
 
+_PROGRAMS = (
+    ("code/", "a TorchScript program", "torch.jit.load({path!r}).state_dict()"),
+    ("models/", "a program of torch.export", "torch.export.load({path!r}).state_dict"),
+)
+"""What marks archives that hold a program beside weights, what they are, and how to get the weights out."""
+
+
+def _check_program(path: Path) -> None:
+    """Refuse programs by name: what they are traced from is gone, and only the weights can be taken."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, struct.error):
+        return
+    for start, what, weights in _PROGRAMS:
+        if any(name.startswith(start) for name in names):
+            command = weights.format(path=path.name)
+            raise ArtifactError(
+                f"{path} is {what}, and a network is made again from its code and its weights",
+                hint=f'take the weights out where you trust it: python -c "import torch; torch.save({command}, '
+                "'weights.pth')\", then import weights.pth with the --arch of the network",
+            )
+
+
 def _check_unpacked_size(path: Path) -> None:
     """Refuse an archive that unpacks to far more than it is; torch.save compresses nothing."""
     try:
@@ -228,12 +255,42 @@ def _unwrapped(loaded: Any) -> tuple[dict[str, Tensor], str | None]:
         if not isinstance(loaded, Mapping):
             break
         key = next((key for key in (*_AVERAGES, *_WRAPPERS) if isinstance(loaded.get(key), (Mapping, nn.Module))), None)
-        if key is None:
+        if key is None and (key := _only_weights(loaded)) is None:
             tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
             return (tensors, taken) if len(tensors) == len(loaded) else ({}, None)
         taken = key if key in _AVERAGES else taken
         loaded = loaded[key]
     return {}, None
+
+
+def _only_weights(loaded: Mapping[Any, Any]) -> Any:
+    """The one key of a dictionary whose value is a dictionary of arrays, or None."""
+    keys = [
+        key
+        for key, value in loaded.items()
+        if isinstance(value, Mapping) and value and all(isinstance(tensor, Tensor) for tensor in value.values())
+    ]
+    return keys[0] if len(keys) == 1 else None
+
+
+def fitting_names(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Weights by the names that a network has, without what a training framework has put before them.
+
+    Lightning's ``model.``, ``torch.compile``'s ``_orig_mod.`` and the like are found by trying: of everything that
+    names begin with, that is taken off which leaves the most names that the network has. Arrays without it belong to
+    other parts of the training, such as a discriminator, and are left out.
+
+    Args:
+        weights: As they were saved.
+        wanted: Names of the network's arrays; where there are none, the weights are left as they are.
+    """
+    names = set(wanted)
+    tidy = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
+    starts = {name[: at + 1] for name in tidy for at, sign in enumerate(name) if sign == "."}
+    best = max(("", *sorted(starts)), key=lambda start: sum(f"{start}{name}" in tidy for name in names))
+    if not best or not names:
+        return tidy if names & tidy.keys() > names & weights.keys() else dict(weights)
+    return {name.removeprefix(best): tensor for name, tensor in tidy.items() if name.startswith(best)}
 
 
 def _without_prefixes(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 from deblur_deploy.config import FitConfig
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.process_memory import freed_memory_kept
+from deblur_deploy.training.bfloat16 import dilated_in_float32
 from deblur_deploy.training.devices import Devices
 from deblur_deploy.training.features import FeatureMatch
 from deblur_deploy.training.interrupt import deferred_signals
 from deblur_deploy.training.losses import Objective
 from deblur_deploy.training.monitor import Monitor
 from deblur_deploy.training.state import SavedState, StateKeeper
+
+_log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, float], None]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -100,6 +104,7 @@ class Trainer:
             if self.critic is not None
             else None
         )
+        _warn_of_emulation(config, self.devices.device)
         self.losses: list[float] = []
         self.seconds, self.data_seconds = 0.0, 0.0
         self._generators: dict[str, Tensor] = {}
@@ -127,7 +132,10 @@ class Trainer:
         source = iter(batches)
         # A loader draws a seed when it starts, so the generators are set after that.
         _set_generators(self._generators, self.devices.device)
-        with freed_memory_kept():
+        with ExitStack() as stack:
+            stack.enter_context(freed_memory_kept())
+            if self.devices.device.type == "cpu" and uses_bfloat16(self.config, self.devices.device):
+                stack.enter_context(dilated_in_float32(self.net))
             try:
                 while len(self.losses) < self.config.last_step:
                     self._run_step(source, keeper, monitor)
@@ -253,6 +261,15 @@ def uses_bfloat16(config: FitConfig, device: torch.device) -> bool:
         in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
         return in_hardware if config.precision in ("auto", "fastest") else config.precision == "bfloat16"
     return config.precision == "bfloat16" or (config.precision == "fastest" and processor_has_bfloat16())
+
+
+def _warn_of_emulation(config: FitConfig, device: torch.device) -> None:
+    """Say that bfloat16 was asked for on a processor that has none: the run works, and takes longer than in float32."""
+    if device.type == "cpu" and config.precision == "bfloat16" and not processor_has_bfloat16():
+        _log.warning(
+            "warning   this processor has no bfloat16: PyTorch emulates it, which is slower than float32; "
+            'precision = "fastest" takes bfloat16 only where a processor computes in it'
+        )
 
 
 def processor_has_bfloat16() -> bool:

@@ -108,8 +108,8 @@ def multi_scale(estimates: list[Tensor], sharp: Tensor, coarse_weight: float, fr
     """One loss on the full-size estimate, plus ``coarse_weight`` times the same on each coarser one.
 
     Args:
-        estimates: Coarse to fine, each half the size of the next, the last (N, 3, H, W).
-        sharp: (N, 3, H, W); coarser targets are its 2x2 means.
+        estimates: Coarse to fine, the last (N, 3, H, W); several may be of one size.
+        sharp: (N, 3, H, W); coarser targets are its means over the pixels that one of theirs stands for.
         coarse_weight: Weight of the coarser scales.
         frequency: Compare Fourier transforms instead of pixels.
     """
@@ -117,9 +117,19 @@ def multi_scale(estimates: list[Tensor], sharp: Tensor, coarse_weight: float, fr
     loss = compare(estimates[-1], sharp)
     target = sharp
     for estimate in reversed(estimates[:-1]):
-        target = F.avg_pool2d(target, 2)
+        if estimate.shape != target.shape:
+            target = _shrunk(target, estimate)
         loss = loss + coarse_weight * compare(estimate, target)
     return loss
+
+
+def _shrunk(target: Tensor, like: Tensor) -> Tensor:
+    """A target of another's size: its 2x2 means where that is half, else means over areas."""
+    halved = [side // 2 for side in target.shape[-2:]]
+    if list(like.shape[-2:]) == halved:
+        return F.avg_pool2d(target, 2)
+    height, width = like.shape[-2:]
+    return F.adaptive_avg_pool2d(target, (height, width))
 
 
 class Objective:

@@ -83,5 +83,5 @@ def test_bad_safetensors(refuse, tiny_weights, tmp_path):
 def test_a_checkpoint_that_is_not_there_and_an_unknown_network(refuse, checkpoint_file, tmp_path):
     assert "there is no file" in refuse(1, "import", tmp_path / "missing.pth")
     assert "there is no file" in refuse(1, "import", tmp_path / "missing.safetensors")
-    assert "is not a PyTorch checkpoint" in refuse(1, "import", tmp_path)
+    assert "holds no weights: nothing in it ends in" in refuse(1, "import", tmp_path)
     assert "architecture 'unet' is unknown" in refuse(2, "import", checkpoint_file, "--arch", "unet")

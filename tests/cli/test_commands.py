@@ -88,7 +88,10 @@ def test_pruning_reports_every_group(chain, made):
 
     assert {(group["before"], group["after"]) for group in groups} == {(8, 8), (16, 8), (32, 16)}
     for group in groups:
-        assert f"{', '.join(group['layers'])} " in chain["prune"].err
+        first, *others = group["layers"]
+        (row,) = [line for line in chain["prune"].err.splitlines() if line.startswith((f"{first} ", f"{first}, "))]
+        assert row.split()[-3:-1] == [str(group["before"]), str(group["after"])]
+        assert not others or others[0].rpartition(".")[2] in row or " more" in row
     assert chain["prune"].json["figures"]["params"] < chain["import"].json["figures"]["params"]
     assert load_artifact(made["prune"]).network.config["level_channels"] == [8, 8, 16]
 
@@ -168,7 +171,7 @@ def test_an_int8_engine_with_too_many_float_layers_is_refused(run, made, tmp_pat
 def test_verify(run, made):
     outcome = run("verify", made["qat"], made["export-onnx"], "--json").done()
 
-    assert outcome.json.keys() == {"max_abs", "mean_abs", "psnr_db", "passed", "drift"}
+    assert outcome.json.keys() == {"max_abs", "mean_abs", "psnr_db", "noise_psnr_db", "passed", "drift"}
     assert outcome.json["passed"] is True
     assert outcome.json["drift"] is None
     assert 0 < outcome.json["mean_abs"] <= outcome.json["max_abs"] < 0.1

@@ -8,7 +8,12 @@ import json
 import pytest
 
 from deblur_deploy.cli.prune_command import short_name
+from deblur_deploy.config import FrameTimeConfig
 from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.images import Resolution
+from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.network.cost import count_macs
+from deblur_deploy.pipeline.frame_clock import FrameClock
 
 
 @pytest.mark.parametrize("options", [("--macs", 0.6), ("--params", 0.6, "--scope", "global", "--importance", "l1")])
@@ -102,3 +107,86 @@ def test_a_scan_that_cannot_be_written_is_refused_first(refuse, made, tmp_path):
     (tmp_path / "file").write_text("")
 
     assert "cannot be written" in refuse(1, "prune", made["import"], "--scan", "--out", tmp_path / "file" / "scan")
+
+
+class Arithmetic:
+    """A clock for which a frame takes a millisecond for a million multiply-accumulates, and one in any case."""
+
+    def __init__(self, source, config):
+        self.identity = {"network": source.sha256, "runtime": config.runtime, "precision": "fp32", "res": "64x48"}
+        self.size = Resolution(config.width, config.height)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def time(self, net):
+        return 1 + count_macs(net, self.size)[""] / 1e6, 0.01
+
+
+@pytest.fixture
+def timed(run, made, tmp_path, monkeypatch):
+    """``prune`` to a frame time, by arithmetic instead of a real clock."""
+    monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", Arithmetic)
+    shared = ("--res", "64x48", "--scan-images", 1, "--scan-size", 48, "--latency-table", tmp_path / "table.json")
+    return lambda *options: run("prune", made["import"], *shared, "--runs", tmp_path / "runs", "--json", *options)
+
+
+def test_pruning_to_a_frame_time(timed, tmp_path):
+    front = timed("--curve", "1,80,1e6").done().json
+    least, _, most = front["points"]
+    assert "cannot be met: the smallest network" in least["reason"]
+    assert "there is nothing to prune" in most["reason"]
+    budget = 0.8 * front["whole_ms"]
+    assert json.loads((tmp_path / "runs" / "scan-001" / "frame-times.json").read_text()) == front
+
+    planned = timed("--min-fps", 1000 / budget, "--dry-run").done()
+    assert planned.json["predicted_ms"] <= budget
+    assert planned.json["measured_ms"] is None
+    assert "dry run   nothing was written" in planned.err
+
+    outcome = timed("--max-ms", budget, "--steps", 1).done()
+    answer = outcome.json
+    keys = {"artifact", "budget_ms", "predicted_ms", "measured_ms", "psnr_db", "gain_kept"}
+    assert answer.keys() == keys | {"groups", "blocks_removed", "optimality_gap"}
+    assert answer["measured_ms"] <= 1.03 * budget
+    assert answer["groups"] == planned.json["groups"]
+    pruned = load_artifact(tmp_path / "runs" / "prune-001")
+    assert pruned.history[-1].config["max_ms"] == budget
+    assert f"{answer['measured_ms']:.2f} ms measured" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--max-ms", 5, "--min-fps", 45), "there are --max-ms and --min-fps"),
+        (("--min-fps", 0), "min_fps is 0"),
+        (("--max-ms", -1), "max_ms is -1"),
+        (("--max-ms", 5, "--keep", 0.5), "there is a frame time and keep"),
+        (("--curve", "ten"), "--curve is 'ten'"),
+        (("--max-ms", 5, "--res", "0x48"), "0x48"),
+    ],
+)
+def test_a_frame_time_that_cannot_be_used_is_refused(timed, options, complaint):
+    assert complaint in timed(*options).refusal(2)
+
+
+def test_a_runtime_that_cannot_run_here_is_named(run, made, tmp_path):
+    options = ("prune", made["import"], "--max-ms", 5, "--res", "64x48", "--runs", tmp_path)
+    table = ("--latency-table", tmp_path / "table.json")
+    assert "'gpu-of-dreams' is not a runtime" in run(*options, *table, "--runtime", "gpu-of-dreams").refusal(2)
+    assert "needs --latency-table" in run(*options, "--other-device").refusal(2)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float", "INT8"])
+def test_a_real_clock_times_networks_as_they_will_run(made, int8):
+    source = load_artifact(made["import"])
+    config = FrameTimeConfig(5.0, runtime="onnxruntime", int8=int8, width=64, height=48)
+    with FrameClock(source, config) as clock:
+        ms, spread = clock.time(load_network(source))
+    assert 0.01 < ms < 60_000
+    assert 0 <= spread < float("inf")  # a busy machine says so itself
+    assert (clock.identity["precision"], clock.identity["res"]) == ("int8" if int8 else "fp32", "64x48")
+    assert clock.identity["network"] == source.sha256

@@ -134,9 +134,10 @@ def test_a_malformed_scenario_is_bad_usage(scripts, tmp_path, capsys, old, new, 
 
 
 def recorded_builds() -> list[dict]:
-    """The last record of the compilation on each machine."""
-    paths = sorted((BENCHMARKS / "results").glob("*/kernel-build.jsonl"))
-    return [json.loads(path.read_text(encoding="utf-8").splitlines()[-1]) for path in paths]
+    """The last record of the compilation on each machine, the newest last."""
+    paths = (BENCHMARKS / "results").glob("*/kernel-build.jsonl")
+    records = [json.loads(path.read_text(encoding="utf-8").splitlines()[-1]) for path in paths]
+    return sorted(records, key=lambda record: record["date"])
 
 
 def test_recorded_resources_cover_every_card_and_entry_point():

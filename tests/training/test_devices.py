@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +155,23 @@ def test_the_fastest_precision_is_bfloat16_where_the_processor_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
     assert uses_bfloat16(FitConfig(precision="fastest"), torch.device("cpu")) is has
+
+
+@pytest.mark.parametrize(("precision", "told"), [("bfloat16", 1), ("fastest", 0), ("float32", 0)])
+def test_bfloat16_on_a_processor_without_it_is_told(
+    tiny_config: SRNConfig, precision: Any, told: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    fit(SRN(tiny_config), iter(()), FitConfig(steps=0, batch=1, crop=32, precision=precision))
+    assert ["this processor has no bfloat16" in record.getMessage() for record in caplog.records] == [True] * told
+
+
+def test_bfloat16_on_a_processor_that_has_it_is_not(
+    tiny_config: SRNConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    fit(SRN(tiny_config), iter(()), FitConfig(steps=0, batch=1, crop=32, precision="bfloat16"))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])

@@ -1,0 +1,358 @@
+"""Pruning to a frame time: the best network that takes at most so many milliseconds, in a runtime and a precision.
+
+How it goes: ``latency_table`` times whole networks in place, ``frame_times`` fits to them what everything in the
+network takes, the scan of ``sensitivity`` says what channels are worth and an evaluation what a block is, ``knapsack``
+chooses. The choice is timed before it is fine-tuned, for weights make no difference to that, and where it misses the
+budget all predictions are corrected by what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from deblur_deploy.compress.finetune import OnStep, evaluation_pairs
+from deblur_deploy.compress.frame_times import Anatomy, FrameTimes, Shape
+from deblur_deploy.compress.groups import Frozen
+from deblur_deploy.compress.knapsack import Choice, Worth, choose_shape
+from deblur_deploy.compress.latency_table import (
+    LatencyTable,
+    OnTimed,
+    check_identity,
+    measure_table,
+    read_table,
+    refuse_noise,
+    shapes_to_time,
+)
+from deblur_deploy.compress.plan import Frames, PrunedGroup
+from deblur_deploy.compress.prune import analyse, load_float, rebuilt, scan_groups, tune
+from deblur_deploy.compress.removal import Proof, check_removal, remove_channels, weakest
+from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_pairs
+from deblur_deploy.compress.teacher import measure_teacher
+from deblur_deploy.config import FrameTimeConfig
+from deblur_deploy.core.artifact import Artifact, new_step
+from deblur_deploy.core.errors import BudgetError, ConfigError
+from deblur_deploy.network.checkpoint import save_network, spec_of
+from deblur_deploy.network.generator import Generator
+from deblur_deploy.quality.evaluate import evaluate_network
+from deblur_deploy.quality.gain import lost_db
+
+TOLERANCE = 0.03
+"""By how much the measured time may be above the budget, as a share of it."""
+
+CORRECTIONS = 3
+TRUE_ANYWHERE = ("network", "runtime", "precision", "res")
+"""What a table from another machine must have been measured for all the same."""
+
+_MOST_WIDTHS = 12
+"""Widths of one group that the choice is among."""
+
+
+class Clock(Protocol):
+    """Times networks where they will run."""
+
+    identity: Mapping[str, Any]
+    """Runtime, precision, size and machine, as a table has them."""
+
+    def time(self, net: Generator) -> tuple[float, float]:
+        """Median ms of a frame, and half of its 95 % interval as a share of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class TablePlace:
+    """Where a table of frame times is kept.
+
+    Args:
+        path: The file. Where there is none, one is measured and written there.
+        is_given: Whether the user named it: one for something else is then refused, not replaced.
+        from_elsewhere: Whether it is of another machine. Nothing is timed here then.
+    """
+
+    path: Path
+    is_given: bool = False
+    from_elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What to call while a search runs; None is not called.
+
+    Args:
+        on_timed: After each network of the table.
+        on_scan: After each evaluation of the scan.
+        on_step: After each fine-tuning step.
+    """
+
+    on_timed: OnTimed | None = None
+    on_scan: OnScan | None = None
+    on_step: OnStep | None = None
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """What is chosen for a budget.
+
+    Args:
+        budget_ms: Most that a frame may take.
+        predicted_ms: What it is predicted to take.
+        measured_ms: What it takes, None where it was not timed.
+        choice: Widths and blocks, with the proof of how good they are.
+        groups: Every group, before and after.
+        frozen: Channels that stay, and why.
+        table: Spread of the table, and the median error of predictions on networks that no fit saw.
+    """
+
+    budget_ms: float
+    predicted_ms: float
+    measured_ms: float | None
+    choice: Choice
+    groups: tuple[PrunedGroup, ...]
+    frozen: tuple[Frozen, ...]
+    table: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for ``--json`` and manifests."""
+        return {
+            "budget_ms": self.budget_ms,
+            "predicted_ms": self.predicted_ms,
+            "measured_ms": self.measured_ms,
+            "predicted_drop_db": self.choice.lost_db,
+            "groups": [vars(group) for group in self.groups],
+            "frozen": [vars(part) for part in self.frozen],
+            "blocks_removed": sorted(self.choice.shape.dropped),
+            "optimality_gap": self.choice.gap,
+            "bound_db": self.choice.bound_db,
+            **{f"table_{name}": value for name, value in self.table.items()},
+        }
+
+
+class FrameSearch:
+    """All that is known of a network for choosing what fits into a frame time.
+
+    Args:
+        source: A float checkpoint.
+        config: Importance, rounding, and what the scan evaluates on.
+        clock: Times networks in the runtime and precision that count.
+        place: Where the table is kept; what it has is not timed again.
+        watching: For showing progress.
+
+    Raises:
+        ArtifactError: ``source`` is not a float checkpoint, or the table cannot be written.
+        DeblurDeployError: The network cannot be pruned, run, or timed.
+    """
+
+    def __init__(
+        self,
+        source: Artifact,
+        config: FrameTimeConfig,
+        clock: Clock,
+        place: TablePlace,
+        watching: Watching = Watching(),
+    ) -> None:
+        self.net = load_float(source)
+        self._clock, self._is_elsewhere = clock, place.from_elsewhere
+        self._analysis = analyse(self.net, config.prune)
+        self.chains = self.net.block_chains()
+        self.table = self._table(place, watching.on_timed)
+        self.times = FrameTimes.fit(self._anatomy(), self.table.fitted)
+        self.scanned = scan_groups(self.net, self._analysis, config.prune, watching.on_scan)
+        self._worth = self._worth_of(self.scanned, config)
+
+    def _table(self, place: TablePlace, on_timed: OnTimed | None) -> LatencyTable:
+        """The table that was handed over, or one that is measured here."""
+        if place.from_elsewhere:
+            table = read_table(place.path)
+            check_identity(table, {name: self._clock.identity[name] for name in TRUE_ANYWHERE}, place.path)
+            return table
+        if place.is_given and place.path.is_file():
+            check_identity(read_table(place.path), self._clock.identity, place.path)
+        plan = shapes_to_time(self._analysis.state, self.chains)
+        return measure_table(
+            self._clock.identity, plan, lambda shape: self._clock.time(self.network(shape)), place.path, on_timed
+        )
+
+    def network(self, shape: Shape) -> Generator:
+        """A network of a shape, with the strongest channels of every group."""
+        small = remove_channels(self.net, self._analysis.channels.groups, self._removed(shape))
+        return rebuilt(small.without_blocks(shape.dropped))
+
+    def whole(self) -> Shape:
+        """The shape of the unpruned network."""
+        return Shape(tuple(self._analysis.state.present))
+
+    def smallest(self) -> Shape:
+        """The shape of the smallest network."""
+        return Shape(tuple(self._analysis.state.smallest), frozenset(block for chain in self.chains for block in chain))
+
+    def plan(self, budget_ms: float, times: FrameTimes | None = None) -> FramePlan:
+        """Choose for a budget, by predictions alone.
+
+        Args:
+            budget_ms: Most that a frame may take.
+            times: Corrected times, instead of those of the table.
+
+        Raises:
+            ConfigError: The unpruned network is within it, or not even the smallest one is.
+        """
+        times = times or self.times
+        self._check_reachable(budget_ms, times)
+        choice = choose_shape(times, self._worth, budget_ms)
+        # A group that went with its block has no channels left.
+        widths = [
+            width if times.anatomy.is_there((group,), choice.shape) else 0
+            for group, width in enumerate(choice.shape.widths)
+        ]
+        groups = tuple(
+            PrunedGroup(group.layers, group.channels, width, round(width / group.channels, 4))
+            for group, width in zip(self._analysis.channels.groups, widths, strict=True)
+        )
+        table = {"spread": self.table.spread, "error": self.times.error(self.table.unseen or self.table.timed)}
+        frozen = self._analysis.channels.frozen
+        return FramePlan(budget_ms, times.predict(choice.shape), None, choice, groups, frozen, table)
+
+    def plan_measured(self, budget_ms: float) -> FramePlan:
+        """Choose for a budget, time the choice, and correct the predictions where it misses.
+
+        Returns:
+            Of all that were timed, the one with the least loss within the budget and :data:`TOLERANCE`; the fastest,
+            where none is.
+
+        Raises:
+            ConfigError: As for :meth:`plan`.
+            VerificationError: The machine is too noisy to tell.
+        """
+        refuse_noise(self.table, budget_ms)
+        if self._is_elsewhere:
+            return self.plan(budget_ms)
+        times = self.times
+        tried: list[FramePlan] = []
+        for _ in range(1 + CORRECTIONS):
+            try:
+                plan = self.plan(budget_ms, times)
+            except ConfigError:
+                if not tried:
+                    raise
+                break  # by the corrected times nothing is within the budget
+            measured, _ = self._clock.time(self.network(plan.choice.shape))
+            tried.append(replace(plan, measured_ms=measured))
+            if abs(measured / budget_ms - 1) <= TOLERANCE:
+                break
+            times = replace(times, factor=times.factor * measured / plan.predicted_ms)
+        return min(
+            tried, key=lambda plan: (_is_over(plan), plan.measured_ms if _is_over(plan) else plan.choice.lost_db)
+        )
+
+    def carry_out(self, plan: FramePlan) -> Generator:
+        """The network of a plan, its channels held against the unpruned one.
+
+        Raises:
+            ConfigError: The pruned network does not run.
+            VerificationError: It gives something else than the unpruned one with zeros for what was removed.
+        """
+        groups, removed = self._analysis.channels.groups, self._removed(plan.choice.shape)
+        small = remove_channels(self.net, groups, removed)
+        check_removal(self.net, small, groups, removed, Proof(Frames.of(self.net).traced))
+        return self.network(plan.choice.shape)
+
+    def _removed(self, shape: Shape) -> list[list[int]]:
+        return [weakest(*of_group) for of_group in zip(self._analysis.state.strengths, shape.widths, strict=True)]
+
+    def _anatomy(self) -> Anatomy:
+        blocks = {}
+        for block in (name for chain in self.chains for name in chain):
+            inside = (
+                index
+                for index, group in enumerate(self._analysis.channels.groups)
+                if all(member.array.startswith(f"{block}.") for member in group.members)
+            )
+            blocks[block] = frozenset(inside)
+        state = self._analysis.state
+        return Anatomy(tuple(state.present), tuple(state.cost.products()), blocks)
+
+    def _worth_of(self, scanned: ScanReport, config: FrameTimeConfig) -> Worth:
+        """Losses by width from the scan, and by block from evaluations without the ends of its row."""
+        curves, state = scanned.curves(), self._analysis.state
+        widths = [_choices(state.smallest[group], most, state.round_to) for group, most in enumerate(state.present)]
+        lost = [
+            tuple(curves[group](width) if group in curves else 0.0 for width in of_group)
+            for group, of_group in enumerate(widths)
+        ]
+        pairs = scan_pairs(evaluation_pairs(config.prune.tuning), config.prune.scan_images, config.prune.scan_size)
+        worth = {}
+        for chain in self.chains:
+            before = 0.0
+            for start in reversed(range(len(chain))):
+                without = evaluate_network(self.net.without_blocks(chain[start:]), pairs)
+                total = max(before, lost_db(scanned.psnr_db, without))
+                worth[chain[start]], before = total - before, total
+        return Worth(tuple(widths), tuple(lost), self.chains, worth)
+
+    def _check_reachable(self, budget_ms: float, times: FrameTimes) -> None:
+        whole, least = self.table.timed[0].ms, self.smallest()
+        if whole <= budget_ms:
+            raise ConfigError(
+                f"the unpruned network takes {whole:.3g} ms, within {budget_ms:.3g} ms: there is nothing to prune",
+                hint="give fewer milliseconds, or go on with the network as it is",
+            )
+        reachable = times.predict(least)
+        if reachable > budget_ms:
+            depth = f" and without {len(least.dropped)} blocks" if least.dropped else ""
+            raise ConfigError(
+                f"{budget_ms:.3g} ms cannot be met: the smallest network, with {min(least.widths)} to "
+                f"{max(least.widths)} channels in every group{depth}, takes {reachable:.3g} ms",
+                hint=f"give {reachable * 1.05:.3g} ms or more, a smaller --round-to, --int8, or a smaller --res",
+            )
+
+
+def prune_to_time(
+    search: FrameSearch, source: Artifact, config: FrameTimeConfig, out: Path, on_step: OnStep | None = None
+) -> Artifact:
+    """Prune a float checkpoint until a frame takes at most so long, and fine-tune it with the unpruned one as teacher.
+
+    Args:
+        search: What is known of the checkpoint.
+        source: The checkpoint.
+        config: The budget, and the fine-tuning.
+        out: The artifact's directory.
+        on_step: Called after each fine-tuning step.
+
+    Raises:
+        BudgetError: The budget is missed even after corrections; the best artifact is kept in ``out``.
+        ConfigError: The budget makes no sense for this network, or the machine is too noisy.
+        ArtifactError: ``out`` cannot be written.
+    """
+    plan = search.plan_measured(config.max_ms)
+    net = search.carry_out(plan)
+    pairs = evaluation_pairs(config.prune.tuning)
+    judged = measure_teacher(source, search.net, pairs)
+    done, quality = tune(net, search.net, config.prune, pairs, on_step)
+    figures = {
+        **{name: getattr(done, name) for name in ("params", "gmacs", "psnr_untuned_db", "loss", "seconds")},
+        **quality,
+        **judged.figures(quality),
+        **plan.as_json(),
+        "scan": search.scanned.as_json(),
+    }
+    pruned = save_network(out, net, spec_of(net), new_step("prune", config, source, figures), source.history)
+    if _is_over(plan):
+        raise BudgetError(
+            f"a frame takes {plan.measured_ms:.3g} ms and may take {config.max_ms:.3g}; the predictions were corrected "
+            f"{CORRECTIONS} times, and the best network is kept in {pruned.directory}",
+            hint="give more milliseconds, or stop other work on this machine and try again",
+        )
+    return pruned
+
+
+def _is_over(plan: FramePlan) -> bool:
+    return plan.measured_ms is not None and plan.measured_ms > plan.budget_ms * (1 + TOLERANCE)
+
+
+def _choices(least: int, most: int, round_to: int) -> tuple[int, ...]:
+    """The widths that may be kept, the widest first: multiples of ``round_to``, thinned out where there are many."""
+    every = [most, *range((most - 1) // round_to * round_to, least - 1, -round_to)]
+    widths = sorted({*every, least}, reverse=True)
+    step = -(-len(widths) // _MOST_WIDTHS)
+    return tuple(sorted({*widths[::step], least}, reverse=True))

@@ -1,0 +1,56 @@
+"""Which sizes a network of one's own works at, found by trying."""
+
+from __future__ import annotations
+
+import torch
+
+from deblur_deploy.core.errors import ConfigError, first_line
+from deblur_deploy.network.generator import Generator
+
+_LEAST_SIDE = 33
+"""Pixels of the smaller side that is tried."""
+
+_MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
+
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, ArithmeticError)
+"""What a network's own code raises at a size that it has not expected."""
+
+
+def require_sizes(net: Generator) -> None:
+    """Try a network at sizes that are odd multiples of what it says it needs.
+
+    Args:
+        net: Pictures are padded to its ``multiple_of`` before it sees them.
+
+    Raises:
+        ConfigError: It does not work there; the hint has the multiple that it works with.
+    """
+    if (failure := _failure(net, net.multiple_of)) is None:
+        return
+    works = next((m for m in _MULTIPLES if m % net.multiple_of == 0 and _failure(net, m) is None), None)
+    if works is None:
+        return  # not a matter of sizes: whoever runs it next says what is wrong
+    height, width = _size(net.multiple_of)
+    raise ConfigError(
+        f"{net.arch} does not work at every size: at {width}x{height}, {failure}",
+        hint=f"import it with --multiple-of {works}, with which it was tried: pictures are then padded",
+    )
+
+
+def _size(multiple: int) -> tuple[int, int]:
+    """Two sides that divide by a multiple and not by twice that."""
+    times = -(-_LEAST_SIDE // multiple) | 1
+    return multiple * times, multiple * (times + 2)
+
+
+def _failure(net: Generator, multiple: int) -> str | None:
+    """What goes wrong at an odd multiple, or None."""
+    device = next((tensor.device for tensor in net.parameters()), None)
+    try:
+        with torch.no_grad():
+            net.eval().forward_scales(torch.zeros(1, 3, *_size(multiple), device=device))
+    except ConfigError as err:
+        return err.message
+    except _REFUSALS as err:
+        return first_line(err)
+    return None
