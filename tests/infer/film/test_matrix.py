@@ -39,8 +39,9 @@ KINDS = [
     ("wmv2", ("yuv420p",), (".wmv",)),
 ]  # fmt: skip
 RATES = {"constant": tuple(range(6)), "variable": (0, 1, 3, 4, 8, 9)}
-SOUNDS = {".webm": "libopus", ".wmv": "wmav2", ".mpg": "mp2", ".avi": "mp2", ".mxf": "pcm_s16le"}
+SOUNDS = {".webm": "libopus", ".wmv": "libmp3lame", ".mpg": "mp2", ".avi": "mp2", ".mxf": "pcm_s16le"}
 CONSTANT_ONLY = {".avi", ".mxf", ".mpg", ".wmv"}
+TIME = "best_effort_timestamp_time"
 TURNING = {".mp4", ".mov", ".mkv"}
 FIELDS = (
     "codec_name", "codec_tag_string", "width", "height", "pix_fmt", "sample_aspect_ratio", "color_range", "color_space",
@@ -117,10 +118,10 @@ def check(folder: Any, photo: Any, case: tuple[str, ...]) -> None:
         assert new["disposition"] == old["disposition"]
     assert len(new_frames) == len(frames) == 6
     if case[2] != ".avi":  # AVI has no times of pictures, only of packets: see test_encoders.py
-        times, new_times = (
-            [float(frame["best_effort_timestamp_time"]) for frame in each] for each in (frames, new_frames)
-        )
-        assert new_times == pytest.approx(times, abs=1e-6)
+        shown = [(old.get(TIME), new.get(TIME)) for old, new in zip(frames, new_frames, strict=True)]
+        known = [(float(old), float(new)) for old, new in shown if old and new]  # ffprobe knows no last one in MPG
+        assert len(known) >= 5
+        assert all(abs(old - new) < 1e-6 for old, new in known)
     sides = [{side["side_data_type"] for side in each[0].get("side_data_list", [])} for each in (frames, new_frames)]
     assert sides[0] - sides[1] <= {"H.26[45] User Data Unregistered SEI message"}  # the encoder's own name
     turns = [each[0].get("side_data_list", [{}])[-1].get("rotation") for each in (frames, new_frames)]
