@@ -90,10 +90,10 @@ PHOTOGRAPHS: dict[str, tuple[Make, str]] = {
         holding(encoded("BMP")[:18] + struct.pack("<ii", 2**30, 2**30) + encoded("BMP")[26:]),
         "has absurd dimensions|cannot be read",
     ),
-    "a folder": (lambda path: path.mkdir(), "no regular file"),
-    "a pipe": (lambda path: os.mkfifo(path), "no regular file"),
+    "a folder": (lambda path: path.mkdir(), "not a regular file"),
+    "a pipe": (lambda path: os.mkfifo(path), "not a regular file"),
     "a link to nowhere": (lambda path: path.symlink_to("nowhere"), "there is no file"),
-    "a device": (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
 }
 
 
@@ -170,7 +170,7 @@ ARTIFACTS: dict[str, tuple[Make, str]] = {
     "manifest edited": (spoiled(b'{"format_version": 1, "manifest_sha256": "0"}'), "was changed after it was written"),
     "manifest a pipe": (
         lambda path: (artifact(path), (path / "manifest.json").unlink(), os.mkfifo(path / "manifest.json")),
-        "no regular file",
+        "not a regular file",
     ),
     "path up": (forged(file="../w.bin"), "names the file"),
     "path absolute": (forged(file="/etc/passwd"), "names the file"),
