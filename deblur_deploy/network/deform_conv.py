@@ -126,7 +126,6 @@ torch.library.define(_NAME, _SCHEMA, tags=torch.Tag.pt2_compliant_tag)
 torch.library.impl(_NAME, "default", sample_and_multiply)
 
 
-@torch.library.impl(_NAME, "cuda")
 def _deform_conv2d_cuda(  # noqa: PLR0913 - the signature is the operator's
     input: Tensor,
     offset: Tensor,
@@ -146,6 +145,9 @@ def _deform_conv2d_cuda(  # noqa: PLR0913 - the signature is the operator's
     _check_shapes(input, offset, weight, size, groups, offset_groups)
     steps = ConvSteps(_pair(stride), _pair(padding), _pair(dilation), groups, offset_groups)
     return run_deform_conv((input, offset, weight), steps)
+
+
+torch.library.impl(_NAME, "cuda", _deform_conv2d_cuda)
 
 
 @torch.library.register_fake(_NAME)  # type: ignore[untyped-decorator]
