@@ -18,8 +18,6 @@ from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.sources import shipped
 from deblur_deploy.core.threads import default_threads
-from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.graph.for_openvino import read_for_openvino
 
 _BYTES = {"f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i64": 8}
 _WEIGHTED = ("Convolution", "Deconvolution", "DeformableConvolution", "FullyConnected", "MatMul")
@@ -42,6 +40,8 @@ class FrameFloor:
 
     def measure(self) -> Measurement:
         """Time of all operators over the sum of their floors."""
+        from deblur_deploy.export.to_onnx import export_onnx
+
         threads = default_threads()
         with TemporaryDirectory() as name:
             config = ExportConfig(self.resolution.width, self.resolution.height, evaluate=False)
@@ -67,6 +67,8 @@ class FrameFloor:
 def _timed_operators(path: Path, size: Resolution, threads: int, frames: int) -> list[tuple[str, float, float, float]]:
     """Of every operator that took time: kind and kernel, mean ms, multiply-accumulates, bytes read and written."""
     import openvino
+
+    from deblur_deploy.graph.for_openvino import read_for_openvino
 
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERF_COUNT": True}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,13 +34,11 @@ from deblur_deploy.cli.prune_to_time import (
     TimeOptions,
     prune_to_time,
 )
+from deblur_deploy.cli.pruned_groups import report_groups, short_name
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.tables import from_table
 from deblur_deploy.quality.gain import format_db, format_share
-
-_NAME_WIDTH = 44
-"""Characters that the names of a group take in a table of 80 columns."""
 
 if TYPE_CHECKING:
     from deblur_deploy.compress.plan import PrunePlan
@@ -218,26 +215,3 @@ def _report_rounds(output: Output, rounds: list[dict[str, Any]]) -> None:
         for number, done in enumerate(rounds, start=1)
     ]
     output.table(["round", "params", "steps", "dB before tuning", "dB after"], rows)
-
-
-def report_groups(output: Output, groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
-    """Print what is kept of every group, and what cannot be pruned."""
-    rows = [
-        [short_name(group["layers"]), str(group["before"]), str(group["after"]), f"{group['share']:.1%}"]
-        for group in groups
-    ]
-    output.table(["group", "before", "kept", "share"], rows)
-    for part in frozen:
-        output.say(f"frozen    {short_name(part['layers'])}, {part['channels']} channels: {part['reason']}")
-
-
-def short_name(layers: Sequence[str]) -> str:
-    """The layers of a group, in the width of a table."""
-    first, *others = (_shortened(layer) for layer in layers)
-    both = ", ".join((first, *others))
-    return both if len(both) <= _NAME_WIDTH else f"{first} and {len(others)} more" if others else first
-
-
-def _shortened(name: str) -> str:
-    """A name in the width of a table: its end says most."""
-    return name if len(name) <= _NAME_WIDTH else f"…{name[-_NAME_WIDTH + 1 :]}"

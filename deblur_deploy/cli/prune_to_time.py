@@ -12,6 +12,7 @@ import typer
 
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import new_directory, scan_directory
+from deblur_deploy.cli.pruned_groups import report_groups
 from deblur_deploy.config import FrameTimeConfig, PruneConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.caches import user_cache
@@ -183,8 +184,6 @@ def _say_table(output: Output, search: FrameSearch, place: TablePlace) -> None:
 
 
 def _say_plan(output: Output, plan: FramePlan) -> None:
-    from deblur_deploy.cli.prune_command import report_groups
-
     answer = plan.as_json()
     report_groups(output, answer["groups"], answer["frozen"])
     if plan.choice.shape.dropped:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from deblur_deploy.cli.prune_command import short_name
+from deblur_deploy.cli.pruned_groups import short_name
 from deblur_deploy.config import FrameTimeConfig
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.images import Resolution
