@@ -291,7 +291,7 @@ def _differences(floats: onnx.ModelProto, typed: onnx.ModelProto, batch: NDArray
 
 
 def _standard_version(model: onnx.ModelProto) -> int:
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
 
 
 def _at_version(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
