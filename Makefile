@@ -23,10 +23,10 @@ $(DEMO): pyproject.toml constraints.txt
 
 # kernel-lens carries TensorRT's C++ headers, which the plugin is compiled against in the tests; nothing of it is run, so
 # it comes without its dependencies. tritonclient, which asks for older libraries than it needs, has Triton's message
-# formats.
+# formats. spandrel asks for torchvision, which it needs for two of its networks alone.
 $(STAMP): $(DEMO)
 	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0 -e '.[demo,dev]'
-	$(BIN)/python -m pip install -c constraints.txt --no-deps kernel-lens tritonclient python-rapidjson
+	$(BIN)/python -m pip install -c constraints.txt --no-deps kernel-lens tritonclient python-rapidjson spandrel einops
 	touch $@
 
 demo: $(DEMO)
