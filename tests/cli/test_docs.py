@@ -80,7 +80,8 @@ def project(photo, tiny_weights, tmp_path, monkeypatch):
         save_rgb(Path(f"my-photos/{index}.png"), np.ascontiguousarray(view))
     for block in (*blocks("your-own-checkpoint.md", "toml"), *blocks("training.md", "toml")):
         name = block.splitlines()[0].removeprefix("# ")
-        Path(name).write_text(re.sub(r"steps = \d+", "steps = 2", block))
+        # Two steps on a network of random weights keep nothing of a gain that it does not have.
+        Path(name).write_text(re.sub(r"min_gain_kept = .*\n", "", re.sub(r"steps = \d+", "steps = 2", block)))
     return tmp_path
 
 
@@ -125,7 +126,8 @@ def test_other_lines_are_of_a_known_kind(page):
             assert set(match[1].split(",")) <= EXTRAS
         else:
             only_on_gpu = line.startswith("deblur-deploy export-trt ") and line.endswith("--target current")
-            assert only_on_gpu or line == "deblur-deploy demo", "test_pipeline.py runs the demo"
+            timed = line.startswith("deblur-deploy prune ") and "--max-ms" in line  # test_prune_command.py runs these
+            assert only_on_gpu or timed or line == "deblur-deploy demo", "test_pipeline.py runs the demo"
 
 
 def test_the_table_of_extras_names_extras():
