@@ -126,8 +126,9 @@ def test_an_interrupted_run_says_so_in_one_line(made, small_set, tmp_path):
     with paused("tuning", small_set, tmp_path, "prune", made["import"], "--steps", 5, "--out", out, "--json") as stage:
         assert stage.end(signal.SIGINT) == 130
 
-    source, *rest = stage.log.read_text().splitlines()
+    source, warning, *rest = stage.log.read_text().splitlines()
     assert source.startswith("source ")
+    assert "does harm" in warning  # a network of random weights does
     assert rest == ["Interrupted. Artifacts that were finished are kept."]
     assert not (tmp_path / "runs").exists()
 
@@ -138,7 +139,7 @@ def test_a_terminated_run_cleans_up(made, small_set, tmp_path):
     with paused("writing the manifest", small_set, tmp_path, "prune", made["import"], *options) as stage:
         assert stage.end(signal.SIGTERM) == 143
 
-    assert [line[:9] for line in stage.log.read_text().splitlines()] == ["source   "]
+    assert [line[:9] for line in stage.log.read_text().splitlines()] == ["source   ", "warning  "]
     assert not (tmp_path / "runs").exists()
 
 
