@@ -6,14 +6,13 @@ import statistics
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from measurement import Measurement
-from timing import fastest_row, time_rows
+from timing import fastest_row, milliseconds, time_rows
 from untuned import INT8, UntunedNetworks
 
 from deblur_deploy.bench.entries import BenchEntry, entries_of
@@ -59,7 +58,7 @@ class PruneGraph:
         torch.manual_seed(0)
         net = SRN(SRNConfig.from_base(self.base, self.depths)).eval()
         config = PruneConfig(keep=self.keep, round_to=self.round_to)
-        samples = [_milliseconds(lambda: prune_network(net, config)) for _ in range(self.repeats)]
+        samples = [milliseconds(lambda: prune_network(net, config)) for _ in range(self.repeats)]
         params = sum(parameter.numel() for parameter in net.parameters())
         details = {"params": params, "threads": torch.get_num_threads()}
         note = f"{params / 1e6:.2f} M parameters; {_spread(samples)}"
@@ -95,7 +94,7 @@ class RtxBuild:
             network = lower_precision(graph, PrecisionConfig(), Path(name) / "fp16").path.read_bytes()
         builds = []
         samples = [
-            _milliseconds(lambda: builds.append(build_engine_bytes(network, config))) for _ in range(self.repeats)
+            milliseconds(lambda: builds.append(build_engine_bytes(network, config))) for _ in range(self.repeats)
         ]
         last = builds[-1]
         details = {
@@ -132,7 +131,7 @@ class HelpStart:
         samples: dict[str, list[float]] = {name: [] for name in commands}
         for run in range(self.runs + 1):
             for name, command in commands.items():
-                taken = _milliseconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))  # noqa: B023
+                taken = milliseconds(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))  # noqa: B023
                 if run:  # the first is untimed: it may have to compile modules
                     samples[name].append(taken)
         ours, bare = samples.values()
@@ -175,13 +174,6 @@ class Frame:
         samples |= {f"pruned INT8, {row.runtime}": row.windows_ms for row in rows}
         note, stable = _compared(first, best, rows), first.stable and best.stable
         return Measurement(best.ratio or 0.0, "×", samples, note, details, stable)
-
-
-def _milliseconds(action: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    action()
-    return (time.perf_counter() - start) * 1000
 
 
 def _spread(samples_ms: Sequence[float]) -> str:

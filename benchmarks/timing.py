@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.measure import BenchConfig, BenchReport, measure
@@ -40,3 +41,10 @@ def fastest_row(rows: Sequence[BenchRow]) -> BenchRow:
             f"there is nothing to compare: {reasons or 'no row has a figure'}", hint="install the extra `demo`"
         )
     return max(compared, key=lambda row: row.ratio or 0.0)
+
+
+def milliseconds(action: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    action()
+    return (time.perf_counter() - start) * 1000

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from measurement import Measurement
+from timing import milliseconds
 
 from deblur_deploy.config import CameraConfig, FitConfig, ShakeConfig
 from deblur_deploy.core.process_memory import freed_memory_kept
@@ -83,7 +82,7 @@ class TrainStep:
             for name, (trainer, context) in variants.items():
                 with context():
                     trainer._step(2 * turn + 1, picture, picture)  # untimed: it fills the allocator's heap
-                    samples[name].append(_milliseconds(lambda: trainer._step(2 * turn + 2, picture, picture)))  # noqa: B023
+                    samples[name].append(milliseconds(lambda: trainer._step(2 * turn + 2, picture, picture)))  # noqa: B023
         return samples
 
     def _trainer(self, config: SRNConfig, precision: str) -> Trainer:
@@ -97,7 +96,7 @@ class TrainStep:
         settings = {"shake": ShakeConfig(length_px=length), "camera": CameraConfig(length_px=length)}
         photo = load_photos(None, "calibration")[0][:200, :200]
         return {
-            name: [_milliseconds(lambda: expose(photo, np.random.default_rng(seed))) for seed in range(20)]  # noqa: B023
+            name: [milliseconds(lambda: expose(photo, np.random.default_rng(seed))) for seed in range(20)]  # noqa: B023
             for name, expose in ((name, blur_function(config)) for name, config in settings.items())
         }
 
@@ -107,10 +106,3 @@ class TrainStep:
         blur = CameraConfig(length_px=(2.0, self.path_px))
         report = trainer.run(crop_batches(load_photos(None, "calibration"), trainer.config, blur, workers=1))
         return round(report.data_seconds / report.seconds, 4)
-
-
-def _milliseconds(action: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    action()
-    return (time.perf_counter() - start) * 1000
