@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +14,7 @@ from deblur_deploy.core import package_data
 from deblur_deploy.core.artifact import Artifact, hash_file, load_artifact
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.plain_data import without_infinity
 from deblur_deploy.data.pairs import Pair, blurred_files, load_pairs
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network
@@ -114,7 +113,7 @@ def test_the_training_reruns_from_one_command_with_the_settings_that_the_history
     for recipe, step in zip(recipes, steps, strict=True):
         settings = dataclasses.asdict(load_recipe(recipe))
         for table in ("fit", "loss", "camera", "shake", "augment"):
-            ours, theirs = _plain(settings[table]), step.config.get(table)
+            ours, theirs = without_infinity(settings[table]), step.config.get(table)
             changed = {key for key in (theirs or {}) if (ours or {}).get(key) != theirs[key]}
             # Processors of this kind compute the fastest precision in bfloat16; older manifests name it.
             assert changed <= {"precision"}, f"{recipe.name}: {table} {changed}"
@@ -187,10 +186,6 @@ def test_a_compressed_generator_comes_from_the_shipped_one_and_costs_what_its_ca
     share = gain_kept(report.psnr_db, original.figures["psnr_db"], report.psnr_blurred_db)
     (told,) = re.findall(r"keeps\s+(\d+)\s%\s+of\s+the\s+gain", read_card(name))
     assert share == pytest.approx(int(told) / 100, abs=0.02)
-
-
-def _plain(settings: Any) -> Any:
-    return json.loads(json.dumps(settings))
 
 
 def step_count(artifact: Artifact, stage: str) -> int:
