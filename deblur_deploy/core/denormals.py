@@ -2,7 +2,8 @@
 
 A float32 below 1.2e-38 is denormal. Nothing that small shows in a picture, but a network with tiny weights makes
 millions of them. Processors have a mode that takes them for zero. It belongs to a thread, and a new thread starts with
-the mode of the thread that made it.
+the mode of the thread that made it. So a thread pool that waited already keeps the mode that it began with: what needs
+the mode on all of its threads starts them inside :func:`flushed_denormals`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import ctypes.util
 import functools
 import platform
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 _MODES = {"x86_64": (28, 0x8040), "aarch64": (0, 1 << 24)}
@@ -24,12 +23,6 @@ DAZ and FTZ in MXCSR (Intel 64 manual, volume 1, section 10.2.3), and FZ in FPCR
 
 _ENVIRONMENT_BYTES = 64
 """More than a ``fenv_t`` has on either."""
-
-_OPENMP_LIBRARIES = ("libgomp", "libomp", "libiomp5")
-_PAUSE_HARD = 2
-"""``omp_pause_hard`` of OpenMP 5.0, section 3.2.44."""
-
-_renewed = threading.local()
 
 
 @contextmanager
@@ -44,19 +37,6 @@ def flushed_denormals() -> Iterator[None]:
     finally:
         if had is False:
             _set_mode(False)
-
-
-def renew_openmp_threads() -> None:
-    """End the OpenMP threads that wait for work of this thread; the next work starts new ones, with its mode.
-
-    Threads that began to wait before the mode was set would keep computing without it. Done once in each thread: what
-    runs inside :func:`flushed_denormals` later finds threads that have the mode.
-    """
-    if getattr(_renewed, "done", False):
-        return
-    _renewed.done = True
-    for library in _loaded_openmp():
-        library.omp_pause_resource_all(_PAUSE_HARD)
 
 
 def _set_mode(flush: bool) -> bool | None:
@@ -81,14 +61,3 @@ def _math_library() -> Any:
         return None
     name = ctypes.util.find_library("m")
     return ctypes.CDLL(name) if name else None
-
-
-def _loaded_openmp() -> list[Any]:
-    """OpenMP's libraries in this process; several where packages bring their own."""
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/") and len(line.split(maxsplit=5)) > 5}
-    libraries = [ctypes.CDLL(path) for path in sorted(paths) if Path(path).name.startswith(_OPENMP_LIBRARIES)]
-    return [library for library in libraries if hasattr(library, "omp_pause_resource_all")]

@@ -47,9 +47,7 @@ class KernelResources:
     def fits_twice(self) -> bool:
         """Whether two blocks fit a multiprocessor of every card, with next to nothing spilled."""
         spilled = max(self.spill_store_bytes, self.spill_load_bytes)
-        return (
-            self.registers <= MAX_REGISTERS and spilled <= MAX_SPILL_BYTES and self.shared_bytes <= MAX_SHARED_BYTES
-        )
+        return self.registers <= MAX_REGISTERS and spilled <= MAX_SPILL_BYTES and self.shared_bytes <= MAX_SHARED_BYTES
 
 
 def measure_resources(arch: str) -> dict[str, KernelResources]:

@@ -21,6 +21,9 @@ TOO_SMALL = "too small to tell"
 COMPRESSING = ("prune", "qat")
 """Stages that change what a network restores, and are fine-tuned for it."""
 
+TRAINING = "train"
+"""The stage that makes a generator."""
+
 
 def lost_db(before_db: float | None, after_db: float | None) -> float:
     """PSNR lost between two evaluations on the same pairs in dB; below zero where quality rose.
@@ -105,10 +108,12 @@ def original_quality(history: Sequence[Step], quality: Mapping[str, Any]) -> dic
         ``psnr_db`` and ``psnr_blurred_db`` of the original; None where it was never evaluated on these pairs, or where
         nothing was compressed.
     """
-    if not any(step.stage in COMPRESSING for step in history) or "psnr_blurred_db" not in quality:
+    # A pruned network that was trained on is a generator of its own, such as a smaller one made from a large one.
+    trained = max((index for index, step in enumerate(history) if step.stage == TRAINING), default=0)
+    if not any(step.stage in COMPRESSING for step in history[trained:]) or "psnr_blurred_db" not in quality:
         return None
     before: dict[str, Any] | None = None
-    for step in history:
+    for step in history[trained:]:
         figures = step.figures
         if step.stage in COMPRESSING:
             if before is None and "psnr_original_db" in figures and same_pairs(figures, quality):

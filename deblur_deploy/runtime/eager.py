@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.denormals import flushed_denormals, renew_openmp_threads
+from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.threads import default_threads
@@ -40,10 +41,14 @@ class TorchRunner(Runner):
         self._format = _memory_format(self._variant)
         self._threads_before = torch.get_num_threads()
         self._threads = threads or min(self._threads_before, default_threads())
+        # PyTorch's helpers belong to the thread that asks for work, and have the mode that it had when they began. The
+        # caller's may have begun long ago; those of a thread of our own begin inside `flushed_denormals`.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="deblur-deploy-torch")
 
     def close(self) -> None:
         """As :meth:`Runner.close`."""
         self._net = None
+        self._worker.shutdown()
         torch.set_num_threads(self._threads_before)
 
     def infer(self, batch: Pictures) -> Pictures:
@@ -53,9 +58,13 @@ class TorchRunner(Runner):
         return super().infer(batch)
 
     def _run(self, batch: Batch) -> Batch:
+        return self._worker.submit(self._run_in_worker, batch).result()
+
+    def _run_in_worker(self, batch: Batch) -> Batch:
         assert self._net is not None, "the runner was closed"
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
         with torch.inference_mode(), flushed_denormals():
-            renew_openmp_threads()
             picture = torch.from_numpy(batch).to(getattr(torch, self._variant.dtype))
             restored = self._net(picture.contiguous(memory_format=self._format))
             return cast(Batch, restored.float().contiguous().numpy())

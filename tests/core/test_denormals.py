@@ -7,10 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 
 from deblur_deploy.core import denormals
-from deblur_deploy.core.denormals import flushed_denormals, renew_openmp_threads
+from deblur_deploy.core.denormals import flushed_denormals
 
 pytestmark = pytest.mark.skipif(
     denormals._math_library() is None, reason=f"the mode of {platform.machine()} is not known"
@@ -55,27 +54,6 @@ def test_threads_started_inside_have_the_mode_and_others_do_not() -> None:
         go.set()
         before.join()
     assert seen == {"early": True, "late": False}
-
-
-def test_openmp_threads_that_waited_already_get_the_mode() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    found: list[int] = []
-
-    def work() -> None:
-        tiny = torch.full((1 << 21,), 1e-20)
-        found.append(int((tiny * tiny).count_nonzero()))
-        with flushed_denormals():
-            renew_openmp_threads()
-            found.append(int((tiny * tiny).count_nonzero()))
-
-    try:
-        thread = threading.Thread(target=work)  # one of its own, whose OpenMP threads no other test has renewed
-        thread.start()
-        thread.join()
-    finally:
-        torch.set_num_threads(before)
-    assert found == [1 << 21, 0]
 
 
 def test_on_an_unknown_processor_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,17 @@ def test_the_original_is_what_compression_began_with() -> None:
     }
 
 
+def test_a_pruned_network_that_was_trained_on_is_an_original_of_its_own() -> None:
+    large = step("train", psnr_db=28.0, psnr_blurred_db=24.0)
+    pruned = step("prune", psnr_db=25.0, psnr_blurred_db=24.0, psnr_original_db=28.0)
+    small = step("train", psnr_db=26.0, psnr_blurred_db=24.0)
+    quality = {"psnr_db": 25.0, "psnr_blurred_db": 24.0}
+    assert gain_of((large, pruned, small), quality) == {}
+    history = (large, pruned, small, step("prune", **quality))
+    assert gain_of(history, quality) == {"psnr_original_db": 26.0, "gain_kept": 0.5}
+
+
+
 def test_json_has_null_for_infinity_and_refuses_nan() -> None:
     plain = {"a": (1.0, math.inf), "b": {"c": -math.inf, "d": math.nan}, "e": None, "f": True}
     assert without_infinity(plain, nan_too=True) == {
