@@ -12,7 +12,7 @@ import pytest
 
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.core import package_data
-from deblur_deploy.core.artifact import Artifact, hash_file, load_artifact
+from deblur_deploy.core.artifact import hash_file, load_artifact
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.package_data import shipped
 from deblur_deploy.core.plain_data import without_infinity
