@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from deblur_deploy.cli.streams import print_what_cannot_be_encoded
+
 COMMANDS = {
     "demo": "the whole way on real photographs: prune, qat, ONNX, FP16 engine, benchmark, one table",
     "run": "a recipe of stages with budgets; goes on after the last finished stage",
@@ -32,6 +34,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command line; never returns normally, but raises SystemExit with the exit code."""
+    print_what_cannot_be_encoded()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h"):
         print(overview())
