@@ -10,8 +10,10 @@ import contextlib
 import io
 import os
 import re
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -20,6 +22,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deblur_deploy.core.errors import ExportError, first_line
 from deblur_deploy.core.images import Resolution
@@ -30,6 +33,10 @@ from deblur_deploy.graph.passes import run_passes
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.plain_attention import plain_attention
+
+_SMALLEST_TRACE = 32
+"""Pixels of the shorter side of a trace that holds for every size. Of fewer, reflection pads by more than there
+are, and windows are larger than the picture."""
 
 _FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}
 
@@ -57,7 +64,7 @@ def trace_any_size(net: Generator) -> onnx.ModelProto:
     Raises:
         ExportError: The network cannot be traced, or it writes the size that it was traced at into its graph.
     """
-    height, width = net.padded_size(1, 1)
+    height, width = net.padded_size(_SMALLEST_TRACE, _SMALLEST_TRACE)
     axes = {PADDED: _FREE, UNCROPPED: _FREE}
     first = _trace(net, torch.zeros(2, 3, 2 * height, 3 * width), axes)
     second = _trace(net, torch.zeros(3, 3, 4 * height, 2 * width), axes)
@@ -89,6 +96,8 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
     except OnnxExporterError as err:
         raise _refused(err, said) from err
     except (RuntimeError, MemoryError, ValueError, IndexError, TypeError, AssertionError) as err:
+        if not isinstance(err, MemoryError) and (calls := _calls_in(net, frame)) is not None:
+            raise _not_written(err, calls) from err
         reason = first_line(err)
         size = Resolution(frame.shape[3], frame.shape[2])
         short = isinstance(err, MemoryError) or "memory" in reason or "alloc" in reason
@@ -112,14 +121,59 @@ def _refused(err: OnnxExporterError, said: list[str]) -> ExportError:
     text = " ".join(str(err).split())
     named = re.search(r"operator '?((?:aten::|prim::)?\w+)", text)
     operator = named[1].removeprefix("aten::").removeprefix("prim::") if named else ""
-    lines = [line for output in said for line in output.splitlines() if f"::{operator}(" in line and " # " in line]
-    places = [place[1] for line in lines if (place := re.search(r" # (\S+:\d+):\d+$", line))]
-    own = [place for place in places if f"{os.sep}torch{os.sep}" not in place] or places
-    where = f" ({own[0]})" if own else ""
+    where = _place_of(operator, said)
     if not operator:
         return ExportError(f"the network cannot be written as ONNX: {text[:_LONGEST_REASON]}", hint=_REWRITE)
     reason = "" if "is not supported" in text else f": {text.partition(' Please feel free')[0][:_LONGEST_REASON]}"
     return ExportError(f"ONNX has no form for {operator}, which the network uses{where}{reason}", hint=_REWRITE)
+
+
+def _not_written(err: Exception, calls: Mapping[str, str]) -> ExportError:
+    """The error where the network runs, and what writes one of its operators as ONNX fails.
+
+    The exporter has a function for every operator, named as it, in modules that are named by opset.
+
+    Args:
+        err: What it raised.
+        calls: By operator, where the network calls it first.
+    """
+    frames = traceback.extract_tb(err.__traceback__)
+    writers = [frame.name for frame in frames if Path(frame.filename).name.startswith("symbolic_opset")]
+    if not writers:
+        return ExportError(f"the network runs, but cannot be written as ONNX: {first_line(err)}", hint=_REWRITE)
+    where = f" ({calls[writers[0]]})" if writers[0] in calls else ""
+    text = f"ONNX has no form for {writers[0]} as the network uses it{where}: {first_line(err).strip()}"
+    return ExportError(text, hint=_REWRITE)
+
+
+def _place_of(operator: str, said: list[str]) -> str:
+    """Where the source of the network has an operator, in brackets behind a space; empty where it is not known."""
+    lines = [line for output in said for line in output.splitlines() if f"::{operator}(" in line and " # " in line]
+    places = [place[1] for line in lines if (place := re.search(r" # (\S+:\d+):\d+$", line))]
+    own = [place for place in places if f"{os.sep}torch{os.sep}" not in place] or places
+    return f" ({own[0]})" if own else ""
+
+
+def _calls_in(net: Generator, picture: Tensor) -> dict[str, str] | None:
+    """By operator, the line of the network that calls it first; None where the network does not take the picture."""
+    calls: dict[str, str] = {}
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            operator = func._schema.name.split("::")[-1]
+            if operator not in calls:
+                lines = [
+                    line for line in traceback.extract_stack()[:-1] if f"{os.sep}torch{os.sep}" not in line.filename
+                ]
+                calls[operator] = f"{lines[-1].filename}:{lines[-1].lineno}"
+            return func(*args, **(kwargs or {}))
+
+    try:
+        with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
+            net.forward_scales(picture)
+    except Exception:
+        return None
+    return calls
 
 
 _REWRITE = "write that line with other operators, or restore with the checkpoint itself, which runs in PyTorch"
