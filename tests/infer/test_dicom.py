@@ -7,9 +7,9 @@ import pytest
 
 from deblur_deploy import __version__
 from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
-from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.settings import DicomConfig
+from tests.infer.stand_ins import Identity
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM files need the extra `medical`")
 
@@ -64,15 +64,6 @@ def test_only_the_pixel_data_changes(tmp_path, runner, scan):
     del before.file_meta.MediaStorageSOPInstanceUID, after.file_meta.MediaStorageSOPInstanceUID
     assert before == after
     assert before.file_meta == after.file_meta
-
-
-class Identity:
-    """A network that changes nothing."""
-
-    name, image = "identity", ImageSpec()
-
-    def infer(self, batch):
-        return batch.copy()
 
 
 class Blur(Identity):

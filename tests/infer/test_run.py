@@ -14,7 +14,6 @@ import pytest
 
 from deblur_deploy.core import formats
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.infer import run
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
@@ -26,6 +25,7 @@ from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
+from tests.infer.stand_ins import Identity
 
 ANEW, RESUME = InferConfig(), InferConfig(resume=True)
 
@@ -151,16 +151,7 @@ def test_an_output_that_cannot_be_written_is_named(artifact, runner, photos, out
     assert not [path for path in out.rglob(".*") if path.name != JOURNAL]
 
 
-class Copier:
-    """A network that does nothing."""
-
-    name, image = "copier", ImageSpec()
-
-    def infer(self, batch):
-        return batch.copy()
-
-
-class Watcher(Copier):
+class Watcher(Identity):
     """Takes its time over the picture that its memory is measured on, and notes how many files were read by then."""
 
     def __init__(self, read):
@@ -196,7 +187,7 @@ def test_a_picture_that_the_memory_cannot_hold_is_refused_before_it_is_decoded(a
     write_picture(tmp_path / "in" / "large.bmp", Picture(np.zeros((4000, 5000, 3), np.uint8), "BMP"))
     write_picture(tmp_path / "in" / "small.png", Picture(np.zeros((40, 50, 3), np.uint8), "PNG"))
     write_picture(tmp_path / "in" / "rows.png", Picture(np.zeros((4000, 5000, 3), np.uint8), "PNG"))
-    status, report = restore(artifact, Copier(), tmp_path / "in", out, budget(128_000_000))
+    status, report = restore(artifact, Identity(), tmp_path / "in", out, budget(128_000_000))
 
     assert status == {"large.bmp": "failed", "small.png": "done", "rows.png": "done"}
     assert "large.bmp takes 340 MB to decode, and 128 MB are left" in report.failures[0].error
@@ -205,10 +196,10 @@ def test_a_picture_that_the_memory_cannot_hold_is_refused_before_it_is_decoded(a
 
 def test_the_memory_that_the_hint_names_is_enough(artifact, tmp_path, out):
     write_picture(tmp_path / "in" / "large.bmp", Picture(np.zeros((4000, 5000, 3), np.uint8), "BMP"))
-    _, report = restore(artifact, Copier(), tmp_path / "in", out, budget(128_000_000))
+    _, report = restore(artifact, Identity(), tmp_path / "in", out, budget(128_000_000))
     megabytes = int(re.search("give more than ([0-9]+)MB", report.failures[0].error)[1])
     config = InferConfig(RestoreConfig(megabytes * 1_000_000))
-    status, _ = restore(artifact, Copier(), tmp_path / "in", out, config)
+    status, _ = restore(artifact, Identity(), tmp_path / "in", out, config)
     assert status == {"large.bmp": "done"}
 
 

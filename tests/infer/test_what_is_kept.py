@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.core.images import ImageSpec, Resolution, load_rgb
+from deblur_deploy.core.images import Resolution, load_rgb
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.picture import Tones
 from deblur_deploy.infer.png_chunks import SIGNATURE, chunk
@@ -24,18 +24,10 @@ from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
 from deblur_deploy.infer.rows import open_rows, restore_rows
 from deblur_deploy.infer.tones import measured_tones, restore_picture
+from tests.infer.stand_ins import Identity
 
 tifffile = pytest.importorskip("tifffile", reason="making such files needs the extra `deep`")
 imagecodecs = pytest.importorskip("imagecodecs", reason="making such files needs the extra `deep`")
-
-
-class Identity:
-    """A network that changes nothing."""
-
-    name, image = "identity", ImageSpec()
-
-    def infer(self, batch):
-        return batch.copy()
 
 
 class Brighter(Identity):
