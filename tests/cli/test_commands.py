@@ -317,8 +317,8 @@ def test_qat_takes_every_setting(run, made, tmp_path):
 
 
 @pytest.mark.rtx
-def _speed(row):
-    return row["throughput_fps"]
+def _median(row):
+    return row["latency_ms"]["median"]  # the throughput is that of the mean, whose order may be another one
 
 
 def test_bench_measures_the_newest_chain(run, runs, made, engine, tmp_path):
@@ -328,7 +328,7 @@ def test_bench_measures_the_newest_chain(run, runs, made, engine, tmp_path):
     answer = outcome.json
     assert answer.keys() == {"device", "baseline", "results"}
     timed = [row for row in answer["results"] if row["artifact"] == str(made["import"]) and row["ratio"]]
-    fastest = max(timed, key=_speed)
+    fastest = min(timed, key=_median)
     assert answer["baseline"] == {"artifact": fastest["artifact"], "runtime": fastest["runtime"]}
     keys = {"artifact", "runtime", "res", "latency_ms", "throughput_fps", "ratio", "ratio_ci", "stable", "skipped"}
     assert all(row.keys() >= keys for row in answer["results"])
