@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -58,6 +59,11 @@ def decoding(path: Path) -> Iterator[None]:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
         ) from err
+
+
+def quiet_libraries() -> AbstractContextManager[object]:
+    """A context in which libraries keep what they would warn of to themselves: of single values that are damaged."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def not_an_image(path: Path) -> ArtifactError:

@@ -5,7 +5,6 @@ Pixels stay as they are stored and an EXIF orientation stays with them, so that 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
+from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS, quiet_libraries
 
 _BAND_PIXELS = 1 << 18
 
@@ -188,7 +187,7 @@ def sound_exif(exif: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
         return None, ()
     block = Image.Exif()
     try:
-        with warnings.catch_warnings(action="ignore"):  # of single values that are damaged
+        with quiet_libraries():
             block.load(exif)
             for directory in (34665, 34853):
                 block.get_ifd(directory)

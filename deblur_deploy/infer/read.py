@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -17,7 +16,7 @@ from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.formats import FORMATS
 from deblur_deploy.core.images import MAX_PIXELS
 from deblur_deploy.infer import jpeg_file, png_chunks, tiff_tags
-from deblur_deploy.infer.bad_files import decoding, too_large
+from deblur_deploy.infer.bad_files import decoding, quiet_libraries, too_large
 from deblur_deploy.infer.picture import Picture, Tones
 from deblur_deploy.infer.pillow_samples import other_metadata, pillow_samples, to_stored_orientation
 from deblur_deploy.infer.tones import gamma_tones, icc_gamma, measured_tones, transfer_note, transfer_tones
@@ -91,7 +90,7 @@ def read_picture(path: Path, content: BinaryIO | None = None, *, cut_off: bool =
         MissingDependencyError: It is deeper than 8 bits or of a format that needs a plugin, and the extra is not
             installed.
     """
-    with decoding(path), path.open("rb") if content is None else nullcontext(content) as file:
+    with decoding(path), quiet_libraries(), path.open("rb") if content is None else nullcontext(content) as file:
         start = _checked_start(path, file)
         if start.startswith(png_chunks.SIGNATURE):
             return _read_png(path, file)
@@ -127,7 +126,7 @@ def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[Image.Im
         ArtifactError: As in :func:`read_picture`.
     """
     # Pillow warns of sizes within MAX_PIXELS and of damaged metadata; damaged pixels end in an error.
-    with decoding(path), warnings.catch_warnings(action="ignore"), Image.open(content or path) as image:
+    with decoding(path), quiet_libraries(), Image.open(content or path) as image:
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # cameras append previews to a JPEG
         if kind not in FORMATS:
             kind, hint = formats.REFUSED.get(f".{kind.lower()}", (kind, "convert it to PNG or TIFF"))

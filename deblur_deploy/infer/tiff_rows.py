@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin, TiffTags
 
-from deblur_deploy.infer.bad_files import decoding
+from deblur_deploy.infer.bad_files import decoding, quiet_libraries
 from deblur_deploy.infer.picture import Layout, Metadata, Tones, band_rows
 from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.tiff_tags import TiffPage, find_page
@@ -79,8 +79,8 @@ class TiffRows:
             ArtifactError: The file is damaged.
         """
         layout = self._layout
-        strips = max(1, band_rows(int(layout.tags[_WIDTH])) // layout.strip_rows)
         with decoding(self._path), self._path.open("rb") as file:
+            strips = max(1, band_rows(int(layout.tags[_WIDTH])) // layout.strip_rows)
             for first in range(0, len(layout.strips), strips):
                 data = [_read(file, *place) for place in layout.strips[first : first + strips]]
                 height = min(len(data) * layout.strip_rows, layout.height - first * layout.strip_rows)
@@ -90,8 +90,8 @@ class TiffRows:
         """A TIFF of nothing but these strips."""
         source = self._layout.tags
         tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=source.prefix)
-        for tag in _KEPT:
-            if tag in source:
+        with quiet_libraries():
+            for tag in filter(source.__contains__, _KEPT):
                 tags.tagtype[tag] = source.tagtype[tag]
                 tags[tag] = source[tag]
         for tag in (_STRIP_OFFSETS, _STRIP_SIZES):
@@ -113,7 +113,7 @@ def open_tiff_rows(path: Path) -> TiffRows | None:
         ArtifactError: Its header or its first rows cannot be read.
         MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
-    with decoding(path), path.open("rb") as file:
+    with decoding(path), quiet_libraries(), path.open("rb") as file:
         if file.read(4) not in _CLASSIC:
             return None
         layout = _find_strips(find_page(file))

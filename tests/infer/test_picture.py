@@ -20,6 +20,7 @@ from deblur_deploy.core.images import load_rgb
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.picture import Metadata, Picture
 from deblur_deploy.infer.read import decoding_bytes, read_picture
+from deblur_deploy.infer.rows import open_rows
 
 LOSSLESS = [".png", ".tif", ".bmp"]
 WITH_METADATA = [".png", ".jpg", ".tif", ".webp", ".avif"]
@@ -277,3 +278,21 @@ def test_the_memory_that_it_takes_is_known_from_the_header(tmp_path):
     (tmp_path / "a.png").write_bytes(png_header(12_000, 10_000))
     assert decoding_bytes(tmp_path / "a.png") == 1_200_000_000
     assert decoding_bytes(tmp_path / "a.png", "AVIF") > 4 * 1_200_000_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"II*\x00\x08\x00\x00\x00",
+        b"II*\x00\x09\x00\x00\x00\x00",
+        b"II*\x00\x08\x00\x00\x00\x01\x00\x00\x01\x02\x00\xff\xff\x00\x00\x00\x01\x00\x00",
+    ],
+    ids=["no tags", "half a count", "a value behind the end"],
+)
+def test_a_damaged_tiff_is_an_error_of_ours_and_pillow_keeps_its_warnings(tmp_path, content):
+    path = tmp_path / "damaged.tif"
+    path.write_bytes(content)
+    assert open_rows(path, None) is None
+    with pytest.raises(ArtifactError) as caught:
+        read_picture(path)
+    assert str(path) in caught.value.message
