@@ -41,7 +41,7 @@ QUICK = (
     "runtime/test_processors.py::test_the_largest_int8_numbers_are_multiplied_exactly",
     "export/test_quantized_export.py::test_runtimes_give_the_picture_of_fake_quantization[int8-openvino]",
 )
-THOROUGH = ("runtime", "network/test_deform_conv.py", "export/test_precision.py", "export/test_frames.py")
+THOROUGH = ("runtime", "network/test_deform_conv.py", "export/test_precision.py", "graph/test_frames.py")
 
 x86_only = pytest.mark.skipif(
     platform.machine() != "x86_64" or not torch.cpu._is_avx512_supported(), reason="needs a processor with AVX-512"
@@ -62,6 +62,7 @@ def run_limited(isa: str, tests: tuple[str, ...]) -> str:
 @x86_only
 @pytest.mark.parametrize("isa", LIMITS)
 def test_on_processors_without_vnni(isa: str) -> None:
+    assert all((TESTS / test).exists() for test in THOROUGH)  # which the slow test runs, and files move
     assert "passed" in run_limited(isa, QUICK)
 
 
