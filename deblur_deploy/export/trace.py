@@ -38,6 +38,9 @@ _SMALLEST_TRACE = 32
 """Pixels of the shorter side of a trace that holds for every size. Of fewer, reflection pads by more than there
 are, and windows are larger than the picture."""
 
+_NETWORK_ERRORS = (RuntimeError, MemoryError, ValueError, IndexError, TypeError, AssertionError)
+"""What a network raises that does not take a picture, and what the exporter raises beside its own errors."""
+
 _FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}
 
 
@@ -95,12 +98,12 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
         model = _run_exporter(_LastScale(net), frame, axes, said)
     except OnnxExporterError as err:
         raise _refused(err, said) from err
-    except (RuntimeError, MemoryError, ValueError, IndexError, TypeError, AssertionError) as err:
-        if not isinstance(err, MemoryError) and (calls := _calls_in(net, frame)) is not None:
-            raise _not_written(err, calls) from err
+    except _NETWORK_ERRORS as err:
         reason = first_line(err)
         size = Resolution(frame.shape[3], frame.shape[2])
         short = isinstance(err, MemoryError) or "memory" in reason or "alloc" in reason
+        if not short and (calls := _calls_in(net, frame)) is not None:
+            raise _not_written(err, calls) from err
         hint = (
             "tracing runs the network once, and memory is short: give a smaller --res"
             if short
@@ -171,7 +174,7 @@ def _calls_in(net: Generator, picture: Tensor) -> dict[str, str] | None:
     try:
         with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
             net.forward_scales(picture)
-    except Exception:
+    except _NETWORK_ERRORS:
         return None
     return calls
 

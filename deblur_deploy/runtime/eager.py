@@ -53,21 +53,24 @@ class TorchRunner(Runner):
 
     def infer(self, batch: Pictures) -> Pictures:
         """As :meth:`Runner.infer`."""
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        self._use_threads()
         return super().infer(batch)
 
     def _run(self, batch: Batch) -> Batch:
-        return self._worker.submit(self._run_in_worker, batch).result()
-
-    def _run_in_worker(self, batch: Batch) -> Batch:
         assert self._net is not None, "the runner was closed"
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        return self._worker.submit(self._run_in_worker, self._net, batch).result()
+
+    def _run_in_worker(self, net: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
+        self._use_threads()
         with torch.inference_mode(), flushed_denormals():
             picture = torch.from_numpy(batch).to(getattr(torch, self._variant.dtype))
-            restored = self._net(picture.contiguous(memory_format=self._format))
+            restored = net(picture.contiguous(memory_format=self._format))
             return cast(Batch, restored.float().contiguous().numpy())
+
+    def _use_threads(self) -> None:
+        """Set how many threads work for this thread, which PyTorch keeps for each, and for libraries of the process."""
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
 
 
 def open_torch(artifact: Artifact, name: str, options: OpenOptions) -> TorchRunner:
