@@ -7,16 +7,22 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deblur_deploy.core import formats
+from deblur_deploy.core.curves import curve_unlike_srgb
 from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.tiff_repair import SIGNATURES, read_pages, repair
 
-_BITS_PER_SAMPLE = 258
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
+_UNSIGNED, _UNKNOWN_FORMAT = 1, 4
+"""What TIFF's SampleFormat says of whole numbers without a sign, and of what it does not know."""
+
+_SAVE_UNSIGNED = "save it with 8 or 16 bits; infer restores it as it is"
 
 MAX_PIXELS = 178_956_970
 """Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
@@ -87,17 +93,17 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8 sRGB.
 
     Raises:
-        ArtifactError: The file is missing, not an image, cut off, of absurd dimensions, CMYK, or of 32 bits per pixel.
+        ArtifactError: The file is missing, not an image, cut off, of absurd dimensions, CMYK, of floats or 32 bits, or
+            not on a curve near that of sRGB: linear, PQ or HLG.
         MissingDependencyError: Its format needs a plugin that is not installed.
     """
     if path.exists() and not path.is_file():
         raise ArtifactError(f"{path} cannot be read: it is not a regular file", hint="give image files")
     formats.prepare(path)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what it warns of ends in an error
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            return np.array(_eight_bit(_upright(image), path, _white(image)).convert("RGB"))
+        # What Pillow warns of ends in an error, or is metadata that no one asks for here.
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            return _load_rgb(path, file)
     except Image.DecompressionBombError as err:
         raise ArtifactError(
             f"{path} has absurd dimensions: {err}",
@@ -113,6 +119,37 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         raise ArtifactError(
             f"{path} cannot be read: {err}", hint="the file is cut off or damaged; copy it again"
         ) from err
+
+
+def _load_rgb(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
+    is_tiff = file.read(4) in SIGNATURES
+    content = _sound_tiff(path, file) if is_tiff else file
+    content.seek(0)
+    try:
+        opened = Image.open(content)
+    except UnidentifiedImageError as err:
+        if not is_tiff:
+            raise
+        raise ArtifactError(f"{path} has samples of a kind that is not read here", hint=_SAVE_UNSIGNED) from err
+    with opened as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+        if curve := curve_unlike_srgb(image, file):
+            raise ArtifactError(
+                f"{path} has {curve} values, and pictures to measure, train or calibrate on have to be sRGB",
+                hint="convert it to sRGB; infer restores it as it is",
+            )
+        return np.array(_eight_bit(_upright(image), path, _white(image)).convert("RGB"))
+
+
+def _sound_tiff(path: Path, file: BinaryIO) -> BinaryIO:
+    """A TIFF without what is damaged in it and not needed for its pixels, and not of numbers without a known white."""
+    repaired = repair(file)
+    repaired.pages[0].check()
+    formats_of_samples = read_pages(repaired.file)[0].get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    if set(formats_of_samples) - {_UNSIGNED, _UNKNOWN_FORMAT}:
+        raise ArtifactError(f"{path} has signed or floating-point samples, of unknown range", hint=_SAVE_UNSIGNED)
+    return repaired.file
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -137,7 +174,7 @@ def _eight_bit(image: Image.Image, path: Path, white: int) -> Image.Image:
     if image.mode == "CMYK":
         raise ArtifactError(f"{path} is CMYK, whose colours depend on a printer's profile", hint="save it as sRGB")
     if image.mode in {"I", "F"}:
-        raise ArtifactError(f"{path} has 32 bits per pixel, of unknown range", hint="save it with 8 or 16 bits")
+        raise ArtifactError(f"{path} has 32 bits per pixel, of unknown range", hint=_SAVE_UNSIGNED)
     return image
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.formats import FORMATS
+from deblur_deploy.core.tiff_repair import tag_name
 from deblur_deploy.infer import jpeg_file
 from deblur_deploy.infer.picture import UNASSOCIATED_ALPHA, Metadata, Picture, row_bands
-from deblur_deploy.infer.tiff_tags import DESCRIPTIVE_TAGS, tag_name
+from deblur_deploy.infer.tiff_tags import DESCRIPTIVE_TAGS
 
 _OWN_DEPTHS = {"AVIF": (8, 10, 12), "HEIF": (8, 10, 12)}
 """Depths at which a format is written again when it was read with them."""

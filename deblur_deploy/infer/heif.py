@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deblur_deploy.core.curves import icc_gamma
 from deblur_deploy.core.errors import ArtifactError, MissingDependencyError
 from deblur_deploy.infer.picture import Metadata, Picture, Tones, sound_exif
-from deblur_deploy.infer.tones import gamma_tones, icc_gamma, transfer_note, transfer_tones
+from deblur_deploy.infer.tones import gamma_tones, transfer_note, transfer_tones
 
 try:
     import pillow_heif

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from deblur_deploy.core.curves import icc_gamma
 from deblur_deploy.infer.picture import Metadata, Own, Tones, sound_exif
-from deblur_deploy.infer.tones import gamma_tones, icc_gamma, transfer_note, transfer_tones
+from deblur_deploy.infer.tones import gamma_tones, transfer_note, transfer_tones
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

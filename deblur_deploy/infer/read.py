@@ -12,14 +12,16 @@ from typing import BinaryIO
 from PIL import Image
 
 from deblur_deploy.core import formats
+from deblur_deploy.core.curves import icc_gamma
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.formats import FORMATS
 from deblur_deploy.core.images import MAX_PIXELS
+from deblur_deploy.core.tiff_repair import HEIGHT, SIGNATURES, WIDTH
 from deblur_deploy.infer import jpeg_file, png_chunks, tiff_tags
 from deblur_deploy.infer.bad_files import decoding, quiet_libraries, too_large
 from deblur_deploy.infer.picture import Picture, Tones
 from deblur_deploy.infer.pillow_samples import other_metadata, pillow_samples, to_stored_orientation
-from deblur_deploy.infer.tones import gamma_tones, icc_gamma, measured_tones, transfer_note, transfer_tones
+from deblur_deploy.infer.tones import gamma_tones, measured_tones, transfer_note, transfer_tones
 
 _BYTES_PER_PIXEL = 10
 """Peak of decoding or encoding 8-bit colour: four bytes in Pillow, up to four in the array, and a reserve.
@@ -55,12 +57,13 @@ def decoding_bytes(path: Path, target_format: str | None = None) -> int:
         if start.startswith(png_chunks.SIGNATURE):
             header = png_chunks.read_header(file)
             return _needed(path, (header.width, header.height), ("PNG", target_format), 2 if header.depth > 8 else 1)
-        if start[:4] in tiff_tags.SIGNATURES:
+        if start[:4] in SIGNATURES:
             page = tiff_tags.find_page(file)
-            size = page.number(tiff_tags.WIDTH, 0), page.number(tiff_tags.HEIGHT, 0)
+            size = page.number(WIDTH, 0), page.number(HEIGHT, 0)
             # What is no unsigned byte goes through the network as float32, and is computed with in float64.
             deep = 1.0 if page.suits_pillow and max(page.bits) <= 8 else max(2.0, max(page.bits) / 8)
-            return _needed(path, size, ("TIFF", target_format), deep * max(1.0, len(page.bits) / 4))
+            needed = _needed(path, size, ("TIFF", target_format), deep * max(1.0, len(page.bits) / 4))
+            return needed + (0 if page.file is file else path.stat().st_size)  # Pillow holds what is no file on disk
         with open_image(path) as image:
             progressive = _PROGRESSIVE_BYTES_PER_PIXEL if image.info.get("progressive") else 0
             deep = 2.0 if image.format in ("AVIF", "HEIF") and _isobmff_bits(path) > 8 else 1.0
@@ -94,7 +97,7 @@ def read_picture(path: Path, content: BinaryIO | None = None, *, cut_off: bool =
         start = _checked_start(path, file)
         if start.startswith(png_chunks.SIGNATURE):
             return _read_png(path, file)
-        if start[:4] in tiff_tags.SIGNATURES:
+        if start[:4] in SIGNATURES:
             return _read_tiff(path, file)
         if start.startswith(_JPEG_START):
             return _read_jpeg(path, file, cut_off)
@@ -183,7 +186,7 @@ def _read_jpeg(path: Path, file: BinaryIO, cut_off: bool) -> Picture:
 
 def _read_tiff(path: Path, file: BinaryIO) -> Picture:
     page = tiff_tags.find_page(file)
-    size = page.number(tiff_tags.WIDTH, 0), page.number(tiff_tags.HEIGHT, 0)
+    size = page.number(WIDTH, 0), page.number(HEIGHT, 0)
     if size[0] * size[1] > MAX_PIXELS:
         raise too_large(path, f"{size[0]}x{size[1]}")
     _check_single(path, page.pages)
@@ -192,8 +195,8 @@ def _read_tiff(path: Path, file: BinaryIO) -> Picture:
         raise ArtifactError(f"{path} is {kind}, which is not supported", hint=hint)
     metadata, notes = page.metadata, page.notes
     if page.suits_pillow:
-        file.seek(0)
-        with open_image(path, file) as image:
+        page.file.seek(0)
+        with open_image(path, page.file) as image:
             image.seek(page.index)
             samples = to_stored_orientation(pillow_samples(image, path), page.number(tiff_tags.ORIENTATION, 1))
         palette = page.number(tiff_tags.PHOTOMETRIC, 1) == tiff_tags.PALETTE
@@ -205,7 +208,7 @@ def _read_tiff(path: Path, file: BinaryIO) -> Picture:
         return Picture(samples, "TIFF", metadata, tones=tones, notes=notes)
     from deblur_deploy.infer.deep import decode_tiff
 
-    samples, bits = decode_tiff(file, page.index)
+    samples, bits = decode_tiff(page.file, page.index)
     extra = tuple(2 if kind == 1 else kind for kind in page.extra)  # colours have been divided by alpha
     picture = Picture(samples, "TIFF", metadata, bits if samples.dtype.kind == "u" else None, extra, None, notes)
     return _with_tones(picture, page.missing)

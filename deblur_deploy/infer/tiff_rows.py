@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin, TiffTags
 
+from deblur_deploy.core.curves import icc_gamma
 from deblur_deploy.infer.bad_files import decoding, quiet_libraries
 from deblur_deploy.infer.picture import Layout, Metadata, Tones, band_rows
 from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.tiff_tags import TiffPage, find_page
-from deblur_deploy.infer.tones import gamma_tones, icc_gamma
+from deblur_deploy.infer.tones import gamma_tones
 
 _CLASSIC = (b"II*\0", b"MM\0*")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from PIL import Image, TiffImagePlugin, TiffTags
+from PIL import Image
 
+from deblur_deploy.core.tiff_repair import EXIF_DIRECTORY, GPS_DIRECTORY, Tags, read_pages, repair
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.picture import Metadata, Own
 
-Tags = TiffImagePlugin.ImageFileDirectory_v2
-
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BIG = (b"II+\0", b"MM\0+")
-
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, EXTRA, FORMAT = 256, 257, 258, 259, 262, 277, 338, 339
-ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 274, 34665, 34853
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, EXTRA, FORMAT, ORIENTATION = 258, 259, 262, 277, 338, 339, 274
 _SUBFILE, _OLD_SUBFILE, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 254, 255, 282, 283, 296
 _XMP, _IPTC, _ICC, _NODATA, _DNG, _SUB_DIRECTORIES, _LAYERS = 700, 33723, 34675, 42113, 50706, 330, 37724
 
@@ -36,7 +31,6 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, _COLOR_FILTER, _LINEAR_RAW = 0, 1, 2
 _INCH, _CENTIMETRE = 2, 3
 _INTEROPERABILITY = 40965
 _ASCII, _LONG, _UNDEFINED, _DIRECTORY_TYPES, _LONG8 = 2, 4, 7, (13, 18), (16, 17)
-_MAX_PAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -48,12 +42,14 @@ class TiffPage:
         tags: What it says.
         pages: How many of the file's pages are pictures of their own.
         notes: What of the file is not kept.
+        file: The file without what is damaged; the one that was given where nothing is.
     """
 
     index: int
     tags: Tags
     pages: int
     notes: tuple[str, ...]
+    file: BinaryIO
 
     def numbers(self, tag: int, default: Sequence[int]) -> tuple[int, ...]:
         """The numbers of a tag."""
@@ -102,12 +98,10 @@ class TiffPage:
     @property
     def metadata(self) -> Metadata:
         """What the file says about its picture."""
-        profile, xmp = self.tags.get(_ICC), self.tags.get(_XMP)
-        if isinstance(xmp, tuple):
-            xmp = bytes(xmp)
+        xmp = self.tags.get(_XMP)
         return Metadata(
             exif=self._exif,
-            icc_profile=profile if isinstance(profile, bytes) else None,
+            icc_profile=self.tags.get(_ICC),
             dpi=self._dpi,
             xmp=xmp.encode("latin-1") if isinstance(xmp, str) else xmp or None,
             compressed=self.number(COMPRESSION, 1) != 1,
@@ -162,12 +156,15 @@ def find_page(file: BinaryIO) -> TiffPage:
         file: The TIFF.
 
     Raises:
-        Exception: One of ``BAD_FILE_ERRORS``: it is damaged.
+        Exception: One of ``BAD_FILE_ERRORS``: a tag is damaged without which there is no picture.
     """
-    pages = _read_pages(file)
+    repaired = repair(file)
+    pages = read_pages(repaired.file)
     full = [index for index, tags in enumerate(pages) if not _is_reduced(tags)]
     index = full[0] if full else 0
-    tags, notes = pages[index], []
+    damage = repaired.pages[index]
+    damage.check()
+    tags, notes = pages[index], list(damage.notes)
     if len(pages) > max(1, len(full)):
         notes.append("not kept: its smaller versions, which show it unrestored")
     for tag, what in ((_SUB_DIRECTORIES, "its sub-images"), (_LAYERS, "its layers")):
@@ -176,32 +173,11 @@ def find_page(file: BinaryIO) -> TiffPage:
     for directory in (EXIF_DIRECTORY, GPS_DIRECTORY):
         if directory in tags:
             try:
-                tags[directory] = _directory(file, tags, directory)
+                tags[directory] = _directory(repaired.file, tags, directory)
             except BAD_FILE_ERRORS:
                 del tags[directory]
                 notes.append("its EXIF data are damaged and left out")
-    return TiffPage(index, tags, max(1, len(full)), tuple(notes))
-
-
-def _read_pages(file: BinaryIO) -> list[Tags]:
-    file.seek(0)
-    head = file.read(16)
-    big = head[:4] in _BIG
-    ahead = Tags(head if big else head[:8])
-    pages: list[Tags] = []
-    places: set[int] = set()
-    while ahead.next and ahead.next not in places and len(pages) < _MAX_PAGES:
-        places.add(ahead.next)
-        tags = Tags(head if big else head[:8])
-        file.seek(ahead.next)
-        tags.load(file)
-        pages.append(tags)
-        ahead = tags
-    if not pages:
-        raise ValueError("it has no pages")
-    for tags in pages:
-        list(tags.values())  # read from the file only when asked for
-    return pages
+    return TiffPage(index, tags, max(1, len(full)), tuple(notes), repaired.file)
 
 
 def _is_reduced(tags: Tags) -> bool:
@@ -215,8 +191,3 @@ def _directory(file: BinaryIO, tags: Tags, tag: int) -> dict[int, Any]:
     file.seek(int(tags[tag]))
     found.load(file)
     return {name: value for name, value in found.items() if name != _INTEROPERABILITY}
-
-
-def tag_name(tag: int) -> str:
-    """What a tag is called."""
-    return str(TiffTags.lookup(tag).name)

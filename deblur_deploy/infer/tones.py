@@ -6,67 +6,40 @@ as a difference, so that what it does not change keeps its exact value at any de
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deblur_deploy.core.curves import HDR_CURVES, LINEAR, is_like_srgb
 from deblur_deploy.infer.picture import Layout, Picture, Tones, row_bands
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.tiles import TilePlan
 
 Float = NDArray[np.float64]
 
-_USUAL_GAMMA = (1.7, 2.9)
-"""Exponents near enough to sRGB's curve to be taken as it: ProPhoto's 1.8, Adobe RGB's 2.2, BT.470's 2.8."""
-
 NOT_ON_THE_CURVE = "its values are not on sRGB's curve, and a network of 8-bit frames took them as if they were"
 
 _UNCHANGED = 2.0**-21
 """What blending tiles of equal values may add, in the network's scale."""
 
-_LINEAR, _PQ, _HLG = 8, 16, 18
-"""Transfer characteristics (ITU-T H.273, table 3)."""
-
 
 def gamma_tones(gamma: float | None, white: float) -> Tones | None:
     """Tones of a picture whose values are linear when raised to ``gamma``; None where that is near sRGB."""
-    if gamma is None or _USUAL_GAMMA[0] <= gamma <= _USUAL_GAMMA[1] or not 0.1 <= gamma <= 10:
-        return None
-    return Tones(0, white, gamma)
+    return None if is_like_srgb(gamma) else Tones(0, white, gamma)
 
 
 def transfer_tones(transfer: int, white: float) -> Tones | None:
     """Tones by transfer characteristics (ITU-T H.273, table 3)."""
-    return Tones(0, white, 1.0) if transfer == _LINEAR else None
+    return Tones(0, white, 1.0) if transfer == LINEAR else None
 
 
 def transfer_note(transfer: int) -> str | None:
     """What is to be said where a curve cannot be mended: HDR curves are perceptual, like that of sRGB."""
-    names = {_PQ: "PQ (SMPTE ST 2084)", _HLG: "HLG (BT.2100)"}
-    return f"its {names[transfer]} values were given to the network as if they were sRGB" if transfer in names else None
-
-
-def icc_gamma(profile: bytes | None) -> float | None:
-    """The exponent of an ICC profile's red or gray curve; None where it is a table, or there is none.
-
-    Source: ICC.1:2022, sections 7.3, 10.6 and 10.18.
-    """
-    try:
-        for entry in range(struct.unpack_from(">I", profile or b"", 128)[0]):
-            tag, offset, _ = struct.unpack_from(">4sII", profile or b"", 132 + 12 * entry)
-            if tag not in (b"rTRC", b"kTRC"):
-                continue
-            kind, count = struct.unpack_from(">4s4xI", profile or b"", offset)
-            if kind == b"curv" and count < 2:
-                return struct.unpack_from(">H", profile or b"", offset + 12)[0] / 256 if count else 1.0
-            if kind == b"para" and count >> 16 == 0:
-                return float(struct.unpack_from(">i", profile or b"", offset + 12)[0] / 65536)
-    except struct.error:
-        pass
-    return None
+    if transfer not in HDR_CURVES:
+        return None
+    return f"its {HDR_CURVES[transfer]} values were given to the network as if they were sRGB"
 
 
 def measured_tones(samples: NDArray[Any], missing: tuple[float, float] | None = None) -> Tones:

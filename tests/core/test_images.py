@@ -84,10 +84,97 @@ def test_16_bit_rgb_keeps_its_tones(tmp_path: Path, photo: Photo) -> None:
     assert np.array_equal(load_rgb(tmp_path / "a.png"), photo)
 
 
-def test_32_bit_is_refused_rather_than_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a.tif")
-    with pytest.raises(ArtifactError, match="32 bits per pixel"):
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.int16])
+def test_numbers_without_a_known_white_are_refused_rather_than_clipped(
+    tmp_path: Path, dtype: type, channels: int
+) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="making such files needs the extra `deep`")
+    samples = np.linspace(0, 1, 64 * channels).reshape(8, 8, channels).astype(dtype)
+    kind = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "a.tif", samples.squeeze(), photometric=kind, metadata=None)
+    with pytest.raises(ArtifactError, match="signed or floating-point samples, of unknown range") as refused:
         load_rgb(tmp_path / "a.tif")
+    assert "infer restores it as it is" in refused.value.hint
+
+
+@pytest.mark.parametrize(("channels", "bits", "said"), [(1, 32, "32 bits per pixel"), (3, 32, "kind"), (3, 12, "kind")])
+def test_whole_numbers_of_other_depths_are_refused_as_what_they_are(
+    tmp_path: Path, channels: int, bits: int, said: str
+) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="making such files needs the extra `deep`")
+    samples = np.arange(64 * channels, dtype=np.uint32 if bits == 32 else np.uint16).reshape(8, 8, channels)
+    kind = "rgb" if channels == 3 else "minisblack"
+    options = {"photometric": kind, "metadata": None, "bitspersample": bits}
+    tifffile.imwrite(tmp_path / "a.tif", samples.squeeze(), **options)
+    with pytest.raises(ArtifactError, match=said) as refused:
+        load_rgb(tmp_path / "a.tif")
+    assert "infer restores it as it is" in refused.value.hint
+
+
+def icc_profile(gamma: float) -> bytes:
+    """A profile with nothing but a gray curve (ICC.1:2022, sections 7 and 10.6)."""
+    head = bytes(36) + b"acsp" + bytes(88)
+    table = struct.pack(">I4sII", 1, b"kTRC", 144, 14)
+    return head + table + struct.pack(">4s4xIH", b"curv", 1, round(gamma * 256))
+
+
+CURVES = [
+    ([(b"gAMA", struct.pack(">I", 100_000))], "linear"),
+    ([(b"gAMA", struct.pack(">I", 25_000))], "gamma 4"),
+    ([(b"gAMA", struct.pack(">I", 45_455))], None),
+    ([(b"gAMA", struct.pack(">I", 100_000)), (b"sRGB", b"\0")], None),
+    ([(b"gAMA", bytes(4))], None),
+    ([(b"iCCP", b"a\0\0" + zlib.compress(icc_profile(1.0)))], "linear"),
+    ([(b"iCCP", b"a\0\0" + zlib.compress(icc_profile(2.2))), (b"gAMA", struct.pack(">I", 100_000))], None),
+    ([(b"cICP", bytes([9, 8, 0, 1]))], "linear"),
+    ([(b"cICP", bytes([9, 16, 0, 1]))], "PQ"),
+    ([(b"cICP", bytes([9, 18, 0, 1]))], "HLG"),
+    ([(b"cICP", bytes([1, 13, 0, 1])), (b"gAMA", struct.pack(">I", 100_000))], None),
+    ([], None),
+]
+"""Chunks of a PNG, and what is said of its curve."""
+
+
+@pytest.mark.parametrize(("chunks", "curve"), CURVES)
+def test_curves_unlike_that_of_srgb_are_refused_and_others_taken(
+    tmp_path: Path, photo: Photo, chunks: list[tuple[bytes, bytes]], curve: str | None
+) -> None:
+    save_rgb(tmp_path / "a.png", photo)
+    content = (tmp_path / "a.png").read_bytes()
+    added = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "a.png").write_bytes(content[:33] + added + content[33:])
+    if curve is None:
+        assert np.array_equal(load_rgb(tmp_path / "a.png"), photo)
+        return
+    with pytest.raises(
+        ArtifactError, match=rf"a\.png has {curve}.* values, and pictures .* have to be sRGB"
+    ) as refused:
+        load_rgb(tmp_path / "a.png")
+    assert "infer restores it as it is" in refused.value.hint
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "webp"])
+def test_a_linear_profile_is_refused_in_every_format(tmp_path: Path, photo: Photo, suffix: str) -> None:
+    for gamma in (2.2, 1.0):
+        Image.fromarray(photo).save(tmp_path / f"{gamma}.{suffix}", icc_profile=icc_profile(gamma))
+    assert load_rgb(tmp_path / f"2.2.{suffix}").shape == photo.shape
+    with pytest.raises(ArtifactError, match="linear values"):
+        load_rgb(tmp_path / f"1.0.{suffix}")
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(8, "linear"), (16, "PQ"), (18, "HLG"), (13, None)])
+def test_the_curve_of_an_avif_is_looked_at(tmp_path: Path, photo: Photo, transfer: int, name: str | None) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs", reason="making such files needs the extra `deep`")
+    content = imagecodecs.avif_encode(photo, 99, primaries=9, transfer=transfer, matrix=9)
+    (tmp_path / "a.avif").write_bytes(content)
+    if name is None:
+        assert load_rgb(tmp_path / "a.avif").shape == photo.shape
+        return
+    with pytest.raises(ArtifactError, match=f"{name}.* values"):
+        load_rgb(tmp_path / "a.avif")
 
 
 def test_cmyk_is_refused_rather_than_guessed(tmp_path: Path, photo: Photo) -> None:

@@ -292,7 +292,7 @@ def test_the_memory_that_it_takes_is_known_from_the_header(tmp_path):
 def test_a_damaged_tiff_is_an_error_of_ours_and_pillow_keeps_its_warnings(tmp_path, content):
     path = tmp_path / "damaged.tif"
     path.write_bytes(content)
-    assert open_rows(path, None) is None
-    with pytest.raises(ArtifactError) as caught:
-        read_picture(path)
-    assert str(path) in caught.value.message
+    for read in (read_picture, load_rgb, lambda path: open_rows(path, None)):
+        with pytest.raises(ArtifactError) as caught:
+            read(path)
+        assert f"{path} cannot be read: " in caught.value.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.errors import ArtifactError, ConfigError
@@ -79,10 +81,14 @@ def test_files_that_cannot_be_read_are_named_and_the_others_go_on(
     save_rgb(photos / "sub" / "wall.png", np.full((32, 48, 3), 90, np.uint8))
     Image.fromarray(photo).convert("CMYK").save(photos / "print.jpg")
     (photos / "cut.png").write_bytes((photos / "busy.png").read_bytes()[:3000])
+    linear = PngInfo()
+    linear.add(b"gAMA", struct.pack(">I", 100_000))
+    Image.fromarray(photo).save(photos / "scene.png", pnginfo=linear)
     report = evaluate_blurred(brightening, blurred_files(photos), folder=photos)
     assert [name for name, _ in report.per_image] == ["busy.png", "sub/wall.png", "wall.png"]
-    assert [name for name, _ in report.failed] == ["cut.png", "print.jpg"]
-    assert [entry["name"] for entry in report.as_json()["failed"]] == ["cut.png", "print.jpg"]
+    assert [name for name, _ in report.failed] == ["cut.png", "print.jpg", "scene.png"]
+    assert [entry["name"] for entry in report.as_json()["failed"]] == ["cut.png", "print.jpg", "scene.png"]
     assert "CMYK" in report.failed[1][1]
+    assert "linear values" in report.failed[2][1]
     with pytest.raises(ArtifactError, match="none of 1 photographs can be read"):
         evaluate_blurred(brightening, [photos / "print.jpg"])
