@@ -114,13 +114,14 @@ def test_the_side_data_of_hdr10_is_kept(tmp_path, photo, monkeypatch, codec, suf
     assert film.notes == ()
 
 
-def test_what_cannot_be_kept_is_said(tmp_path, photo):
-    """FFmpeg writes no pixel aspect ratio into WebM where the stream itself has none, as that of VP9."""
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "libsvtav1"])
+def test_what_cannot_be_kept_is_said(tmp_path, photo, codec):
+    """PyAV writes no pixel aspect ratio into Matroska, and VP9 and AV1 have none in the stream itself."""
     recipe = Recipe(context={"sample_aspect_ratio": Fraction(16, 11)})
     source = make_film(tmp_path / "a.mkv", pictures(photo), recipe)
     _, film = restored(source)
     assert film.notes == ()
-    path, film = restored(source, codec="libvpx-vp9")
+    path, film = restored(source, codec=codec)
     with av.open(str(path)) as reader:
         assert (reader.streams.video[0].sample_aspect_ratio or 1) == 1
     assert film.notes == ("the pixel aspect ratio 16/11 cannot be kept here",)
