@@ -141,6 +141,28 @@ def test_a_linear_picture_goes_through_the_network_on_srgbs_curve(tmp_path, chun
     assert chunks_of(out) == chunks
 
 
+def icc_profile(gamma: float) -> bytes:
+    """A profile with nothing but the curve of red (ICC.1:2022, sections 7 and 10.6)."""
+    table = struct.pack(">I4sII", 1, b"rTRC", 144, 14)
+    return bytes(36) + b"acsp" + bytes(88) + table + struct.pack(">4s4xIH", b"curv", 1, round(gamma * 256))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "rgb16.tif"])
+def test_a_profile_says_that_a_picture_is_linear_in_every_format(tmp_path, suffix):
+    for gamma, expected in ((1.0, 24), (2.2, 37.5)):  # as above: a tenth more on sRGB's curve, or of the code
+        path, profile = tmp_path / f"{gamma}.{suffix}", icc_profile(gamma)
+        samples, unit = np.full((24, 32, 3), 12, np.uint8), 1
+        if suffix == "rgb16.tif":
+            samples, unit = samples.astype(np.uint16) * 257, 257
+            tifffile.imwrite(path, samples, photometric="rgb", iccprofile=profile, metadata=None)
+        else:
+            Image.fromarray(samples).save(path, icc_profile=profile)
+        out, _ = through(path, Brighter)
+        brighter = read_picture(out)
+        assert np.abs(brighter.samples.astype(int) / unit - expected).max() <= 1
+        assert brighter.metadata.icc_profile == profile
+
+
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 def test_an_hdr_curve_is_kept_and_said(tmp_path, transfer, name):
     path = png(tmp_path / "a.png", (b"cICP", bytes([9, transfer, 0, 1])), samples=noise(np.uint16), header=(16, 2))
