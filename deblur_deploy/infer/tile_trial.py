@@ -19,8 +19,11 @@ Float = NDArray[np.float32]
 BOUND = 0.5
 """How many levels of 255 tiles may differ from the whole: what rounding to 8 bits hides."""
 
-_WIDER, _TALLER = 1.7, 1.4
-"""The picture's sides over the tile's: two tiles along each, of which the second overlaps the first."""
+_WIDER, _TALLER = 0.7, 0.4
+"""What the picture's sides are longer than the tile's, by the tile's, where its margins leave so much."""
+
+_ROOM = 128
+"""Pixels by which tiles are larger than the margin needs: each row of the smallest ones adds a few pixels alone."""
 
 
 def tile_difference(runner: Runner, margin: int, side: int) -> float:
@@ -32,8 +35,10 @@ def tile_difference(runner: Runner, margin: int, side: int) -> float:
         side: Of the tiles, at least; they are as large as the margin needs.
     """
     multiple = runner.image.multiple_of
-    side = max(side, smallest_tile(margin, multiple))
-    picture = draw_probe(int(_TALLER * side), int(_WIDER * side))
+    smallest = smallest_tile(margin, multiple)
+    side = max(side, smallest + _ROOM)
+    room = side - smallest  # with no more, two tiles lie along each side of the picture
+    picture = draw_probe(side + min(int(_TALLER * side), room - room // 4), side + min(int(_WIDER * side), room))
     height, width, _ = picture.shape
     whole = _run(runner, picture)
     rows = TileRows(TilePlan(width, height, side, side, margin, multiple), lambda tile: _run(runner, tile))

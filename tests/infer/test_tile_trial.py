@@ -126,8 +126,8 @@ def test_a_result_that_is_no_number_is_a_failure(value, photo):
     assert "finds the layer" in failed.value.hint or "find the layer" in failed.value.hint
 
 
-TWO_BY_TWO = {Resolution(1280, 640): Resolution(928, 576), Resolution(1920, 1080): Resolution(1248, 832)}
-"""Sizes of pictures, with tiles of which two lie along each side: as few as have seams, for tiles cost the time."""
+SIZES = {Resolution(1280, 640): Resolution(1024, 640), Resolution(1920, 1080): Resolution(1376, 960)}
+"""Sizes of pictures, with tiles that hold twice the longest margin, 352, and are as few as have seams."""
 
 
 @pytest.mark.slow
@@ -136,13 +136,13 @@ TWO_BY_TWO = {Resolution(1280, 640): Resolution(928, 576), Resolution(1920, 1080
 def test_every_shipped_network_gives_in_tiles_what_it_gives_as_a_whole(name, wide_photo, record_property):
     known: dict[str, int] = {}
     with open_runner(load_artifact(shipped("models") / name)) as runner:
-        for size, tile in TWO_BY_TWO.items():
+        for size, tile in SIZES.items():
             repeats = -(-size.height // wide_photo.shape[0]), -(-size.width // wide_photo.shape[1]), 1
             picture = (np.tile(wide_photo, repeats)[: size.height, : size.width] / 255).astype(np.float32)
             whole = runner.infer(picture.transpose(2, 0, 1)[None])[0].transpose(1, 2, 0).clip(0, 1)
             restorer = Restorer(runner, RestoreConfig(tile=tile), known)
             tiled = restorer.restore(picture)
-            assert restorer.plan(size.width, size.height).tiles == 4
+            assert restorer.plan(size.width, size.height).tiles > 1
             assert restorer.seams == ""
             levels = float(np.abs(tiled - whole).max() * 255)
             record_property(f"levels at {size}", levels)
