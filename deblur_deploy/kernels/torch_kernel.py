@@ -47,7 +47,7 @@ class ConvSteps:
 
 
 @dataclass(frozen=True)
-class Call:
+class LaunchCall:
     """A launch with its operands.
 
     Args:
@@ -93,7 +93,7 @@ def run_deform_conv(
 
 def prepare_call(
     tensors: tuple[Tensor, Tensor, Tensor], steps: ConvSteps, bias: Tensor | None = None, relu: bool = False
-) -> Call:
+) -> LaunchCall:
     """Choose the entry point and lay the operands out; arguments as for :func:`run_deform_conv`, on any device."""
     _check_device((*tensors, bias))
     x, offset, weight = tensors
@@ -116,7 +116,7 @@ def prepare_call(
         None if bias is None else _aligned(bias.to(x.dtype).contiguous()),
         y,
     )
-    return Call(choose_entry(element, layout, out_channels // steps.groups), geometry, operands)
+    return LaunchCall(choose_entry(element, layout, out_channels // steps.groups), geometry, operands)
 
 
 def _check_device(tensors: Sequence[Tensor | None]) -> None:
@@ -180,7 +180,7 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
 
 
-def launch_call(call: Call) -> None:
+def launch_call(call: LaunchCall) -> None:
     """Put a prepared call on the current stream of its operands' device; it can be launched any number of times."""
     device = call.result.device
     function = load_function(device.index, call.entry.name, compile_entry(device.index, call.entry))
