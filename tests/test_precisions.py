@@ -27,7 +27,7 @@ from deblur_deploy.config import (
 from deblur_deploy.core.errors import BuildError, ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
 from deblur_deploy.engine.build import check_engine_config
-from deblur_deploy.engine.proof import Proof, parse_layers, require_precision
+from deblur_deploy.engine.proof import PrecisionProof, parse_layers, require_precision
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.network.generator import Generator
@@ -145,7 +145,7 @@ def test_a_proof_and_a_chart_know_it(made_up):
     )
     assert parse_layers(text)[0].inputs[0].type == made_up
     with pytest.raises(BuildError) as refused:
-        require_precision(Proof({"a": "fp32"}, {"a": 1}), made_up)
+        require_precision(PrecisionProof({"a": "fp32"}, {"a": 1}), made_up)
     assert refused.value.hint == "build it with --fp32"
     assert _tone(made_up, PRINT) == {"color": PRINT.accent}
 

@@ -31,9 +31,16 @@ from deblur_deploy.engine.build_child import Request
 from deblur_deploy.engine.flavour import FlavourName, check_at_hand, choose_flavour, load_flavour
 from deblur_deploy.engine.options import check_plan
 from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
-from deblur_deploy.engine.proof import Proof, prove_from_list, require_precision
+from deblur_deploy.engine.proof import PrecisionProof, prove_from_list, require_precision
 from deblur_deploy.engine.shapes import resolve_profiles
-from deblur_deploy.engine.targets import CURRENT, Target, card_at_hand, check_buildable, check_precision, resolve_target
+from deblur_deploy.engine.targets import (
+    CURRENT,
+    BuildTarget,
+    card_at_hand,
+    check_buildable,
+    check_precision,
+    resolve_target,
+)
 from deblur_deploy.graph.for_tensorrt import Handover, prepare_network, read_network
 from deblur_deploy.graph.profile import Profile
 from deblur_deploy.runtime.engine_fit import WEIGHTS_FIGURE, places_of
@@ -64,7 +71,7 @@ class BuiltEngine:
     flavour: FlavourName
     flavour_version: str
     network_sha256: str
-    proof: Proof
+    proof: PrecisionProof
     layers: int
     seconds: float
     profiles: tuple[Profile, ...] = ()
@@ -182,7 +189,7 @@ def _request(flavour: FlavourName, config: EngineConfig, handover: Handover, plu
     return Request(flavour, config.target, *search, handover.profiles, plan, plugin)
 
 
-def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[str, Any]:
+def _figures(built: BuiltEngine, target: BuildTarget, config: EngineConfig) -> dict[str, Any]:
     """What the manifest says of an engine."""
     gpu = find_gpu()
     at_hand = gpu is not None and target == CURRENT
@@ -212,7 +219,7 @@ def _figures(built: BuiltEngine, target: Target, config: EngineConfig) -> dict[s
     }
 
 
-def _why_large(built: BuiltEngine, target: Target) -> str | None:
+def _why_large(built: BuiltEngine, target: BuildTarget) -> str | None:
     """Why an engine is far larger than its network; measured: 14 bytes a pixel for every group, on Turing alone."""
     if built.flavour != "rtx" or target.capability != _TURING or len(built.data) < _LARGE_ENGINE or not built.groups:
         return None

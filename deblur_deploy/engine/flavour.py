@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from deblur_deploy.core.errors import BuildError, MissingDependencyError
-from deblur_deploy.engine.targets import CURRENT, PORTABLE, Target, check_buildable
+from deblur_deploy.engine.targets import CURRENT, PORTABLE, BuildTarget, check_buildable
 from deblur_deploy.runtime.nvidia import find_gpu
 
 FlavourName = Literal["rtx", "tensorrt"]
@@ -91,7 +91,7 @@ def strongly_typed_flags(module: Any) -> int:
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
-def check_at_hand(target: Target) -> None:
+def check_at_hand(target: BuildTarget) -> None:
     """Refuse a card that is not in this machine, for the full TensorRT builds for no other.
 
     Raises:
@@ -105,7 +105,7 @@ def check_at_hand(target: Target) -> None:
         )
 
 
-def aim(flavour: Flavour, builder_config: Any, target: Target) -> None:
+def aim(flavour: Flavour, builder_config: Any, target: BuildTarget) -> None:
     """Tell the builder which card to build for.
 
     Args:

@@ -68,7 +68,7 @@ class EngineLayer:
 
 
 @dataclass(frozen=True)
-class Proof:
+class PrecisionProof:
     """In which type each compute node runs.
 
     Args:
@@ -104,7 +104,7 @@ class Proof:
         return tuple(dict.fromkeys(self.kind_of(node) for node in self.types))
 
 
-def prove_from_list(text: str, nodes: Sequence[ComputeNode]) -> tuple[Proof, int]:
+def prove_from_list(text: str, nodes: Sequence[ComputeNode]) -> tuple[PrecisionProof, int]:
     """Find out from what the builder or the inspector said in which type each compute node runs.
 
     Args:
@@ -119,21 +119,21 @@ def prove_from_list(text: str, nodes: Sequence[ComputeNode]) -> tuple[Proof, int
     return replace(proof, reason=_why_unproven(text, layers, proof)), len(layers)
 
 
-def prove_precision(layers: Sequence[EngineLayer], nodes: Sequence[ComputeNode]) -> Proof:
+def prove_precision(layers: Sequence[EngineLayer], nodes: Sequence[ComputeNode]) -> PrecisionProof:
     """Find out in which type each compute node runs.
 
     Args:
         layers: Layers of the finished engine.
         nodes: Compute nodes of the network that it was built from.
     """
-    return Proof(
+    return PrecisionProof(
         {node.name: _type_of(node, layers) for node in nodes},
         {node.name: node.macs for node in nodes},
         {node.name: node.kind for node in nodes},
     )
 
 
-def require_precision(proof: Proof, wanted: str, nodes: Sequence[ComputeNode] = ()) -> None:
+def require_precision(proof: PrecisionProof, wanted: str, nodes: Sequence[ComputeNode] = ()) -> None:
     """Refuse an engine that mostly runs in another precision than was asked for.
 
     Args:
@@ -184,7 +184,7 @@ def parse_layers(text: str) -> tuple[EngineLayer, ...]:
     return tuple(_parse_layer(match) for line in text.split("\n") if (match := _LAYER.match(line)))
 
 
-def _why_unproven(text: str, layers: Sequence[EngineLayer], proof: Proof) -> str:
+def _why_unproven(text: str, layers: Sequence[EngineLayer], proof: PrecisionProof) -> str:
     """What the list of layers lacks, empty where every node is proven."""
     unproven = [node for node, kind in proof.types.items() if kind == UNPROVEN]
     if not proof.types:

@@ -38,7 +38,7 @@ _VARIANTS = re.compile(r"(?<=\d)(ti|super|laptop|maxq|pcie|sxm\d?|gpu)+$")
 
 
 @dataclass(frozen=True)
-class Target:
+class BuildTarget:
     """What an engine is built for.
 
     Args:
@@ -55,14 +55,14 @@ class Target:
         return f"SM{self.capability.replace('.', '')}" if self.capability else None
 
 
-PORTABLE = Target("portable", None)
+PORTABLE = BuildTarget("portable", None)
 """One engine for several cards. TensorRT-RTX's range is Ampere and later."""
 
-CURRENT = Target("current", None)
+CURRENT = BuildTarget("current", None)
 """The card in this machine."""
 
 
-def resolve_target(text: str) -> Target:
+def resolve_target(text: str) -> BuildTarget:
     """Read the name of a card or a compute capability.
 
     Args:
@@ -79,11 +79,11 @@ def resolve_target(text: str) -> Target:
     if capability := re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower()):
         number = f"{capability[1]}.{capability[2]}"
         if number in _CARDS:
-            return Target(f"SM{number.replace('.', '')}", number)
+            return BuildTarget(f"SM{number.replace('.', '')}", number)
     cards = {_plain(card): (card, number) for number, names in _CARDS.items() for card in names}
     for name in (wanted, _VARIANTS.sub("", wanted)):
         if name in cards:
-            return Target(*cards[name])
+            return BuildTarget(*cards[name])
     near = difflib.get_close_matches(wanted, [card for card in cards if card[0] == wanted[:1]], n=1)
     guess = f"did you mean {cards[near[0]][0]!r}? " if near else ""
     raise ConfigError(
@@ -92,7 +92,7 @@ def resolve_target(text: str) -> Target:
     )
 
 
-def check_buildable(target: Target, members: Collection[str]) -> None:
+def check_buildable(target: BuildTarget, members: Collection[str]) -> None:
     """Refuse a card that TensorRT-RTX does not build for, before it starts.
 
     Args:
@@ -114,7 +114,7 @@ def check_buildable(target: Target, members: Collection[str]) -> None:
     raise BuildError(f"TensorRT-RTX builds no engines for {target.name} ({target.sm}); it has {have}", hint=hint)
 
 
-def card_at_hand(members: Collection[str]) -> Target:
+def card_at_hand(members: Collection[str]) -> BuildTarget:
     """The card in this machine by name, so that it can be refused before anything is built.
 
     Args:
@@ -126,10 +126,10 @@ def card_at_hand(members: Collection[str]) -> Target:
     gpu = find_gpu()
     if gpu is None or int(gpu.sm[2:]) > max((int(name[2:]) for name in members if name.startswith("SM")), default=0):
         return CURRENT
-    return Target(gpu.name, gpu.capability)
+    return BuildTarget(gpu.name, gpu.capability)
 
 
-def check_precision(target: Target, precision: str) -> None:
+def check_precision(target: BuildTarget, precision: str) -> None:
     """Refuse a precision in which TensorRT-RTX runs no convolutions on a card, before it starts.
 
     Args:

@@ -11,7 +11,7 @@ from deblur_deploy.core.errors import BuildError
 from deblur_deploy.engine.proof import (
     EngineLayer,
     LayerTensor,
-    Proof,
+    PrecisionProof,
     parse_layers,
     prove_from_list,
     prove_precision,
@@ -192,7 +192,7 @@ def test_the_inspectors_answer_is_read(described: str, proven: str) -> None:
 def test_8_bits_are_asked_of_convolutions_alone() -> None:
     kinds = {"a": "convolution", "b": "convolution", "up": "deconvolution", "warp": "deformable"}
     macs = {"a": 95, "b": 5, "up": 50, "warp": 50}
-    proof = Proof({"a": "int8", "b": "fp32", "up": "fp16", "warp": "fp16"}, macs, kinds)
+    proof = PrecisionProof({"a": "int8", "b": "fp32", "up": "fp16", "warp": "fp16"}, macs, kinds)
     assert proof.kinds_present() == ("convolution", "deconvolution", "deformable")
     assert proof.shares("convolution") == {"int8": 0.95, "fp32": 0.05}
     assert proof.shares()["int8"] == 0.475
@@ -206,14 +206,14 @@ def test_8_bits_are_asked_of_convolutions_alone() -> None:
 
 
 def test_shares_are_of_multiply_accumulates() -> None:
-    proof = Proof({"a": "fp16", "b": "fp32", "c": "fp16"}, {"a": 60, "b": 10, "c": 30})
+    proof = PrecisionProof({"a": "fp16", "b": "fp32", "c": "fp16"}, {"a": 60, "b": 10, "c": 30})
     assert proof.shares() == {"fp16": 0.9, "fp32": 0.1}
     require_precision(proof, "fp16")
 
 
 def test_too_little_in_the_wanted_type_names_the_nodes() -> None:
     names = [f"conv{index}" for index in range(8)]
-    proof = Proof(
+    proof = PrecisionProof(
         {name: "fp32" if name != "conv0" else "fp16" for name in names}, {name: int(name[4:]) for name in names}
     )
     with pytest.raises(
@@ -242,20 +242,20 @@ def test_products_of_two_activations_are_proven_by_their_operands() -> None:
 def test_layers_that_the_file_keeps_in_float32_do_not_count() -> None:
     nodes = [ComputeNode("a", (8, 8, 3, 3), 40, "fp16"), ComputeNode("b", (8, 8, 3, 3), 60, "fp32")]
     macs = {"a": 40, "b": 60}
-    require_precision(Proof({"a": "fp16", "b": "fp32"}, macs), "fp16", nodes)
+    require_precision(PrecisionProof({"a": "fp16", "b": "fp32"}, macs), "fp16", nodes)
     with pytest.raises(BuildError, match=r"only 0\.0%"):
-        require_precision(Proof({"a": "fp32", "b": "fp32"}, macs), "fp16", nodes)
+        require_precision(PrecisionProof({"a": "fp32", "b": "fp32"}, macs), "fp16", nodes)
     with pytest.raises(BuildError, match=r"only 40\.0%"):
-        require_precision(Proof({"a": "int8", "b": "fp32"}, macs), "int8", nodes)
+        require_precision(PrecisionProof({"a": "int8", "b": "fp32"}, macs), "int8", nodes)
 
 
 def test_partly_unproven_is_not_enough() -> None:
     with pytest.raises(BuildError, match=r"80\.0%.*b \(unproven\)"):
-        require_precision(Proof({"a": "fp16", "b": "unproven"}, {"a": 80, "b": 20}), "fp16")
+        require_precision(PrecisionProof({"a": "fp16", "b": "unproven"}, {"a": 80, "b": 20}), "fp16")
 
 
 def test_nothing_known_is_said_and_not_refused() -> None:
-    for proof in (Proof({"a": "unproven"}, {"a": 80}), Proof({}, {})):
+    for proof in (PrecisionProof({"a": "unproven"}, {"a": 80}), PrecisionProof({}, {})):
         assert proof.shares() == {"unproven": 1.0}
         require_precision(proof, "fp16")
 

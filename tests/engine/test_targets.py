@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deblur_deploy.core.errors import BuildError, ConfigError
-from deblur_deploy.engine.targets import CURRENT, PORTABLE, Target, check_buildable, resolve_target
+from deblur_deploy.engine.targets import CURRENT, PORTABLE, BuildTarget, check_buildable, resolve_target
 
 RTX_MEMBERS = ("NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 
@@ -36,7 +36,7 @@ RTX_MEMBERS = ("NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM12
     ],
 )
 def test_cards_and_capabilities_are_understood(text: str, name: str, capability: str | None) -> None:
-    assert resolve_target(text) == Target(name, capability)
+    assert resolve_target(text) == BuildTarget(name, capability)
 
 
 @pytest.mark.parametrize(("text", "hint"), [("2090", "RTX 2080"), ("rtx 4095", "RTX 4090"), ("5070x", "RTX 5070")])
