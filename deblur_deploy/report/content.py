@@ -15,7 +15,7 @@ from deblur_deploy.report.photographs import Photograph, photographs_folder, res
 from deblur_deploy.report.provenance import Link, hash_chain, library_table, recipe_text
 from deblur_deploy.report.scans import Scans, read_scans
 from deblur_deploy.report.stages import Stage, read_stages
-from deblur_deploy.report.summary import Tile, summarize
+from deblur_deploy.report.summary import KeyFigure, summarize
 from deblur_deploy.report.timings import Session, read_sessions
 
 OnPhotograph = Callable[[str], None]
@@ -50,7 +50,7 @@ class Content:
     Args:
         title: Its heading.
         sentences: The summary in plain words.
-        tiles: Figures that stand out.
+        key_figures: Figures that stand out.
         photographs: Photographs before and after.
         photographs_absent: Why there are none, or an empty text.
         sections: Charts.
@@ -63,7 +63,7 @@ class Content:
 
     title: str
     sentences: tuple[str, ...]
-    tiles: tuple[Tile, ...]
+    key_figures: tuple[KeyFigure, ...]
     photographs: tuple[Photograph, ...]
     photographs_absent: str
     sections: tuple[Section, ...]
@@ -99,12 +99,12 @@ def gather(run: Path, images: Path | None = None, on_photograph: OnPhotograph | 
     """
     stages = read_stages(run)
     sessions = read_sessions(run, stages)
-    sentences, tiles = summarize(stages, sessions)
+    sentences, key_figures = summarize(stages, sessions)
     photographs, reason = _photographs(stages, images, on_photograph)
     return Content(
         title=f"Deployment report: {run.resolve().name}",
         sentences=tuple(sentences),
-        tiles=tuple(tiles),
+        key_figures=tuple(key_figures),
         photographs=photographs,
         photographs_absent=reason,
         sections=(

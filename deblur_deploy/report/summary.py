@@ -13,7 +13,7 @@ from deblur_deploy.report.timings import Session, Timing
 
 
 @dataclass(frozen=True)
-class Tile:
+class KeyFigure:
     """One figure that stands out.
 
     Args:
@@ -27,15 +27,15 @@ class Tile:
     note: str
 
 
-def summarize(stages: Sequence[Stage], sessions: Sequence[Session]) -> tuple[list[str], list[Tile]]:
-    """Sentences for people who open the report first, and tiles beside them.
+def summarize(stages: Sequence[Stage], sessions: Sequence[Session]) -> tuple[list[str], list[KeyFigure]]:
+    """Sentences for people who open the report first, and key figures beside them.
 
     Args:
         stages: Stages of the run, at least one.
         sessions: Its timings; each is spoken of for itself.
 
     Returns:
-        The sentences and the tiles; what was not measured has neither.
+        The sentences and the key figures; what was not measured has neither.
     """
     parts = [
         _gain(stages),
@@ -45,7 +45,7 @@ def summarize(stages: Sequence[Stage], sessions: Sequence[Session]) -> tuple[lis
         *(_speed(session) for session in sessions),
         _proof(stages),
     ]
-    return [words for words, _ in parts if words], [tile for _, tile in parts if tile]
+    return [words for words, _ in parts if words], [figure for _, figure in parts if figure]
 
 
 def speedup(session: Session) -> tuple[Timing, Timing] | None:
@@ -61,7 +61,7 @@ def speedup(session: Session) -> tuple[Timing, Timing] | None:
     return baseline, fastest
 
 
-Part = tuple[str, Tile | None]
+Part = tuple[str, KeyFigure | None]
 
 
 def _making(stages: Sequence[Stage]) -> Part:
@@ -82,11 +82,11 @@ def _gain(stages: Sequence[Stage]) -> Part:
     if share is None:
         verdict = "does harm" if gain <= -SMALL_GAIN_DB else "gains too little to say what compression keeps of it"
         return f"The original {verdict}: {signed(gain)} dB against the blurred pictures.", None
-    tile = Tile(f"{share:.0%}", "Gain kept", f"{gain:.2f} → {left:.2f} dB over the blurred pictures")
+    figure = KeyFigure(f"{share:.0%}", "Gain kept", f"{gain:.2f} → {left:.2f} dB over the blurred pictures")
     words = f"Of the {gain:.2f} dB that the original gains over the blurred pictures, {last.label} "
     if left < 0:
-        return f"{words}keeps nothing: its pictures are {-left:.2f} dB worse than the blurred ones.", tile
-    return f"{words}keeps {left:.2f} dB: {share:.0%}.", tile
+        return f"{words}keeps nothing: its pictures are {-left:.2f} dB worse than the blurred ones.", figure
+    return f"{words}keeps {left:.2f} dB: {share:.0%}.", figure
 
 
 def _quality(stages: Sequence[Stage]) -> Part:
@@ -101,7 +101,7 @@ def _quality(stages: Sequence[Stage]) -> Part:
         f"{where}: {_change(change)}. It is measured as PSNR: the closer pictures come to the sharp photographs, the "
         "more dB."
     )
-    return words, Tile(
+    return words, KeyFigure(
         f"{signed(change)} dB", "Picture quality", f"{original.psnr_db:.2f} → {final.psnr_db:.2f} dB PSNR"
     )
 
@@ -126,7 +126,7 @@ def _size(stages: Sequence[Stage]) -> Part:
     )
     if any(stage.artifact.kind == "engine" and stage.bytes > smallest.bytes for stage in stages):
         words += " The engine is larger because it holds compiled code beside the weights."
-    return words, Tile(
+    return words, KeyFigure(
         f"1/{1 / ratio:.1f}", "Smallest file", f"{format_bytes(stages[0].bytes)} → {format_bytes(smallest.bytes)}"
     )
 
@@ -151,7 +151,7 @@ def _speed(session: Session) -> Part:
     if not (before.stable and after.stable):
         words += " These figures are unstable: measured several times, they did not agree within 10 %."
     note = f"{format_ms(before.median)} in {before.runtime} → {format_ms(after.median)} in {after.runtime}"
-    return words, Tile(f"{times:.1f}×", f"Speed, {session.res}", note)
+    return words, KeyFigure(f"{times:.1f}×", f"Speed, {session.res}", note)
 
 
 def _proof(stages: Sequence[Stage]) -> Part:
@@ -166,4 +166,4 @@ def _proof(stages: Sequence[Stage]) -> Part:
         f"layers it computes {shares}. Its picture quality was measured on the ONNX file that it was built from."
     )
     kind, share = next(iter(engines[-1].precision.items()))
-    return words, Tile(f"{share:.0%} {kind}", "Engine arithmetic", f"proven, for {figures['target']}")
+    return words, KeyFigure(f"{share:.0%} {kind}", "Engine arithmetic", f"proven, for {figures['target']}")

@@ -35,7 +35,7 @@ def test_the_summary_has_the_figures_of_the_run(whole_run: Run) -> None:
     assert "int8 takes 75 ms for a 640x360 frame in openvino, where the original takes 300 ms in its fastest" in text
     assert "runtime, openvino: it is 4.0 times as fast. The original in PyTorch" in text
     assert "90% in fp16, 10% unproven" in text
-    assert [tile.value for tile in content.tiles] == ["84%", "−0.24 dB", "1/8.1", "4.0×", "90% fp16"]
+    assert [figure.value for figure in content.key_figures] == ["84%", "−0.24 dB", "1/8.1", "4.0×", "90% fp16"]
 
 
 @pytest.mark.parametrize(
