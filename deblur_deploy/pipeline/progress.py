@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Progress(Protocol):
+class RunProgress(Protocol):
     """Where a run says what it is doing."""
 
     def say(self, text: str) -> None:

@@ -14,8 +14,8 @@ from deblur_deploy.core.lock import locked
 from deblur_deploy.core.sources import shipped_generator
 from deblur_deploy.pipeline import findings
 from deblur_deploy.pipeline.budgets import check_budgets
-from deblur_deploy.pipeline.progress import Progress, Silent
-from deblur_deploy.pipeline.recipe import Recipe, load_recipe
+from deblur_deploy.pipeline.progress import RunProgress, Silent
+from deblur_deploy.pipeline.recipe import RunRecipe, load_recipe
 from deblur_deploy.pipeline.run_stages import RunArtifacts, run_stages
 from deblur_deploy.quality.gain import format_db
 
@@ -42,11 +42,11 @@ class RunResult:
 
 
 def run_recipe(
-    recipe: Recipe | Path | str,
+    recipe: RunRecipe | Path | str,
     directory: Path | str | None = None,
     *,
     source: Artifact | Path | str | None = None,
-    progress: Progress | None = None,
+    progress: RunProgress | None = None,
 ) -> RunResult:
     """Run a recipe's stages, each once, measure what came out, and check its budgets.
 
@@ -63,8 +63,8 @@ def run_recipe(
         ConfigError: The recipe cannot be used, or a recipe that is not a file was given without a directory.
         DeblurDeployError: A stage failed; the artifacts of the stages before it are kept.
     """
-    file = None if isinstance(recipe, Recipe) else Path(recipe)
-    settings = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    file = None if isinstance(recipe, RunRecipe) else Path(recipe)
+    settings = recipe if isinstance(recipe, RunRecipe) else load_recipe(Path(recipe))
     if directory is None:
         if file is None:
             raise ConfigError("a recipe that is not a file needs a directory", hint="name one, such as 'runs/mine'")
@@ -76,7 +76,7 @@ def run_recipe(
 
 
 def follow_recipe(
-    start: Artifact, recipe: Recipe, directory: Path, progress: Progress, recipe_file: Path | None = None
+    start: Artifact, recipe: RunRecipe, directory: Path, progress: RunProgress, recipe_file: Path | None = None
 ) -> RunResult:
     """Run every stage and measure what came out; budgets are not checked.
 
@@ -112,7 +112,7 @@ def _source(path: Path | str | None) -> Artifact:
     return load_artifact(Path(path)) if path else shipped_generator()
 
 
-def _say_notes(recipe: Recipe, quality: dict[str, Any], bench: dict[str, Any] | None, progress: Progress) -> None:
+def _say_notes(recipe: RunRecipe, quality: dict[str, Any], bench: dict[str, Any] | None, progress: RunProgress) -> None:
     """What must be known to read the table."""
     progress.say(f"blurred input {format_db(quality['blurred_db'])} dB, mean of {quality['images']} photographs")
     folder = recipe.pairs_folder

@@ -12,8 +12,8 @@ from typing import Any
 from deblur_deploy.core.artifact import Artifact, check_replaceable, load_artifact
 from deblur_deploy.core.errors import ArtifactError, BudgetError
 from deblur_deploy.data.pairs import crop_center, load_photos
-from deblur_deploy.pipeline.progress import Progress
-from deblur_deploy.pipeline.recipe import Recipe
+from deblur_deploy.pipeline.progress import RunProgress
+from deblur_deploy.pipeline.recipe import RunRecipe
 from deblur_deploy.pipeline.run_record import RunRecord
 
 
@@ -46,7 +46,7 @@ FP16_ROW, ENGINE_ROW = "fp16", "fp16 engine"
 
 
 def run_stages(
-    source: Artifact, recipe: Recipe, runs: Path, progress: Progress, recipe_file: Path | None = None
+    source: Artifact, recipe: RunRecipe, runs: Path, progress: RunProgress, recipe_file: Path | None = None
 ) -> RunArtifacts:
     """Run every stage that is not done yet.
 
@@ -96,7 +96,7 @@ class _Stages:
     """
 
     runs: Path
-    progress: Progress
+    progress: RunProgress
     record: RunRecord
 
     def once(
@@ -128,7 +128,7 @@ class _Stages:
         return last.parent == parent.sha256 and not unmeasured and self.record.holds(found, settings)
 
 
-def _compress(source: Artifact, recipe: Recipe, stages: _Stages) -> dict[str, Artifact]:
+def _compress(source: Artifact, recipe: RunRecipe, stages: _Stages) -> dict[str, Artifact]:
     """The checkpoints of a run, the original first."""
     checkpoints, last = {"original": source}, source
     if recipe.prune:
@@ -149,7 +149,7 @@ def _compress(source: Artifact, recipe: Recipe, stages: _Stages) -> dict[str, Ar
     return checkpoints
 
 
-def _check_before_work(source: Artifact, recipe: Recipe) -> None:
+def _check_before_work(source: Artifact, recipe: RunRecipe) -> None:
     """Refuse what later stages could not use, before minutes of fine-tuning and not after."""
     if source.network.quantization is not None and (recipe.prune or recipe.qat):
         raise ArtifactError(f"{source.path} is quantized", hint="start from the float checkpoint before it")
