@@ -124,7 +124,9 @@ def _seconds(command: list[str], runs: Path) -> float:
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     taken = time.perf_counter() - started
     if ran.returncode:
-        raise DeblurDeployError(f"{' '.join(command[len(_PROGRAM):])} failed: {ran.stderr[-300:]}", hint="run it alone")
+        raise DeblurDeployError(
+            f"{' '.join(command[len(_PROGRAM) :])} failed: {ran.stderr[-300:]}", hint="run it alone"
+        )
     return taken
 
 

@@ -97,7 +97,6 @@ def test_a_pruned_network_that_was_trained_on_is_an_original_of_its_own() -> Non
     assert gain_of(history, quality) == {"psnr_original_db": 26.0, "gain_kept": 0.5}
 
 
-
 def test_json_has_null_for_infinity_and_refuses_nan() -> None:
     plain = {"a": (1.0, math.inf), "b": {"c": -math.inf, "d": math.nan}, "e": None, "f": True}
     assert without_infinity(plain, nan_too=True) == {
