@@ -11,7 +11,7 @@ from deblur_deploy.core.units import format_bytes, format_ms
 from deblur_deploy.quality.gain import format_share, gain_kept
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.quality import Quality
-from deblur_deploy.report.stages import Stage, compared
+from deblur_deploy.report.stages import ReportStage, compared
 from deblur_deploy.report.timings import PERCENTILES, Session, Timing
 
 SHARES = (5, 8)
@@ -26,7 +26,7 @@ _LEGEND_LINE = 18
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
-def quality_chart(stages: Sequence[Stage]) -> Chart | None:
+def quality_chart(stages: Sequence[ReportStage]) -> Chart | None:
     """The waterfall from the blurred pictures over the trained network to the last stage; None without evaluations."""
     measured = compared(stages)
     if not measured or measured[0][1].blurred_db is None:
@@ -58,7 +58,7 @@ def quality_chart(stages: Sequence[Stage]) -> Chart | None:
     )
 
 
-def size_chart(stages: Sequence[Stage]) -> Chart:
+def size_chart(stages: Sequence[ReportStage]) -> Chart:
     """Bytes of every stage against one fifth and one eighth of the original's."""
     first, smallest = stages[0].bytes, min(stages, key=lambda stage: stage.bytes)
 
@@ -134,7 +134,7 @@ def latency_chart(session: Session, slug: str) -> Chart:
     )
 
 
-def tradeoff_chart(stages: Sequence[Stage], session: Session, slug: str) -> Chart | None:
+def tradeoff_chart(stages: Sequence[ReportStage], session: Session, slug: str) -> Chart | None:
     """Quality against latency with the Pareto front of one session; None where no row has both."""
     qualities = {stage.label: quality for stage, quality in compared(stages)}
     points = [
@@ -210,7 +210,7 @@ def _waterfall(axes: Any, palette: Palette, levels: Sequence[tuple[str, float]])
     axes.set_xlabel("PSNR in dB; the axis does not start at 0", color=palette.muted, loc="right")
 
 
-def _size_bars(axes: Any, palette: Palette, stages: Sequence[Stage]) -> None:
+def _size_bars(axes: Any, palette: Palette, stages: Sequence[ReportStage]) -> None:
     first, smallest = stages[0].bytes, min(stages, key=lambda stage: stage.bytes)
     largest = max(stage.bytes for stage in stages)
     unit, scale = ("MB", 1e6) if largest >= 100_000 else ("kB", 1e3)

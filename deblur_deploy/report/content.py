@@ -14,7 +14,7 @@ from deblur_deploy.report.layer_charts import layers_chart, precision_chart, pru
 from deblur_deploy.report.photographs import Photograph, photographs_folder, restore_photographs, shown_stages
 from deblur_deploy.report.provenance import Link, hash_chain, library_table, recipe_text
 from deblur_deploy.report.scans import Scans, read_scans
-from deblur_deploy.report.stages import Stage, read_stages
+from deblur_deploy.report.stages import ReportStage, read_stages
 from deblur_deploy.report.summary import KeyFigure, summarize
 from deblur_deploy.report.timings import Session, read_sessions
 
@@ -125,7 +125,7 @@ def gather(run: Path, images: Path | None = None, on_photograph: OnPhotograph | 
 
 
 def _photographs(
-    stages: Sequence[Stage], images: Path | None, on_photograph: OnPhotograph | None
+    stages: Sequence[ReportStage], images: Path | None, on_photograph: OnPhotograph | None
 ) -> tuple[tuple[Photograph, ...], str]:
     """Restored photographs, those first that gained most, or why there are none; a folder that was named is shown."""
     restored = []
@@ -141,7 +141,7 @@ def _photographs(
     return tuple(sorted(restored, key=lambda photograph: -photograph.gain_db)), ""
 
 
-def _cost_section(stages: Sequence[Stage]) -> Section:
+def _cost_section(stages: Sequence[ReportStage]) -> Section:
     """Quality and size; the sizes are always known."""
     chart, absent = quality_chart(stages), ""
     if chart is None:
@@ -162,7 +162,7 @@ def _cost_section(stages: Sequence[Stage]) -> Section:
     )
 
 
-def _speed_sections(stages: Sequence[Stage], sessions: Sequence[Session]) -> list[Section]:
+def _speed_sections(stages: Sequence[ReportStage], sessions: Sequence[Session]) -> list[Section]:
     """One section for each machine and frame size: figures of two are never in one chart."""
     if not sessions:
         hint = "`deblur-deploy bench --save RUN/bench.jsonl` measures it."
@@ -188,7 +188,7 @@ def _speed_sections(stages: Sequence[Stage], sessions: Sequence[Session]) -> lis
     return sections
 
 
-def _precision_section(stages: Sequence[Stage]) -> Section:
+def _precision_section(stages: Sequence[ReportStage]) -> Section:
     engines = [stage.artifact for stage in stages if stage.artifact.kind == "engine"]
     charts = [precision_chart(stages)]
     absent = ""

@@ -9,14 +9,14 @@ from deblur_deploy.config import PRECISIONS
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
 from deblur_deploy.report.scans import Scans
-from deblur_deploy.report.stages import Stage, in_type
+from deblur_deploy.report.stages import ReportStage, in_type
 
 _ROW, _MARGIN = 34, 62
 _MOST_LAYERS = 16
 _TONES = ("accent", "soft", "quiet")
 
 
-def precision_chart(stages: Sequence[Stage]) -> Chart | None:
+def precision_chart(stages: Sequence[ReportStage]) -> Chart | None:
     """Share of the arithmetic by type, of every stage that says; None where none does."""
     known = [(stage, stage.precision) for stage in stages if stage.precision]
     if not known:

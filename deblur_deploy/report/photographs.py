@@ -18,7 +18,7 @@ from deblur_deploy.core.errors import DeblurDeployError, VerificationError
 from deblur_deploy.core.images import Resolution, from_batch, to_batch
 from deblur_deploy.data.pairs import Pair, PairsOnDisk, crop_pair
 from deblur_deploy.quality.metrics import psnr_db
-from deblur_deploy.report.stages import ORIGINAL, Stage
+from deblur_deploy.report.stages import ORIGINAL, ReportStage
 from deblur_deploy.runtime.runner import default_runtime, fixed_size, open_runner, reason_unavailable
 
 MOST = 12
@@ -82,7 +82,7 @@ class Encoded:
     thumbnail: str
 
 
-def shown_stages(stages: Sequence[Stage]) -> list[Stage]:
+def shown_stages(stages: Sequence[ReportStage]) -> list[ReportStage]:
     """The original, and the smallest other stage, of those that this machine can run.
 
     Raises:
@@ -103,7 +103,7 @@ def shown_stages(stages: Sequence[Stage]) -> list[Stage]:
     return [*originals, *sorted(others, key=lambda stage: stage.bytes)[:1]]
 
 
-def photographs_folder(stages: Sequence[Stage]) -> Path | None:
+def photographs_folder(stages: Sequence[ReportStage]) -> Path | None:
     """The folder that the stages were evaluated on; None is the shipped photographs."""
     for stage in reversed(stages):
         for step in reversed(stage.artifact.history):
@@ -112,7 +112,7 @@ def photographs_folder(stages: Sequence[Stage]) -> Path | None:
     return None
 
 
-def restore_photographs(folder: Path | None, stages: Sequence[Stage]) -> Iterator[Photograph]:
+def restore_photographs(folder: Path | None, stages: Sequence[ReportStage]) -> Iterator[Photograph]:
     """Restore the first photographs of a folder.
 
     Args:
@@ -153,7 +153,7 @@ def encode_photographs(photographs: Sequence[Photograph], budget: int = PICTURE_
     return []
 
 
-def _obstacle(stage: Stage) -> str | None:
+def _obstacle(stage: ReportStage) -> str | None:
     try:
         return reason_unavailable(stage.artifact, default_runtime(stage.artifact))
     except DeblurDeployError as err:

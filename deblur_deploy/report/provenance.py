@@ -10,7 +10,7 @@ from typing import Any
 from deblur_deploy.config import precision_of_stage
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.sources import shipped_generator
-from deblur_deploy.report.stages import Stage
+from deblur_deploy.report.stages import ReportStage
 
 _TABLES = {"prune": "prune", "qat": "qat", "export-onnx": "export", "to-fp16": "fp16", "export-trt": "engine"}
 """Table of a recipe by name of the stage, in the order in which a recipe runs them."""
@@ -55,7 +55,7 @@ def library_table(artifact: Artifact) -> list[tuple[str, str]]:
     return [(name, ", ".join(found)) for name, found in versions.items()]
 
 
-def recipe_text(stages: Sequence[Stage], has_timings: bool) -> str | None:
+def recipe_text(stages: Sequence[ReportStage], has_timings: bool) -> str | None:
     """A recipe that makes the longest chain of a run again, as TOML; None where no recipe can.
 
     A recipe prunes once and quantizes once. Photographs of the user's own are named as they were on the command line.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.report.stages import Stage
+from deblur_deploy.report.stages import ReportStage
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Scans:
     layers: tuple[tuple[str, float], ...] = ()
 
 
-def read_scans(run: Path, stages: Sequence[Stage]) -> Scans:
+def read_scans(run: Path, stages: Sequence[ReportStage]) -> Scans:
     """Read scans from the stages' histories, else from the files that ``prune --scan`` and ``qat --scan`` write.
 
     Args:

@@ -21,7 +21,7 @@ _UNPROVEN = "unproven"
 
 
 @dataclass(frozen=True)
-class Stage:
+class ReportStage:
     """One row of a report.
 
     Args:
@@ -49,7 +49,7 @@ class Stage:
         return dict(self.artifact.figures.get("precision", {}))
 
 
-def read_stages(run: Path) -> tuple[Stage, ...]:
+def read_stages(run: Path) -> tuple[ReportStage, ...]:
     """Find what a run made: the chain of the newest artifact under a directory.
 
     Args:
@@ -74,11 +74,12 @@ def read_stages(run: Path) -> tuple[Stage, ...]:
         rows = [*([shipped] if shipped.history[0] == root else []), *rows]
     names = Counter(map(_name, rows))
     return tuple(
-        Stage(_label(artifact, names), artifact, _hashes(artifact), last_quality(artifact.history)) for artifact in rows
+        ReportStage(_label(artifact, names), artifact, _hashes(artifact), last_quality(artifact.history))
+        for artifact in rows
     )
 
 
-def compared(stages: Sequence[Stage]) -> list[tuple[Stage, Quality]]:
+def compared(stages: Sequence[ReportStage]) -> list[tuple[ReportStage, Quality]]:
     """The stages whose quality was measured on the same photographs as the original's, with it; the original first.
 
     Nothing where the original's was not measured.

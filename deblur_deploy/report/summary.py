@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deblur_deploy.core.units import format_bytes, format_ms
 from deblur_deploy.quality.gain import SMALL_GAIN_DB, gain_kept, lost_db
 from deblur_deploy.report.charts import SHARES, signed
-from deblur_deploy.report.stages import ORIGINAL, Stage, compared, in_type
+from deblur_deploy.report.stages import ORIGINAL, ReportStage, compared, in_type
 from deblur_deploy.report.timings import Session, Timing
 
 
@@ -27,7 +27,7 @@ class KeyFigure:
     note: str
 
 
-def summarize(stages: Sequence[Stage], sessions: Sequence[Session]) -> tuple[list[str], list[KeyFigure]]:
+def summarize(stages: Sequence[ReportStage], sessions: Sequence[Session]) -> tuple[list[str], list[KeyFigure]]:
     """Sentences for people who open the report first, and key figures beside them.
 
     Args:
@@ -64,14 +64,14 @@ def speedup(session: Session) -> tuple[Timing, Timing] | None:
 Part = tuple[str, KeyFigure | None]
 
 
-def _making(stages: Sequence[Stage]) -> Part:
+def _making(stages: Sequence[ReportStage]) -> Part:
     labels = [stage.label for stage in stages]
     if len(labels) == 1:
         return f"This run has one network: {labels[0]}.", None
     return f"One trained generator, {len(labels)} ways to deploy it: {', '.join(labels[:-1])} and {labels[-1]}.", None
 
 
-def _gain(stages: Sequence[Stage]) -> Part:
+def _gain(stages: Sequence[ReportStage]) -> Part:
     """What compression left of the reason to run the network at all."""
     measured = compared(stages)
     if len(measured) < 2 or measured[0][1].blurred_db is None:
@@ -89,7 +89,7 @@ def _gain(stages: Sequence[Stage]) -> Part:
     return f"{words}keeps {left:.2f} dB: {share:.0%}.", figure
 
 
-def _quality(stages: Sequence[Stage]) -> Part:
+def _quality(stages: Sequence[ReportStage]) -> Part:
     measured = compared(stages)
     if len(measured) < 2:
         return "", None
@@ -113,7 +113,7 @@ def _change(change_db: float) -> str:
     return f"compression costs {-change_db:.2f} dB" if change_db < 0 else f"compression gains {change_db:.2f} dB"
 
 
-def _size(stages: Sequence[Stage]) -> Part:
+def _size(stages: Sequence[ReportStage]) -> Part:
     smallest = min(stages, key=lambda stage: stage.bytes)
     if smallest is stages[0] or stages[0].label != ORIGINAL:
         return "", None
@@ -154,7 +154,7 @@ def _speed(session: Session) -> Part:
     return words, KeyFigure(f"{times:.1f}×", f"Speed, {session.res}", note)
 
 
-def _proof(stages: Sequence[Stage]) -> Part:
+def _proof(stages: Sequence[ReportStage]) -> Part:
     engines = [stage for stage in stages if stage.artifact.kind == "engine"]
     if not engines:
         return "", None

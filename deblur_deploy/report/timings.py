@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.core.bench_rows import Record, batch_of, has_transfers, read_rows
-from deblur_deploy.report.stages import Stage
+from deblur_deploy.report.stages import ReportStage
 
 PERCENTILES = ("median", "p90", "p95", "p99")
 
@@ -26,7 +26,7 @@ class Timing:
     """
 
     label: str
-    stage: Stage | None
+    stage: ReportStage | None
     runtime: str
     latency_ms: dict[str, float]
     stable: bool
@@ -61,7 +61,7 @@ class Session:
     libraries: dict[str, str]
 
 
-def read_sessions(run: Path, stages: Sequence[Stage]) -> tuple[Session, ...]:
+def read_sessions(run: Path, stages: Sequence[ReportStage]) -> tuple[Session, ...]:
     """Read every file of samples that ``bench`` left below a directory.
 
     Args:
@@ -95,7 +95,7 @@ def device_name(device: dict[str, Any]) -> str:
     return ", ".join([*parts, *([str(name)] if name else [])])
 
 
-def _session(key: tuple[str, str], rows: Iterable[Record], stages: Sequence[Stage]) -> Session:
+def _session(key: tuple[str, str], rows: Iterable[Record], stages: Sequence[ReportStage]) -> Session:
     order = {stage.label: index for index, stage in enumerate(stages)}
     timings, skipped, libraries = [], [], {}
     for row in rows:
