@@ -90,7 +90,7 @@ def _evaluate_blurred(
     """Measure the side effects on every photograph of a folder, and draw it before and after if that is wanted."""
     from deblur_deploy.data.pairs import blurred_files
     from deblur_deploy.quality.evaluate_blurred import evaluate_blurred
-    from deblur_deploy.report.sheets import save_before_after
+    from deblur_deploy.report.photographs import save_before_after
 
     files = blurred_files(folder)
     with output.counting("restoring", len(files)) as on_image:

@@ -16,7 +16,7 @@ from deblur_deploy.infer.read import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.settings import InferConfig, VideoConfig
 from deblur_deploy.infer.tones import restore_picture, to_unit
-from deblur_deploy.report.sheets import save_before_after
+from deblur_deploy.report.photographs import save_before_after
 from deblur_deploy.runtime.runner import Runner
 
 FOLDER = "preview"

@@ -10,8 +10,7 @@ from typing import Any
 from deblur_deploy.core.units import format_bytes, format_ms
 from deblur_deploy.quality.gain import format_share, gain_kept
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
-from deblur_deploy.report.quality import Quality
-from deblur_deploy.report.stages import ReportStage, compared
+from deblur_deploy.report.stages import Quality, ReportStage, compared
 from deblur_deploy.report.timings import PERCENTILES, Session, Timing
 
 SHARES = (5, 8)

@@ -10,10 +10,16 @@ from deblur_deploy import __version__
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.report.canvas import Chart
 from deblur_deploy.report.charts import latency_chart, quality_chart, size_chart, tradeoff_chart
-from deblur_deploy.report.layer_charts import layers_chart, precision_chart, pruning_chart, quantization_chart
+from deblur_deploy.report.layer_charts import (
+    Scans,
+    layers_chart,
+    precision_chart,
+    pruning_chart,
+    quantization_chart,
+    read_scans,
+)
 from deblur_deploy.report.photographs import Photograph, photographs_folder, restore_photographs, shown_stages
 from deblur_deploy.report.provenance import Link, hash_chain, library_table, recipe_text
-from deblur_deploy.report.scans import Scans, read_scans
 from deblur_deploy.report.stages import ReportStage, read_stages
 from deblur_deploy.report.summary import KeyFigure, summarize
 from deblur_deploy.report.timings import Session, read_sessions

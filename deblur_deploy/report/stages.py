@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deblur_deploy.config import precision_of_stage
-from deblur_deploy.core.artifact import Artifact
+from deblur_deploy.core.artifact import Artifact, Step
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.sources import find_artifacts, shipped_generator
-from deblur_deploy.quality.gain import same_blurred
-from deblur_deploy.report.quality import Quality, last_quality
+from deblur_deploy.quality.gain import blurred_of, same_blurred
+from deblur_deploy.quality.metrics import bounded_db
 
 ORIGINAL = "original"
 
@@ -135,3 +135,34 @@ def _hashes(artifact: Artifact) -> frozenset[str]:
 def in_type(kind: str) -> str:
     """What is said of arithmetic of a type, such as ``in fp16``; of what the list of layers does not show, that."""
     return kind if kind == _UNPROVEN else f"in {kind}"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a step's evaluation found.
+
+    Args:
+        stage: Stage that was evaluated.
+        psnr_db: Mean PSNR of the restored photographs in dB, 100 where all were equal to the sharp ones.
+        blurred_db: Mean PSNR of the blurred photographs that went in, or None in old manifests.
+        images: Number of photographs, or None in old manifests.
+    """
+
+    stage: str
+    psnr_db: float
+    blurred_db: float | None
+    images: int | None
+
+
+def last_quality(history: Sequence[Step]) -> Quality | None:
+    """The evaluation of the latest step that has one; None where nothing was evaluated.
+
+    Args:
+        history: An artifact's steps, oldest first.
+    """
+    for step in reversed(history):
+        figures = step.figures
+        if "psnr_db" in figures:
+            psnr_db, images = bounded_db(figures["psnr_db"]), figures.get("evaluation_images")
+            return Quality(step.stage, psnr_db, blurred_of(figures), images)
+    return None

@@ -1,22 +1,33 @@
-"""Writing a report: a page, Markdown, or a folder of plots."""
+"""Writing a report: one HTML file that asks for nothing beside itself, Markdown for a pull request, or plots."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from deblur_deploy import __version__
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import write_text
-from deblur_deploy.report.canvas import draw_png
-from deblur_deploy.report.content import Content
-from deblur_deploy.report.markdown import render_markdown
-from deblur_deploy.report.page import render_page
-from deblur_deploy.report.sheets import make_folder, save_sheet
+from deblur_deploy.core.units import escape, table
+from deblur_deploy.report.canvas import draw_png, draw_svg
+from deblur_deploy.report.content import Content, Section
+from deblur_deploy.report.photographs import encode_photographs, make_folder, save_sheet
 
 Format = Literal["html", "md", "png"]
 
 _SUFFIXES: dict[str, Format] = {".html": "html", ".htm": "html", ".md": "md", "": "png"}
+
+
+_LONG = 40
+"""Rows from which a table is folded away."""
 
 
 def format_of(out: Path | None, wanted: str | None) -> Format:
@@ -76,3 +87,90 @@ def _write_plots(content: Content, folder: Path) -> list[Path]:
         written.append(path)
     sheets: Sequence[Path] = [save_sheet(folder / "photographs", photograph) for photograph in content.photographs]
     return [*written, *sheets]
+
+
+def render_markdown(content: Content) -> str:
+    """The facts of a report as tables; photographs are named with their PSNR and not shown.
+
+    Args:
+        content: What it says.
+    """
+    lines = [f"# {escape(content.title)}", "", *(line for text in content.sentences for line in (escape(text), ""))]
+    for section in content.sections:
+        lines += _section(section)
+    lines += ["## Photographs", "", *_photographs(content)]
+    lines += ["## Where it comes from", ""]
+    chain = [(link.stage, f"{link.created} UTC", link.sha256) for link in content.chain]
+    lines += [*table(("step", "finished", "SHA-256"), chain), ""]
+    lines += [*_folded("Versions", [*table(("library", "version"), content.libraries)]), ""]
+    if content.recipe:
+        fence = "`" * (2 + max(1, *map(len, re.findall("`*", content.recipe))))
+        lines += [*_folded("recipe.toml", [f"{fence}toml", content.recipe.rstrip(), fence]), ""]
+    return "\n".join(lines)
+
+
+def _section(section: Section) -> list[str]:
+    lines = [f"## {escape(section.title)}", ""]
+    if section.intro:
+        lines += [escape(section.intro), ""]
+    for chart in section.charts:
+        rows = list(table(chart.headings, chart.rows))
+        lines += [f"**{escape(chart.title)}.** {escape(chart.description)}", ""]
+        lines += [*(_folded("Figures", rows) if len(chart.rows) > _LONG else rows), ""]
+    if section.absent:
+        lines += [escape(section.absent), ""]
+    if section.notes:
+        lines += [*table(("not measured", "why"), section.notes), ""]
+    return lines
+
+
+def _photographs(content: Content) -> list[str]:
+    if not content.photographs:
+        return [escape(content.photographs_absent or "None."), ""]
+    views = [view.label for view in content.photographs[0].views if view.psnr_db is not None]
+    rows = [
+        (photograph.name, *(f"{view.psnr_db:.2f}" for view in photograph.views if view.psnr_db is not None))
+        for photograph in content.photographs
+    ]
+    return [*table(("photograph", *(f"{label}, dB" for label in views)), rows), ""]
+
+
+def _folded(title: str, lines: Sequence[str]) -> list[str]:
+    return ["<details><summary>" + escape(title) + "</summary>", "", *lines, "", "</details>"]
+
+
+def render_page(content: Content) -> str:
+    """A page with inline style, script, charts and pictures, below 5 MB.
+
+    All text is escaped. The page's content security policy lets nothing be loaded, and no script run but its own.
+
+    Args:
+        content: What it says.
+    """
+    script = _templates().loader.get_source(_templates(), "report.js")[0]  # type: ignore[union-attr]
+    photographs = encode_photographs(content.photographs)
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            content=content,
+            photographs=photographs,
+            left_out=len(content.photographs) - len(photographs),
+            # Matplotlib and ElementTree have escaped every name in a chart.
+            svg={chart.slug: Markup(draw_svg(chart)) for chart in content.charts},
+            script=Markup(script),
+            script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            version=__version__,
+        )
+    )
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        autoescape=True,
+        loader=PackageLoader("deblur_deploy.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

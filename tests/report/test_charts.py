@@ -9,8 +9,14 @@ import pytest
 
 from deblur_deploy.report.canvas import Chart, draw_png, draw_svg, shortened
 from deblur_deploy.report.charts import latency_chart, pareto_front, quality_chart, signed, size_chart, tradeoff_chart
-from deblur_deploy.report.layer_charts import layers_chart, precision_chart, pruning_chart, quantization_chart
-from deblur_deploy.report.scans import GroupCurve, Scans
+from deblur_deploy.report.layer_charts import (
+    GroupCurve,
+    Scans,
+    layers_chart,
+    precision_chart,
+    pruning_chart,
+    quantization_chart,
+)
 from deblur_deploy.report.stages import read_stages
 from deblur_deploy.report.timings import read_sessions
 from tests.report.conftest import Run

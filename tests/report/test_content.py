@@ -15,9 +15,8 @@ import pytest
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.report import content as content_module
 from deblur_deploy.report.content import gather
-from deblur_deploy.report.page import render_page
 from deblur_deploy.report.photographs import encode_photographs
-from deblur_deploy.report.write import format_of, write_report
+from deblur_deploy.report.write import format_of, render_page, write_report
 from tests.report.conftest import COST, DEVICE, Photographs, Run, quality, write
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
