@@ -126,7 +126,7 @@ class FitConfig:
         ema_decay: Decay of the moving average of the weights; 0 switches it off.
         coarse_weight: Weight of the loss on the two coarser scales.
         distill_weight: Weight of the distance to a teacher's picture, where there is a teacher.
-        feature_weight: Weight of the distance to its features (see ``training/features.py``).
+        feature_weight: Weight of the distance to its features (see ``training/losses.py``).
         precision: ``bfloat16`` runs the network under autocast, weights staying float32. ``fastest`` does so wherever
             it is computed in hardware: on GPUs, and on processors with AVX512-BF16 or AMX, so its result depends on the
             processor's model. ``auto`` does so on GPUs alone: one seed gives one result on all processors.

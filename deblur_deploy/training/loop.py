@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from deblur_deploy.config import FitConfig
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.process_memory import freed_memory_kept
-from deblur_deploy.training.bfloat16 import dilated_in_float32
-from deblur_deploy.training.devices import Devices
-from deblur_deploy.training.features import FeatureMatch
-from deblur_deploy.training.interrupt import deferred_signals
-from deblur_deploy.training.losses import Objective
+from deblur_deploy.training.devices import Devices, dilated_in_float32
+from deblur_deploy.training.losses import FeatureMatch, Objective
 from deblur_deploy.training.monitor import Monitor
-from deblur_deploy.training.state import SavedState, StateKeeper
+from deblur_deploy.training.state import SavedState, StateKeeper, deferred_signals
 
 _log = logging.getLogger(__name__)
 

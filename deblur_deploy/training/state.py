@@ -1,7 +1,8 @@
 """The state of a run on disk, from which it can go on: safetensors for tensors, JSON for the rest, no pickle.
 
 A state is a directory ``state-<step>`` that is renamed into place when it is whole; the one before it is removed only
-then. Killed or out of space at any moment, a run leaves a whole state behind.
+then. Killed or out of space at any moment, a run leaves a whole state behind. Ctrl-C and SIGTERM wait for the end of a
+step: a step is done or not, never half.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,9 @@ _TENSORS, _FACTS = "state.safetensors", "state.json"
 
 _MAY_CHANGE = frozenset({"fit.lr", "fit.lr_final", "fit.clip_norm"})
 """What may be corrected between two parts of a run, such as a rate that led to NaN."""
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -153,3 +160,24 @@ def _differences(before: Any, now: Any, path: str = "") -> set[str]:
             for name in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
         }
     return set() if before == now else {path}
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block is done, and then do what they would have done.
+
+    Where the block fails, its error ends the run, and they are forgotten. Outside the main thread, where Python handles
+    no signals, nothing has to wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    usual = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])

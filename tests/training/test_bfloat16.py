@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.config import FitConfig
-from deblur_deploy.training.bfloat16 import dilated_in_float32
+from deblur_deploy.training.devices import dilated_in_float32
 from deblur_deploy.training.loop import fit
 
 

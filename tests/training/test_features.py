@@ -11,9 +11,8 @@ from torch import nn
 from deblur_deploy.config import FitConfig
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.srn import SCALES, SRN, SRNConfig
-from deblur_deploy.training.features import FeatureMatch, FeatureTap, attention_distance
 from deblur_deploy.training.loop import fit
-from deblur_deploy.training.losses import Objective
+from deblur_deploy.training.losses import FeatureMatch, FeatureTap, Objective, attention_distance
 
 
 def new_network(config: SRNConfig, seed: int) -> SRN:

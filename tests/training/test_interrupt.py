@@ -16,10 +16,9 @@ import torch
 from deblur_deploy.config import FitConfig, RunConfig
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training import train as train_module
-from deblur_deploy.training.interrupt import deferred_signals
 from deblur_deploy.training.loop import Trainer
 from deblur_deploy.training.losses import Objective
-from deblur_deploy.training.state import StateKeeper
+from deblur_deploy.training.state import StateKeeper, deferred_signals
 from deblur_deploy.training.train import load_recipe, state_folder, train
 
 RECIPE = """
