@@ -1,9 +1,9 @@
 """A network of 16-bit types beside the float32 one that it was made from: no infinity inside, and the same picture.
 
 A float16 ends at 65504; beyond it is infinity, and dividing by it gives a finite, wrong picture. So both networks run
-on photographs and on hard pictures (``probes.py``), with the largest magnitude of every value in view. What breaks the
-bounds goes back to float32 by itself, and the manifest says so: first the nodes around a value that is too large, then
-those at which the two networks part.
+on photographs and on hard pictures (``fidelity.py``), with the largest magnitude of every value in view. What breaks
+the bounds goes back to float32 by itself, and the manifest says so: first the nodes around a value that is too large,
+then those at which the two networks part.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import ImageSpec, to_batch
 from deblur_deploy.data.pairs import Image8
-from deblur_deploy.export.probes import probe_pictures
+from deblur_deploy.export.fidelity import probe_pictures
 from deblur_deploy.graph.delicate import largest_of
 from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
-from deblur_deploy.runtime.ort_settings import session_options
+from deblur_deploy.runtime.ort import session_options
 from deblur_deploy.runtime.runner import fixed_size
 
 BOUND = 1 / 255

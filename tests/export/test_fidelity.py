@@ -17,7 +17,7 @@ from deblur_deploy.cli.export_onnx_command import report_difference
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.errors import DeblurDeployError, ExportError
 from deblur_deploy.core.images import ImageSpec, Resolution
-from deblur_deploy.export.compare import LEVEL, comparing
+from deblur_deploy.export.fidelity import LEVEL, comparing
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.runtime.runner import infer_in_form

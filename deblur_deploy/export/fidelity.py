@@ -1,4 +1,6 @@
-"""An exported file beside the network that it was made from: one picture, at two sizes where it takes any.
+"""What an exported file restores, and how far it is from the network that it was made from.
+
+It is compared on one picture, at two sizes where it takes any.
 
 Exporters and runtimes disagree with PyTorch in places that no checker sees: where a nearest resize takes its samples
 from, what an assignment to a slice leaves at another size. A file that differs is written with a warning; one that
@@ -8,30 +10,68 @@ gives no numbers is not.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.config import ExportConfig
+from deblur_deploy.config import ExportConfig, PrecisionConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError, ExportError
 from deblur_deploy.core.images import Resolution, from_frames, to_batch
-from deblur_deploy.data.pairs import Image8, load_photos
-from deblur_deploy.export.probes import probe_pictures
-from deblur_deploy.network.generator import Generator
+from deblur_deploy.data.pairs import Image8, PairsOnDisk, load_photos
+from deblur_deploy.quality.evaluate import artifact_quality
+from deblur_deploy.quality.gain import gain_of
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
+
+if TYPE_CHECKING:
+    from deblur_deploy.network.generator import Generator
+
+_BAR = 6
+"""The bars of a letterboxed picture take a sixth of its height each."""
+
 
 LEVEL = 1 / 255
 """How far all but a thousandth of the samples may be from the network's without a warning."""
-
 _SHARE = 0.999
 _PICTURE = "letterboxed photograph"
 _RUNTIMES = ("onnxruntime", "openvino")
 _FREE_SIZES = (Resolution(160, 96), Resolution(117, 139))
 """Two sizes for a file that takes any: one that divides well, and one that does not."""
+
+
+def fit_photo(photo: Image8, size: Resolution) -> Image8:
+    """A photograph repeated and cropped to a size."""
+    repeats = -(-size.height // photo.shape[0]), -(-size.width // photo.shape[1]), 1
+    return np.ascontiguousarray(np.tile(photo, repeats)[: size.height, : size.width])
+
+
+def probe_pictures(photos: Sequence[Image8], size: Resolution | None) -> Mapping[str, Image8]:
+    """Photographs and pictures that are hard on number formats, by name.
+
+    Args:
+        photos: (H, W, 3) uint8, at least one.
+        size: Size of all pictures; None leaves the photographs as they are and takes the first one's for the others.
+    """
+    fitted = [photo if size is None else fit_photo(photo, size) for photo in photos]
+    shape = height, width, _ = fitted[0].shape
+    black, white = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
+    letterboxed, bar = fitted[0].copy(), -(-height // _BAR)
+    letterboxed[:bar] = letterboxed[-bar:] = 0
+    y, x = np.mgrid[:height, :width]
+    checkerboard: NDArray[np.uint8] = np.where(((y // 8 + x // 8) % 2)[..., None], white, black)
+    noise = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8) * np.uint8(255)
+    named = {f"photograph {number}": photo for number, photo in enumerate(fitted, start=1)}
+    return named | {
+        "black": black,
+        "white": white,
+        "flat gray": np.full(shape, 128, np.uint8),
+        "letterboxed photograph": letterboxed,
+        "checkerboard": checkerboard,
+        "saturated noise": noise,
+    }
 
 
 def comparing(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict[str, Any]]:
@@ -87,6 +127,8 @@ def _difference(net: Generator, artifact: Artifact, runtime: str, pictures: list
 
 
 def _apart(net: Generator, runner: Runner, batch: NDArray[np.float32]) -> float:
+    import torch
+
     with torch.inference_mode(), _in_evaluation(net):
         expected = net(torch.from_numpy(batch)).float().numpy()
     if runner.image.dtype == "uint8":
@@ -113,3 +155,26 @@ def _in_evaluation(net: Generator) -> Iterator[None]:
         yield
     finally:
         net.train(was_training)
+
+
+def measuring(config: ExportConfig | PrecisionConfig) -> Callable[[Artifact], dict[str, Any]] | None:
+    """The measurement that an export's settings ask for, as ``Draft.measure`` takes it, or None.
+
+    A file that cannot be evaluated here is still a file: the figures then have ``quality_skipped`` with the reason,
+    such as photographs that are smaller than the graph.
+
+    Args:
+        config: Its ``evaluation`` names the pairs.
+    """
+    if not config.evaluate:
+        return None
+    folder = Path(config.evaluation) if config.evaluation else None
+
+    def measure(artifact: Artifact) -> dict[str, Any]:
+        try:
+            quality = artifact_quality(artifact, PairsOnDisk(folder, "evaluation"), "onnxruntime")
+        except DeblurDeployError as err:
+            return {"quality_skipped": err.message}
+        return quality | gain_of(artifact.history, quality)
+
+    return measure
