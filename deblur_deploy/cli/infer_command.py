@@ -139,7 +139,7 @@ class _Machine:
 
     def artifact(self) -> Artifact:
         """The artifact, or what is known of an engine file without a manifest."""
-        from deblur_deploy.runtime.foreign_engine import adopt_engine, is_foreign_engine
+        from deblur_deploy.runtime.engine_load import adopt_engine, is_foreign_engine
 
         if is_foreign_engine(self.source):
             return adopt_engine(self.source, trust=self.trust)

@@ -13,8 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ArtifactError, first_line
+from deblur_deploy.core.processor import adds_int8_exactly
+from deblur_deploy.core.threads import default_threads, waits_passively
 from deblur_deploy.runtime.ort_providers import open_session
-from deblur_deploy.runtime.ort_settings import session_options
 from deblur_deploy.runtime.runner import Runner, fixed_size, infer_in_form
 from deblur_deploy.runtime.runtimes import CPU_PROVIDER, RUNTIMES, OpenOptions
 
@@ -36,6 +37,15 @@ _SHRINK = "memory.enable_memory_arena_shrinkage"
 
 _SMALL_SIDE = 64
 """Pixels of the picture for such a run: large enough for networks that halve it several times or mirror its border."""
+
+
+_ENTRIES = {
+    "session.set_denormal_as_zero": "1",
+}
+_SPIN = "session.intra_op.allow_spinning"
+_KEEP_QDQ = "session.disable_quant_qdq"
+"""Convolutions between quantizers are computed in float32. ``session.x64quantprecision``, which is there to put uint8
+for int8 weights on such processors, ends in an error where two layers share a weight (onnxruntime 1.31)."""
 
 
 class OnnxruntimeRunner(Runner):
@@ -100,3 +110,23 @@ class OnnxruntimeRunner(Runner):
 def open_onnxruntime(artifact: Artifact, name: str, options: OpenOptions) -> OnnxruntimeRunner:
     """Load an ONNX file for one of onnxruntime's runtimes; see :class:`OnnxruntimeRunner`."""
     return OnnxruntimeRunner(artifact, options.threads, name)
+
+
+def session_options(threads: int | None = None) -> Any:
+    """Onnxruntime's ``SessionOptions`` for one picture at a time.
+
+    Args:
+        threads: Threads within an operator, or None for one per usable core; onnxruntime itself would take one for each
+            core of the machine, and pin it there.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; warnings are about nodes that were folded
+    for key, value in _ENTRIES.items():
+        options.add_session_config_entry(key, value)
+    if waits_passively():
+        options.add_session_config_entry(_SPIN, "0")
+    if not adds_int8_exactly():
+        options.add_session_config_entry(_KEEP_QDQ, "1")
+    return options

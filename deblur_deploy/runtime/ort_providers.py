@@ -23,8 +23,8 @@ from typing import Any
 import onnxruntime
 
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.caches import user_cache
 from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
+from deblur_deploy.core.files import user_cache
 from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.runtime.nvidia import find_gpu
 from deblur_deploy.runtime.runtimes import CPU_PROVIDER as CPU

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 from deblur_deploy.core.artifact import Kind
 from deblur_deploy.core.errors import ConfigError
@@ -13,6 +14,10 @@ from deblur_deploy.core.errors import ConfigError
 ComputeType = Literal["fp32", "fp16", "bf16"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
+
+
+# The two packages install into the same folder.
+_ORT_GPU = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
 
 
 @dataclass(frozen=True)
@@ -160,9 +165,6 @@ def _engine(flavour: Literal["rtx", "tensorrt"], *, cuda_graph: bool) -> Runtime
     )
 
 
-# The two packages install into the same folder.
-_ORT_GPU = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
-
 RUNTIMES: Mapping[str, Runtime] = {
     "torch": _torch(TorchVariant()),
     "torch-channels-last": _torch(TorchVariant(channels_last=True)),
@@ -198,3 +200,13 @@ def find_runtime(name: str) -> Runtime:
     near = difflib.get_close_matches(name, RUNTIMES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known runtimes: {', '.join(RUNTIMES)}"
     raise ConfigError(f"there is no runtime {name!r}", hint=hint)
+
+
+def load_named(path: str) -> Any:
+    """What ``module:name`` stands for.
+
+    Args:
+        path: Dotted module and name of something in it, with a colon between.
+    """
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

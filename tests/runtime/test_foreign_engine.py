@@ -10,8 +10,8 @@ import pytest
 
 from deblur_deploy.cli.dispatch import run_command
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.runtime import foreign_engine
-from deblur_deploy.runtime.foreign_engine import adopt_engine, is_foreign_engine
+from deblur_deploy.runtime import engine_load
+from deblur_deploy.runtime.engine_load import adopt_engine, is_foreign_engine
 from deblur_deploy.runtime.runner import default_runtime
 
 
@@ -46,16 +46,16 @@ def test_what_rtx_does_not_know_is_taken_for_the_full_tensorrt(file: Path) -> No
 def test_what_rtx_knows_is_its_own(monkeypatch: pytest.MonkeyPatch, stand_in: Any, file: Path) -> None:
     rtx = stand_in.StandInTensorRTRTX({})
     rtx.validity = (rtx.EngineValidity.INVALID, rtx.EngineInvalidityDiagnostics.UNSUPPORTED_CC)
-    monkeypatch.setattr(foreign_engine, "find_spec", lambda name: object())
-    monkeypatch.setattr(foreign_engine, "import_tensorrt", lambda flavour: rtx)
+    monkeypatch.setattr(engine_load, "find_spec", lambda name: object())
+    monkeypatch.setattr(engine_load, "import_tensorrt", lambda flavour: rtx)
     assert default_runtime(adopt_engine(file, trust=True)) == "tensorrt-rtx"
     rtx.validity = (rtx.EngineValidity.INVALID, 0)
     assert default_runtime(adopt_engine(file, trust=True)) == "tensorrt-rtx"
 
 
 def test_without_rtx_it_is_the_full_tensorrts(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    monkeypatch.setattr(foreign_engine, "find_spec", lambda name: None)
-    monkeypatch.setattr(foreign_engine, "import_tensorrt", lambda flavour: SimpleNamespace())
+    monkeypatch.setattr(engine_load, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine_load, "import_tensorrt", lambda flavour: SimpleNamespace())
     assert default_runtime(adopt_engine(file, trust=True)) == "tensorrt"
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from deblur_deploy.core import denormals, processor
 from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step
 from deblur_deploy.core.images import ImageSpec
-from deblur_deploy.runtime import ort_settings, ov
+from deblur_deploy.runtime import ort, ov
 from deblur_deploy.runtime.eager import TorchRunner
 from deblur_deploy.runtime.ov import computes_bf16, multiplies_int8_exactly
 from deblur_deploy.runtime.runner import open_runner
@@ -139,9 +139,9 @@ def test_without_exact_int8_arithmetic_openvino_computes_in_float32(
 def test_without_exact_int8_arithmetic_onnxruntime_computes_in_float32(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ort_settings, "adds_int8_exactly", lambda: False)
+    monkeypatch.setattr(ort, "adds_int8_exactly", lambda: False)
     artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx", quantized=True)
-    options = ort_settings.session_options(1)
+    options = ort.session_options(1)
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
     kinds = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
@@ -231,7 +231,7 @@ def test_thread_pools_follow_the_cores_that_the_process_may_use(onnx_file: Artif
         "from pathlib import Path\n"
         "import numpy as np\n"
         "from deblur_deploy import load_artifact, open_runner\n"
-        "from deblur_deploy.runtime.ort_settings import session_options\n"
+        "from deblur_deploy.runtime.ort import session_options\n"
         "for name in ('onnxruntime', 'openvino'):\n"
         "    with open_runner(load_artifact(Path(sys.argv[1])), name) as runner:\n"
         "        runner.infer(np.zeros((1, 3, 36, 50), np.float32))\n"

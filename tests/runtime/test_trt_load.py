@@ -11,7 +11,7 @@ from engine_bench import Bench, picture
 
 from deblur_deploy.core.artifact import hash_file
 from deblur_deploy.core.errors import ArtifactError, BuildError, DeblurDeployError
-from deblur_deploy.runtime.runtime_cache import SUFFIX
+from deblur_deploy.runtime.trt import SUFFIX
 
 
 def test_rtx_makes_the_graph_itself_and_keeps_its_kernels(make: Callable[..., Bench], stand_in: Any) -> None:
