@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deblur_deploy.bench.ceilings import Ceilings
-from deblur_deploy.bench.rivals import RIVAL_FAILURES
+from deblur_deploy.bench.entries import RIVAL_FAILURES
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.core.images import Resolution

@@ -21,17 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.bench.affinity import pinned
-from deblur_deploy.bench.device import conditions, device_facts
+from deblur_deploy.bench.device import GpuSensors, conditions, device_facts, gpu_sensors
 from deblur_deploy.bench.entries import BenchEntry, failure_text, is_same_network
-from deblur_deploy.bench.gpu import GpuSensors, gpu_sensors
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
 from deblur_deploy.bench.trtexec import PhasedRunner, ResidentRunner, Sample, trtexec_metrics, trtexec_warnings
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_frames
 from deblur_deploy.core.process_memory import peak_resident_bytes, reset_peak, resident_bytes
-from deblur_deploy.core.threads import default_threads
+from deblur_deploy.core.threads import default_threads, pinned
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
 from deblur_deploy.runtime.runtimes import RUNTIMES
 

@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.bench.affinity import pinned
 from deblur_deploy.bench.entries import BenchEntry, failure_text
 from deblur_deploy.bench.samples import Latency, summarize
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution, from_batch, to_batch
-from deblur_deploy.core.threads import default_threads
+from deblur_deploy.core.threads import default_threads, pinned
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
 
 _SPIN_S = 0.001

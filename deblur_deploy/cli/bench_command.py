@@ -120,7 +120,7 @@ def _finish(report: BenchReport, files: BenchFiles, gates: Gates, sweep: bool, o
 
 def _contenders(sources: Sequence[str], runs: Path, workspace: Path, output: Output) -> list[Contender]:
     """What to measure, said to the user with the reason."""
-    from deblur_deploy.bench.rivals import load_contender
+    from deblur_deploy.bench.entries import load_contender
 
     if sources:
         found, reason = [load_contender(source, workspace) for source in sources], "named on the command line"

@@ -1,15 +1,16 @@
 """How many threads to compute with, on which cores, and how they wait for each other.
 
 Libraries start one thread for each core of the machine. In a container, under ``taskset`` or beside another busy
-process that is too many: threads that share a core wait for each other in turn.
+process that is too many: threads that share a core wait for each other in turn. A measurement stays on the same cores
+from its first sample to its last.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -165,3 +166,33 @@ def _limit(folder: Path) -> Iterator[float]:
         given, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
         if int(given) > 0:
             yield int(given) / int(period)
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[list[int]]:
+    """Keep the whole process on as many cores as a measurement has threads, and let it go again.
+
+    Linux pins threads, not processes: those that exist are pinned one by one, those that are started inside the
+    context inherit it.
+
+    Args:
+        threads: Processor threads of the measurement.
+
+    Yields:
+        The cores (see :func:`~deblur_deploy.core.threads.choose_cores`); nothing where the system does not pin.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield []
+        return
+    allowed, cores = os.sched_getaffinity(0), choose_cores(threads)
+    _pin_all_threads(set(cores))
+    try:
+        yield cores
+    finally:
+        _pin_all_threads(allowed)
+
+
+def _pin_all_threads(cores: Set[int]) -> None:
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # a thread that has ended meanwhile
+            os.sched_setaffinity(int(task.name), cores)

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deblur_deploy.bench.ceilings import Ceilings, measure_cpu_ceilings
+from deblur_deploy.bench.ceilings import Ceilings, convolution_stack, measure_cpu_ceilings
 from deblur_deploy.bench.floor import find_floor, network_floor
 from deblur_deploy.bench.limits import add_floors
 from deblur_deploy.bench.measure import BenchConfig, BenchReport
-from deblur_deploy.bench.probe_graph import convolution_stack
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.graph.node_costs import compute_nodes

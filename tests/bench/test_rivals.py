@@ -9,9 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deblur_deploy.bench.entries import BenchEntry, entries_of
+from deblur_deploy.bench.entries import BenchEntry, entries_of, load_contender
 from deblur_deploy.bench.measure import BenchConfig, measure
-from deblur_deploy.bench.rivals import load_contender
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 

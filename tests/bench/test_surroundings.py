@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deblur_deploy.bench import gpu as gpu_module
-from deblur_deploy.bench.affinity import pinned
-from deblur_deploy.bench.device import conditions, device_facts
-from deblur_deploy.bench.gpu import GpuSensors, gpu_facts, gpu_sensors, throttle_reasons
+from deblur_deploy.bench import device
+from deblur_deploy.bench.device import GpuSensors, conditions, device_facts, gpu_facts, gpu_sensors, throttle_reasons
 from deblur_deploy.core.process_memory import peak_resident_bytes, reset_peak, resident_bytes
+from deblur_deploy.core.threads import pinned
 from deblur_deploy.runtime.nvidia import Gpu, count_nvidia_gpus
 
 
@@ -115,7 +114,7 @@ def test_without_a_gpu_there_is_none_to_tell_of() -> None:
 
 
 def test_without_sensors_the_driver_tells_what_the_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_module, "find_gpu", lambda: Gpu("a card", "7.5", "13.0", "0000:01:00.0"))
+    monkeypatch.setattr(device, "find_gpu", lambda: Gpu("a card", "7.5", "13.0", "0000:01:00.0"))
     assert gpu_facts(None) == {"name": "a card", "capability": "7.5", "driver_cuda": "13.0"}
     assert gpu_facts(GpuSensors(library(), handle=object())) == {
         **{"name": "a card", "capability": "7.5", "driver_cuda": "13.0"},

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from deblur_deploy.bench.rivals import read_onnx_file
+from deblur_deploy.bench.entries import read_onnx_file
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.external_data import refuse_external_data
 
