@@ -31,7 +31,7 @@ class ExportConfig:
         dynamic: Leave batch, height and width free, so that one file takes them all.
         io: ``float`` takes (N, 3, H, W) in [0, 1], ``uint8`` camera frames, (N, H, W, 3).
         deform_op: How the deformable convolution is written (see ``export/deform_op.py``).
-        compare: Hold the file against the network in the runtimes at hand (see ``export/compare.py``).
+        compare: Hold the file against the network in the runtimes at hand (see ``export/fidelity.py``).
     """
 
     width: int = 640
@@ -77,7 +77,7 @@ class PrecisionConfig:
 
 @dataclass(frozen=True)
 class ShapeConfig:
-    """Sizes that an engine takes, where its network leaves them free (see ``engine/shapes.py``).
+    """Sizes that an engine takes, where its network leaves them free (see ``engine/build_settings.py``).
 
     Args:
         res: Sizes as ``WIDTHxHEIGHT``. The engine takes these and no others; each is tuned for by itself.
@@ -110,7 +110,7 @@ class ShapeConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What the file of an engine can do, beside running (see ``engine/options.py``); names are those of trtexec.
+    """What the file of an engine can do, beside running (see ``engine/build_settings.py``); names are those of trtexec.
 
     Args:
         timing_cache: File of kernel timings to start from and to add to. The full TensorRT only.

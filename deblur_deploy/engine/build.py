@@ -28,11 +28,10 @@ from deblur_deploy.core.errors import ArtifactError, BuildError, MissingDependen
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.engine import build_child
 from deblur_deploy.engine.build_child import Request
+from deblur_deploy.engine.build_settings import check_plan, resolve_profiles
 from deblur_deploy.engine.flavour import FlavourName, check_at_hand, choose_flavour, load_flavour
-from deblur_deploy.engine.options import check_plan
 from deblur_deploy.engine.plugin import AOT_PLUGIN, NO_PLUGIN, check_plugin
 from deblur_deploy.engine.proof import PrecisionProof, prove_from_list, require_precision
-from deblur_deploy.engine.shapes import resolve_profiles
 from deblur_deploy.engine.targets import (
     CURRENT,
     BuildTarget,

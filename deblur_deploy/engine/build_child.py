@@ -17,8 +17,8 @@ from typing import Any
 from deblur_deploy.config import PlanConfig
 from deblur_deploy.core.errors import BuildError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.core.tables import from_table
+from deblur_deploy.engine.build_settings import Failure, apply_plan, save_timing_cache
 from deblur_deploy.engine.flavour import Flavour, FlavourName, aim, load_flavour, strongly_typed_flags
-from deblur_deploy.engine.options import Failure, apply_plan, save_timing_cache
 from deblur_deploy.engine.plugin import NO_PLUGIN, load_plugin
 from deblur_deploy.engine.targets import CURRENT, resolve_target
 from deblur_deploy.graph.profile import Profile

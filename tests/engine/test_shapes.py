@@ -9,7 +9,7 @@ from onnx import numpy_helper, parser
 
 from deblur_deploy.config import ShapeConfig
 from deblur_deploy.core.errors import BuildError, ConfigError
-from deblur_deploy.engine.shapes import resolve_profiles
+from deblur_deploy.engine.build_settings import resolve_profiles
 from deblur_deploy.graph.profile import Profile
 
 

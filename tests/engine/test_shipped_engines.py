@@ -17,7 +17,7 @@ from deblur_deploy.compress.quantize import plan_scheme, quantize_network
 from deblur_deploy.config import EngineConfig, ExportConfig, Precision, PrecisionConfig, PruneConfig, QatConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
 from deblur_deploy.core.errors import BuildError
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.engine.build import build_engine
 from deblur_deploy.engine.targets import resolve_target
 from deblur_deploy.export.precision import lower_precision

@@ -12,8 +12,8 @@ import pytest
 
 from deblur_deploy.config import PlanConfig
 from deblur_deploy.core.errors import BuildError, ConfigError
+from deblur_deploy.engine.build_settings import Failure, apply_plan, check_plan, save_timing_cache
 from deblur_deploy.engine.flavour import Flavour, load_flavour
-from deblur_deploy.engine.options import Failure, apply_plan, check_plan, save_timing_cache
 
 FULL = Flavour("tensorrt", SimpleNamespace(__version__="11.4"))
 
@@ -58,7 +58,7 @@ for library in sys.argv[1:]:
 import tensorrt_bindings as trt
 from deblur_deploy.config import PlanConfig
 from deblur_deploy.engine.flavour import Flavour, strongly_typed_flags
-from deblur_deploy.engine.options import apply_plan
+from deblur_deploy.engine.build_settings import apply_plan
 
 class Settings:
     "Takes what the real IBuilderConfig has a name for."
