@@ -18,7 +18,7 @@ from deblur_deploy.graph.node_costs import ComputeNode, compute_nodes
 from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 from deblur_deploy.graph.profile import Profile
 from deblur_deploy.graph.sizes import fix_to_shape
-from deblur_deploy.kernels.plugin_node import address_plugin
+from deblur_deploy.kernels.aot_plugin import address_plugin
 
 _DEFORM_CONV = (DOMAIN, OP_TYPE)
 

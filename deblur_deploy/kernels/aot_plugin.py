@@ -2,7 +2,11 @@
 
 Needs TensorRT 10.8 or later for building, and nothing but TensorRT for running: see ``tensorrt.plugin`` in TensorRT's
 documentation. Weights are read as the ONNX node has them; the C++ library packs them first and reads them in larger
-pieces, so where a library can be carried along it is the better form.
+pieces, so it is the better form where a library can be shipped along.
+
+Where a file has a local function, TensorRT's ONNX parser takes that, unless the node names a plugin's namespace and a
+plugin of that name, version and namespace is registered (TensorRT 10.7 and later; or ``trtexec
+--enablePluginOverride``). Readers that know no plugins, such as onnxruntime and TensorRT-RTX, still use the function.
 """
 
 from __future__ import annotations
@@ -11,7 +15,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.kernels.compiler import compile_cached, lower_ptx_version
@@ -37,6 +43,10 @@ INPUTS = ("X", "W", "offset")
 
 PTX_ARCHITECTURE = "compute_75"
 """The oldest card that the kernel serves; the driver compiles its PTX for newer ones."""
+
+
+VERSION = "1"
+_ADDRESS = {"plugin_namespace": NAMESPACE, "plugin_version": VERSION}
 
 
 def register_aot_plugin(*, lazy: bool = False) -> None:
@@ -187,3 +197,24 @@ def plugin_ptx(entry: Entry) -> bytes:
     """
     ptx = compile_cached(PTX_ARCHITECTURE, "-DDEFORM_CONV_FLAT", entry.definition)
     return lower_ptx_version(ptx).rstrip(b"\0")
+
+
+def address_plugin(model: onnx.ModelProto) -> int:
+    """Name the plugin on every ``deblur::DeformConv2d`` node, in place.
+
+    Args:
+        model: An exported model; its local functions are told of the two attributes, which they do not use.
+
+    Returns:
+        Number of nodes that carry the address now.
+    """
+    nodes = [node for node in model.graph.node if (node.domain, node.op_type) == (NAMESPACE, NAME)]
+    for node in nodes:
+        present = {attribute.name for attribute in node.attribute}
+        node.attribute.extend(
+            helper.make_attribute(key, value) for key, value in _ADDRESS.items() if key not in present
+        )
+    for function in model.functions:
+        if (function.domain, function.name) == (NAMESPACE, NAME):
+            function.attribute.extend(key for key in _ADDRESS if key not in function.attribute)
+    return len(nodes)

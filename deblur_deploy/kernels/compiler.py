@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from deblur_deploy.core.caches import user_cache
 from deblur_deploy.core.errors import ArtifactError, BuildError, MissingDependencyError
-from deblur_deploy.core.files import whole_file
+from deblur_deploy.core.files import user_cache, whole_file
 
 SOURCE, HEADERS = "deform_conv.cu", ("tiles.cuh", "hardware.cuh")
 _OPTIONS = ("--std=c++17", "--ptxas-options=-v")

@@ -14,8 +14,11 @@ from deblur_deploy.network.srn import SRN
 onnx = pytest.importorskip("onnx")
 
 from deblur_deploy.export.to_onnx import network_to_onnx  # noqa: E402
-from deblur_deploy.kernels.aot_plugin import ATTRIBUTES, NAME  # noqa: E402
-from deblur_deploy.kernels.plugin_node import address_plugin  # noqa: E402
+from deblur_deploy.kernels.aot_plugin import (  # noqa: E402
+    ATTRIBUTES,
+    NAME,
+    address_plugin,
+)
 
 
 @pytest.fixture(scope="module")
