@@ -6,9 +6,10 @@ The overview is printed from the table below, and a command's own module is impo
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
-
-from deblur_deploy.cli.streams import print_what_cannot_be_encoded
+import unicodedata
 
 COMMANDS = {
     "demo": "the whole way on real photographs: prune, qat, ONNX, FP16 engine, benchmark, one table",
@@ -30,6 +31,11 @@ COMMANDS = {
     "inspect": "say what an artifact is: widths, sizes, history",
 }
 """Command names and what they do, in the order in which they are used."""
+
+
+_ERRORS = "deblur-deploy-plain"
+_PLAIN = {"–": "-", "−": "-", "─": "-", "…": "...", "→": "->", "∞": "inf", "│": "|"} | dict.fromkeys("┬├┴┐┤└", "+")
+"""What stands for characters of our own where the encoding lacks them."""
 
 
 def main() -> None:
@@ -79,3 +85,27 @@ def _nearest(name: str) -> str:
 
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     return f"did you mean `deblur-deploy {near[0]}`?" if near else "`deblur-deploy --help` lists them"
+
+
+def print_what_cannot_be_encoded() -> None:
+    """Write a plain stand-in for a character that the encoding of stdout or stderr lacks, where Python would raise.
+
+    The bytes of a file name that is not text in the system's encoding are written as they are.
+    """
+    codecs.register_error(_ERRORS, _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _plainly(error: UnicodeError) -> tuple[bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return b"".join(map(_stand_in, error.object[error.start : error.end])), error.end
+
+
+def _stand_in(character: str) -> bytes:
+    if "\udc80" <= character <= "\udcff":  # a byte that Python could not decode
+        return bytes([ord(character) - 0xDC00])
+    plain = _PLAIN.get(character) or unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return (plain or "?").encode("ascii")

@@ -15,9 +15,8 @@ from deblur_deploy.cli.options import new_directory, scan_directory
 from deblur_deploy.cli.pruned_groups import report_groups
 from deblur_deploy.config import FrameTimeConfig, PruneConfig
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.caches import user_cache
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.core.files import write_text
+from deblur_deploy.core.files import user_cache, write_text
 from deblur_deploy.core.images import parse_resolution
 from deblur_deploy.core.plain_data import to_json
 from deblur_deploy.quality.gain import format_db, format_share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deblur_deploy.cli.installation import Clash
+from deblur_deploy.cli.doctor_command import Clash
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 

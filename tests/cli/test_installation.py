@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.cli.installation import Clash, check_extras, find_clashes
+from deblur_deploy.cli.doctor_command import Clash, check_extras, find_clashes
 
 
 def lay_out(folder: Path, name: str, version: str, lines: list[str], module: str = "") -> None:

@@ -8,9 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from deblur_deploy.cli import plain_progress
-from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.plain_progress import CountedProgress, waiting_lines
+from deblur_deploy.cli import console
+from deblur_deploy.cli.console import CountedProgress, Output, waiting_lines
 
 
 class Clock:
@@ -61,7 +60,7 @@ def test_a_wait_without_steps_is_told_by_the_clock() -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_logs_get_lines_and_terminals_bars(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    monkeypatch.setattr(plain_progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(console, "EVERY_S", 0.0)
     output, written = Output(), io.StringIO()
     output.console = Console(file=written, force_terminal=terminal, width=200)
     with output.tuning("pruning") as on_step:

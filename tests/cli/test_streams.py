@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 
 MAIN = "from deblur_deploy.cli import main; main()"
 
@@ -40,7 +40,7 @@ def test_names_that_are_not_text_are_printed_byte_by_byte(tmp_path: Path) -> Non
 
 def test_letters_lose_their_accents_and_others_become_question_marks() -> None:
     script = (
-        "from deblur_deploy.cli.streams import print_what_cannot_be_encoded\n"
+        "from deblur_deploy.cli import print_what_cannot_be_encoded\n"
         "print_what_cannot_be_encoded()\nprint('caf\\u00e9 \\u2192 \\u221e \\u2026 \\u732b')"
     )
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
