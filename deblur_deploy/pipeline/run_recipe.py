@@ -14,9 +14,8 @@ from deblur_deploy.core.lock import locked
 from deblur_deploy.core.sources import shipped_generator
 from deblur_deploy.pipeline import findings
 from deblur_deploy.pipeline.budgets import check_budgets
-from deblur_deploy.pipeline.progress import RunProgress, Silent
 from deblur_deploy.pipeline.recipe import RunRecipe, load_recipe
-from deblur_deploy.pipeline.run_stages import RunArtifacts, run_stages
+from deblur_deploy.pipeline.run_stages import RunArtifacts, RunProgress, Silent, run_stages
 from deblur_deploy.quality.gain import format_db
 
 

@@ -1,20 +1,66 @@
-"""The whole way of a recipe: which stages run on what, each skipped where its result is already there."""
+"""The stages of a recipe: which run on what, each skipped where its result is already there.
+
+A record beside the artifacts keeps the recipe and the photographs that each stage was made with.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from deblur_deploy.core.artifact import Artifact, check_replaceable, load_artifact
 from deblur_deploy.core.errors import ArtifactError, BudgetError
-from deblur_deploy.data.pairs import crop_center, load_photos
-from deblur_deploy.pipeline.progress import RunProgress
+from deblur_deploy.core.files import remove_partials, write_text
+from deblur_deploy.data.pairs import crop_center, hash_photos, load_photos
 from deblur_deploy.pipeline.recipe import RunRecipe
-from deblur_deploy.pipeline.run_record import RunRecord
+
+FP16_ROW, ENGINE_ROW = "fp16", "fp16 engine"
+_FILE = "run.json"
+_FOLDERS = {"photos": "calibration", "evaluation": "evaluation"}
+"""Settings that name a folder of photographs, and the split of it that is read."""
+
+
+class RunProgress(Protocol):
+    """Where a run says what it is doing."""
+
+    def say(self, text: str) -> None:
+        """Take a line of text."""
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Take the summary of the run."""
+
+    def tuning(self, title: str) -> AbstractContextManager[Callable[[int, int, float], None]]:
+        """Follow fine-tuning; what it gives is called with the step, the number of steps and the loss."""
+
+    def waiting(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
+        """Follow a long wait; what it gives is called with what is being done."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def say(self, text: str) -> None:
+        """Take a line of text."""
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Take the summary of the run."""
+
+    @contextmanager
+    def tuning(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
+        """Follow fine-tuning."""
+        yield lambda step, steps, loss: None
+
+    @contextmanager
+    def waiting(self, title: str) -> Iterator[Callable[[str], None]]:
+        """Follow a long wait."""
+        yield lambda caption: None
 
 
 @dataclass(frozen=True)
@@ -40,9 +86,6 @@ class RunArtifacts:
     def payload(self, row: str) -> Artifact:
         """What a row of the table stands for: its ONNX file, or the engine."""
         return self.engine if self.engine and row == ENGINE_ROW else self.onnx[row]
-
-
-FP16_ROW, ENGINE_ROW = "fp16", "fp16 engine"
 
 
 def run_stages(
@@ -160,3 +203,73 @@ def _check_before_work(source: Artifact, recipe: RunRecipe) -> None:
     folder = recipe.pairs_folder
     for number, photo in enumerate(load_photos(folder, "evaluation"), start=1):
         crop_center(photo, recipe.resolution, f"photograph {number} in {folder or 'the shipped set'}")
+
+
+class RunRecord:
+    """The record of one run directory.
+
+    Args:
+        directory: Where the run writes, and no other process does.
+        recipe: The recipe's file, or None for a run that has none.
+
+    Raises:
+        ArtifactError: The directory holds the run of another recipe of the same name.
+    """
+
+    def __init__(self, directory: Path, recipe: Path | None = None) -> None:
+        self._path = directory / _FILE
+        self._recipe = str(recipe.resolve()) if recipe else None
+        self._hashes: dict[tuple[str | None, str], str] = {}
+        remove_partials(directory)
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            self._stages = dict(kept["stages"])
+            before = kept["recipe"]
+        except (OSError, ValueError, KeyError, TypeError):
+            self._stages, before = {}, None  # there is none, or not a whole one: every stage runs again
+        if isinstance(before, str) and before != self._recipe and Path(before).is_file():
+            raise ArtifactError(
+                f"{directory} holds the run of {before}, which is another recipe of that name",
+                hint="rename one of the two recipes, or name another --runs",
+            )
+
+    def holds(self, artifact: Artifact, settings: Any) -> bool:
+        """Whether an artifact was made with these settings, and with the photographs as they are now."""
+        made = _without_folders(artifact.history[-1].config)
+        wanted = _without_folders(json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
+        return made == wanted and self._stages.get(artifact.directory.name) == self._entry(artifact, settings)
+
+    def note(self, artifact: Artifact, settings: Any) -> None:
+        """Remember the photographs that an artifact has just been made with.
+
+        Raises:
+            ArtifactError: The record cannot be written.
+        """
+        self._stages[artifact.directory.name] = self._entry(artifact, settings)
+        text = json.dumps({"recipe": self._recipe, "stages": self._stages}, indent=1) + "\n"
+        write_text(self._path, text)
+
+    def photographs(self, folder: str | None, split: Any) -> str:
+        """sha256 over the photographs of a folder; each folder is read once."""
+        key = (folder, split)
+        if key not in self._hashes:
+            self._hashes[key] = hash_photos(Path(folder) if folder else None, split)
+        return self._hashes[key]
+
+    def _entry(self, artifact: Artifact, settings: Any) -> dict[str, str]:
+        tables = [settings, getattr(settings, "tuning", None)]
+        hashes = [
+            self.photographs(getattr(table, name), split)
+            for table in tables
+            for name, split in _FOLDERS.items()
+            if hasattr(table, name)
+        ]
+        photographs = hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return {"written": artifact.history[-1].created, "sha256": artifact.sha256, "photographs": photographs}
+
+
+def _without_folders(config: Any) -> Any:
+    """Settings without the names of folders: what is in them counts, not where they are."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_folders(value) for key, value in config.items() if key not in _FOLDERS}

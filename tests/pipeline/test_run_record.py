@@ -20,8 +20,7 @@ from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import ImageSpec, save_rgb
 from deblur_deploy.pipeline import findings
 from deblur_deploy.pipeline.recipe import load_recipe
-from deblur_deploy.pipeline.run_record import RunRecord
-from deblur_deploy.pipeline.run_stages import RunArtifacts, _Stages
+from deblur_deploy.pipeline.run_stages import RunArtifacts, RunRecord, _Stages
 
 
 @pytest.fixture
