@@ -18,7 +18,7 @@ from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 
 Quantity = Literal["size-ratio", "fp16-speedup", "fp16-fps", "fp32-ms", "best-ms"]
 

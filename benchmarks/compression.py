@@ -12,7 +12,7 @@ from measurement import Measurement
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.errors import MissingDependencyError
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.quality.gain import format_share, lost_db
 
 RUNS = Path(__file__).parents[1] / "runs" / "benchmarks"

@@ -294,7 +294,7 @@ def kernel_speed(seconds: float) -> Iterator[Finding]:
 
 def gpu_runner() -> Any:
     """The C++ program, compiled for the GPU at hand, or taken from the cache: two probes run it."""
-    from deblur_deploy.core.caches import user_cache
+    from deblur_deploy.core.files import user_cache
     from deblur_deploy.kernels.plugin_library import find_nvcc
     from deblur_deploy.runtime.nvidia import find_gpu
 

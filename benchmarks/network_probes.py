@@ -17,7 +17,7 @@ from probing import Finding
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 
 SIZES = (Resolution(640, 360), Resolution(1280, 720))
 PLAIN = ("torch-cuda", "torch-cuda-channels-last", "torch-cuda-graph")

@@ -18,7 +18,7 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact, NetworkSpec, load_artifact, new_step
 from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 
 _EAGER = "torch"
 _HEADINGS = ("network", "parameters", "GMACs", "eager ms", "fastest ms", "in")

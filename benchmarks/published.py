@@ -10,7 +10,7 @@ from measurement import Measurement
 
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 
 _HEADINGS = ("network", "parameters", "GMACs", "× ours", "GoPro PSNR, as published")
 

@@ -20,7 +20,7 @@ from deblur_deploy.config import CameraConfig, ExportConfig, ShakeConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.errors import VerificationError
 from deblur_deploy.core.images import from_batch, to_batch
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.data.crops import blur_function
 from deblur_deploy.data.pairs import load_photos
 from deblur_deploy.infer.restore import Restorer

@@ -14,7 +14,7 @@ from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.bench.measure import BenchConfig
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.quality.gain import format_share, gain_kept, lost_db
 
 

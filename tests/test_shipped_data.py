@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from deblur_deploy.config import ExportConfig
-from deblur_deploy.core import package_data
+from deblur_deploy.core import sources
 from deblur_deploy.core.artifact import hash_file, load_artifact
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.core.package_data import shipped
 from deblur_deploy.core.plain_data import without_infinity
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.data.pairs import Pair, blurred_files, load_pairs
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network
@@ -56,7 +56,7 @@ def pairs() -> list[Pair]:
 def test_data_comes_from_the_checkout_first_and_never_from_a_stranger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package_data, "__file__", str(tmp_path / "deblur_deploy" / "core" / "package_data.py"))
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "deblur_deploy" / "core" / "sources.py"))
     beside, installed = tmp_path / "models", tmp_path / "deblur_deploy" / "_data" / "models"
     beside.mkdir(parents=True)
     with pytest.raises(ArtifactError, match="'models' is missing"):

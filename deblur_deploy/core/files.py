@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the folder for what can be made again."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -111,3 +112,21 @@ def check_writable(directory: Path) -> None:
             raise PermissionError(f"no permission to write in {nearest}")
     except OSError as err:
         raise ArtifactError(f"{directory} cannot be written: {err}", hint="name another directory") from err
+
+
+def user_cache(name: str) -> Path:
+    """The folder of one kind of thing, which may not be there yet.
+
+    Args:
+        name: What is kept, such as ``kernels``.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home_cache()) / "deblur-deploy" / name
+
+
+@functools.cache
+def _home_cache() -> Path:
+    """``~/.cache``; for a user without a home, as in many containers, a folder that this process alone can use."""
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return Path(tempfile.mkdtemp(prefix="deblur-deploy-"))

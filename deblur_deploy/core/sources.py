@@ -1,14 +1,29 @@
-"""Finding the artifact that a command should work on."""
+"""Finding the artifact that a command should work on, and the data that the project ships."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from deblur_deploy.core.artifact import MANIFEST, Artifact, load_artifact
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.core.package_data import shipped
+
+
+def shipped(folder: Literal["models", "calibration"]) -> Path:
+    """A data folder that the project ships: in the checkout, else inside the installed package.
+
+    Raises:
+        ArtifactError: Neither is there.
+    """
+    package = Path(__file__).parents[1]
+    # Beside an installed package, a folder of that name would be somebody else's.
+    checkout = package.parent if (package.parent / "pyproject.toml").is_file() else package
+    for root in (checkout, package / "_data"):
+        if (root / folder).is_dir():
+            return root / folder
+    raise ArtifactError(f"the shipped folder {folder!r} is missing", hint="install deblur-deploy again")
 
 
 def find_artifacts(runs: Path) -> list[Artifact]:

@@ -28,7 +28,7 @@ from deblur_deploy.config import ShakeConfig
 from deblur_deploy.core.artifact import hash_file
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import Resolution, list_images, load_rgb
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.data.cache import check_sizes
 from deblur_deploy.data.layouts import PairFiles, Split, find_pairs
 from deblur_deploy.data.shake import shake

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.core import caches as module
-from deblur_deploy.core.caches import user_cache
+from deblur_deploy.core import files as module
+from deblur_deploy.core.files import user_cache
 
 
 def test_it_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deblur_deploy.core import package_data
+from deblur_deploy.core import sources
 from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, Step, write_artifact
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import ImageSpec
@@ -52,5 +52,5 @@ def test_without_a_name_the_newest_that_fits_is_taken(tmp_path: Path) -> None:
 def test_without_any_run_the_shipped_generator_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_artifact(tmp_path / "models" / "srn-demo", draft())
     (tmp_path / "pyproject.toml").touch()
-    monkeypatch.setattr(package_data, "__file__", str(tmp_path / "deblur_deploy" / "core" / "package_data.py"))
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "deblur_deploy" / "core" / "sources.py"))
     assert taken(None, tmp_path / "no-runs") == ("srn-demo", "the shipped generator")

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, Step, new_step, write_artifact
 from deblur_deploy.core.images import ImageSpec, load_rgb
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.runner import Runner, open_runner

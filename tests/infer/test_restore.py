@@ -13,8 +13,8 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.core.images import ImageSpec, Resolution, from_batch, to_batch
-from deblur_deploy.core.package_data import shipped
 from deblur_deploy.core.process_memory import resident_bytes
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur

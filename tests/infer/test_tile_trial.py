@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import ImageSpec, Resolution
-from deblur_deploy.core.package_data import shipped
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.infer.reach import measure_reach
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.tile_trial import BOUND, tile_difference
