@@ -9,9 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from engines import FP16_ENGINE, FP32_ENGINE, engine_entries
-from measurement import Measurement
-from target import Target, spaced
-from timing import time_rows
+from measurement import Measurement, Target, spaced, time_rows
 
 from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.bench.measure import BenchConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from deform_ways import COMPILED, GRID_SAMPLE, IM2COL, OURS
+from proof_figures import COMPILED, GRID_SAMPLE, IM2COL, OURS
 from torch import Tensor
 
 from deblur_deploy.kernels.compiler import compile_cached, kernel_sources

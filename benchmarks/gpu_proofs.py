@@ -19,11 +19,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from checkout import ROOT
-from measurement import Measurement
+from measurement import Measurement, Target
 from probing import LEAST_SECONDS, Finding, run_probe
 from proof_figures import Quantity, figure_of
 from proof_needs import Need, lacking
-from target import Target
 
 from deblur_deploy.core.errors import ConfigError
 
@@ -282,3 +281,25 @@ def _row(proof: Proof, verdict: str, found: str) -> dict[str, Any]:
 def _device(record: Mapping[str, Any]) -> str:
     device = record["device"]
     return (device.get("gpu") or {}).get("name") or f"{device['cpu']}, no GPU"
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """Claims that tests prove without a GPU.
+
+    Args:
+        tests: What they prove.
+    """
+
+    tests: tuple[ProofByTests, ...]
+
+    def measure(self) -> Measurement:
+        """Number of claims that are not proven."""
+        found = [run_tests(proof, _TIMEOUT_S) for proof in self.tests]
+        table = {
+            "headings": ["claim", "", "found"],
+            "rows": [[proof.claim, one.verdict, one.found] for proof, one in zip(self.tests, found, strict=True)],
+        }
+        proven = sum(one.verdict == "proven" for one in found)
+        note = f"{proven} of {len(found)} claims proven"
+        return Measurement(float(len(found) - proven), "not proven", {}, note, {"table": table})

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from deform_ways import IM2COL
 from measurement import Measurement
+from proof_figures import IM2COL
 
 from deblur_deploy.core.errors import ConfigError, MissingDependencyError, VerificationError
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from engines import engine_entries
-from measurement import Measurement
-from timing import fastest_row, median_ms, time_rows
+from measurement import Measurement, fastest_row, median_ms, time_rows
 from untuned import ORIGINAL, UntunedNetworks
 
 from deblur_deploy.bench.entries import BenchEntry, entries_of

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from measurement import Measurement
-from timing import fastest_row, milliseconds, time_rows
+from measurement import Measurement, fastest_row, milliseconds, time_rows
 from untuned import INT8, UntunedNetworks
 
 from deblur_deploy.bench.entries import BenchEntry, entries_of

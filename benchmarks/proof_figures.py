@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from deform_ways import COMPILED, GRID_SAMPLE, IM2COL
+OURS = "fused kernel, NHWC"
+IM2COL = "im2col + cuBLAS"
+GRID_SAMPLE = "grid_sample"
+COMPILED = "grid_sample, torch.compile"
 
 Quantity = Literal["im2col-ratio", "grid-sample-ratio", "compile-ratio", "floor-share", "graph-ratio"]
 

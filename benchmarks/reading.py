@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 from ct_slices import blurred_slices, restore_slice, slice_psnr_db
-from measurement import Measurement
+from measurement import Measurement, Target, spaced
 from numpy.typing import NDArray
-from target import Target, spaced
-from text_reader import TextReader, characters, correct_characters
 from text_scenes import Text, rectify, write_on
 
 from deblur_deploy.config import CameraConfig, ExportConfig, ShakeConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
-from deblur_deploy.core.errors import VerificationError
+from deblur_deploy.core.errors import MissingDependencyError, VerificationError
 from deblur_deploy.core.images import from_batch, to_batch
 from deblur_deploy.core.sources import shipped
 from deblur_deploy.data.crops import blur_function
@@ -31,6 +29,9 @@ _HEADINGS = ("what, under which blur", *VERSIONS)
 _RESAMPLES = 2000
 
 Float = NDArray[np.float64]
+
+Interval = tuple[float, float, float]
+"""A figure, and the bounds of its 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,6 @@ def _count(reader: TextReader, picture: NDArray[np.uint8], texts: Sequence[Text]
     ]
 
 
-Interval = tuple[float, float, float]
-"""A figure, and the bounds of its 95 % interval."""
-
-
 def _interval(statistic: Any, *columns: NDArray[Any]) -> Interval:
     """A statistic of pictures and its percentile bootstrap (Efron, 1979).
 
@@ -246,3 +243,45 @@ def _export(model: str, out: Path) -> Artifact:
     from deblur_deploy.export.to_onnx import export_onnx
 
     return export_onnx(load_artifact(shipped("models") / model), ExportConfig(dynamic=True), out)
+
+
+class TextReader:
+    """RapidOCR's recogniser, whose network comes in its wheel; nothing is downloaded.
+
+    Raises:
+        MissingDependencyError: RapidOCR is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from rapidocr import RapidOCR
+        except ModuleNotFoundError as err:
+            raise MissingDependencyError(
+                "characters are read by rapidocr", hint="pip install 'deblur-deploy[ocr]'"
+            ) from err
+        self._read: Any = RapidOCR(params={"Global.log_level": "critical"})
+
+    def read(self, line: NDArray[np.uint8]) -> str:
+        """The text of one line.
+
+        Args:
+            line: (H, W, 3) uint8 RGB, one line of text from the front.
+        """
+        found = self._read(np.ascontiguousarray(line[:, :, ::-1]), use_det=False, use_cls=False, use_rec=True)
+        return "".join(found.txts or ())
+
+
+def characters(text: str) -> str:
+    """The letters and digits of a text, in capitals: spaces and rims that were read as signs do not count."""
+    return "".join(sign for sign in text.upper() if sign.isascii() and sign.isalnum())
+
+
+def correct_characters(text: str, read: str) -> int:
+    """How many characters of a text were read: its length less the edit distance (Levenshtein, 1966), at least 0."""
+    truth, found = characters(text), characters(read)
+    row = list(range(len(found) + 1))
+    for index, sign in enumerate(truth, start=1):
+        before, row[0] = row[0], index
+        for column, other in enumerate(found, start=1):
+            before, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, before + (sign != other))
+    return max(len(truth) - row[-1], 0)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measurement import Measurement
+from measurement import Measurement, time_rows
 from teaching import Teaching, prune_in_rounds
-from timing import time_rows
 
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.measure import BenchConfig

@@ -9,9 +9,9 @@ from typing import Any
 
 from claims import PublishedClaims, render_claims
 from gpu_proofs import GpuProofs, render_proofs
+from measurement import Target, spaced
 from reading import Reading, claim_rows
 from scenario import Scenario, load_scenarios
-from target import Target, spaced
 
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.units import escape, markup_table, table

@@ -10,18 +10,17 @@ from typing import Any
 
 from claims import PublishedClaims
 from compression import Compression
-from emulation import Emulation
 from frame_floor import FrameFloor
-from gpu_proofs import GpuProofs
+from gpu_proofs import Emulation, GpuProofs
 from kernels import KernelBuild, KernelPtx, KernelSpeed
 from matrix import Matrix
+from measurement import Target
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
 from published import PublishedCosts
 from reading import Reading
 from real_network import RealNetwork
 from shipped_pair import ShippedPair
-from target import Target
 from train_step import TrainStep
 from users_time import Commands, Demo, SetUp
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from measurement import Measurement
-from timing import fastest_row, time_rows
+from measurement import Measurement, fastest_row, time_rows
 
 from deblur_deploy.bench.entries import BenchEntry, entries_of
 from deblur_deploy.bench.measure import BenchConfig

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from measurement import Measurement
-from timing import milliseconds
+from measurement import Measurement, milliseconds
 
 from deblur_deploy.config import CameraConfig, FitConfig, ShakeConfig
 from deblur_deploy.core.process_memory import freed_memory_kept
