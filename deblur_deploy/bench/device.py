@@ -36,7 +36,6 @@ _TELLING_FLAGS = (
 )
 """Instruction sets that decide how fast convolutions run in float32, bfloat16 and INT8."""
 
-
 _THROTTLE_REASONS = {
     0x0001: "idle",
     0x0002: "clocks set by the user",

@@ -18,9 +18,8 @@ from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 from deblur_deploy.runtime.runner import measurable_runtimes, runtimes_for
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
-RIVAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+EXTERNAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
-
 
 INT8_IN_ONNXRUNTIME = (
     "onnxruntime has an integer convolution only where its output is quantized at once; a ReLU before a signed "
@@ -143,7 +142,7 @@ class BenchEntry:
     def failures(self) -> tuple[type[Exception], ...]:
         """What ends this row and not the whole measurement."""
         own_network = ":" in self.artifact.network.arch
-        return (DeblurDeployError, *(RIVAL_FAILURES if own_network else ()))
+        return (DeblurDeployError, *(EXTERNAL_FAILURES if own_network else ()))
 
 
 @dataclass(frozen=True)

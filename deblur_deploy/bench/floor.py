@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deblur_deploy.bench.ceilings import Ceilings
-from deblur_deploy.bench.entries import RIVAL_FAILURES
+from deblur_deploy.bench.entries import EXTERNAL_FAILURES
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
 from deblur_deploy.core.images import Resolution
@@ -72,7 +72,7 @@ def network_floor(artifact: Artifact, runtime: str, frame: tuple[Resolution, int
     resolution, batch = frame
     try:
         macs = _count_macs(artifact, resolution)
-    except (DeblurDeployError, ModuleNotFoundError, *RIVAL_FAILURES):
+    except (DeblurDeployError, ModuleNotFoundError, *EXTERNAL_FAILURES):
         return None
     if not macs:
         return None

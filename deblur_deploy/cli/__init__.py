@@ -32,7 +32,6 @@ COMMANDS = {
 }
 """Command names and what they do, in the order in which they are used."""
 
-
 _ERRORS = "deblur-deploy-plain"
 _PLAIN = {"–": "-", "−": "-", "─": "-", "…": "...", "→": "->", "∞": "inf", "│": "|"} | dict.fromkeys("┬├┴┐┤└", "+")
 """What stands for characters of our own where the encoding lacks them."""

@@ -28,7 +28,6 @@ EVERY_S = 10.0
 
 Say = Callable[[str], None]
 
-
 _PIPE_WIDTH = 200
 """Columns where there is no terminal to ask: a log should not cut tables off at 80."""
 

@@ -19,7 +19,6 @@ from deblur_deploy.runtime.runner import runtime_states
 
 _WATCH_S = 0.5
 
-
 PACKAGE = "deblur-deploy"
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 STANDARD_STREAM = Path("-")
 
-
 Inputs = Annotated[
     list[Path] | None,
     typer.Argument(help="Pictures, videos and folders of them (with what is below); - for raw frames on stdin."),
@@ -108,12 +107,14 @@ def command(
     if out is None:
         raise ConfigError("it is not said where results go", hint="name a folder with --out")
     given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
+    choice = _Choice(tuple(given), out, pattern, suffix, watch, poll)
     if raw is not None or STANDARD_STREAM in given:
-        _stream(machine, (given, out, raw, as_json), config)
+        if as_json:
+            raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
+        _stream(machine, choice, raw, config)
         return
     if bool(given) == (watch is not None):
         raise ConfigError("give either files and folders or --watch", hint="write `infer SOURCE photos/ --out results`")
-    choice = _Choice(tuple(given), out, pattern, suffix, watch, poll)
     if preview:
         _preview(Output(as_json), machine, choice, config)
         return
@@ -245,13 +246,12 @@ def _opened(artifact: Artifact, machine: _Machine) -> Iterator[Runner]:
         yield runner
 
 
-def _stream(machine: _Machine, streams: tuple[list[Path], Path, str | None, bool], config: InferConfig) -> None:
+def _stream(machine: _Machine, choice: _Choice, raw: str | None, config: InferConfig) -> None:
     """Raw frames from stdin to stdout; everything for people goes to stderr."""
     from deblur_deploy.infer.raw import restore_raw
     from deblur_deploy.infer.restore import Restorer
 
-    given, out, raw, as_json = streams
-    if raw is None or given != [STANDARD_STREAM] or out != STANDARD_STREAM:
+    if raw is None or choice.given != (STANDARD_STREAM,) or choice.out != STANDARD_STREAM:
         raise ConfigError(
             "raw frames need a size, and go from stdin to stdout", hint="write `infer SOURCE - --out - --raw 1280x720`"
         )
@@ -259,8 +259,6 @@ def _stream(machine: _Machine, streams: tuple[list[Path], Path, str | None, bool
         raise ConfigError(
             "raw frames come one after the other, so one machine restores them", hint="leave out --engine"
         )
-    if as_json:
-        raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
     size = parse_resolution(raw)
     output = Output(as_json=True)  # stdout is for the frames
     with _opened(machine.artifact(), machine) as runner:

@@ -39,14 +39,12 @@ _RTX_REASONS = {
 }
 """What TensorRT-RTX cannot do, why, and what to do instead; by field of :class:`PlanConfig`."""
 
-
 _RTX_NEEDS_A_GPU = ("strip_weights", "refit")
 """What TensorRT-RTX cannot build without a GPU, by field of :class:`PlanConfig`.
 
 Any network with weights, for any card, ends in ``graph_jit.cpp: CHECK(status == CUDA_SUCCESS)``; one without weights is
 built (1.7.1, with no driver).
 """
-
 
 _Range = tuple[Resolution, Resolution, Resolution]
 

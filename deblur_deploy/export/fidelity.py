@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _BAR = 6
 """The bars of a letterboxed picture take a sixth of its height each."""
 
-
 LEVEL = 1 / 255
 """How far all but a thousandth of the samples may be from the network's without a warning."""
 _SHARE = 0.999

@@ -44,7 +44,6 @@ INPUTS = ("X", "W", "offset")
 PTX_ARCHITECTURE = "compute_75"
 """The oldest card that the kernel serves; the driver compiles its PTX for newer ones."""
 
-
 VERSION = "1"
 _ADDRESS = {"plugin_namespace": NAMESPACE, "plugin_version": VERSION}
 

@@ -31,8 +31,6 @@ from deblur_deploy.runtime.runner import fixed_size, infer_finite, open_runner
 
 OnPicture = Callable[[str, Image8, Image8], None]
 
-
-Image8 = NDArray[np.uint8]
 WINDOW = 13
 """Side of the windows in pixels: a path of the default shake, which is up to 12 pixels long, lies within."""
 FLAT_BELOW = 5.0

@@ -30,7 +30,6 @@ _LARGEST = Resolution(960, 540)
 _QUALITIES = (92, 88, 84, 78, 70)
 _THUMBNAIL = (144, 81)
 
-
 _CAPTION_HEIGHT = 28
 
 

@@ -25,7 +25,6 @@ Format = Literal["html", "md", "png"]
 
 _SUFFIXES: dict[str, Format] = {".html": "html", ".htm": "html", ".md": "md", "": "png"}
 
-
 _LONG = 40
 """Rows from which a table is folded away."""
 

@@ -35,7 +35,6 @@ _DIAGNOSTICS = {
 }
 """What the bits of TensorRT-RTX's EngineInvalidityDiagnostics mean for the user."""
 
-
 SUFFIXES = frozenset({".engine", ".plan", ".trt"})
 
 

@@ -38,7 +38,6 @@ _SHRINK = "memory.enable_memory_arena_shrinkage"
 _SMALL_SIDE = 64
 """Pixels of the picture for such a run: large enough for networks that halve it several times or mirror its border."""
 
-
 _ENTRIES = {
     "session.set_denormal_as_zero": "1",
 }

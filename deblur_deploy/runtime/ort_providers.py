@@ -35,7 +35,6 @@ _COMPUTE_OPERATORS = WEIGHTED | {"FusedConv", "QLinearConv", "QLinearMatMul", "C
 
 _RECORD_PLACES = "session.record_ep_graph_assignment_info"
 
-
 TENSORRT, TENSORRT_RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
 
 _LIBRARIES = {

@@ -33,7 +33,6 @@ _TENSORS, _FACTS = "state.safetensors", "state.json"
 _MAY_CHANGE = frozenset({"fit.lr", "fit.lr_final", "fit.clip_norm"})
 """What may be corrected between two parts of a run, such as a rate that led to NaN."""
 
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
