@@ -42,7 +42,7 @@ class Ceilings:
     Args:
         device: ``cpu`` or the GPU's name.
         gmacs_per_s: 10**9 multiply-accumulates per second, by type.
-        gb_per_s: 10**9 bytes per second of a copy, read and written ones together.
+        gb_per_s: 10**9 bytes per second of a copy, reads and writes together.
         best: What reached the rate of each type.
     """
 
@@ -57,7 +57,7 @@ def measure_cpu_ceilings(threads: int, seconds: float = 2.0) -> Ceilings:
 
     Args:
         threads: Threads to use.
-        seconds: Time for all probes together, their loading left out.
+        seconds: Time for all probes together, without loading.
     """
     rates: dict[tuple[str, str], float] = {}
     share = seconds / 8
@@ -177,7 +177,7 @@ def _numpy_copy_rate(seconds: float) -> float:
 
 
 def _synchronized(action: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """The action with a wait for the GPU."""
+    """The action, then a wait for the GPU."""
     import torch
 
     def wait() -> None:
@@ -188,7 +188,7 @@ def _synchronized(action: Callable[[], torch.Tensor]) -> Callable[[], None]:
 
 
 def _best_seconds(action: Callable[[], object], seconds: float) -> float:
-    """The shortest of all calls in the given time, at least three after one that is not counted."""
+    """The shortest of all calls in the given time, of at least three; one before them is not counted."""
     action()
     end, best, calls = time.perf_counter() + seconds, float("inf"), 0
     while calls < 3 or time.perf_counter() < end:

@@ -21,7 +21,7 @@ class Comparison:
     Args:
         name: Artifact, runtime, size, batch where it is more than one, and that there are no transfers.
         verdict: ``kept`` or ``slower``; ``failed`` where it ran before and does not now; ``unstable`` where one of
-            both figures does not count; ``not measured`` where it is not among the rows of now.
+            both figures does not count; ``not measured`` where it is not among today's rows.
         ratio: Median of then over median of now: above 1 is faster.
         ratio_ci: 95 % interval of the ratio.
         note: What else differs: the payload, a setting.
@@ -35,7 +35,7 @@ class Comparison:
 
 
 def device_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """In what two machines differ, in words; library versions are not counted, for new ones are what gates are for."""
+    """In what two machines differ, in words; library versions do not count, because gates exist to compare new ones."""
     here, there = device_identity(ours), device_identity(theirs)
     return [f"{fact} is {now} and was {there[fact]}" for fact, now in here.items() if now != there[fact]]
 
@@ -48,7 +48,7 @@ def compare(now: Sequence[Record], then: Sequence[Record], fail_below: float) ->
     Args:
         now: Records of this measurement.
         then: Records of the earlier one, from the same device.
-        fail_below: Least ratio that is no loss, such as 0.95.
+        fail_below: Least ratio that does not count as a loss, such as 0.95.
     """
     by_key = {_key(record): record for record in now}
     return [_compare_row(by_key.get(_key(old)), old, fail_below) for old in then if old["latency_ms"]]
@@ -63,7 +63,7 @@ def refuse_other_device(differences: Sequence[str], path: Path) -> None:
     if differences:
         raise ConfigError(
             f"{path} was measured on another device: {'; '.join(dict.fromkeys(differences))}",
-            hint="measure the baseline on this device, or say --other-device if that is what is to be compared",
+            hint="measure the baseline on this device, or give --other-device to compare all the same",
         )
 
 
@@ -99,7 +99,7 @@ def check_latency_budget(records: Sequence[Record], budget_ms: float) -> None:
     timed = {_name(record): record["latency_ms"]["median"] for record in counted}
     if not timed:
         raise BudgetError(
-            f"no stable figure is there to hold against {budget_ms:g} ms",
+            f"there is no stable figure to compare with {budget_ms:g} ms",
             hint="measure on an idle machine, with more --seconds",
         )
     fastest = min(timed, key=lambda name: timed[name])
@@ -127,7 +127,7 @@ def _compare_row(new: Record | None, old: Record, fail_below: float) -> Comparis
 
 def _note(new: Record, old: Record) -> str:
     """What differs besides the time: the payload, and settings such as the way of waiting for a GPU."""
-    notes = [] if new["sha256"] == old["sha256"] else ["the payload is another"]
+    notes = [] if new["sha256"] == old["sha256"] else ["the payload differs"]
     now, then = new.get("settings", {}), old.get("settings", {})
     differing = [name for name in now if name in then and now[name] != then[name]]
     return "; ".join([*notes, *(f"{name} is {now[name]} and was {then[name]}" for name in differing)])

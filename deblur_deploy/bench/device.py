@@ -75,14 +75,14 @@ def device_facts() -> dict[str, Any]:
 
 
 def conditions(gpu: GpuSensors | None) -> dict[str, Any]:
-    """What a measurement was taken under: recorded before and after, for a machine that throttles changes between.
+    """The conditions of a measurement: recorded before and after, because a throttling machine changes in between.
 
     Args:
         gpu: The sensors of the GPU, if there are any.
 
     Returns:
         ``load_average`` of the last minute, ``cpu_mhz`` (mean over the cores) and ``cpu_throttled`` (how often the
-        processor has slowed down for heat since it was started), each where Linux tells it, and ``gpu``.
+        processor has slowed down because of heat since it was started), each where Linux reports it, and ``gpu``.
     """
     found: dict[str, Any] = {}
     if hasattr(os, "getloadavg"):
@@ -146,7 +146,7 @@ class GpuSensors:
         return None if millijoules is None else millijoules / 1000
 
     def used_bytes(self) -> int | None:
-        """Memory in use on the card, by whomever."""
+        """Memory in use on the card, by any process."""
         used: int | None = self._ask(lambda: self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
         return used
 
@@ -178,7 +178,7 @@ def gpu_facts(sensors: GpuSensors | None) -> dict[str, Any] | None:
 def gpu_sensors() -> Iterator[GpuSensors | None]:
     """The sensors of the GPU, or None where there is none or NVML cannot be asked.
 
-    A slice of a card has none: what NVML tells is of the whole card, on which others may be at work.
+    A slice of a card has none: NVML reports on the whole card, which others may be using.
     """
     gpu = find_gpu()
     if gpu is None or _SLICE in gpu.name or find_spec("pynvml") is None:

@@ -19,10 +19,10 @@ from deblur_deploy.runtime.runner import measurable_runtimes, runtimes_for
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 EXTERNAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What the code of a network that the user brings may raise; ours raises :class:`DeblurDeployError`."""
+"""What a network's code that the user brings may raise; ours raises :class:`DeblurDeployError`."""
 
 INT8_IN_ONNXRUNTIME = (
-    "onnxruntime has an integer convolution only where its output is quantized at once; a ReLU before a signed "
+    "onnxruntime has an integer convolution only where its output is quantized right after it; a ReLU before a signed "
     "quantizer, a residual sum and a float bias keep most of them in float32: INT8 on a processor is for openvino"
 )
 
@@ -54,7 +54,7 @@ def read_onnx_file(path: Path) -> Artifact:
 
     Raises:
         ArtifactError: It is not an ONNX file, or keeps weights in other files.
-        ConfigError: It takes something else than one (N, 3, H, W) float32 tensor.
+        ConfigError: It takes something other than one (N, 3, H, W) float32 tensor.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -81,7 +81,7 @@ def read_onnx_file(path: Path) -> Artifact:
 
 
 def _from_factory(factory: str, workspace: Path) -> Artifact:
-    """The network that a factory makes, with the weights that it gives it."""
+    """The network that a factory makes, with the weights that the factory gives it."""
     import torch
 
     from deblur_deploy.network.checkpoint import build_network, save_network
@@ -129,7 +129,7 @@ class BenchEntry:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What to know of a row of an INT8 file on the processor before its time is taken for that of INT8."""
+        """What to know about an INT8 file on the processor before its time is taken for that of INT8."""
         if (self.artifact.network.quantization or {}).get("format") != "int8" or self.artifact.kind != "onnx":
             return ()
         if self.runtime == "onnxruntime":
@@ -150,7 +150,7 @@ class Selection:
     """Which rows of an artifact to measure.
 
     Args:
-        runtimes: Only those of these that are for it; empty for those that are measured unasked.
+        runtimes: Only those of these that are for it; empty for those that are measured by default.
         transfers: Rows with copies of the pictures are always there. False adds one without them for every runtime that
             can do so; None only for engines, and only where there is an NVIDIA driver.
     """
@@ -176,7 +176,7 @@ def entries_of(artifact: Artifact, label: str | None = None, selection: Selectio
     Args:
         artifact: What to run.
         label: What the rows are called, where that is not its directory.
-        selection: Which; by default those with transfers on the runtimes that are measured unasked.
+        selection: Which; by default those with transfers on the runtimes that are measured by default.
     """
     selection = selection or Selection()
     chosen = selection.runtimes
@@ -191,7 +191,7 @@ def entries_of(artifact: Artifact, label: str | None = None, selection: Selectio
 
 
 def is_same_network(artifact: Artifact, original: Artifact) -> bool:
-    """Whether an artifact is another, or the ONNX file that was exported from it as it is."""
+    """Whether an artifact is the other one, or the ONNX file exported from it unchanged."""
     if artifact.sha256 == original.sha256:
         return True
     return artifact.stage == "export-onnx" and artifact.history[-1].parent == original.sha256

@@ -1,7 +1,7 @@
 """The time that a machine's measured ceilings would take a network: its arithmetic, and its memory traffic.
 
-It is what the network's multiply-accumulates take at the best rate that the probes reached. A runtime that does with
-fewer of them (Winograd's convolutions) or in another type (TF32) than is counted here may be below.
+It is what the network's multiply-accumulates take at the best rate that the probes reached. A runtime that needs
+fewer of them (Winograd's convolutions) or computes in another type (TF32) may be faster than this floor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Floor:
 
     Args:
         gmacs: Multiply-accumulates of one inference in 10**9, by the type that they are computed in.
-        bytes: What has to cross the memory bus at least: weights, input and output, once each. The payload's size
+        bytes: What must cross the memory bus at least: weights, input and output, once each. The payload's size
             stands for the weights, half of it where float32 weights are computed with in 16 bits.
         floor_ms: The longer of both times.
         bound: Which of the two it is.

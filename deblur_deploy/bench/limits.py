@@ -1,4 +1,4 @@
-"""A report's rows held against the machine's limits."""
+"""A report's rows compared with the machine's limits."""
 
 from __future__ import annotations
 

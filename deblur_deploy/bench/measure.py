@@ -2,7 +2,7 @@
 
 Each artifact is warmed up for 200 ms and then timed for 3 s and at least 10 inferences. Where trtexec times one
 engine at a time, here the time is cut into windows and the windows of all artifacts take turns, A B C A B C …, so
-that a machine that slows down slows all of them alike. Windows go on until the last three of every artifact agree
+that a machine that slows down slows all of them equally. Windows go on until the last three of every artifact agree
 within 10 %, or until the limit; figures are of the last three, and say whether they agree.
 """
 
@@ -52,7 +52,7 @@ class BenchConfig:
         windows: How many windows in a row count, and must agree.
         max_windows: When to stop waiting for agreement.
         tolerance: How far the medians of these windows may be from their mean, as a share of it.
-        spin_wait: Whether the host waits for a GPU awake, as with ``trtexec --useSpinWait``, or asleep.
+        spin_wait: Whether the host busy-waits for a GPU, as with ``trtexec --useSpinWait``, or sleeps.
     """
 
     resolution: Resolution = field(default=Resolution(640, 360))
@@ -112,8 +112,8 @@ class BenchReport:
 def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWindow | None = None) -> BenchReport:
     """Time every entry on the same random frame.
 
-    All entries are loaded at once, for they take turns. An entry that cannot run, or fails on the way, becomes a
-    row that says why, and Ctrl-C ends the measurement with what there is.
+    All entries are loaded at once, because they take turns. An entry that cannot run, or fails on the way, becomes a
+    row that says why. Ctrl-C ends the measurement and keeps what there is.
 
     Args:
         entries: At least one. The baseline of all ratios is the network of the first on the runtime on which it was
@@ -221,7 +221,7 @@ class _Contender:
         return Sample(before * 1000, (time.perf_counter() - before) * 1000, phases)
 
     def give_up(self, err: Exception) -> None:
-        """Leave the measurement; what was measured before a failure is not a figure of a working network."""
+        """Drop out of the measurement; times before a failure are not figures of a working network."""
         self.skipped = failure_text(err)
         self.runner = None
         self.windows.clear()
@@ -235,7 +235,7 @@ class _Contender:
         return list(chain.from_iterable(self.windows[-config.windows :]))
 
     def median_ms(self, config: BenchConfig) -> float:
-        """Median wall time of the samples that count, of which there are some."""
+        """Median wall time of the samples that count, of which there is at least one."""
         return summarize([sample.wall_ms for sample in self.counted(config)]).median
 
     def is_stable(self, config: BenchConfig) -> bool:
@@ -267,7 +267,7 @@ def _frame(config: BenchConfig, image: ImageSpec) -> NDArray[Any]:
 
 
 def _settings(contender: _Contender) -> dict[str, Any]:
-    """How the runtime runs a network, by the table of runtimes and by the runner's own account."""
+    """How the runtime runs a network, according to the table of runtimes and to the runner."""
     known = RUNTIMES[contender.entry.runtime]
     settings = {name: value for name, value in dataclasses.asdict(known).items() if name in _SETTINGS and value}
     settings |= {"transfers": contender.entry.transfers} if known.needs_gpu else {}

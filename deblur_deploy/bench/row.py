@@ -20,7 +20,7 @@ class BenchRow:
     """What was measured of one entry.
 
     Args:
-        artifact: Directory of the artifact, or what the user called a network that is none.
+        artifact: Directory of the artifact, or the user's name for a network without an artifact.
         sha256: Hash of its payload.
         runtime: What it ran on.
         res: Size of the frame, WIDTHxHEIGHT.
@@ -70,7 +70,7 @@ class BenchRow:
 
     @property
     def transfers(self) -> bool:
-        """Whether the time takes in the copies of the pictures, or they stay on the GPU."""
+        """Whether the time includes the copies of the pictures; otherwise they stay on the GPU."""
         return has_transfers({"settings": self.settings})
 
     @property

@@ -102,7 +102,7 @@ def median_ratio_interval(
     """95 % confidence interval of the ratio of two medians, by the percentile bootstrap.
 
     Both sides are drawn anew with replacement, independently of each other. Slow drift makes neighbouring samples
-    alike, and the interval then comes out too narrow; interleaving and the test for stability are there against
+    similar, and the interval then comes out too narrow; interleaving and the test for stability guard against
     that.
 
     Source: Efron and Tibshirani, *An Introduction to the Bootstrap*, chapter 13.

@@ -2,7 +2,8 @@
 
 A frame is 8-bit RGB when it arrives and when it is done, so that conversion counts. With one in flight, whatever
 arrives while a frame is being restored is dropped. Pipelined, the conversion before, the network, and the conversion
-after work on three frames at once, each with one frame waiting before it; what finds the first place taken is dropped.
+after work on three frames at once, each with one frame waiting before it; a frame that finds the first place taken is
+dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from deblur_deploy.core.threads import default_threads, pinned
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
 
 _SPIN_S = 0.001
-"""The last part of a wait is spent awake, for a sleep may last longer than it was told to."""
+"""The last part of a wait is spent awake, because a sleep may last longer than requested."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class StreamConfig:
         resolution: Size of the frames.
         threads: Processor threads; None takes all that the process may use.
         warmup: Frames before the first that counts.
-        spin_wait: Whether the host waits for a GPU awake or asleep.
+        spin_wait: Whether the host busy-waits for a GPU or sleeps.
     """
 
     fps: float
@@ -175,7 +176,7 @@ def play_one_in_flight(steps: Sequence[Step], frame: Any, arrivals: Sequence[flo
 
 
 def play_pipelined(steps: Sequence[Step], frame: Any, arrivals: Sequence[float]) -> list[float]:
-    """Every step in a thread of its own, one frame waiting before each; arguments and result as with one in flight."""
+    """Every step in a separate thread, one frame waiting before each; arguments and result as with one in flight."""
     queues: list[Queue[Any]] = [Queue(maxsize=1) for _ in steps]
     finished: Queue[Any] = Queue()
     with ThreadPoolExecutor(len(steps)) as pool:

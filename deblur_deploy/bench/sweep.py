@@ -1,4 +1,4 @@
-"""The same rows over batch sizes and over resolutions, and the law by which time grows with the picture."""
+"""The same rows over batch sizes and resolutions, and the law by which time grows with the picture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ScalingLaw:
         exponent: 1 where time grows as the number of pixels does; less where there is a fixed cost.
         r_squared: Share of the variance of log time that the law explains.
         sizes: Number of resolutions that it was fitted to.
-        transfers: Whether the time takes in the copies of the pictures.
+        transfers: Whether the time includes the copies of the pictures.
     """
 
     artifact: str
@@ -74,7 +74,7 @@ def measure_sweep(
         contenders: Artifacts, each with the name of its rows where that is not its directory.
         config: How long to measure.
         workspace: Folder for the exported graphs.
-        selection: Which rows of each; by default those that are measured unasked.
+        selection: Which rows of each; by default those that are measured by default.
         on_window: For showing progress.
     """
 
@@ -90,7 +90,7 @@ def fit_scaling(rows: Iterable[BenchRow]) -> list[ScalingLaw]:
     """Fit a power law to every artifact and runtime that was measured at three sizes or more, by least squares in logs.
 
     Args:
-        rows: Of a sweep; those that were skipped count for nothing.
+        rows: Rows of a sweep; those that were skipped are ignored.
     """
     points: dict[tuple[str, str, bool], list[tuple[float, float]]] = {}
     for row in rows:

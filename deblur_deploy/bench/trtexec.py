@@ -1,4 +1,4 @@
-"""What trtexec reports of a measurement: its metrics by its names, its warnings, and its file of times.
+"""What trtexec reports about a measurement: metrics under its names, its warnings, and its file of times.
 
 On a processor an inference is one call that returns with its result, so all of its latency is computation and nothing
 is enqueued or copied. Runners for GPUs that know when each part began and ended say so (:class:`PhasedRunner`).
@@ -115,7 +115,8 @@ def write_times(samples: Sequence[Sample], path: Path) -> None:
     """Write the times of every inference as ``trtexec --exportTimes`` does.
 
     Args:
-        samples: At least one; where the runner tells nothing apart, copies take no time and enqueueing all of it.
+        samples: At least one; where the runner does not tell the parts apart, copies take no time and enqueueing
+            takes all of it.
         path: The JSON file.
 
     Raises:

@@ -34,7 +34,7 @@ COMMANDS = {
 
 _ERRORS = "deblur-deploy-plain"
 _PLAIN = {"–": "-", "−": "-", "─": "-", "…": "...", "→": "->", "∞": "inf", "│": "|"} | dict.fromkeys("┬├┴┐┤└", "+")
-"""What stands for characters of our own where the encoding lacks them."""
+"""Stand-ins for our own characters where the encoding lacks them."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     from deblur_deploy.core.threads import BusyWatch
 
     watch = BusyWatch()
-    from deblur_deploy.cli.dispatch import run_command  # takes about as long as there is to watch
+    from deblur_deploy.cli.dispatch import run_command  # takes about as long as the watch needs
 
     watch.yield_if_shared()
     raise SystemExit(run_command(name, rest))

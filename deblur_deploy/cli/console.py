@@ -29,7 +29,7 @@ EVERY_S = 10.0
 Say = Callable[[str], None]
 
 _PIPE_WIDTH = 200
-"""Columns where there is no terminal to ask: a log should not cut tables off at 80."""
+"""Columns where there is no terminal: a log should not cut tables off at 80."""
 
 
 class CountedProgress:
@@ -47,10 +47,10 @@ class CountedProgress:
         self._first: int | None = None
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """Say how far the work is, if the last line is long enough ago.
+        """Say how far the work is, if the last line was long enough ago.
 
         Args:
-            done: Steps done, from 1. The first call's are not counted in the rate: a run may have gone on from there.
+            done: Steps done, from 1. The first call's are not counted in the rate: a run may have resumed there.
             total: Steps in all.
             note: What else there is to say.
         """

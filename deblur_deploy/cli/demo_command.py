@@ -30,7 +30,7 @@ def command(
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Prune, quantize, export, build and time a generator on real photographs; a second run goes on where it was."""
+    """Prune, quantize, export, build and time a generator on real photographs; a second run resumes."""
     output = Output(as_json)
     start = load_artifact(source) if source else shipped_generator()
     recipe = demo_recipe(target, str(images) if images else None, quick)
@@ -43,7 +43,7 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> RunRecipe:
     Args:
         target: Card that the engine is built for.
         photos: Folder of the user's sharp photographs for tuning and evaluation; None takes the shipped ones.
-        quick: The same steps in a fraction of the time, with figures that show no more than that it works.
+        quick: The same steps in a fraction of the time, with figures that show only that it works.
     """
     from deblur_deploy.bench.measure import BenchConfig
     from deblur_deploy.config import EngineConfig, PrecisionConfig, PruneConfig, QatConfig

@@ -52,10 +52,10 @@ def command(as_json: Json = False) -> None:
 
 
 def _shared(busy: float) -> str:
-    """What a machine on which others compute means for the commands."""
+    """What other programs' load on this machine means for the commands."""
     return (
         f"other processes keep {busy:.1f} of {usable_cores()} cores busy: threads sleep while they wait, and figures "
-        "of `bench` are unsteady; a core of one's own: OMP_NUM_THREADS=1 taskset -c NUMBER deblur-deploy ..."
+        "of `bench` are unsteady; to keep one core: OMP_NUM_THREADS=1 taskset -c NUMBER deblur-deploy ..."
     )
 
 
@@ -64,7 +64,7 @@ def _state(extra: Extra) -> str:
 
 
 def _lines(states: Mapping[str, str], title: str) -> list[str]:
-    """What is said of the same kind of thing, those of one state together."""
+    """One line for each state, with everything in that state."""
     names: dict[str, list[str]] = {}
     for name, state in states.items():
         names.setdefault(state.removeprefix(f"{name} "), []).append(name)
@@ -112,7 +112,7 @@ class Clash:
         return f"{' and '.join(self.distributions)} install into the same folder, {self.module}, and break each other"
 
     def mend(self, has_gpu: bool) -> str:
-        """The command that fixes it: it removes all of them and installs the one for this machine."""
+        """The command that fixes it: removes all of them and installs the one for this machine."""
         suited = [name for name in self.distributions if name.endswith("-gpu") == has_gpu] or self.distributions
         return f"pip uninstall -y {' '.join(self.distributions)}; pip install {suited[0]}"
 

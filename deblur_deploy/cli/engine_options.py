@@ -1,4 +1,4 @@
-"""Options of ``deblur-deploy export-trt``, and what becomes of them; spellings of trtexec are taken too."""
+"""Options of ``deblur-deploy export-trt`` and how they are read; trtexec's spellings are accepted too."""
 
 from __future__ import annotations
 

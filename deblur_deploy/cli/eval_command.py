@@ -54,8 +54,8 @@ def command(
 ) -> None:
     """PSNR and SSIM on blurred/sharp pairs, of the blurred pictures and of the restored ones.
 
-    With --blurred, on photographs that nobody has sharp: the shift of colours on flat surfaces and the share of pixels
-    that overshoot, which need no reference.
+    With --blurred, on photographs without a sharp partner: colour shift on flat surfaces and the share of pixels that
+    overshoot, which need no reference.
     """
     _check_flags(blurred, sheets, needs_sharp=bool(data or align or lpips or csv))
     output = Output(as_json)
@@ -108,7 +108,7 @@ def _evaluate_blurred(
         rows.append([one_line(name), f"{effects.flat_share:.0%}", *shifts, f"{effects.overshoot_share:.2%}"])
     output.table(["image", "flat", "shift R", "shift G", "shift B", "overshoot"], rows)
     largest = (
-        "nothing flat to see a colour shift on"
+        "no flat surface to measure a colour shift on"
         if report.color_shift is None
         else (f"colour shift at most {report.color_shift:.2f} of 255 on what is flat")
     )

@@ -14,7 +14,7 @@ from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import parse_resolution
 
 _LEVEL, _QUANTIZED_LEVELS = 1 / 255, 8
-"""A difference from the network that is said, and how many times as much of a quantized file."""
+"""Difference from the network above which there is a warning, and how many times as much for a quantized file."""
 
 
 def is_checkpoint(artifact: Artifact) -> bool:
@@ -68,7 +68,7 @@ def describe_input(config: ExportConfig) -> str:
 
 
 def report_difference(output: Output, exported: Artifact) -> None:
-    """Say where a file does not give what its network gives; a code of a quantized one may fall to either side."""
+    """Warn where a file's result differs from its network's; a code of a quantized one may fall on either side."""
     found: dict[str, float | str] = exported.figures.get("network_difference") or {}
     bound = _LEVEL if exported.network.quantization is None else _QUANTIZED_LEVELS * _LEVEL
     for runtime, apart in found.items():
@@ -77,7 +77,7 @@ def report_difference(output: Output, exported: Artifact) -> None:
         elif apart > bound:
             output.say(
                 f"warning   in {runtime} the file differs from the network by {apart * 255:.1f} of 255 levels: an "
-                "operator is computed otherwise there, such as a nearest resize by a fraction; restore with the "
+                "operator is computed differently there, such as a nearest resize by a fraction; restore with the "
                 "checkpoint, or write that operator in another way"
             )
 

@@ -28,7 +28,7 @@ def command(
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Write a model repository for Triton Inference Server, with a client to begin with."""
+    """Write a model repository for Triton Inference Server, with a client to start from."""
     from deblur_deploy.export.triton import Device, TritonConfig, export_triton, tensors_of
 
     config = TritonConfig(name, cast(Device, device), instances, max_batch)

@@ -62,7 +62,7 @@ def is_exportable(artifact: Artifact) -> bool:
 def gives_engine(
     artifact: Artifact, resolution: Resolution | None, precision: Precision, *, free_sizes: bool = False
 ) -> bool:
-    """Whether the engine that was asked for can be made from here, which is what is taken by default.
+    """Whether the requested engine can be made from here; such an artifact is the default source.
 
     Args:
         artifact: A candidate.
@@ -129,7 +129,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Places:
-    """Where artifacts are found and go, and the layers of the one between that stay float32."""
+    """Where artifacts are found and written, and which layers of the intermediate one stay float32."""
 
     runs: Path
     out: Path | None
@@ -245,7 +245,7 @@ def typed_onnx(
     if artifact.stage == row.stage:
         if config.keep_fp32:
             raise ConfigError(
-                f"--keep-fp32 was given, and {artifact.directory} has its types already",
+                f"--keep-fp32 was given, and {artifact.directory} already has its types",
                 hint="start from the ONNX artifact or the checkpoint that it was made from",
             )
         return artifact
@@ -256,7 +256,7 @@ def typed_onnx(
 
 
 def report_types(output: Output, typed: Artifact) -> None:
-    """Print what was found when a typed network was held against the float32 one."""
+    """Print what the comparison of a typed network with the float32 one found."""
     figures = typed.figures
     if kept := figures.get("kept_fp32"):
         more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
@@ -268,7 +268,7 @@ def report_types(output: Output, typed: Artifact) -> None:
             "level off the float32 network's; --keep-fp32 '/layer/*' keeps more layers in float32"
         )
     if reason := figures.get("overflow_unchecked"):
-        output.say(f"note      not held against the float32 network: {reason}")
+        output.say(f"note      not compared with the float32 network: {reason}")
 
 
 def report_engine(output: Output, engine: Artifact) -> None:

@@ -109,9 +109,7 @@ def command(
     given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
     choice = _Choice(tuple(given), out, pattern, suffix, watch, poll)
     if raw is not None or STANDARD_STREAM in given:
-        if as_json:
-            raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
-        _stream(machine, choice, raw, config)
+        _stream(machine, choice, raw, as_json, config)
         return
     if bool(given) == (watch is not None):
         raise ConfigError("give either files and folders or --watch", hint="write `infer SOURCE photos/ --out results`")
@@ -246,7 +244,7 @@ def _opened(artifact: Artifact, machine: _Machine) -> Iterator[Runner]:
         yield runner
 
 
-def _stream(machine: _Machine, choice: _Choice, raw: str | None, config: InferConfig) -> None:
+def _stream(machine: _Machine, choice: _Choice, raw: str | None, as_json: bool, config: InferConfig) -> None:
     """Raw frames from stdin to stdout; everything for people goes to stderr."""
     from deblur_deploy.infer.raw import restore_raw
     from deblur_deploy.infer.restore import Restorer
@@ -259,6 +257,8 @@ def _stream(machine: _Machine, choice: _Choice, raw: str | None, config: InferCo
         raise ConfigError(
             "raw frames come one after the other, so one machine restores them", hint="leave out --engine"
         )
+    if as_json:
+        raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
     size = parse_resolution(raw)
     output = Output(as_json=True)  # stdout is for the frames
     with _opened(machine.artifact(), machine) as runner:

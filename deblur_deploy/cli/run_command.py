@@ -28,7 +28,7 @@ def command(
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe's stages, each once, and check its budgets; a second run goes on where it was."""
+    """Run a recipe's stages, each once, and check its budgets; a second run continues where the first stopped."""
     from deblur_deploy.pipeline.budgets import check_budgets
     from deblur_deploy.pipeline.recipe import load_recipe
 

@@ -1,10 +1,10 @@
-"""The registration that RealBlur's protocol does before it compares a restored picture with the sharp one.
+"""The registration in RealBlur's protocol, which comes before a restored picture is compared with the sharp one.
 
 RealBlur's two cameras see a scene at slightly different positions and exposures. Its evaluation code (Rim et al., ECCV
 2020) scales the restored picture's intensity, finds the homography of the largest enhanced correlation coefficient
 (Evangelidis and Psarakis, PAMI 2008, the forward additive scheme, as OpenCV's ``findTransformECC`` has it), warps the
-restored picture by cubic interpolation, and counts only pixels that it covers. Done here in NumPy, so that no figure
-depends on an optional library; OpenCV rounds positions to 1/32 pixel, which this does not.
+restored picture by cubic interpolation, and counts only pixels that it covers. This is done in NumPy, so that no figure
+depends on an optional library; unlike OpenCV, it does not round positions to 1/32 pixel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def align(image: Image8, sharp: Image8, name: str) -> tuple[Image8, NDArray[np.b
         The registered picture, (H, W, 3) uint8, and which of its pixels are covered, (H, W).
 
     Raises:
-        VerificationError: The two have nothing in common to register on.
+        VerificationError: The two have too little in common to be registered.
     """
     if min(sharp.shape[:2]) < 2:
         raise VerificationError(f"{name} is too small to be registered", hint="leave --align out for such pictures")

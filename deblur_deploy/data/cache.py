@@ -1,4 +1,4 @@
-"""Photographs that are decoded once: kept in memory, or on disk where they are too many."""
+"""Photographs that are decoded once: kept in memory, or on disk where there are too many."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class _WhenNeeded(Sequence[T]):
-    """Items that are opened when they are asked for, and let go with their last user.
+    """Items that are opened on demand, and released with their last user.
 
     A mapped file holds a descriptor, of which a process may have about a thousand.
     """
@@ -123,7 +123,7 @@ def _unusable(path: Path, cache: Path, err: Exception) -> ArtifactError:
 
 
 def _decode(path: Path, decoded: Path) -> None:
-    """Write a decoded photograph under another name first, so that a cut off file is never taken for a whole one."""
+    """Write a decoded photograph under another name first, so that a truncated file is never taken for a whole one."""
     photo = load_rgb(path)
     decoded.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".decoding-", dir=decoded.parent)

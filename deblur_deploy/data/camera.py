@@ -1,10 +1,10 @@
 """Blur as cameras make it, from sharp photographs: what :mod:`deblur_deploy.data.shake` leaves out.
 
 An exposure is the average of frames. Each frame is the photograph moved along the camera's path, further where the
-scene is near and less where it is far, and rolled; objects in front move on paths of their own, with soft edges, and
+scene is near and less where it is far, and rolled; objects in front move on separate paths, with soft edges, and
 cover what is behind them. Frames are averaged in linear light behind a random camera response, or in code values, as
 the ``blur`` folders of GoPro (Nah et al., CVPR 2017) and REDS (Nah et al., CVPR workshops 2019) are. Noise comes
-before the response; sharpening and JPEG come behind it. Every path is centred on its mean, so the sharp photograph is
+before the response; sharpening and JPEG come after it. Every path is centred on its mean, so the sharp photograph is
 aligned with the blurred one.
 
 OpenCV moves the frames. One seed gives one picture with one version of OpenCV; between versions, and between kinds of
@@ -30,7 +30,7 @@ _FEWEST_FRAMES = 3
 
 
 class _Scene:
-    """What lies behind: it moves with the camera, less where it is far.
+    """The background: it moves with the camera, less where it is far away.
 
     Args:
         light: (H, W, 3) float32.
@@ -55,7 +55,7 @@ class _Scene:
 
 
 class _Object:
-    """What moves in front on a path of its own.
+    """What moves in front, on a separate path.
 
     Args:
         light: (H, W, 3) float32.
@@ -130,7 +130,7 @@ def _average(light: Plane, config: CameraConfig, rng: np.random.Generator) -> Pl
     size = light.shape[:2]
     lengths = rng.uniform(*config.length_px, 1 + int(rng.integers(*config.objects, endpoint=True)))
     if rng.random() < config.discrete_share:
-        # A frame has an exposure of its own, so it is never far from the next.
+        # Each frame has an exposure, so it is never far from the next.
         frames = max(int(rng.integers(*config.discrete_frames, endpoint=True)), math.ceil(max(lengths) / 3))
     else:
         frames = max(_FEWEST_FRAMES, math.ceil(max(lengths)) + 1)
@@ -166,7 +166,7 @@ def _add_noise(light: Plane, config: CameraConfig, rng: np.random.Generator) -> 
 
 
 def _develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Image8:
-    """Sharpening, rounding and JPEG, as a camera's processor ends."""
+    """Sharpening, rounding and JPEG: the last steps of a camera's processor."""
     if rng.random() < config.sharpen_share:
         amount = np.float32(rng.uniform(0.1, 0.5))
         codes = codes + amount * (codes - cv2.GaussianBlur(codes, (0, 0), 1.0))
@@ -187,7 +187,7 @@ def _smooth_field(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
 
 
 def _object_mask(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
-    """A random blob with edges some pixels soft, (H, W) float32 in [0, 1]."""
+    """A random blob with edges a few pixels soft, (H, W) float32 in [0, 1]."""
     field = _smooth_field(size, rng)
     softness = rng.uniform(0.02, 0.15)
     mask: Plane = np.clip((field - np.float32(rng.uniform(0.5, 0.8))) / np.float32(softness), 0.0, 1.0)

@@ -42,14 +42,14 @@ class Share:
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Blurred and sharp crops, without end in practice.
+    """Blurred and sharp crops; practically endless.
 
     Args:
         sizes: Height and width of every photograph.
         fit: Side and number of the crops, and the seed: crop ``i`` is the same for the same seed, whichever worker
             makes it.
         reach_px: How far the motion of a photograph's own blur reaches in from outside a crop.
-        augment: What happens beside flips.
+        augment: What happens besides flips.
         names: What the photographs are called in messages.
 
     Raises:
@@ -130,7 +130,7 @@ class BlurredCrops(Crops):
         photos: (H, W, 3) uint8 sRGB photographs, decoded once and kept.
         fit: Side and number of the crops, and the seed.
         blur: The synthetic blur: camera shake, or blur as cameras make it.
-        augment: What happens beside flips.
+        augment: What happens besides flips.
         names: What the photographs are called in messages.
     """
 
@@ -170,7 +170,7 @@ class PairedCrops(Crops):
     Args:
         pairs: Blurred and sharp photographs, (H, W, 3) uint8 sRGB each, the two of a pair of one size.
         fit: Side and number of the crops, and the seed.
-        augment: What happens beside flips.
+        augment: What happens besides flips.
         names: What the photographs are called in messages.
     """
 
@@ -202,7 +202,7 @@ def crop_batches(
         photos: (H, W, 3) uint8 photographs.
         fit: Steps, batch, crop and seed.
         blur: The synthetic blur.
-        workers: Processes that make crops beside the training; 0 makes them in this one.
+        workers: Processes that make crops while training runs; 0 makes them in this process.
     """
     return batches_of(BlurredCrops(photos, fit, blur), workers, Share())
 
@@ -212,7 +212,7 @@ def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Ten
 
     Args:
         crops: All crops of the run.
-        workers: Processes that make crops beside the training; 0 makes them in this one.
+        workers: Processes that make crops while training runs; 0 makes them in this process.
         share: Where the run goes on, and which part of each batch this process takes.
     """
     return DataLoader(
@@ -227,7 +227,7 @@ def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Ten
 
 
 def blur_function(config: ShakeConfig | CameraConfig) -> Callable[[Image8, np.random.Generator], ShakenPair]:
-    """What blurs a photograph, by the kind of its settings.
+    """What blurs a photograph, by the kind of settings.
 
     Raises:
         MissingDependencyError: The settings are a camera's, and OpenCV is not installed.
@@ -255,14 +255,14 @@ def detail(image: Image8) -> float:
 
 
 def steps_of(epochs: int, photos: int, batch: int) -> int:
-    """Optimiser steps of so many passes over a set, the last batch of a pass rounded up."""
+    """Optimiser steps in so many passes over a set; the last batch of a pass counts in full."""
     return epochs * math.ceil(photos / batch)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Go on until the training ends: a terminal sends Ctrl-C to all its processes, an init system SIGTERM.
+    """Keep working until the training ends: a terminal sends Ctrl-C to all its processes, an init system SIGTERM.
 
-    A worker that dies of them would make the training fail before it has saved its state.
+    A worker that these kill would make the training fail before it has saved its state.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -84,7 +84,7 @@ def find_pairs(folder: Path, split: Split) -> list[PairFiles]:
 
 
 def _check_unmixed(folder: Path, splits: set[str]) -> None:
-    """Refuse a folder whose photographs lie beside its splits: nobody can tell which split they belong to."""
+    """Refuse a folder whose photographs lie beside its splits: it is unclear which split they belong to."""
     loose = [path for path in folder.iterdir() if _is_image(path)]
     loose += [folder / name for pair in _PARTNER_FOLDERS for name in pair if (folder / name).is_dir()]
     beside = (path for path in folder.iterdir() if path.is_dir() and path.name not in splits)
@@ -141,14 +141,14 @@ def _hide(folder: Path, split: str) -> list[PairFiles]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a path is an image file, and not one that is hidden, such as those that macOS leaves beside others."""
+    """Whether a path is an image file that is not hidden; macOS leaves hidden files beside others."""
     return is_picture(path) and not path.name.startswith(".") and path.is_file()
 
 
 def _listed(folder: Path, split: Split) -> list[PairFiles]:
     """RealBlur: the pairs inside the folder that the lists name, sharp before blurred on each line."""
     pairs = []
-    # Where somebody stands in the folder and names it ".", its parent still has a name.
+    # Called from inside the folder with ".", its parent still has a name.
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a link away from the lists
     for place in (folder, folder.parent):
         for path in sorted(place.glob(f"RealBlur*_{_SPLIT_FOLDERS[split]}_list.txt")):

@@ -5,7 +5,7 @@ Three kinds of folder are recognised by what is in them:
 - ``set.toml``: a photo set like those that are shipped, each file with its sha256 and its split; where it names a
   ``sharp_set``, its photographs are blurred, and the sharp ones are those of that set beside it;
 - GoPro, RealBlur, HIDE and plain pairs of folders (see ``layouts.py``);
-- anything else: sharp photographs of the user's own.
+- anything else: the user's own sharp photographs.
 
 Sharp photographs become pairs by synthetic camera shake. The shake is seeded by a constant and the file's name, so a
 photograph gives the same pair in every run, whatever else lies beside it.
@@ -41,7 +41,7 @@ WIDE_SET = "wide"
 SET_FILE = "set.toml"
 
 _KEPT_PAIRS, _KEPT_VALUES = 32, 3 * 2**20
-"""Pairs that are kept, of photographs of a megapixel at most: 200 MB in the worst case."""
+"""How many pairs are kept, of photographs of at most a megapixel: 200 MB in the worst case."""
 
 _kept_pairs: dict[tuple[str, str], Pair] = {}
 

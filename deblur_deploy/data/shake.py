@@ -1,6 +1,6 @@
 """Camera shake made from sharp photographs: blurred/sharp pairs without a camera rig.
 
-The way GoPro and RealBlur style sets are imitated from single photographs: linearise, average the frames that a shaking
+This imitates sets such as GoPro and RealBlur from single photographs: linearise, average the frames that a shaking
 camera would have integrated, add sensor noise, and return to sRGB. A frame is the photograph moved by (dx, dy) and
 rolled about its centre; frames follow a smooth random path. The path is centred, so the sharp photograph is aligned
 with the blurred one. Everything comes from NumPy's seeded PCG64 stream and float64/float32 arithmetic in a fixed order:
@@ -51,7 +51,7 @@ def shake(sharp: Image8, config: ShakeConfig, rng: np.random.Generator) -> Shake
 
 
 def linear_blur(sharp: Image8, length_px: float, angle_deg: float) -> Image8:
-    """Blur by an even motion along a straight line, in linear light: the kernel that augmentation adds to real pairs.
+    """Blur by uniform motion along a straight line, in linear light: the kernel that augmentation adds to real pairs.
 
     Args:
         sharp: (H, W, 3) uint8 sRGB.
@@ -177,6 +177,6 @@ _LINEAR_TO_SRGB = np.searchsorted(_CODE_EDGES, np.arange(_LINEAR_STEPS) / (_LINE
 
 
 def _linear_to_srgb8(linear: NDArray[np.float32]) -> Image8:
-    """Codes of linear light in [0, 1], by a table of 65,536 steps: no power function, no platform differences."""
+    """Codes of linear light in [0, 1], from a table of 65,536 steps: no power function, so platforms do not differ."""
     steps = (linear * np.float32(_LINEAR_STEPS - 1) + np.float32(0.5)).astype(np.int32)
     return _LINEAR_TO_SRGB[steps]

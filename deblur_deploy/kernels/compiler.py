@@ -1,7 +1,7 @@
-"""Compiles ``deform_conv.cu`` with NVRTC, which needs neither a GPU nor the CUDA toolkit, and keeps what it made.
+"""Compiles ``deform_conv.cu`` with NVRTC, which needs neither a GPU nor the CUDA toolkit, and caches the result.
 
 The cache is one file for each combination of source, options and compiler, in the user's cache directory
-(``$XDG_CACHE_HOME/deblur-deploy/kernels``, by default under ``~/.cache``). A file is there whole or not at all.
+(``$XDG_CACHE_HOME/deblur-deploy/kernels``, by default under ``~/.cache``). A file is there in full or not at all.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Geometry:
         dilation_h: Rows between taps.
         dilation_w: Columns between taps.
         groups: Groups of the convolution.
-        offset_groups: Channel groups that have offsets of their own.
+        offset_groups: Channel groups that have separate offsets.
         x_pitch: Elements from one input pixel to the next where channels come last.
         y_pitch: Elements from one output pixel to the next where channels come last.
         half_offset: 1 where offsets are float16, 0 where they are float32.

@@ -23,7 +23,7 @@ CAPABILITIES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities that the library is built for where none are named."""
 
 _FIRST_NVCC = {"86": (11, 1), "89": (11, 8), "90": (11, 8), "100": (12, 8), "103": (12, 9), "120": (12, 8)}
-"""First release of nvcc that compiles for a capability; what is not listed every one that builds the plugin knows."""
+"""First release of nvcc that compiles for a capability; every release that builds the plugin knows those not listed."""
 
 _OPTIONS = ("-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static")
 _HEADER, _VERSION_HEADER = "NvInferRuntime.h", "NvInferVersion.h"
@@ -43,7 +43,7 @@ class PluginBuildConfig:
     Args:
         tensorrt_include: Directory with ``NvInferRuntime.h``. None: ``$TENSORRT_ROOT/include``, then where Debian's
             packages put it.
-        capabilities: Compute capabilities without the dot. The last one is also kept as PTX, for cards to come.
+        capabilities: Compute capabilities without the dot. The last one is also kept as PTX, for future cards.
         nvcc: The compiler. None: ``$CUDA_HOME/bin/nvcc``, then the one on the path.
     """
 
@@ -104,7 +104,7 @@ def build_plugin(config: PluginBuildConfig, out: Path) -> PluginLibrary:
 
 
 def known_capabilities(wanted: tuple[str, ...], cuda_version: str) -> tuple[str, ...]:
-    """What a compiler can build for: all of what was named; of the usual cards those that it knows.
+    """What a compiler builds for: all that was named; otherwise the usual cards that it knows.
 
     Args:
         wanted: Compute capabilities; :data:`CAPABILITIES` where none were named.
@@ -187,7 +187,7 @@ def count_creators(library: Path) -> int:
     """Load a plugin library, without TensorRT, and ask for its creators.
 
     Raises:
-        BuildError: It does not load, or is no plugin library.
+        BuildError: It does not load, or is not a plugin library.
     """
     try:
         entry = ctypes.CDLL(str(library), mode=os.RTLD_NOW).getCreators

@@ -32,7 +32,7 @@ class KernelResources:
     Args:
         registers: 32-bit registers of a thread.
         stack_bytes: Local memory of a thread, spills included.
-        spill_store_bytes: Written to local memory for want of registers.
+        spill_store_bytes: Written to local memory because registers ran out.
         spill_load_bytes: Read back.
         shared_bytes: Shared memory of a block.
     """
@@ -75,7 +75,7 @@ def find_ptxas() -> Path:
     on_path = shutil.which("ptxas")
     if not shipped and on_path is None:
         hint = "pip install nvidia-cuda-nvcc"
-        raise MissingDependencyError("PTX is assembled by ptxas, which is not here", hint=hint)
+        raise MissingDependencyError("PTX is assembled by ptxas, which is not installed", hint=hint)
     return shipped[-1] if shipped else Path(str(on_path))
 
 

@@ -1,7 +1,7 @@
 """The CUDA implementation of ``deblur::deform_conv2d``: the fused kernel on PyTorch's tensors and streams.
 
-Operands are taken as they lie: channels-last input gives channels-last output, anything else NCHW. The kernel is
-compiled for the card at first use and kept (see ``compiler.py``).
+Operands keep their layout: channels-last input gives channels-last output, anything else NCHW. The kernel is compiled
+for the card at first use and kept (see ``compiler.py``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConvSteps:
         padding: Zeros above and to the left, and as many opposite.
         dilation: Rows and columns between taps.
         groups: Groups of the convolution.
-        offset_groups: Channel groups that have offsets of their own.
+        offset_groups: Channel groups that have separate offsets.
     """
 
     stride: tuple[int, int] = (1, 1)
@@ -120,7 +120,7 @@ def prepare_call(
 
 
 def _check_device(tensors: Sequence[Tensor | None]) -> None:
-    """Refuse tensors on several devices: the kernel is given bare addresses, which say nothing of that."""
+    """Refuse tensors on several devices: the kernel is given bare addresses, which do not show that."""
     devices = sorted({str(tensor.device) for tensor in tensors if tensor is not None})
     if len(devices) > 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Charts on paper: drawn by Matplotlib, as SVG that takes its colours from the page, or as PNG."""
+"""Charts drawn by Matplotlib: as SVG that takes its colours from the page, or as PNG."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PRINT = Palette("#1c2430", "#5d6876", "#dfe3e8", "#a9b3bf", "#0b7a75", "#8cc8c3"
 """Colours of the PNG plots."""
 
 _PLACEHOLDERS = Palette(*(f"#0102{index:02x}" for index in range(1, 8)))
-"""Colours that no chart has otherwise; each is replaced by the CSS variable of its name."""
+"""Colours that no chart uses otherwise; each is replaced by the CSS variable of its name."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Chart:
 def draw_svg(chart: Chart) -> str:
     """An ``svg`` element for a page, with title and description, the same in every run.
 
-    Colours are CSS variables such as ``var(--accent)``, and so the chart is legible on dark and on light paper.
+    Colours are CSS variables such as ``var(--accent)``, so the chart is legible on dark and on light paper.
     """
     text = io.StringIO()
     with _settings(chart.slug):
@@ -123,7 +123,7 @@ def _figure(chart: Chart, palette: Palette) -> Figure:
 
 @contextmanager
 def _settings(salt: str) -> Iterator[None]:
-    """Text stays text, names with dollar signs are no formulas, and ids do not change from run to run."""
+    """Text stays text, names with dollar signs are not formulas, and ids do not change from run to run."""
     settings = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,

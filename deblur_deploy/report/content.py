@@ -37,7 +37,7 @@ class Section:
         title: Its heading.
         intro: A sentence or two.
         charts: Its charts.
-        absent: Why charts are missing that belong here, and what brings them; empty where nothing is missing.
+        absent: Why charts that belong here are missing, and how to get them; empty where nothing is missing.
         notes: Rows below the charts: what was skipped, and why.
     """
 
@@ -64,7 +64,7 @@ class Content:
         libraries: Versions.
         devices: Machines that were measured.
         recipe: TOML that makes the run again, or None.
-        commands: Commands to look further.
+        commands: Commands that show more.
     """
 
     title: str
@@ -133,7 +133,7 @@ def gather(run: Path, images: Path | None = None, on_photograph: OnPhotograph | 
 def _photographs(
     stages: Sequence[ReportStage], images: Path | None, on_photograph: OnPhotograph | None
 ) -> tuple[tuple[Photograph, ...], str]:
-    """Restored photographs, those first that gained most, or why there are none; a folder that was named is shown."""
+    """Restored photographs, the largest gain first, or why there are none; a folder that was named is shown."""
     restored = []
     try:
         for photograph in restore_photographs(images or photographs_folder(stages), shown_stages(stages)):
@@ -169,7 +169,7 @@ def _cost_section(stages: Sequence[ReportStage]) -> Section:
 
 
 def _speed_sections(stages: Sequence[ReportStage], sessions: Sequence[Session]) -> list[Section]:
-    """One section for each machine and frame size: figures of two are never in one chart."""
+    """One section for each machine and frame size: one chart never mixes two of them."""
     if not sessions:
         hint = "`deblur-deploy bench --save RUN/bench.jsonl` measures it."
         return [Section("speed", "Speed", absent=f"No latency was measured in this run. {hint}")]
@@ -180,7 +180,7 @@ def _speed_sections(stages: Sequence[ReportStage], sessions: Sequence[Session]) 
         if session.rows:
             charts = [latency_chart(session, f"latency{suffix}"), tradeoff_chart(stages, session, f"tradeoff{suffix}")]
         title = "Speed" if len(sessions) == 1 else f"Speed on {session.device}, {session.res}"
-        apart = " Figures of other machines and frame sizes stand apart." if len(sessions) > 1 else ""
+        apart = " Other machines and frame sizes have their own sections." if len(sessions) > 1 else ""
         sections.append(
             Section(
                 f"speed{suffix}",

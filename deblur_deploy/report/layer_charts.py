@@ -20,7 +20,7 @@ _TONES = ("accent", "soft", "quiet")
 
 
 def precision_chart(stages: Sequence[ReportStage]) -> Chart | None:
-    """Share of the arithmetic by type, of every stage that says; None where none does."""
+    """Share of the arithmetic by type, for every stage that records it; None where none does."""
     known = [(stage, stage.precision) for stage in stages if stage.precision]
     if not known:
         return None
@@ -237,9 +237,11 @@ def _newest(run: Path, name: str) -> dict[str, Any] | None:
     try:
         found = json.loads(files[-1].read_text(encoding="utf-8"))
         if not isinstance(found[key], list):
-            raise TypeError(f"{key} is no list")
+            raise TypeError(f"{key} is not a list")
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ArtifactError(f"{files[-1]} is no whole scan: {err}", hint="scan again, or remove the file") from err
+        raise ArtifactError(
+            f"{files[-1]} is not a complete scan: {err}", hint="scan again, or remove the file"
+        ) from err
     return dict(found)
 
 

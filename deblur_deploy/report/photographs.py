@@ -22,9 +22,9 @@ from deblur_deploy.report.stages import ORIGINAL, ReportStage
 from deblur_deploy.runtime.runner import default_runtime, fixed_size, open_runner, reason_unavailable
 
 MOST = 12
-"""Photographs that are shown, of sets with more."""
+"""How many photographs of a larger set are shown."""
 PICTURE_BYTES = 3_300_000
-"""What all pictures of a page may take, before base64 adds a third: the page stays below 5 MB."""
+"""Most that all pictures of a page may take, before base64 adds a third: the page stays below 5 MB."""
 
 _LARGEST = Resolution(960, 540)
 _QUALITIES = (92, 88, 84, 78, 70)
@@ -85,7 +85,7 @@ class Encoded:
 
 
 def shown_stages(stages: Sequence[ReportStage]) -> list[ReportStage]:
-    """The original, and the smallest other stage, of those that this machine can run.
+    """The original and the smallest other stage among those that this machine can run.
 
     Raises:
         VerificationError: It can run none; the reasons are named.
@@ -163,7 +163,7 @@ def _obstacle(stage: ReportStage) -> str | None:
 
 
 def _cropped(pair: Pair, sizes: Sequence[Resolution]) -> Pair:
-    """The middle of a pair, as large as the networks want it; where they take any size, no larger than a page needs."""
+    """The centre of a pair, at the size that the networks take; where they take any, no larger than a page needs."""
     height, width = pair.sharp.shape[:2]
     smaller = Resolution(min(width, _LARGEST.width), min(height, _LARGEST.height))
     return crop_pair(pair, sizes[0] if sizes else smaller)
@@ -213,7 +213,7 @@ def save_sheet(folder: Path, photograph: Photograph) -> Path:
     if len(panels) % 2:
         panels.append(np.full_like(panels[0], 255))
     rows = [np.concatenate(panels[start : start + 2], axis=1) for start in range(0, len(panels), 2)]
-    # Frames of several sequences have the same names, below folders of their own.
+    # Frames of several sequences have the same names, each in its sequence's folder.
     path = folder / Path(photograph.name).with_suffix(".png").as_posix().replace("/", "-")
     save_rgb(path, np.concatenate(rows, axis=0))
     return path
@@ -224,7 +224,7 @@ def save_before_after(folder: Path, name: str, blurred: NDArray[np.uint8], resto
 
     Args:
         folder: Where to write; made if it is not there.
-        name: File name of the photograph, to which ``.png`` is added: two may differ in their suffix alone.
+        name: File name of the photograph, to which ``.png`` is added: two may differ only in their suffix.
         blurred: (H, W, 3) uint8.
         restored: Same shape.
 

@@ -46,7 +46,7 @@ def hash_chain(artifact: Artifact) -> tuple[Link, ...]:
 
 
 def library_table(artifact: Artifact) -> list[tuple[str, str]]:
-    """Every library that any step ran with, and its versions, of several the oldest first."""
+    """Every library that any step ran with, and its versions, oldest first."""
     versions: dict[str, list[str]] = {}
     for step in artifact.history:
         for name, version in step.versions.items():
@@ -56,9 +56,9 @@ def library_table(artifact: Artifact) -> list[tuple[str, str]]:
 
 
 def recipe_text(stages: Sequence[ReportStage], has_timings: bool) -> str | None:
-    """A recipe that makes the longest chain of a run again, as TOML; None where no recipe can.
+    """A recipe that reproduces the longest chain of a run, as TOML; None where no recipe can.
 
-    A recipe prunes once and quantizes once. Photographs of the user's own are named as they were on the command line.
+    A recipe prunes once and quantizes once. The user's own photographs are named as they were on the command line.
 
     Args:
         stages: Stages of the run.
@@ -70,7 +70,7 @@ def recipe_text(stages: Sequence[ReportStage], has_timings: bool) -> str | None:
     steps = [step for step in chain.history if step.stage in _TABLES]
     names = [_TABLES[step.stage] for step in steps]
     order = list(_TABLES.values())
-    if any("max_ms" in step.config for step in steps):  # a frame time is met on one machine, not by a recipe
+    if any("max_ms" in step.config for step in steps):  # a recipe cannot promise a frame time, which one machine meets
         return None
     if not steps or len(set(names)) < len(names) or names != sorted(names, key=order.index):
         return None
@@ -97,5 +97,5 @@ def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
 
 
 def _toml_value(value: Any) -> str:
-    """A value as TOML has it: JSON's form, but for a control character that JSON lets pass."""
+    """A value in TOML: as in JSON, except for a control character that JSON lets pass."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -43,7 +43,7 @@ class ReportStage:
 
     @property
     def precision(self) -> dict[str, float]:
-        """Share of the multiply-accumulates by type; of a quantized checkpoint, which only simulates, nothing."""
+        """Share of the multiply-accumulates by type; empty for a quantized checkpoint, which only simulates."""
         if self.artifact.kind == "checkpoint":
             return {} if self.artifact.network.quantization else {"fp32": 1.0}
         return dict(self.artifact.figures.get("precision", {}))
@@ -56,7 +56,7 @@ def read_stages(run: Path) -> tuple[ReportStage, ...]:
         run: Directory of a run, such as ``runs/demo``, or of several artifacts.
 
     Returns:
-        The stages, the original first where it is known, then by the number of steps that they went through.
+        The stages: the original first where it is known, then the others by the number of their steps.
 
     Raises:
         ArtifactError: There is no such directory, or no artifact in it.
@@ -95,7 +95,7 @@ def compared(stages: Sequence[ReportStage]) -> list[tuple[ReportStage, Quality]]
 
 
 def _shown(chain: Sequence[Artifact]) -> list[Artifact]:
-    """Graphs and engines, and checkpoints that none was made from; a typed graph goes with its engine."""
+    """Graphs, engines, and checkpoints from which neither was made; a typed graph goes with its engine."""
     exported = {artifact.history[-1].parent for artifact in chain if artifact.kind == "onnx"}
     built = {artifact.history[-1].parent for artifact in chain if artifact.kind == "engine"}
     onward = {artifact.history[-1].parent for artifact in chain if artifact.kind == "checkpoint"}
@@ -104,7 +104,7 @@ def _shown(chain: Sequence[Artifact]) -> list[Artifact]:
         for artifact in chain
         if artifact.sha256 not in (built if precision_of_stage(artifact.stage) else ())
         and (artifact.kind != "checkpoint" or artifact.sha256 not in exported)
-        # A checkpoint on the way to another is a row only if it is where everything began.
+        # An intermediate checkpoint is a row only if everything started from it.
         and (artifact.kind != "checkpoint" or artifact.sha256 not in onward or _name(artifact) == ORIGINAL)
     ]
 
@@ -133,7 +133,7 @@ def _hashes(artifact: Artifact) -> frozenset[str]:
 
 
 def in_type(kind: str) -> str:
-    """What is said of arithmetic of a type, such as ``in fp16``; of what the list of layers does not show, that."""
+    """How the arithmetic of a type is described, such as ``in fp16``, or that the list of layers does not show it."""
     return kind if kind == _UNPROVEN else f"in {kind}"
 
 

@@ -32,7 +32,7 @@ def summarize(stages: Sequence[ReportStage], sessions: Sequence[Session]) -> tup
 
     Args:
         stages: Stages of the run, at least one.
-        sessions: Its timings; each is spoken of for itself.
+        sessions: Its timings; each is described separately.
 
     Returns:
         The sentences and the key figures; what was not measured has neither.
@@ -149,7 +149,7 @@ def _speed(session: Session) -> Part:
             f" The original in PyTorch, as it was trained, takes {format_ms(eager.median)}: {gain:.1f} times as long."
         )
     if not (before.stable and after.stable):
-        words += " These figures are unstable: measured several times, they did not agree within 10 %."
+        words += " These figures are unstable: repeated measurements did not agree within 10 %."
     note = f"{format_ms(before.median)} in {before.runtime} → {format_ms(after.median)} in {after.runtime}"
     return words, KeyFigure(f"{times:.1f}×", f"Speed, {session.res}", note)
 

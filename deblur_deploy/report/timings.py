@@ -1,4 +1,4 @@
-"""Recorded latencies of a run, those of each machine and frame size for themselves."""
+"""Recorded latencies of a run, separately for each machine and frame size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Timing:
     """Latency of one network on one runtime.
 
     Args:
-        label: The stage's label, or the name of the artifact's directory where it is no stage of the run.
+        label: The stage's label, or the name of the artifact's directory where it is not a stage of the run.
         stage: The stage, or None.
         runtime: What it ran on.
         latency_ms: Milliseconds by name in ``PERCENTILES``.
@@ -71,7 +71,7 @@ def read_sessions(run: Path, stages: Sequence[ReportStage]) -> tuple[Session, ..
     Returns:
         One session for each machine (processor, GPU, cores, threads) and frame size. Of several measurements of one
         network on one runtime the latest counts. Rows of several frames in one inference, and of frames that never
-        leave the GPU, are left out, for their time is no latency of a frame.
+        leave the GPU, are left out, because their time is not the latency of a frame.
 
     Raises:
         ArtifactError: A file of samples is damaged; it is named.
@@ -86,7 +86,7 @@ def read_sessions(run: Path, stages: Sequence[ReportStage]) -> tuple[Session, ..
 
 
 def device_name(device: dict[str, Any]) -> str:
-    """A machine in a few words: what makes two machines, or two settings of one, not comparable."""
+    """A machine in a few words: what makes two machines, or two settings of one, incomparable."""
     gpu = device.get("gpu")
     name = gpu.get("name") if isinstance(gpu, dict) else gpu
     parts = [str(device.get("cpu", "unknown processor")), f"{device.get('cores', '?')} cores"]

@@ -26,7 +26,7 @@ Format = Literal["html", "md", "png"]
 _SUFFIXES: dict[str, Format] = {".html": "html", ".htm": "html", ".md": "md", "": "png"}
 
 _LONG = 40
-"""Rows from which a table is folded away."""
+"""A table with more rows than this is folded away."""
 
 
 def format_of(out: Path | None, wanted: str | None) -> Format:

@@ -27,7 +27,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Verdicts (N, 1, H/8, W/8) on RGB (N, 3, H, W): towards 1 for sharp photographs, 0 for restored ones."""
+        """Scores (N, 1, H/8, W/8) on RGB (N, 3, H, W): towards 1 for sharp photographs, 0 for restored ones."""
         return self.layers(image)  # type: ignore[no-any-return]
 
 
@@ -44,7 +44,7 @@ class MultiScaleDiscriminator(nn.Module):
         self.scales = nn.ModuleList(PatchDiscriminator(base) for _ in range(scales))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Verdicts of each scale, fine to coarse, on RGB (N, 3, H, W)."""
+        """Scores of each scale, fine to coarse, on RGB (N, 3, H, W)."""
         verdicts = []
         for discriminator in self.scales:
             verdicts.append(discriminator(image))
@@ -82,7 +82,7 @@ class MultiScaleDiscriminator(nn.Module):
     def gradient_penalty(self, restored: Tensor, sharp: Tensor) -> Tensor:
         """``E (|grad D(x)| - 1)^2`` for x between restored and sharp (Gulrajani et al., NeurIPS 2017, equation 3).
 
-        D is the sum of each image's mean verdicts; where between lies is drawn from torch's global generator.
+        D is the sum of each image's mean scores; the point in between is drawn from torch's global generator.
 
         Args:
             restored: (N, 3, H, W).

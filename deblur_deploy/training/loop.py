@@ -64,7 +64,7 @@ def fit(
 
     Raises:
         ConfigError: Student and teacher do not say where their features are.
-        DeblurDeployError: The loss or its gradient is no number any more; the weights are those before the bad step.
+        DeblurDeployError: The loss or its gradient is no longer a number; the weights are those before the bad step.
     """
     objective = Objective(config, teacher=teacher)
     with ExitStack() as stack:
@@ -123,7 +123,7 @@ class Trainer:
             monitor: Shows the run.
 
         Raises:
-            DeblurDeployError: The loss or its gradient is no number any more; the weights, and the state that was
+            DeblurDeployError: The loss or its gradient is no longer a number; the weights, and the state that was
                 saved, are those before the bad step.
         """
         source = iter(batches)
@@ -186,7 +186,7 @@ class Trainer:
         return SavedState(len(self.losses), tensors, facts)
 
     def restore(self, state: SavedState) -> None:
-        """Go on from a state; the run is then the same, bit for bit, as if it had never stopped."""
+        """Resume from a state; the run is then the same, bit for bit, as if it had never stopped."""
         tensors = state.tensors
         self.net.load_state_dict(_below("net", tensors))
         for i, average in enumerate(self.average.shadow):
@@ -261,7 +261,7 @@ def uses_bfloat16(config: FitConfig, device: torch.device) -> bool:
 
 
 def _warn_of_emulation(config: FitConfig, device: torch.device) -> None:
-    """Say that bfloat16 was asked for on a processor that has none: the run works, and takes longer than in float32."""
+    """Warn that the processor lacks the bfloat16 that was asked for: the run works, but is slower than in float32."""
     if device.type == "cpu" and config.precision == "bfloat16" and not processor_has_bfloat16():
         _log.warning(
             "warning   this processor has no bfloat16: PyTorch emulates it, which is slower than float32; "
@@ -318,7 +318,7 @@ def _moments(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _set_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put tensors back, in the memory layout of the parameters, as they would have been made."""
+    """Restore tensors in the memory layout of the parameters, as a run that never stopped would have them."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in tensors.items():
         index, key = name.split(".")

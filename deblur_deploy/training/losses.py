@@ -63,7 +63,7 @@ def load_vgg19(path: Path | None) -> VGG19Features:
             conv3_3 and the classifier are left out.
 
     Raises:
-        ConfigError: There is no path.
+        ConfigError: No path was given.
         ArtifactError: The file is missing or damaged, or lacks layers.
     """
     if path is None:
@@ -234,7 +234,7 @@ class FeatureTap:
 
 
 class FeatureMatch:
-    """The distance between what a student and its teacher look at; a context manager, which watches both meanwhile.
+    """The distance between what a student and its teacher look at; a context manager that watches both.
 
     Args:
         student: The network that trains.
@@ -261,13 +261,13 @@ class FeatureMatch:
         self._teacher.remove()
 
     def loss(self) -> Tensor:
-        """Distance for the pass of each network since the last call."""
+        """Distance for the pass that each network has made since the last call."""
         ours, theirs = self._student.take(), self._teacher.take()
         return torch.stack([attention_distance(one, other) for one, other in zip(ours, theirs, strict=True)]).mean()
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of two attention maps, mean over the batch: 0 where they agree, at most 2.
+    """Squared distance between two attention maps, mean over the batch: 0 where they agree, at most 2.
 
     Args:
         student: (N, C, H, W).

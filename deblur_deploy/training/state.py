@@ -43,7 +43,7 @@ class SavedState:
     Args:
         step: Optimiser steps done.
         tensors: Weights, moments, averages, generators' states and losses, by name.
-        facts: Numbers that are no tensors.
+        facts: Numbers that are not tensors.
     """
 
     step: int
@@ -151,7 +151,7 @@ class StateKeeper:
 
 
 def _differences(before: Any, now: Any, path: str = "") -> set[str]:
-    """Dotted names of the fields in which two tables of plain data differ."""
+    """Dotted names of the fields that differ between two tables of plain data."""
     if isinstance(before, dict) and isinstance(now, dict):
         return {
             name

@@ -59,7 +59,7 @@ def train(
     Raises:
         ArtifactError: The photographs, the source or the saved state cannot be used, or ``out`` cannot be written.
         ConfigError: The run's settings do not fit together, or its network is narrower than the source.
-        DeblurDeployError: The loss is no number any more.
+        DeblurDeployError: The loss is no longer a number.
         KeyboardInterrupt: Ctrl-C, after the state was saved; SystemExit likewise.
     """
     run = run or RunConfig()
@@ -89,7 +89,7 @@ def train(
 
 
 def state_folder(out: Path) -> Path:
-    """Where a run that makes the artifact ``out`` keeps its state: beside it, since it is no part of it."""
+    """Where a run that makes the artifact ``out`` keeps its state: beside it, since it is not part of it."""
     return out.with_name(f"{out.name}.training")
 
 
@@ -114,7 +114,7 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
             further blocks are as wide as their level. Depths that are left out are the source's.
 
     Raises:
-        ArtifactError: The source is no SRN.
+        ArtifactError: The source is not an SRN.
         ConfigError: The source's widths make no sense.
     """
     if source is None:
@@ -124,7 +124,7 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
     if stem != have.stem and have.stem != 1:
         raise ConfigError(
             f"the recipe has a stem of {stem} and the network to start from one of {have.stem}",
-            hint="leave stem out to keep its own, start from a network with a stem of 1, or from random weights",
+            hint="leave stem out to keep the network's, start from a network with a stem of 1, or from random weights",
         )
     depths = config.depths or tuple(len(blocks) for blocks in have.block_channels)
     if config.base is not None:
@@ -146,7 +146,7 @@ def _config_of(source: Artifact) -> SRNConfig:
 
 
 def widened_from(source: Artifact | None, config: TrainConfig) -> SRNConfig | None:
-    """Widths and depths of the source of a run that widens it; None where nothing grows."""
+    """Widths and depths of the source of a run that widens it; None where it is not widened."""
     if source is None:
         return None
     have = _config_of(source)
@@ -167,7 +167,7 @@ def _restore(trainer: Trainer, keeper: StateKeeper) -> int:
 
 
 def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dict[str, Any]:
-    """All that decides what a run computes, as plain data."""
+    """Everything that decides what a run computes, as plain data."""
     vgg = Path(run.vgg_weights) if run.vgg_weights and config.loss.perceptual else None
     return {
         **dataclasses.asdict(config),
@@ -177,7 +177,7 @@ def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dic
 
 
 def _check_fresh(folder: Path, run: RunConfig) -> None:
-    """Keep a new run from writing over the state of an interrupted one."""
+    """Refuse to overwrite the state of an interrupted run with that of a new one."""
     if not run.resume and any(folder.glob("state-*")):
         raise ArtifactError(
             f"{folder} holds the state of an interrupted run",

@@ -84,7 +84,7 @@ def test_rows_belong_together_by_artifact_runtime_size_and_batch() -> None:
     then = [record(100.0), record(100.0, batch=4), record(100.0, "openvino"), record(None, "onnxruntime")]
     now = [record(200.0, res="1280x720"), record(90.0, artifact="elsewhere/net", sha256="def"), record(90.0, batch=4)]
     first, second, third = compare(now, then, fail_below=0.95)
-    assert (first.verdict, first.note) == ("kept", "the payload is another")
+    assert (first.verdict, first.note) == ("kept", "the payload differs")
     assert second.name.endswith("in batches of 4")
     assert third.verdict == "not measured"
 
