@@ -5,10 +5,11 @@ A new precision is a converter, a function that writes its types into an ONNX ne
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from deblur_deploy.core.lazy import load_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,5 @@ def listed_precisions() -> str:
 
 def load_converter(row: PrecisionRow) -> Callable[..., Any]:
     """The function that a row names."""
-    module, _, name = row.converter.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    function: Callable[..., Any] = load_named(row.converter)
     return function

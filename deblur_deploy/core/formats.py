@@ -5,13 +5,12 @@ A format is added by its row. Where Pillow does not know it by itself, ``plugin`
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deblur_deploy.core.errors import MissingDependencyError
+from deblur_deploy.core.lazy import load_named as load_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +154,3 @@ def prepare(path: Path) -> None:
     """
     if (row := format_of_suffix(path.suffix)) is not None:
         row.prepare()
-
-
-def load_named(place: str) -> Any:
-    """What ``module:name`` stands for."""
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -21,9 +21,10 @@ from deblur_deploy.core.errors import (
     first_line,
 )
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
+from deblur_deploy.core.lazy import load_named
 from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
-from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime, find_runtime, load_named
+from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime, find_runtime
 
 Batch = NDArray[np.float32]
 """(N, 3, H, W), RGB in [0, 1]."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Literal
+from typing import Literal
 
 from deblur_deploy.core.artifact import Kind
 from deblur_deploy.core.errors import ConfigError
@@ -200,13 +199,3 @@ def find_runtime(name: str) -> Runtime:
     near = difflib.get_close_matches(name, RUNTIMES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known runtimes: {', '.join(RUNTIMES)}"
     raise ConfigError(f"there is no runtime {name!r}", hint=hint)
-
-
-def load_named(path: str) -> Any:
-    """What ``module:name`` stands for.
-
-    Args:
-        path: Dotted module and name of something in it, with a colon between.
-    """
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)

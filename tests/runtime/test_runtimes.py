@@ -19,9 +19,10 @@ from deblur_deploy.cli import doctor_command
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.lazy import load_named
 from deblur_deploy.runtime.ov import OpenVINORunner
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
-from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime, load_named
+from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime
 
 
 class Halving(Runner):
