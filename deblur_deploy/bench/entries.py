@@ -101,7 +101,7 @@ class BenchEntry:
         artifact: What to run.
         runtime: What to run it on.
         label: What the row is called, where that is not the artifact's directory.
-        obstacle: Why it cannot be run, where that is known beforehand.
+        unavailable: Why it cannot be run, where that is known beforehand.
         transfers: Whether pictures come from host memory and go back to it; else they stay on the GPU, as with
             ``trtexec --noDataTransfers``.
 
@@ -112,7 +112,7 @@ class BenchEntry:
     artifact: Artifact
     runtime: str
     label: str | None = None
-    obstacle: str | None = None
+    unavailable: str | None = None
     transfers: bool = True
 
     def __post_init__(self) -> None:

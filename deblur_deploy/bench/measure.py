@@ -128,7 +128,7 @@ def measure(entries: Sequence[BenchEntry], config: BenchConfig, on_window: OnWin
         raise ConfigError("there is nothing to measure", hint="give at least one artifact")
     config = dataclasses.replace(config, threads=config.threads or default_threads())
     contenders = [
-        _Contender(entry, entry.obstacle or reason_unavailable(entry.artifact, entry.runtime)) for entry in entries
+        _Contender(entry, entry.unavailable or reason_unavailable(entry.artifact, entry.runtime)) for entry in entries
     ]
     device, interrupted = device_facts(), False
     with ExitStack() as stack:

@@ -115,7 +115,7 @@ def measure_stream(entry: BenchEntry, config: StreamConfig) -> StreamRow:
     row = StreamRow(
         entry.name, entry.artifact.sha256, entry.runtime, str(config.resolution), config.fps, config.pipelined
     )
-    if reason := entry.obstacle or reason_unavailable(entry.artifact, entry.runtime):
+    if reason := entry.unavailable or reason_unavailable(entry.artifact, entry.runtime):
         return dataclasses.replace(row, skipped=reason)
     threads = config.threads or default_threads()
     size = (config.resolution.height, config.resolution.width, 3)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError, MissingDependencyError
-from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of
+from deblur_deploy.runtime.engine_fit import engine_unavailable, flavour_of
 
 _START = "import sys; from polygraphy.tools import main; sys.exit(main())"
 _USE_RTX = "POLYGRAPHY_USE_TENSORRT_RTX"
@@ -52,8 +52,8 @@ def list_layers(artifact: Artifact) -> str:
         )
     if not has_polygraphy():
         raise MissingDependencyError("Polygraphy, which lists layers, is not installed", hint="pip install polygraphy")
-    if artifact.kind == "engine" and (obstacle := engine_obstacle(artifact)):
-        raise obstacle
+    if artifact.kind == "engine" and (unavailable := engine_unavailable(artifact)):
+        raise unavailable
     kind = "engine" if artifact.kind == "engine" else "onnx"
     options = ["inspect", "model", str(artifact.path), "--model-type", kind, "--show", "layers"]
     use_rtx = artifact.kind == "engine" and flavour_of(artifact) == "rtx"

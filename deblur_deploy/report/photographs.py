@@ -90,7 +90,7 @@ def shown_stages(stages: Sequence[ReportStage]) -> list[ReportStage]:
     Raises:
         VerificationError: It can run none; the reasons are named.
     """
-    reasons = [_obstacle(stage) for stage in stages]
+    reasons = [_unavailable(stage) for stage in stages]
     able = [stage for stage, reason in zip(stages, reasons, strict=True) if reason is None]
     if not able:
         why = "; ".join(sorted({str(reason) for reason in reasons}))
@@ -155,7 +155,7 @@ def encode_photographs(photographs: Sequence[Photograph], budget: int = PICTURE_
     return []
 
 
-def _obstacle(stage: ReportStage) -> str | None:
+def _unavailable(stage: ReportStage) -> str | None:
     try:
         return reason_unavailable(stage.artifact, default_runtime(stage.artifact))
     except DeblurDeployError as err:

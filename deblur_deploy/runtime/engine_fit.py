@@ -59,7 +59,7 @@ def import_tensorrt(flavour: str) -> Any:
         ) from err
 
 
-def engine_obstacle(artifact: Artifact) -> DeblurDeployError | None:
+def engine_unavailable(artifact: Artifact) -> DeblurDeployError | None:
     """The error that running an engine here would end in, or None where it can be tried.
 
     Args:
@@ -77,7 +77,7 @@ def engine_obstacle(artifact: Artifact) -> DeblurDeployError | None:
             f"{name} needs an NVIDIA GPU, and the driver of this machine finds none",
             hint="check nvidia-smi, and CUDA_VISIBLE_DEVICES",
         )
-    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu) or _weights_obstacle(artifact)
+    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu) or _weights_unavailable(artifact)
 
 
 def name_engine(artifact: Artifact) -> str:
@@ -169,7 +169,7 @@ def _card_obstacle(artifact: Artifact, gpu: Gpu) -> BuildError | None:
     return BuildError(f"{name} cannot run on this machine's {gpu.name} ({gpu.sm})", hint=rebuild_hint(artifact, gpu))
 
 
-def _weights_obstacle(artifact: Artifact) -> DeblurDeployError | None:
+def _weights_unavailable(artifact: Artifact) -> DeblurDeployError | None:
     """The engine was built without its weights, and the ONNX file that has them is not there."""
     if not artifact.figures.get("weights_stripped"):
         return None

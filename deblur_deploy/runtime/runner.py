@@ -22,7 +22,7 @@ from deblur_deploy.core.errors import (
 )
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.core.lazy import load_named
-from deblur_deploy.runtime.engine_fit import engine_obstacle, flavour_of, flavour_title, rebuild_hint
+from deblur_deploy.runtime.engine_fit import engine_unavailable, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime, find_runtime
 
@@ -146,8 +146,8 @@ def open_runner(
         DeblurDeployError: This machine cannot run it.
     """
     name = runtime or default_runtime(artifact)
-    if obstacle := _unavailable(artifact, name):
-        raise obstacle
+    if unavailable := _unavailable(artifact, name):
+        raise unavailable
     options = OpenOptions(threads, batch, spin_wait)
     return cast(Runner, load_named(RUNTIMES[name].opener)(artifact, name, options))
 
@@ -188,14 +188,14 @@ def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
     Raises:
         ConfigError: There is no such runtime.
     """
-    obstacle = _unavailable(artifact, runtime)
-    return f"{obstacle.message}; {obstacle.hint}" if obstacle else None
+    unavailable = _unavailable(artifact, runtime)
+    return f"{unavailable.message}; {unavailable.hint}" if unavailable else None
 
 
 def runtime_states() -> dict[str, str | None]:
     """For every runtime, what this machine lacks for it and what to do about that, or None where it is ready."""
-    obstacles = {name: _missing_here(name) for name in RUNTIMES}
-    return {name: f"{obstacle.message}; {obstacle.hint}" if obstacle else None for name, obstacle in obstacles.items()}
+    lacking = {name: _missing_here(name) for name in RUNTIMES}
+    return {name: f"{error.message}; {error.hint}" if error else None for name, error in lacking.items()}
 
 
 def infer_finite(runner: Runner, batch: Batch, name: str) -> Batch:
@@ -317,8 +317,8 @@ def _engine_unavailable(artifact: Artifact, name: str) -> DeblurDeployError | No
             f"{name} cannot run {artifact.path}: it was built by {built_by}",
             hint=f"choose {' or '.join(runtimes_for(artifact))}, or {rebuild_hint(artifact, find_gpu(), wanted)}",
         )
-    if obstacle := engine_obstacle(artifact):
-        return obstacle
+    if unavailable := engine_unavailable(artifact):
+        return unavailable
     return _missing_here(name)
 
 

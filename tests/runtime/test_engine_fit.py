@@ -12,7 +12,7 @@ import pytest
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import BuildError, MissingDependencyError
 from deblur_deploy.runtime import engine_fit
-from deblur_deploy.runtime.engine_fit import driver_hint, engine_obstacle, import_tensorrt, rebuild_hint
+from deblur_deploy.runtime.engine_fit import driver_hint, engine_unavailable, import_tensorrt, rebuild_hint
 from deblur_deploy.runtime.nvidia import Gpu
 
 RTX = {"flavour": "rtx", "flavour_version": "1.7.1.116"}
@@ -23,7 +23,7 @@ PORTABLE = {"target": "portable", "capability": None}
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch, engine: Artifact, with_figures: Any) -> Callable[..., Any]:
-    """The obstacle for an engine with some figures on a card, with both flavours installed."""
+    """Why an engine with some figures cannot run on a card, with both flavours installed, or None."""
     versions = {"tensorrt_rtx": "1.7.1.116", "tensorrt": "11.4.0.106"}
     importer = SimpleNamespace(import_module=lambda name: SimpleNamespace(__version__=versions[name]))
     monkeypatch.setattr(engine_fit, "importlib", importer)
@@ -31,7 +31,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, engine: Artifact, with_figures: Any) 
 
     def judge(figures: dict[str, Any], capability: str = "7.5", driver_cuda: str = "13.0") -> Any:
         monkeypatch.setattr(engine_fit, "find_gpu", lambda: Gpu("NVIDIA card", capability, driver_cuda))
-        return engine_obstacle(with_figures(engine, **figures))
+        return engine_unavailable(with_figures(engine, **figures))
 
     return judge
 
@@ -93,10 +93,10 @@ def test_a_missing_tensorrt_comes_with_the_line_that_installs_it(
         raise ImportError("libnvinfer.so.11: cannot open shared object file")
 
     monkeypatch.setattr(engine_fit, "importlib", SimpleNamespace(import_module=fail))
-    obstacle = judge(FULL | TURING)
-    assert isinstance(obstacle, MissingDependencyError)
-    assert "libnvinfer.so.11" in obstacle.message
-    assert obstacle.hint == "pip install tensorrt"
+    unavailable = judge(FULL | TURING)
+    assert isinstance(unavailable, MissingDependencyError)
+    assert "libnvinfer.so.11" in unavailable.message
+    assert unavailable.hint == "pip install tensorrt"
     with pytest.raises(MissingDependencyError, match="TensorRT-RTX, which runs the engine"):
         import_tensorrt("rtx")
 

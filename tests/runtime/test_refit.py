@@ -19,7 +19,7 @@ from deblur_deploy.core.errors import ArtifactError, DeblurDeployError, MissingD
 from deblur_deploy.graph.for_tensorrt import prepare_network, read_network
 from deblur_deploy.runtime import engine_load
 from deblur_deploy.runtime.engine_fit import WEIGHTS_FIGURE as FIGURE
-from deblur_deploy.runtime.engine_fit import _weights_obstacle, find_weights, places_of
+from deblur_deploy.runtime.engine_fit import _weights_unavailable, find_weights, places_of
 
 Strip = Callable[..., Bench]
 
@@ -93,9 +93,9 @@ def test_a_file_that_is_not_there_is_named(strip: Strip, source: Path) -> None:
     ) as e:
         bench.open()
     assert "put the ONNX file that it was built from back there" in e.value.hint
-    obstacle = _weights_obstacle(bench.artifact)
-    assert obstacle is not None
-    assert obstacle.message == e.value.message
+    unavailable = _weights_unavailable(bench.artifact)
+    assert unavailable is not None
+    assert unavailable.message == e.value.message
     for told in (None, 5):
         bench.tell(**{FIGURE: told})
         with pytest.raises(ArtifactError, match="whose place its manifest does not say"):
@@ -105,7 +105,7 @@ def test_a_file_that_is_not_there_is_named(strip: Strip, source: Path) -> None:
 
 def test_another_file_in_its_place_is_refused(strip: Strip, source: Path) -> None:
     bench = strip()
-    assert _weights_obstacle(bench.artifact) is None
+    assert _weights_unavailable(bench.artifact) is None
     model = onnx.load(source)
     model.producer_name = "another"
     onnx.save(model, source)
@@ -140,7 +140,7 @@ def test_an_engine_with_its_weights_asks_for_no_file(
 ) -> None:
     bench = make()
     monkeypatch.setattr(engine_load, "_put_weights_in", lambda *_: pytest.fail("there was nothing to put in"))
-    assert _weights_obstacle(bench.artifact) is None
+    assert _weights_unavailable(bench.artifact) is None
     with bench.open():
         pass
 
