@@ -25,7 +25,7 @@ from deblur_deploy.bench.device import GpuSensors, conditions, device_facts, gpu
 from deblur_deploy.bench.entries import BenchEntry, failure_text, is_same_network
 from deblur_deploy.bench.row import BenchRow
 from deblur_deploy.bench.samples import is_stable, median_ratio_interval, summarize
-from deblur_deploy.bench.trtexec import PhasedRunner, ResidentRunner, Sample, trtexec_metrics, trtexec_warnings
+from deblur_deploy.bench.trtexec import ResidentRunner, Sample, TimedRunner, trtexec_metrics, trtexec_warnings
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_frames
 from deblur_deploy.core.process_memory import peak_resident_bytes, reset_peak, resident_bytes
@@ -210,15 +210,15 @@ class _Contender:
 
     def _time_one(self, frame: NDArray[Any]) -> Sample:
         assert self.runner is not None
-        before, phases = time.perf_counter(), None
+        before, timings = time.perf_counter(), None
         if not self.entry.transfers:
             assert isinstance(self.runner, ResidentRunner)
-            phases = self.runner.compute_again()
-        elif isinstance(self.runner, PhasedRunner):
-            _, phases = self.runner.infer_phased(frame)
+            timings = self.runner.compute_again()
+        elif isinstance(self.runner, TimedRunner):
+            _, timings = self.runner.infer_timed(frame)
         else:
             self.runner.infer(frame)
-        return Sample(before * 1000, (time.perf_counter() - before) * 1000, phases)
+        return Sample(before * 1000, (time.perf_counter() - before) * 1000, timings)
 
     def give_up(self, err: Exception) -> None:
         """Drop out of the measurement; times before a failure are not figures of a working network."""

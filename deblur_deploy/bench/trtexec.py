@@ -1,7 +1,7 @@
 """What trtexec reports about a measurement: metrics under its names, its warnings, and its file of times.
 
 On a processor an inference is one call that returns with its result, so all of its latency is computation and nothing
-is enqueued or copied. Runners for GPUs that know when each part began and ended say so (:class:`PhasedRunner`).
+is enqueued or copied. Runners for GPUs that know when each part began and ended say so (:class:`TimedRunner`).
 
 Source: TensorRT, ``samples/common/sampleReporting.cpp``.
 """
@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from deblur_deploy.bench.samples import spread, variation_percent
 from deblur_deploy.core.files import write_text
-from deblur_deploy.runtime.phases import Phases, Span
+from deblur_deploy.runtime.device_timings import DeviceTimings, Span
 from deblur_deploy.runtime.runner import Pictures
 
 _ENQUEUE_BOUND = 0.8
@@ -28,10 +28,10 @@ _UNSTABLE_PERCENT = 2.5
 
 
 @runtime_checkable
-class PhasedRunner(Protocol):
+class TimedRunner(Protocol):
     """A runner that times the parts of an inference on the device."""
 
-    def infer_phased(self, batch: Pictures) -> tuple[Pictures, Phases]:
+    def infer_timed(self, batch: Pictures) -> tuple[Pictures, DeviceTimings]:
         """As ``Runner.infer``, with the times of its parts."""
 
 
@@ -39,7 +39,7 @@ class PhasedRunner(Protocol):
 class ResidentRunner(Protocol):
     """A runner that can run its network again on pictures that stay on the device, as ``--noDataTransfers`` does."""
 
-    def compute_again(self) -> Phases:
+    def compute_again(self) -> DeviceTimings:
         """Run it on the pictures of the last ``infer``, wait for the end, and give the times of its parts."""
 
 
@@ -50,19 +50,19 @@ class Sample:
     Args:
         start_ms: When it began, on the host's clock.
         wall_ms: Time until the output was in host memory, or, where it stays on the device, there.
-        phases: What the runner knows of its parts, or None.
+        timings: What the runner knows of its parts, or None.
     """
 
     start_ms: float
     wall_ms: float
-    phases: Phases | None = None
+    timings: DeviceTimings | None = None
 
-    def trace(self) -> Phases:
+    def trace(self) -> DeviceTimings:
         """Its parts; without a queue and without copies, all of it is computation."""
-        if self.phases:
-            return self.phases
+        if self.timings:
+            return self.timings
         end = self.start_ms + self.wall_ms
-        return Phases(None, (self.start_ms, self.start_ms), (self.start_ms, end), (end, end))
+        return DeviceTimings(None, (self.start_ms, self.start_ms), (self.start_ms, end), (end, end))
 
 
 def trtexec_metrics(samples: Sequence[Sample], walltime_ms: float) -> dict[str, Any]:
@@ -83,11 +83,11 @@ def trtexec_metrics(samples: Sequence[Sample], walltime_ms: float) -> dict[str, 
         "Latency": asdict(spread([trace.latency_ms for trace in traces])),
         "Total Host Walltime": walltime_ms / 1000,
     }
-    if not all(sample.phases for sample in samples):
+    if not all(sample.timings for sample in samples):
         return metrics
     if enqueue := _enqueue_times(traces):
         metrics["Enqueue Time"] = asdict(spread(enqueue))
-    parts: Mapping[str, Callable[[Phases], Span]] = {
+    parts: Mapping[str, Callable[[DeviceTimings], Span]] = {
         "H2D Latency": lambda trace: trace.h2d,
         "GPU Compute Time": lambda trace: trace.compute,
         "D2H Latency": lambda trace: trace.d2h,
@@ -127,7 +127,7 @@ def write_times(samples: Sequence[Sample], path: Path) -> None:
     write_text(path, f"[\n  {text}\n]\n")
 
 
-def _times(trace: Phases, origin: float) -> dict[str, float]:
+def _times(trace: DeviceTimings, origin: float) -> dict[str, float]:
     spans = {"Enq": trace.enqueue or trace.compute, "H2d": trace.h2d, "Compute": trace.compute, "D2h": trace.d2h}
     times: dict[str, float] = {}
     for name, (start, end) in spans.items():
@@ -136,7 +136,7 @@ def _times(trace: Phases, origin: float) -> dict[str, float]:
     return times | lengths | {"latencyMs": trace.latency_ms}
 
 
-def _enqueue_times(traces: Sequence[Phases]) -> list[float]:
+def _enqueue_times(traces: Sequence[DeviceTimings]) -> list[float]:
     return [_length(trace.enqueue) for trace in traces if trace.enqueue]
 
 

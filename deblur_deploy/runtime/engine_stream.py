@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.runtime.cuda import Cuda
+from deblur_deploy.runtime.device_timings import DeviceTimings, Span, spans_between
 from deblur_deploy.runtime.engine_io import EngineIO, Shape
-from deblur_deploy.runtime.phases import Phases, Span, spans_between
 
 _ALIGNMENT = 256
 """What TensorRT asks of the address of a tensor (``IExecutionContext::setTensorAddress``)."""
@@ -114,12 +114,12 @@ class EngineStream:
         _, out_bytes = self._io.bytes_of(self._shape, shape)
         return self._io.read(self._host_out.view(out_bytes), shape, like)
 
-    def phases(self) -> Phases:
+    def timings(self) -> DeviceTimings:
         """Where the time of the batch went that was finished last."""
         h2d, compute, d2h = spans_between(self._cuda.elapsed_ms, self._opened, self._marks)
-        return Phases(self._enqueued, h2d, compute, d2h)
+        return DeviceTimings(self._enqueued, h2d, compute, d2h)
 
-    def compute_again(self) -> Phases:
+    def compute_again(self) -> DeviceTimings:
         """Run the network once more on the picture that was uploaded last, with no copies; waits for the end.
 
         Raises:
@@ -135,7 +135,7 @@ class EngineStream:
         self._cuda.record(end, self.stream)
         self._cuda.synchronize_event(end)
         (compute,) = spans_between(self._cuda.elapsed_ms, self._opened, (start, end))
-        return Phases.of_compute(self._enqueued, compute)
+        return DeviceTimings.of_compute(self._enqueued, compute)
 
     def run_in_place(self, shape: Shape, addresses: tuple[int, int] | int, stream: int) -> int:
         """Put the network on a stream, on buffers that lie on the device.

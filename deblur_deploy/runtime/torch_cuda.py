@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.runtime.device_timings import DeviceTimings, Span, spans_between
 from deblur_deploy.runtime.eager import TorchRunner, prepare_network, variant_of
-from deblur_deploy.runtime.phases import Phases, Span, spans_between
 from deblur_deploy.runtime.runner import Batch, Pictures
 from deblur_deploy.runtime.runtimes import OpenOptions
 
@@ -82,12 +82,12 @@ class TorchCudaRunner(TorchRunner):
         self._host_in = self._host_out = self._picture = None
         super().close()
 
-    def infer_phased(self, batch: Pictures) -> tuple[Pictures, Phases]:
+    def infer_timed(self, batch: Pictures) -> tuple[Pictures, DeviceTimings]:
         """As :meth:`infer`, and where the time went."""
         restored = self.infer(batch)
-        return restored, Phases(self._enqueued, *spans_between(_elapsed_ms, self._opened, self._marks))
+        return restored, DeviceTimings(self._enqueued, *spans_between(_elapsed_ms, self._opened, self._marks))
 
-    def compute_again(self) -> Phases:
+    def compute_again(self) -> DeviceTimings:
         """Run the network once more on what :meth:`infer` put on the device last, with no copies; waits for the end.
 
         Raises:
@@ -101,7 +101,7 @@ class TorchCudaRunner(TorchRunner):
             end.record()
             end.synchronize()
         (compute,) = spans_between(_elapsed_ms, self._opened, (start, end))
-        return Phases.of_compute(self._enqueued, compute)
+        return DeviceTimings.of_compute(self._enqueued, compute)
 
     def _run(self, batch: Batch) -> Batch:
         uploading, uploaded, computed, downloaded = self._marks

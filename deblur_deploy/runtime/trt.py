@@ -21,11 +21,11 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployEr
 from deblur_deploy.core.files import whole_file
 from deblur_deploy.runtime.cuda import Cuda, stream_handle
 from deblur_deploy.runtime.device_array import DeviceArray, as_device_array
+from deblur_deploy.runtime.device_timings import DeviceTimings
 from deblur_deploy.runtime.engine_fit import flavour_of, import_tensorrt
 from deblur_deploy.runtime.engine_io import describe_io
 from deblur_deploy.runtime.engine_load import load_engine
 from deblur_deploy.runtime.engine_stream import EngineStream, StreamOptions
-from deblur_deploy.runtime.phases import Phases
 from deblur_deploy.runtime.runner import Pictures, Runner
 from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions
 
@@ -195,12 +195,12 @@ class EngineRunner(Runner):
         stream.start(batch)
         return stream.finish()
 
-    def infer_phased(self, batch: Pictures) -> tuple[Pictures, Phases]:
+    def infer_timed(self, batch: Pictures) -> tuple[Pictures, DeviceTimings]:
         """The same, and where the time went."""
         restored = self.infer(batch)
-        return restored, self._first().phases()
+        return restored, self._first().timings()
 
-    def compute_again(self) -> Phases:
+    def compute_again(self) -> DeviceTimings:
         """Run the network once more on what :meth:`infer` put on the device last, with no copies."""
         return self._first().compute_again()
 

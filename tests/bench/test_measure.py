@@ -28,7 +28,7 @@ from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.core.threads import usable_cores
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.runtime.phases import Phases
+from deblur_deploy.runtime.device_timings import DeviceTimings
 
 SMALL = Resolution(32, 16)
 QUICK = BenchConfig(SMALL, threads=1, warmup_ms=0, duration_ms=60, min_iterations=6, max_windows=3)
@@ -287,7 +287,7 @@ def test_control_c_keeps_what_was_measured(use: Callable) -> None:
     assert all(runner.closed for runner in runners.values())
 
 
-class PhasedFake(FakeRunner):
+class TimedFake(FakeRunner):
     """A runner that knows the times of its parts, and says how it runs."""
 
     def __init__(self, on_infer: Callable[[], None]) -> None:
@@ -295,13 +295,13 @@ class PhasedFake(FakeRunner):
         self.settings = {"cuda_graph": True, "spin_wait": True}
         self.calls: list[str] = []
 
-    def infer_phased(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], Phases]:
+    def infer_timed(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], DeviceTimings]:
         self.calls.append("infer")
-        return self.infer(batch), Phases((0, 1), (0, 2), (2, 9), (9, 12))
+        return self.infer(batch), DeviceTimings((0, 1), (0, 2), (2, 9), (9, 12))
 
-    def compute_again(self) -> Phases:
+    def compute_again(self) -> DeviceTimings:
         self.calls.append("compute")
-        return Phases.of_compute((0, 1), (2, 9))
+        return DeviceTimings.of_compute((0, 1), (2, 9))
 
 
 def on_gpu(name: str = "a", **changed: bool) -> BenchEntry:
@@ -309,12 +309,12 @@ def on_gpu(name: str = "a", **changed: bool) -> BenchEntry:
 
 
 @pytest.fixture
-def phased(monkeypatch: pytest.MonkeyPatch) -> list[PhasedFake]:
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[TimedFake]:
     """The runners that were opened, each with what it was told."""
-    opened: list[PhasedFake] = []
+    opened: list[TimedFake] = []
 
-    def open_runner(artifact: Artifact, runtime: str, threads: int, *, spin_wait: bool, batch: int) -> PhasedFake:
-        opened.append(PhasedFake(lambda: None))
+    def open_runner(artifact: Artifact, runtime: str, threads: int, *, spin_wait: bool, batch: int) -> TimedFake:
+        opened.append(TimedFake(lambda: None))
         opened[-1].settings["spin_wait"] = spin_wait
         return opened[-1]
 
@@ -324,7 +324,7 @@ def phased(monkeypatch: pytest.MonkeyPatch) -> list[PhasedFake]:
 
 
 @pytest.mark.parametrize("spin_wait", [True, False])
-def test_a_runner_that_times_its_parts_is_asked_for_them(phased: list[PhasedFake], spin_wait: bool) -> None:
+def test_a_runner_that_times_its_parts_is_asked_for_them(timed: list[TimedFake], spin_wait: bool) -> None:
     (row,) = measure([on_gpu()], dataclasses.replace(QUICK, spin_wait=spin_wait)).rows
     assert row.metrics["GPU Compute Time"]["median"] == row.gpu_compute_ms == 7
     assert row.metrics["Latency"]["p99"] == 12
@@ -334,10 +334,10 @@ def test_a_runner_that_times_its_parts_is_asked_for_them(phased: list[PhasedFake
     assert row.latency_ms.median < 7  # what the host saw
 
 
-def test_without_transfers_only_the_first_picture_is_copied(phased: list[PhasedFake]) -> None:
+def test_without_transfers_only_the_first_picture_is_copied(timed: list[TimedFake]) -> None:
     copied, resident = measure([on_gpu(), on_gpu(transfers=False)], QUICK).rows
-    assert set(phased[0].calls) == {"infer"}
-    assert set(phased[1].calls) == {"compute"}  # after one plain inference
+    assert set(timed[0].calls) == {"infer"}
+    assert set(timed[1].calls) == {"compute"}  # after one plain inference
     assert (copied.transfers, resident.transfers) == (True, False)
     assert resident.settings == copied.settings | {"transfers": False}
     for part in ("H2D Latency", "D2H Latency"):
@@ -346,7 +346,7 @@ def test_without_transfers_only_the_first_picture_is_copied(phased: list[PhasedF
     assert resident.metrics["Enqueue Time"]["median"] == 1
 
 
-def test_only_like_is_held_against_like(phased: list[PhasedFake]) -> None:
+def test_only_like_is_held_against_like(timed: list[TimedFake]) -> None:
     copied, resident = measure([on_gpu(), on_gpu(transfers=False)], QUICK).rows
     assert copied.ratio == 1
     assert resident.latency_ms is not None

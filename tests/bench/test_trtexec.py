@@ -10,7 +10,7 @@ import pytest
 from deblur_deploy.bench.samples import spread, variation_percent
 from deblur_deploy.bench.trtexec import Sample, trtexec_metrics, trtexec_warnings, write_times
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.runtime.phases import Phases
+from deblur_deploy.runtime.device_timings import DeviceTimings
 
 SPREAD = {"min", "max", "mean", "median", "p90", "p95", "p99"}
 
@@ -18,8 +18,10 @@ SPREAD = {"min", "max", "mean", "median", "p90", "p95", "p99"}
 def on_gpu(start: float, compute: float, enqueue: float = 1.0) -> Sample:
     """1 ms of copy there, a gap of 1 ms, the network, 2 ms of copy back."""
     h2d, began = (start, start + 1), start + 2
-    phases = Phases((start, start + enqueue), h2d, (began, began + compute), (began + compute, began + compute + 2))
-    return Sample(1000 + start, compute + 4, phases)
+    timings = DeviceTimings(
+        (start, start + enqueue), h2d, (began, began + compute), (began + compute, began + compute + 2)
+    )
+    return Sample(1000 + start, compute + 4, timings)
 
 
 def test_a_device_s_times_are_told_apart_by_trtexec_s_names() -> None:

@@ -129,7 +129,7 @@ def test_scans_beside_the_run_are_charted_and_damaged_ones_named(whole_run: Run)
     assert charts["pruning"].rows == (("a, b", "50%", "1.50"),)
     assert charts["quantization"].rows == (("head", "0.1000"), ("body", "-0.0100"))
     (whole_run.folder / "scan" / "scan.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"scan\.json is no whole scan"):
+    with pytest.raises(ArtifactError, match=r"scan\.json is not a complete scan"):
         gather(whole_run.folder)
 
 

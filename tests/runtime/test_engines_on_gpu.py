@@ -105,6 +105,13 @@ def test_streams_and_phases(built: Artifact) -> None:
         expected = [runner.infer(frame(seed)) for seed in range(6)]
         for found, exact in zip(runner.infer_all(map(frame, range(6))), expected, strict=True):
             assert_agree(found, exact)
-        _, phases = runner.infer_phased(frame())
-        assert phases.h2d[0] < phases.h2d[1] <= phases.compute[0] < phases.compute[1] <= phases.d2h[0] < phases.d2h[1]
+        _, timings = runner.infer_timed(frame())
+        assert (
+            timings.h2d[0]
+            < timings.h2d[1]
+            <= timings.compute[0]
+            < timings.compute[1]
+            <= timings.d2h[0]
+            < timings.d2h[1]
+        )
         assert runner.compute_again().latency_ms > 0

@@ -93,12 +93,12 @@ def test_the_network_gets_the_type_and_layout_of_the_variant(name: str, dtype: t
 def test_phases_are_between_the_device_s_events() -> None:
     device = StandInDevice()
     with TorchCudaRunner(Brighter(), ImageSpec(), "torch-cuda", device) as runner:
-        restored, phases = runner.infer_phased(picture())
+        restored, timings = runner.infer_timed(picture())
     np.testing.assert_array_equal(restored, picture() + np.float32(0.1))
-    assert (phases.h2d, phases.compute, phases.d2h) == ((3, 6), (6, 9), (9, 12))
-    assert phases.latency_ms == 9
-    assert phases.enqueue is not None
-    assert 0 < phases.enqueue[0] < phases.enqueue[1]
+    assert (timings.h2d, timings.compute, timings.d2h) == ((3, 6), (6, 9), (9, 12))
+    assert timings.latency_ms == 9
+    assert timings.enqueue is not None
+    assert 0 < timings.enqueue[0] < timings.enqueue[1]
     assert device.waits == 1
 
 
@@ -107,11 +107,11 @@ def test_without_transfers_the_network_runs_on_the_same_picture_again() -> None:
     with TorchCudaRunner(net, ImageSpec(), "torch-cuda", device) as runner:
         runner.infer(picture())
         for _ in range(2):
-            phases = runner.compute_again()
+            timings = runner.compute_again()
             np.testing.assert_array_equal(net.given.numpy(), picture())
-        assert phases.h2d[0] == phases.h2d[1] == phases.compute[0]
-        assert phases.d2h[0] == phases.d2h[1] == phases.compute[1]
-        assert phases.latency_ms == STEP_MS
+        assert timings.h2d[0] == timings.h2d[1] == timings.compute[0]
+        assert timings.d2h[0] == timings.d2h[1] == timings.compute[1]
+        assert timings.latency_ms == STEP_MS
     assert device.waits == 3
     assert device.buffers == 2
 
@@ -173,8 +173,15 @@ def test_phases_on_the_gpu(checkpoint: Artifact, name: str, spin_wait: bool) -> 
         pytest.skip(reason)
     with open_runner(checkpoint, name, spin_wait=spin_wait) as runner:
         assert isinstance(runner, TorchCudaRunner)
-        expected, phases = runner.infer_phased(picture(1, 3, 64, 96))
-        assert phases.h2d[0] < phases.h2d[1] <= phases.compute[0] < phases.compute[1] <= phases.d2h[0] < phases.d2h[1]
+        expected, timings = runner.infer_timed(picture(1, 3, 64, 96))
+        assert (
+            timings.h2d[0]
+            < timings.h2d[1]
+            <= timings.compute[0]
+            < timings.compute[1]
+            <= timings.d2h[0]
+            < timings.d2h[1]
+        )
         assert runner.compute_again().latency_ms > 0
         np.testing.assert_allclose(runner.infer(picture(1, 3, 64, 96)), expected, atol=1e-3)
 

@@ -183,17 +183,17 @@ def test_frames_are_scaled_for_an_engine_of_floats(make: Callable[..., Bench]) -
 def test_phases_are_those_of_the_device(make: Callable[..., Bench]) -> None:
     with make().open() as runner:
         runner.infer(picture())
-        _, phases = runner.infer_phased(picture())
+        _, timings = runner.infer_timed(picture())
         again = runner.compute_again()
         assert runner.settings == {"cuda_graph": True, "spin_wait": True}
-    copies = (phases.h2d, phases.compute, phases.d2h)
+    copies = (timings.h2d, timings.compute, timings.d2h)
     expected = (UPLOAD_MS, COMPUTE_MS, DOWNLOAD_MS)
     assert [end - start for start, end in copies] == pytest.approx(expected)
-    assert phases.h2d[0] == pytest.approx(sum(expected))
-    assert phases.h2d[1] == phases.compute[0]
-    assert phases.compute[1] == phases.d2h[0]
-    assert phases.latency_ms == pytest.approx(sum(expected))
-    assert 0 < phases.enqueue[0] < phases.enqueue[1]
+    assert timings.h2d[0] == pytest.approx(sum(expected))
+    assert timings.h2d[1] == timings.compute[0]
+    assert timings.compute[1] == timings.d2h[0]
+    assert timings.latency_ms == pytest.approx(sum(expected))
+    assert 0 < timings.enqueue[0] < timings.enqueue[1]
     assert again.latency_ms == pytest.approx(COMPUTE_MS)
     assert again.compute[0] == pytest.approx(2 * sum(expected))
 

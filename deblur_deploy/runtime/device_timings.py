@@ -14,7 +14,7 @@ Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
-class Phases:
+class DeviceTimings:
     """The parts of one inference, on a clock that begins when the runner is opened.
 
     Args:
@@ -30,7 +30,7 @@ class Phases:
     d2h: Span
 
     @classmethod
-    def of_compute(cls, enqueue: Span | None, compute: Span) -> Phases:
+    def of_compute(cls, enqueue: Span | None, compute: Span) -> DeviceTimings:
         """Those of an inference without copies."""
         began, ended = compute
         return cls(enqueue, (began, began), compute, (ended, ended))
