@@ -242,6 +242,7 @@ def test_an_int8_row_that_is_no_int8_says_so(
 ) -> None:
     exact, said = expected
     monkeypatch.setattr("deblur_deploy.runtime.ov.multiplies_int8_exactly", lambda: exact)
+    monkeypatch.setattr("deblur_deploy.bench.measure.reason_unavailable", lambda artifact, runtime: None)
     plain = dataclasses.replace(exported(entry("original"), "graph"), runtime=runtime)
     network = dataclasses.replace(plain.artifact.network, quantization={"format": "int8"})
     quantized = dataclasses.replace(plain, artifact=dataclasses.replace(plain.artifact, network=network))
