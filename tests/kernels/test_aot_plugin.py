@@ -133,7 +133,7 @@ def test_what_the_assembler_refuses_is_named():
 def test_without_the_assembler_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(resources, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingDependencyError, match="ptxas, which is not here") as caught:
+    with pytest.raises(MissingDependencyError, match="ptxas, which is not installed") as caught:
         find_ptxas()
     assert "nvidia-cuda-nvcc" in caught.value.hint
 
