@@ -117,7 +117,8 @@ def command(
     timing = TimeOptions(max_ms, min_fps, curve, runtime, int8, res, latency_table, other_device, remeasure)
     output = Output(as_json)
     if timing.is_asked:
-        prune_to_time(output, _source(output, source, runs), timing, config, None if dry_run else (runs, out))
+        artifact = _source(output, source, runs)
+        prune_to_time(output, artifact, timing, config, None if dry_run else timing.directory(runs, out))
     elif scan:
         _scan(output, source, config, runs, out, dry_run)
     elif dry_run:

@@ -109,13 +109,17 @@ class TimeOptions:
         size = parse_resolution(self.res)
         return FrameTimeConfig(max_ms, self.runtime, self.int8, size.width, size.height, prune)
 
+    def directory(self, runs: Path, out: Path | None) -> Path:
+        """Where to write: the directory that was named, else a new one among all artifacts."""
+        return scan_directory(out, runs) if self.curve is not None else new_directory(out, runs, "prune")
+
 
 def prune_to_time(
     output: Output,
     artifact: Artifact,
     options: TimeOptions,
     prune: PruneConfig,
-    places: tuple[Path, Path | None] | None,
+    directory: Path | None,
 ) -> None:
     """Find what fits into a frame time, and prune to it unless this is a dry run.
 
@@ -124,7 +128,7 @@ def prune_to_time(
         artifact: The float checkpoint.
         options: The frame time.
         prune: Importance, rounding, scan and fine-tuning.
-        places: Directory of all artifacts, and the one to write if it was named; None is a dry run.
+        directory: What to write (see :meth:`TimeOptions.directory`); None is a dry run.
 
     Raises:
         DeblurDeployError: It cannot be met or measured.
@@ -135,10 +139,6 @@ def prune_to_time(
 
     budgets = options.budgets()
     configs = [options.config(ms, prune) for ms in budgets]
-    directory = None
-    if places:
-        runs, out = places
-        directory = scan_directory(out, runs) if options.curve is not None else new_directory(out, runs, "prune")
     with FrameClock(artifact, configs[0]) as clock:
         place = _place(options, clock.identity)
         with output.waiting("timing networks") as caption:
@@ -162,7 +162,7 @@ def prune_to_time(
 
 
 def _place(options: TimeOptions, identity: Any) -> TablePlace:
-    """The table's file: the one that was named, else one of its own for each network, runtime, size and machine."""
+    """The table's file: the one that was named, else a separate one for each network, runtime, size and machine."""
     from deblur_deploy.compress.frame_budget import TablePlace
 
     if options.other_device and options.latency_table is None:
