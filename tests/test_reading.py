@@ -41,7 +41,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     ],
 )
 def test_characters_count_by_their_edit_distance(module: Any, text: str, read: str, right: int) -> None:
-    assert module("text_reader").correct_characters(text, read) == right
+    assert module("reading").correct_characters(text, read) == right
 
 
 def test_texts_are_where_the_picture_says_and_the_rest_is_untouched(module: Any) -> None:
@@ -67,7 +67,7 @@ def test_texts_are_where_the_picture_says_and_the_rest_is_untouched(module: Any)
 
 def test_sharp_texts_are_read(module: Any) -> None:
     pytest.importorskip("rapidocr", exc_type=ImportError)
-    scenes, reading = module("text_scenes"), module("text_reader")
+    scenes, reading = module("text_scenes"), module("reading")
     reader = reading.TextReader()
     photo = np.full((360, 640, 3), 90, np.uint8)
     written, texts = scenes.write_on(photo, (16.0, 20.0), np.random.default_rng(3))
@@ -100,7 +100,7 @@ def test_slices_that_move_lose_and_a_still_one_does_not(module: Any) -> None:
 def test_a_claim_is_judged_by_the_figure_and_its_interval(
     module: Any, restored: tuple[float, float, float], verdict: str
 ) -> None:
-    reading, target = module("reading"), module("target")
+    reading, target = module("reading"), module("measurement")
     claim = reading.Claim("+27 % plates read", "plates", target.Target(at_least=27))
     outcome = reading._judge(claim, "%", restored, (1.0, -1.0, 3.0))
     assert outcome["verdict"] == verdict
