@@ -27,7 +27,8 @@ Each scenario is a file of plain data in [`scenarios/`](scenarios): what is meas
 target. `run.py` measures it and appends one line to `results/<device>/<scenario>.jsonl` with the figure, every raw
 sample, the machine, and the versions of all libraries. The tables below are rendered from these lines; of several, the
 last one counts. A figure that misses its target is recorded and shown as missed; one whose last three windows of time
-do not agree within 10 % is called unstable, and says more about the machine's other work than about this project.
+do not agree within 10 % is called unstable, and says more about the machine's other work than about this project. Where a
+shipped generator has been replaced since, the record says so: it stays until that machine measures the new one.
 
 ## Run them again
 
@@ -118,13 +119,15 @@ def _describe_scenario(scenario: Scenario) -> str:
 def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
     """The table of one machine, and what the machine is."""
     titles = {scenario.name: scenario.title for scenario in scenarios}
+    since = {scenario.name: scenario.since for scenario in scenarios}
     records = {path.stem: latest_record(path) for path in sorted(directory.glob("*.jsonl"))}
     rows = []
     for name, record in records.items():
         figure, target, outcome = _outcome(record)
         link = f"[{escape(titles.get(name, name))}](results/{directory.name}/{name}.jsonl)"
         day = record["date"][:16].replace("T", " ")
-        rows.append([link, figure, target, f"**{outcome}**", escape(record["note"]), day])
+        earlier = f"**Of the generators shipped before {since[name]}.** " if day < since.get(name, "") else ""
+        rows.append([link, figure, target, f"**{outcome}**", earlier + escape(record["note"]), day])
     headings = ["scenario", "figure", "target", "", "measured", "date (UTC)"]
     lines = [f"### {directory.name}\n", *markup_table(headings, rows)]
     for name, record in records.items():
@@ -150,9 +153,10 @@ def _render_claims(scenario: Scenario, scenarios: Sequence[Scenario], devices: S
 
 
 def _records(scenario: Scenario, devices: Sequence[Path]) -> list[Record]:
-    """The latest record of a scenario on every device that has one."""
+    """The latest record of a scenario on every device that has one, of the generators that are shipped now."""
     paths = [directory / f"{scenario.name}.jsonl" for directory in devices]
-    return [latest_record(path) for path in paths if path.exists()]
+    records = [latest_record(path) for path in paths if path.exists()]
+    return [record for record in records if record["date"] >= scenario.since]
 
 
 def _render_proofs(scenario: Scenario, devices: Sequence[Path]) -> str:

@@ -89,6 +89,8 @@ class Scenario:
         about: What is measured, in full.
         target: What the figure is held against.
         work: The measurement.
+        since: Day (UTC, YYYY-MM-DD) on which a shipped generator that it measures was replaced; records of earlier days
+            are of the one before, and are marked so.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Scenario:
     about: str
     target: Target
     work: Work
+    since: str
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class _ScenarioTable:
     kind: str
     target: Target
     parameters: dict[str, Any]
+    since: str = ""
 
 
 def load_scenario(path: Path) -> Scenario:
@@ -126,7 +130,7 @@ def load_scenario(path: Path) -> Scenario:
     if table.kind not in KINDS:
         raise ConfigError(f"{path.name} has kind {table.kind!r}", hint=f"known: {', '.join(KINDS)}")
     work: Work = from_table(KINDS[table.kind], table.parameters, f"{path.name}: parameters")
-    return Scenario(path.stem, table.title, table.about, table.target, work)
+    return Scenario(path.stem, table.title, table.about, table.target, work, table.since)
 
 
 def load_scenarios(root: Path) -> list[Scenario]:

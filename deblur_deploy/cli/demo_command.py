@@ -52,8 +52,8 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> RunRecipe:
     hurried = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=4, windows=2, max_windows=4)
     return RunRecipe(
         photos=photos,
-        prune=with_tuning(PruneConfig(), None, 20 if quick else 500),
-        qat=with_tuning(QatConfig(), None, 5 if quick else 120),
+        prune=with_tuning(PruneConfig(), None, 20 if quick else 500, fastest=True),
+        qat=with_tuning(QatConfig(), None, 5 if quick else 120, fastest=True),
         fp16=PrecisionConfig(),
         engine=EngineConfig(target=target),
         bench=hurried if quick else BenchConfig(duration_ms=1500.0, min_iterations=6, max_windows=4),

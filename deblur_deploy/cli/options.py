@@ -98,9 +98,11 @@ def release_claims() -> None:
     _claims.close()
 
 
-def with_tuning(config: C, photos: Path | None, steps: int | None) -> C:
-    """The config with the user's photographs and number of steps, where they gave any."""
+def with_tuning(config: C, photos: Path | None, steps: int | None, fastest: bool = False) -> C:
+    """The config with the user's photographs and number of steps, where they gave any, and in the fastest arithmetic."""
     tuning = config.tuning
+    if fastest:
+        tuning = dataclasses.replace(tuning, fit=dataclasses.replace(tuning.fit, precision="fastest"))
     if photos is not None:
         tuning = dataclasses.replace(tuning, photos=str(photos))
     if steps is not None:

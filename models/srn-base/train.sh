@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains srn-camera from random weights, stage by stage: train.sh PHOTOS OUT
+# Trains srn-base from random weights, stage by stage: train.sh PHOTOS OUT
 set -eu
 here=$(dirname "$0")
 photos=$1 out=$2
@@ -8,4 +8,4 @@ deblur-deploy train "$here/stages/2-wider.toml" --init "$out/1" --data "$photos"
 deblur-deploy train "$here/stages/3-longer.toml" --init "$out/2" --data "$photos" --out "$out/3"
 deblur-deploy train "$here/stages/4-stem.toml" --init "$out/3" --data "$photos" --out "$out/4"
 deblur-deploy train "$here/stages/5-mixture.toml" --init "$out/4" --data "$photos" --out "$out/5"
-deblur-deploy train "$here/recipe.toml" --init "$out/5" --data "$photos" --out "$out/srn-camera"
+deblur-deploy train "$here/recipe.toml" --init "$out/5" --data "$photos" --out "$out/srn-base"
