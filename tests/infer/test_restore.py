@@ -16,7 +16,7 @@ from deblur_deploy.core.images import ImageSpec, Resolution, from_batch, to_batc
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.core.sources import shipped
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_margin
+from deblur_deploy.infer.reach import block_means, measure_bytes_per_pixel, measure_margin, with_noise
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.runtime.runner import open_runner
 
@@ -88,16 +88,21 @@ def test_tiles_without_their_margin_do_leave_a_seam(runner, wide_photo):
     assert np.abs(tiles.restore(picture) - deblur(runner, picture)).max() > SEAM
 
 
-def test_tiles_leave_no_seam_on_the_trained_network(moving_photo):
-    """On a real photograph, whose smooth parts carry further than drawn ones."""
-    with open_runner(load_artifact(shipped("models") / "srn-demo"), "torch") as runner:
-        margin = measure_margin(runner)
-        side = 2 * margin + 32
-        tiles = Restorer(runner, RestoreConfig(tile=Resolution(side, side)), {"margin": margin})
+def test_tiles_leave_no_seam_on_a_trained_network(moving_photo):
+    """On a real photograph, whose smooth parts carry further than drawn ones; beyond what INT8 rounds this way or that."""
+    with open_runner(load_artifact(shipped("models") / "srn-demo-p70-int8"), "torch") as runner:
+        restorer = Restorer(runner, RestoreConfig(tile=Resolution(512, 96)))
+        strip = np.concatenate([moving_photo, moving_photo[:, ::-1]] * 2, axis=1)[:96]
+        height, width = strip.shape[:2]
+        whole = deblur(runner, strip)
+        noise = np.abs(deblur(runner, with_noise(strip)) - whole)
+        assert 0 < noise.max() * 255 < 3
 
-        height, width = moving_photo.shape[:2]
-        assert tiles.plan(width, height).tiles > 1
-        assert np.abs(tiles.restore(moving_photo) - deblur(runner, moving_photo)).max() <= SEAM
+        assert restorer.plan(width, height).tiles > 1
+        assert restorer.seams == ""
+        apart = np.abs(restorer.restore(strip) - whole)
+        beyond = block_means(apart.transpose(2, 0, 1)).max() - block_means(noise.transpose(2, 0, 1)).max()
+        assert beyond <= SEAM
 
 
 def test_a_fixed_size_graph_takes_pictures_of_any_size(artifact, tmp_path, wide_photo):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,11 +13,13 @@ from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.core.sources import shipped
-from deblur_deploy.infer.reach import measure_reach
+from deblur_deploy.infer.reach import block_means, draw_probe, measure_reach, with_noise
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.tile_trial import BOUND, tile_difference
 from deblur_deploy.runtime.eager import TorchRunner
 from deblur_deploy.runtime.runner import open_runner
+
+Float = NDArray[np.float32]
 
 
 class Local(nn.Module):
@@ -93,6 +96,26 @@ def test_a_reach_without_end_is_told_from_a_measured_one(kind):
     assert measure_reach(open_net(kind)).is_capped
 
 
+class Rounded(Local):
+    """In codes, as a network in INT8: whatever the picture's edge does to one value is noise elsewhere."""
+
+    def between(self, y: Tensor) -> Tensor:
+        return torch.round(12 * y) / 12
+
+
+def test_rounding_to_codes_is_not_a_reach():
+    """A code that falls to the other side moves the result by levels wherever it is, with no edge near it."""
+    runner = open_net(Rounded)
+    picture = draw_probe(96, 384)
+    noise = deblur(runner, with_noise(picture)) - deblur(runner, picture)
+    assert np.abs(noise).max() * 255 > 1
+
+    reach = measure_reach(runner)
+
+    assert (reach.margin, reach.is_capped) == (32, False)
+    assert tile_difference(runner, reach.margin, 128) <= BOUND
+
+
 @pytest.mark.parametrize("kind", UNTILEABLE)
 def test_pictures_that_do_not_fit_as_a_whole_are_refused(kind):
     restorer = Restorer(open_net(kind), RestoreConfig(8_000_000, count_process=False))
@@ -127,23 +150,30 @@ def test_a_result_that_is_no_number_is_a_failure(value, photo):
 
 
 SIZES = {Resolution(1280, 640): Resolution(1024, 640), Resolution(1920, 1080): Resolution(1376, 960)}
-"""Sizes of pictures, with tiles that hold twice the longest margin, 352, and are as few as have seams."""
+"""Sizes of pictures, with tiles that are as few as have seams."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in shipped("models").glob("*/manifest.json")))
-def test_every_shipped_network_gives_in_tiles_what_it_gives_as_a_whole(name, wide_photo, record_property):
+def test_no_shipped_network_differs_in_tiles_without_a_word(name, wide_photo, record_property):
+    """In INT8, what counts is what stands out from the network's own rounding."""
     known: dict[str, int] = {}
     with open_runner(load_artifact(shipped("models") / name)) as runner:
+
+        def restore_whole(picture: Float) -> Float:
+            return runner.infer(picture.transpose(2, 0, 1)[None])[0].clip(0, 1)
+
         for size, tile in SIZES.items():
             repeats = -(-size.height // wide_photo.shape[0]), -(-size.width // wide_photo.shape[1]), 1
             picture = (np.tile(wide_photo, repeats)[: size.height, : size.width] / 255).astype(np.float32)
-            whole = runner.infer(picture.transpose(2, 0, 1)[None])[0].transpose(1, 2, 0).clip(0, 1)
             restorer = Restorer(runner, RestoreConfig(tile=tile), known)
-            tiled = restorer.restore(picture)
+            whole, tiled = restore_whole(picture), restorer.restore(picture).transpose(2, 0, 1)
             assert restorer.plan(size.width, size.height).tiles > 1
-            assert restorer.seams == ""
-            levels = float(np.abs(tiled - whole).max() * 255)
+            apart = np.abs(tiled - whole)
+            if name.endswith("-int8"):
+                noise = np.abs(restore_whole(with_noise(picture)) - whole)
+                apart = np.maximum(0, block_means(apart) - block_means(noise).max())
+            levels = float(apart.max() * 255)
             record_property(f"levels at {size}", levels)
-            assert levels <= BOUND
+            assert restorer.seams != "" or levels <= BOUND
