@@ -99,7 +99,7 @@ def release_claims() -> None:
 
 
 def with_tuning(config: C, photos: Path | None, steps: int | None, fastest: bool = False) -> C:
-    """The config with the user's photographs and number of steps, where they gave any, and in the fastest arithmetic."""
+    """The config with the user's photographs and number of steps, where they gave any; ``fastest`` is its precision."""
     tuning = config.tuning
     if fastest:
         tuning = dataclasses.replace(tuning, fit=dataclasses.replace(tuning.fit, precision="fastest"))

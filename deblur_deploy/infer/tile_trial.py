@@ -20,15 +20,15 @@ BOUND = 0.5
 """How many levels of 255 tiles may differ from the whole: what rounding to 8 bits hides."""
 
 _LONGER, _ROOM = 0.7, 128
-"""What a strip is longer than the tiles, by their length, where their margins leave so much; and the pixels by which tiles
-are longer than the margins need, so that two of them cover it."""
+"""What a strip is longer than the tiles, by their length, where their margins leave so much; and the pixels by which
+tiles are longer than the margins need, so that two of them cover it."""
 
 
 def tile_difference(runner: Runner, margin: int, side: int) -> float:
     """The largest difference between a drawn picture in tiles and as a whole, in levels of 255.
 
-    Two strips are cut, one along each axis. A network that rounds its activations differs from itself by its own noise, so
-    what counts is how far the mean of a block lies above that (see ``reach.py``).
+    Two strips are cut, one along each axis. A network that rounds its activations differs from itself by its own noise,
+    so what counts is how far the mean of a block lies above that (see ``reach.py``).
 
     Args:
         runner: A network that takes any size.
