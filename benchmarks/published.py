@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from measurement import Measurement
 
-from deblur_deploy.core.artifact import load_artifact
+from deblur_deploy.core.artifact import NetworkSpec, load_artifact
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.sources import shipped
 
@@ -22,12 +22,14 @@ class Published:
     Args:
         name: As it is called.
         arch: Name in the table of architectures.
-        psnr_db: PSNR on GoPro's test set as its authors report it, or None where they report none of this variant.
+        psnr_db: PSNR on GoPro's test set as its authors report it, or None where no figure of this variant is at hand.
+        config: Fields of its config that differ from the defaults.
     """
 
     name: str
     arch: str
     psnr_db: float | None = None
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class PublishedCosts:
     def _count_published(self, network: Published) -> dict[str, Any]:
         import torch
 
-        from deblur_deploy.network.architectures import find_architecture
+        from deblur_deploy.network.checkpoint import build_network
         from deblur_deploy.network.cost import measure_cost
 
         with torch.device("meta"):
-            net = find_architecture(network.arch).example()
+            net = build_network(NetworkSpec(network.arch, network.config))
         return {"name": network.name, "psnr_db": network.psnr_db, **measure_cost(net.eval(), self.resolution)}

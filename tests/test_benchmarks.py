@@ -88,7 +88,8 @@ target.at_most = 1
 [parameters]
 resolution = { width = 1280, height = 720 }
 ours = ["srn-demo"]
-published = [{ name = "MIMO-UNet", arch = "mimo-unet", psnr_db = 31.73 }, { name = "X", arch = "srn-cvpr18" }]
+published = [{ name = "MIMO-UNet", arch = "mimo-unet", psnr_db = 31.73 }, { name = "X", arch = "srn-cvpr18" },
+    { name = "Y", arch = "nafnet", config = { width = 64 } }]
 """
 CLAIMS = """
 title = "Claims"
@@ -437,9 +438,10 @@ def test_published_networks_are_counted_as_their_papers_have_them(benchmarks, ro
     assert run(benchmarks, root) == 0
 
     (record,) = records(root, "costs")
-    ours, mimo, srn = record["details"]["networks"]
+    ours, mimo, srn, nafnet = record["details"]["networks"]
     assert mimo["params"] == pytest.approx(6.8e6, rel=0.01)  # Cho et al., Rethinking Coarse-to-Fine, ICCV 2021
     assert srn["params"] == pytest.approx(6.88e6, rel=0.01)
+    assert nafnet["params"] == pytest.approx(67.9e6, rel=0.01)  # Chen et al., Simple Baselines, ECCV 2022
     assert record["figure"] == pytest.approx(ours["gmacs"] / mimo["gmacs"], abs=1e-6)
 
 
