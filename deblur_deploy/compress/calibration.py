@@ -212,7 +212,7 @@ class RangeFollower(PeakWatch):
         self._momentum = momentum
         self._average = dict(peaks)
         self._part = {name: float(self._quantizers[name].amax) / peak for name, peak in peaks.items()}
-        parameters = dict(net.named_parameters())
+        parameters = dict(net.named_parameters(remove_duplicate=False))  # a weight of several layers under each name
         self._weights = [
             (quantizer, parameters[name.removesuffix("_quantizer")])
             for name, quantizer in enabled_quantizers(net)

@@ -141,6 +141,17 @@ def parted(follower: Follower, call: Call) -> list[Factors]:
     return moved(follower, call)
 
 
+def gated(follower: Follower, call: Call) -> list[Factors]:
+    """The first half of an axis times the sigmoid of the second."""
+    source, axis = call.tensors[0], call.args["dim"] % call.tensors[0].ndim
+    results, half = [], call.outputs[0].shape[axis]
+    for factor in follower.get(source):
+        if factor.shape[axis] > 1:
+            _tie_parts(follower, factor, axis, half)
+        results.append(factor.take(range(half), axis) if factor.shape[axis] > 1 else factor)
+    return [tuple(results)]
+
+
 def sliced(follower: Follower, call: Call) -> list[Factors]:
     """A slice of channels is one of several equal parts, or its limits are numbers in the code."""
     source, out = call.tensors[0], call.outputs[0]

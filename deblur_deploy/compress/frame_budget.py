@@ -28,7 +28,7 @@ from deblur_deploy.compress.latency_table import (
 )
 from deblur_deploy.compress.plan import Frames, PrunedGroup
 from deblur_deploy.compress.prune import analyse, load_float, rebuilt, scan_groups, tune
-from deblur_deploy.compress.removal import Proof, check_removal, remove_channels, weakest
+from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_pairs
 from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import FrameTimeConfig
@@ -254,7 +254,7 @@ class FrameSearch:
         """
         groups, removed = self._analysis.channels.groups, self._removed(plan.choice.shape)
         small = remove_channels(self.net, groups, removed)
-        check_removal(self.net, small, groups, removed, Proof(Frames.of(self.net).traced))
+        check_removal(self.net, small, groups, removed, Frames.of(self.net).traced)
         return self.network(plan.choice.shape)
 
     def _removed(self, shape: Shape) -> list[list[int]]:

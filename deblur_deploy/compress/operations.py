@@ -21,7 +21,7 @@ def outputs_of(result: Any) -> list[Tensor]:
 
 
 _LABELS: dict[Rule, str] = {
-    rules.pointwise: "pointwise where copy complex polar _prelu_kernel prelu masked_fill lerp",
+    rules.pointwise: "pointwise where copy complex polar _prelu_kernel prelu masked_fill lerp hardswish",
     rules.unknown: "unknown",
     rules.nothing: "_local_scalar_dense is_nonzero equal sym_size item argmax argmin",
     rules.made: "zeros ones empty full new_zeros new_ones new_empty new_full arange linspace rand randn "
@@ -34,6 +34,7 @@ _LABELS: dict[Rule, str] = {
     "channel_shuffle unfold diagonal movedim tril triu",
     rules.reshaped: "view _unsafe_view reshape _reshape_alias unflatten flatten unsqueeze squeeze",
     rules.parted: "split split_with_sizes chunk split_with_sizes_copy",
+    rules.gated: "glu",
     rules.sliced: "slice",
     rules.selected: "select unbind",
     rules.rolled: "roll",

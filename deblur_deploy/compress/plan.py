@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deblur_deploy.compress.allocation import Curve, WidthState, choose_widths
 from deblur_deploy.compress.groups import TRACED, Channels, Frozen, without
 from deblur_deploy.compress.importance import channel_strength, magnitude_scores, taylor_scores
-from deblur_deploy.compress.removal import Proof, check_removal, remove_channels, weakest
+from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
 from deblur_deploy.compress.trial import removable_channels
 from deblur_deploy.compress.width_cost import WidthCost
 from deblur_deploy.config import PruneConfig
@@ -173,7 +173,7 @@ class Analysis:
         """
         groups = self.channels.groups
         small = remove_channels(net, groups, plan.removed)
-        check_removal(net, small, groups, plan.removed, Proof((frames or Frames.of(net)).traced))
+        check_removal(net, small, groups, plan.removed, (frames or Frames.of(net)).traced)
         return small
 
 

@@ -184,7 +184,7 @@ def round_float_weights(net: nn.Module) -> None:
 
     A weight beyond float16 stays as it is, and is stored as it is.
     """
-    parameters = dict(net.named_parameters())
+    parameters = dict(net.named_parameters(remove_duplicate=False))
     for name in exempt_layers(net):
         weight = parameters[f"{name}.weight"].data
         if float(weight.abs().max()) <= _FP16_MAX:

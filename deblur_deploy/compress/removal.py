@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -70,25 +69,12 @@ def zero_channels(net: N, groups: Sequence[ChannelGroup], removed: Removed) -> N
     return masked
 
 
-@dataclass(frozen=True)
-class Proof:
-    """How a pruned network is held against the unpruned one.
-
-    Args:
-        traced: Size of the frame that both are run on.
-        exactly: Compare in double precision where the network's code can do that, which takes longer.
-    """
-
-    traced: Resolution = TRACED
-    exactly: bool = True
-
-
 def check_removal(
     net: nn.Module,
     small: nn.Module,
     groups: Sequence[ChannelGroup],
     removed: Removed,
-    proof: Proof = Proof(),
+    traced: Resolution = TRACED,
 ) -> None:
     """Hold a pruned network against the unpruned one with zeros in the place of what was removed.
 
@@ -100,7 +86,7 @@ def check_removal(
         small: The pruned one.
         groups: All groups of the unpruned network or some of them.
         removed: For every group, the channels that went.
-        proof: How they are compared.
+        traced: Size of the frame that both are run on, in double precision where the network's code can do that.
 
     Raises:
         ConfigError: The pruned network does not run: something ties channels that no operation shows.
@@ -108,8 +94,8 @@ def check_removal(
     """
     layers = ", ".join(group.layers[0] for group, channels in zip(groups, removed, strict=True) if channels)
     masked = zero_channels(net, groups, removed)
-    frame = example_frame(proof.traced, next((parameter.device for parameter in net.parameters()), None))
-    wanted, tolerance = _masked_outputs(masked, _places(groups, removed), frame, proof.exactly)
+    frame = example_frame(traced, next((parameter.device for parameter in net.parameters()), None))
+    wanted, tolerance = _masked_outputs(masked, _places(groups, removed), frame)
     dtype = wanted[0].dtype
     try:
         with torch.no_grad():
@@ -134,13 +120,12 @@ _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, At
 
 
 def _masked_outputs(
-    masked: nn.Module, removed: Mapping[tuple[str, int], set[int]], frame: Tensor, exactly: bool
+    masked: nn.Module, removed: Mapping[tuple[str, int], set[int]], frame: Tensor
 ) -> tuple[list[Tensor], float]:
-    """A network's pictures in double precision where that is wanted and possible, and the tolerance for them."""
+    """A network's pictures in double precision where that is possible, and the tolerance for them."""
     masked.eval()
-    if exactly:
-        with contextlib.suppress(RuntimeError):  # such as a constant that the network's code makes in single precision
-            return _followed(copy.deepcopy(masked).double(), removed, frame.double()), TOLERANCE_DOUBLE
+    with contextlib.suppress(RuntimeError):  # such as a constant that the network's code makes in single precision
+        return _followed(copy.deepcopy(masked).double(), removed, frame.double()), TOLERANCE_DOUBLE
     return _followed(masked, removed, frame), TOLERANCE
 
 

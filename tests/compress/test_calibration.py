@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from deblur_deploy.compress.calibration import RangeFollower, calibrate, least_squares_range
-from deblur_deploy.compress.quantize import plan_scheme, quantize_network
+from deblur_deploy.compress.quantize import plan_scheme, quantize_network, round_float_weights
 from deblur_deploy.config import QatConfig
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.images import to_batch
 from deblur_deploy.network.fake_quant import QuantScheme, insert_quantizers, quantizable_layers, read_ranges
+from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 LAYER = "levels.1.enter"
@@ -156,3 +157,35 @@ def test_a_followed_range_is_a_moving_average_that_keeps_its_part_of_the_largest
     expected = (0.75 * peaks[LAYER] + 0.25 * peak) * before / peaks[LAYER]
     assert after == pytest.approx(expected, rel=1e-5)
     assert after != pytest.approx(before, rel=1e-3)
+
+
+class Tied(Generator):
+    """Two layers with one weight in the middle, and the first and the last with another."""
+
+    arch = "test"
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)))
+        self.layers[2].weight, self.layers[3].weight = self.layers[1].weight, self.layers[0].weight
+
+    def forward_scales(self, blurred):
+        return [self.layers(blurred)]
+
+
+def test_layers_with_one_weight_are_quantized_and_followed(frames):
+    net = Tied().eval()
+    scheme = plan_scheme(net, QatConfig())
+    insert_quantizers(net, dataclasses.asdict(scheme))
+    peaks = calibrate(net, frames, scheme)
+    with RangeFollower(net, peaks, momentum=0.5) as follower, torch.no_grad():
+        net.layers[1].weight *= 2
+        net(torch.from_numpy(frames[0]))
+        follower.step()
+    round_float_weights(net)
+    largest = net.layers[1].weight.detach().abs().amax((1, 2, 3))
+    for name in ("1", "2"):
+        torch.testing.assert_close(read_ranges(net)[f"layers.{name}.weight_quantizer._amax"].flatten(), largest)
+    assert net.layers[3].weight is net.layers[0].weight
+    assert torch.equal(net.layers[0].weight, net.layers[0].weight.half().float())

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from deblur_deploy.compress.groups import find_groups
 from deblur_deploy.compress.plan import Frames, prune_network
+from deblur_deploy.compress.removal import check_removal, remove_channels
 from deblur_deploy.compress.trial import removable_channels
 from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.errors import ConfigError
@@ -230,6 +231,18 @@ def test_layers_with_parts_lose_the_same_of_each(layer, channels):
     assert group.channels == channels
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.Hardswish(), nn.Sequential(nn.Conv2d(8, 16, 1), nn.GLU(1))], ids=["hardswish", "gated linear unit"]
+)
+def test_activations_freeze_nothing(layer):
+    net = Around(layer)
+
+    found = removable_channels(net, SIZE)
+
+    assert not found.frozen
+    assert all(group.channels == 8 for group in found.groups)
+
+
 def test_a_bare_parameter_goes_with_the_channels_that_it_scales():
     class Scaled(nn.Module):
         def __init__(self) -> None:
@@ -242,6 +255,31 @@ def test_a_bare_parameter_goes_with_the_channels_that_it_scales():
     (group,) = [group for group in removable_channels(Around(Scaled()), SIZE).groups if "first" in group.layers]
 
     assert ("between.beta", 1) in {(member.array, member.axis) for member in group.members}
+
+
+def test_what_hardly_shows_in_single_precision_is_frozen_and_the_rest_pruned():
+    class Attending(nn.Module):
+        """Its scale is made of the number of channels, and its scores are so small that the scale hardly shows."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key = (nn.Conv2d(8, 8, 1) for _ in range(2))
+            with torch.no_grad():
+                self.query.weight *= 0.01
+
+        def forward(self, x):
+            query, key = (layer(x).flatten(2) for layer in (self.query, self.key))
+            scores = query @ key.transpose(1, 2) / key.shape[1] ** 0.5 / key.shape[2]
+            return x + (scores.softmax(2) @ x.flatten(2)).view(x.shape)
+
+    net = Around(Attending())
+
+    found = removable_channels(net, SIZE)
+
+    assert found.groups
+    assert any("tried without some of them" in frozen.reason for frozen in found.frozen)
+    removed = [(0, 2) for _ in found.groups]
+    check_removal(net, remove_channels(net, found.groups, removed), found.groups, removed, SIZE)
 
 
 def test_broadcasting_one_channel_over_many_ties_nothing():

@@ -8,7 +8,7 @@ from torch import nn
 
 from deblur_deploy.compress.groups import find_groups
 from deblur_deploy.compress.operations import outputs_of
-from deblur_deploy.compress.removal import Proof, check_removal, remove_channels, weakest, zero_channels
+from deblur_deploy.compress.removal import check_removal, remove_channels, weakest, zero_channels
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution
 
@@ -76,7 +76,7 @@ def test_modulated_offsets_stay_twenty_seven(modulated, with_weights):
     groups = find_groups(modulated, SIZE)
     small = remove_channels(modulated, groups, every_third(groups))
 
-    check_removal(modulated, small, groups, every_third(groups), Proof(SIZE))
+    check_removal(modulated, small, groups, every_third(groups), SIZE)
     assert small.pack.conv_offset.weight.shape[:2] == (27, 11)
     assert small.pack.weight.shape[:2] == (11, 11)
 
@@ -115,7 +115,7 @@ def test_a_network_whose_traced_pass_hides_something_is_refused():
     groups = find_groups(net, SIZE)
 
     with pytest.raises(ConfigError, match="without channels of first the network does not run"):
-        check_removal(net, remove_channels(net, groups, [[1]]), groups, [[1]], Proof(SIZE))
+        check_removal(net, remove_channels(net, groups, [[1]]), groups, [[1]], SIZE)
 
 
 def test_a_wrong_channel_shows_where_it_hardly_matters():
@@ -133,9 +133,9 @@ def test_a_wrong_channel_shows_where_it_hardly_matters():
     net = Faint()
     (group,) = find_groups(net, SIZE)
 
-    check_removal(net, remove_channels(net, [group], [[3]]), [group], [[3]], Proof(SIZE))
+    check_removal(net, remove_channels(net, [group], [[3]]), [group], [[3]], SIZE)
     with pytest.raises(VerificationError, match="without channels of first"):
-        check_removal(net, remove_channels(net, [group], [[4]]), [group], [[3]], Proof(SIZE))
+        check_removal(net, remove_channels(net, [group], [[4]]), [group], [[3]], SIZE)
 
 
 def test_code_that_is_bound_to_single_precision_is_held_to_that():
@@ -150,7 +150,7 @@ def test_code_that_is_bound_to_single_precision_is_held_to_that():
 
     net = Single()
     (group,) = find_groups(net, SIZE)
-    check_removal(net, remove_channels(net, [group], [[3]]), [group], [[3]], Proof(SIZE))
+    check_removal(net, remove_channels(net, [group], [[3]]), [group], [[3]], SIZE)
 
 
 def test_instance_norm_without_weights_fits_any_number_of_channels():
@@ -159,5 +159,5 @@ def test_instance_norm_without_weights_fits_any_number_of_channels():
 
     small = remove_channels(net, groups, every_third(groups))  # a warning would be an error
 
-    check_removal(net, small, groups, every_third(groups), Proof(SIZE))
+    check_removal(net, small, groups, every_third(groups), SIZE)
     assert small[0].out_channels == 5
