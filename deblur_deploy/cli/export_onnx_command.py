@@ -13,8 +13,8 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import parse_resolution
 
-_LEVEL, _QUANTIZED_LEVELS = 1 / 255, 8
-"""Difference from the network above which there is a warning, and how many times as much for a quantized file."""
+_LEVEL = 1 / 255
+"""A difference of a float file from its network that is said."""
 
 
 def is_checkpoint(artifact: Artifact) -> bool:
@@ -68,18 +68,24 @@ def describe_input(config: ExportConfig) -> str:
 
 
 def report_difference(output: Output, exported: Artifact) -> None:
-    """Warn where a file's result differs from its network's; a code of a quantized one may fall on either side."""
-    found: dict[str, float | str] = exported.figures.get("network_difference") or {}
-    bound = _LEVEL if exported.network.quantization is None else _QUANTIZED_LEVELS * _LEVEL
+    """Say where a file does not give what its network gives, or hides values that are not finite."""
+    figures = exported.figures
+    found: dict[str, float | str] = figures.get("network_difference") or {}
     for runtime, apart in found.items():
+        allowed = figures.get("network_difference_allowed", {}).get(runtime)
         if isinstance(apart, str):
             output.say(f"warning   {runtime} does not run the file: {apart}")
-        elif apart > bound:
+        elif apart > (allowed or _LEVEL):
+            by = f"in {runtime} the file differs from the network by {apart * 255:.1f} of 255 levels"
+            if allowed:
+                by += f" on this picture: {figures['network_difference_on'][runtime]}; quantization itself moves it by "
+                by += f"{allowed * 255:.1f}"
             output.say(
-                f"warning   in {runtime} the file differs from the network by {apart * 255:.1f} of 255 levels: an "
-                "operator is computed differently there, such as a nearest resize by a fraction; restore with the "
-                "checkpoint, or write that operator in another way"
+                f"warning   {by}: an operator is computed differently there, such as a nearest resize by a fraction; "
+                "restore with the checkpoint, or write that operator in another way"
             )
+    for picture, layer in figures.get("infinite_inside", {}).items():
+        output.say(f"warning   NaN or infinite values inside the file at {layer}, on this picture: {picture}")
 
 
 def report_quality(output: Output, exported: Artifact) -> None:

@@ -1,39 +1,42 @@
-"""What an exported file restores, and how far it is from the network that it was made from.
-
-It is compared on one picture, at two sizes where it takes any.
+"""An exported file beside the network that it was made from: one picture, at two sizes where it takes any.
 
 Exporters and runtimes disagree with PyTorch in places that no checker sees: where a nearest resize takes its samples
 from, what an assignment to a slice leaves at another size. A file that differs is written with a warning; one that
 gives no numbers is not.
+
+A quantized file is held against the fake-quantized network, on hard pictures too. The two sum in another order, so that
+a value at the edge between two codes may fall to either side, and some networks carry that far. So they may be as far
+apart as quantization itself moves the picture: a file further off computes something else.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import onnx
+import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from deblur_deploy.config import ExportConfig, PrecisionConfig
+from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError, ExportError
 from deblur_deploy.core.images import Resolution, from_frames, to_batch
-from deblur_deploy.data.pairs import Image8, PairsOnDisk, load_photos
-from deblur_deploy.quality.evaluate import artifact_quality
-from deblur_deploy.quality.gain import gain_of
+from deblur_deploy.data.pairs import Image8, load_photos
+from deblur_deploy.export.probes import as_taken, probe_pictures
+from deblur_deploy.graph.retype import tensor_types
+from deblur_deploy.network.fake_quant import without_quantizers
+from deblur_deploy.network.generator import Generator
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
-
-if TYPE_CHECKING:
-    from deblur_deploy.network.generator import Generator
-
-_BAR = 6
-"""The bars of a letterboxed picture take a sixth of its height each."""
 
 LEVEL = 1 / 255
 """How far all but a thousandth of the samples may be from the network's without a warning."""
+
 _SHARE = 0.999
 _PICTURE = "letterboxed photograph"
 _RUNTIMES = ("onnxruntime", "openvino")
@@ -41,43 +44,14 @@ _FREE_SIZES = (Resolution(160, 96), Resolution(117, 139))
 """Two sizes for a file that takes any: one that divides well, and one that does not."""
 
 
-def fit_photo(photo: Image8, size: Resolution) -> Image8:
-    """A photograph repeated and cropped to a size."""
-    repeats = -(-size.height // photo.shape[0]), -(-size.width // photo.shape[1]), 1
-    return np.ascontiguousarray(np.tile(photo, repeats)[: size.height, : size.width])
-
-
-def probe_pictures(photos: Sequence[Image8], size: Resolution | None) -> Mapping[str, Image8]:
-    """Photographs and pictures that are hard on number formats, by name.
-
-    Args:
-        photos: (H, W, 3) uint8, at least one.
-        size: Size of all pictures; None leaves the photographs as they are and takes the first one's for the others.
-    """
-    fitted = [photo if size is None else fit_photo(photo, size) for photo in photos]
-    shape = height, width, _ = fitted[0].shape
-    black, white = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
-    letterboxed, bar = fitted[0].copy(), -(-height // _BAR)
-    letterboxed[:bar] = letterboxed[-bar:] = 0
-    y, x = np.mgrid[:height, :width]
-    checkerboard: NDArray[np.uint8] = np.where(((y // 8 + x // 8) % 2)[..., None], white, black)
-    noise = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8) * np.uint8(255)
-    named = {f"photograph {number}": photo for number, photo in enumerate(fitted, start=1)}
-    return named | {
-        "black": black,
-        "white": white,
-        "flat gray": np.full(shape, 128, np.uint8),
-        "letterboxed photograph": letterboxed,
-        "checkerboard": checkerboard,
-        "saturated noise": noise,
-    }
-
-
 def comparing(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict[str, Any]]:
     """What compares a file with its network before it is put in place, as ``Draft.measure`` takes it.
 
     Its figures are ``network_difference``, for each runtime at hand how far the file is from the network, as a share of
-    white that all but a thousandth of the samples keep to, or the sentence that says why there is none.
+    white that all but a thousandth of the samples keep to, or the sentence that says why there is none. Those of a
+    quantized file are of the picture on which it does worst, which ``network_difference_on`` names, and
+    ``network_difference_allowed`` has how far quantization itself moves that picture, at least :data:`LEVEL`;
+    ``infinite_inside`` names the layers behind which the file has NaN or infinite values, by picture.
 
     Args:
         net: The network in evaluation mode.
@@ -85,13 +59,20 @@ def comparing(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict
     """
 
     def measure(artifact: Artifact) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        photo = load_photos(None)[0]
-        for runtime in _RUNTIMES:
-            if reason_unavailable(artifact, runtime) or not _fits(runtime, config):
-                continue
-            found[runtime] = _difference(net, artifact, runtime, _pictures(photo, net, config))
-        return {"network_difference": found}
+        quantized = artifact.network.quantization is not None
+        pictures = _pictures(load_photos(None)[0], net, config, hard=quantized)
+        probes = [_Probe(net, quantized, name, picture) for name, picture in pictures]
+        runtimes = [name for name in _RUNTIMES if not reason_unavailable(artifact, name) and _fits(name, config)]
+        worst = {runtime: _worst(artifact, runtime, probes) for runtime in runtimes}
+        figures: dict[str, Any] = {
+            "network_difference": {name: one if isinstance(one, str) else one.apart for name, one in worst.items()}
+        }
+        if quantized:
+            found = {name: one for name, one in worst.items() if not isinstance(one, str)}
+            figures["network_difference_on"] = {name: one.probe.name for name, one in found.items()}
+            figures["network_difference_allowed"] = {name: one.probe.allowed for name, one in found.items()}
+            figures["infinite_inside"] = _infinite(artifact, probes) if "onnxruntime" in found else {}
+        return figures
 
     return measure
 
@@ -101,49 +82,107 @@ def _fits(runtime: str, config: ExportConfig) -> bool:
     return runtime == "onnxruntime" or config.deform_op != "standard"
 
 
-def _pictures(photo: Image8, net: Generator, config: ExportConfig) -> list[NDArray[np.float32]]:
-    """A picture of each size to compare at, (1, 3, H, W)."""
+def _pictures(photo: Image8, net: Generator, config: ExportConfig, *, hard: bool) -> list[tuple[str, Image8]]:
+    """Pictures to compare on, with their names: one of each size, and hard ones of the first size."""
     if not config.dynamic:
         sizes = [Resolution(config.width, config.height)]
     else:
         least = net.smallest_side
         sizes = [Resolution(max(size.width, least), max(size.height, least)) for size in _FREE_SIZES]
-    return [to_batch(probe_pictures([photo], size)[_PICTURE]) for size in sizes]
+    drawn = [probe_pictures([photo], size) for size in sizes]
+    others = {name: picture for name, picture in drawn[0].items() if name != _PICTURE and "photograph" not in name}
+    return [(_PICTURE, pictures[_PICTURE]) for pictures in drawn] + (list(others.items()) if hard else [])
 
 
-def _difference(net: Generator, artifact: Artifact, runtime: str, pictures: list[NDArray[np.float32]]) -> float | str:
-    """How far a file is from its network in one runtime."""
-    worst = 0.0
+@dataclass(frozen=True)
+class _Probe:
+    """A picture, and what a network, quantized or not, gives for it."""
+
+    net: Generator
+    quantized: bool
+    name: str
+    picture: Image8
+
+    @functools.cached_property
+    def expected(self) -> NDArray[np.float32]:
+        return _given(self.net, to_batch(self.picture))
+
+    @functools.cached_property
+    def allowed(self) -> float:
+        """How far a file may be from that: where the network is quantized, as far as quantization moves it."""
+        if not self.quantized:
+            return LEVEL
+        with without_quantizers(self.net):
+            return max(LEVEL, _distance(_given(self.net, to_batch(self.picture)), self.expected))
+
+
+@dataclass(frozen=True)
+class _Worst:
+    """The picture on which a file does worst in a runtime, and how far it is from the network there."""
+
+    probe: _Probe
+    apart: float
+
+
+def _worst(artifact: Artifact, runtime: str, probes: list[_Probe]) -> _Worst | str:
+    """Where a file is furthest from its network in one runtime, for what is allowed; or why it does not run."""
     try:
         with open_runner(artifact, runtime) as runner:
-            for batch in pictures:
-                worst = max(worst, _apart(net, runner, batch))
+            found = [_Worst(probe, _apart(probe, runner)) for probe in probes]
     except ExportError:
         raise
     except DeblurDeployError as err:
         return err.message
-    return worst
+    # What quantization does to a picture takes another run of the network, and matters beyond a level only.
+    return max(found, key=lambda one: (one.apart / one.probe.allowed if one.apart > LEVEL else 0.0, one.apart))
 
 
-def _apart(net: Generator, runner: Runner, batch: NDArray[np.float32]) -> float:
-    import torch
-
-    with torch.inference_mode(), _in_evaluation(net):
-        expected = net(torch.from_numpy(batch)).float().numpy()
-    if runner.image.dtype == "uint8":
-        frames = np.rint(batch.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
-        given = from_frames(runner.infer(frames))
-    else:
-        given = runner.infer(batch)
-    if not np.isfinite(expected).all():
+def _apart(probe: _Probe, runner: Runner) -> float:
+    """How far a file is from its network on a picture."""
+    frames = runner.image.dtype == "uint8"
+    given = runner.infer(probe.picture[None] if frames else to_batch(probe.picture))
+    given = from_frames(given) if frames else given
+    if not np.isfinite(probe.expected).all():
         return 0.0  # the network itself is no better
     if not np.isfinite(given).all():
         raise ExportError(
             f"the exported file gives NaN or infinite values in {runner.name}, where the network gives a picture",
             hint="please report this with the checkpoint; the checkpoint itself runs in PyTorch",
         )
-    apart = np.abs(np.clip(given, 0, 1) - np.clip(expected, 0, 1))
+    return _distance(given, probe.expected)
+
+
+def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    apart = np.abs(np.clip(one, 0, 1) - np.clip(other, 0, 1))
     return float(np.quantile(apart, _SHARE))
+
+
+def _infinite(artifact: Artifact, probes: list[_Probe]) -> Mapping[str, str]:
+    """By picture, the first layer of a file behind which values are not finite: a quantizer would hide them."""
+    from deblur_deploy.export.watched import Watched, layer_name  # it needs onnxruntime, which need not be there
+
+    model = onnx.load(artifact.path)
+    constants = {item.name for item in model.graph.initializer}
+    types = tensor_types(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    floats = {
+        name
+        for name, node in makers.items()
+        if types.get(name) == TensorProto.FLOAT and not constants.issuperset(node.input)
+    }
+    watched = Watched(model, floats)
+    found = {}
+    for probe in probes:
+        peaks = watched.run(as_taken(probe.picture, artifact.image)).peaks
+        if broken := [name for name in makers if name in peaks and not np.isfinite(peaks[name])]:
+            found[probe.name] = layer_name(broken[0], makers)
+    return found
+
+
+def _given(net: Generator, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode(), _in_evaluation(net):
+        restored: NDArray[np.float32] = net(torch.from_numpy(batch)).float().numpy()
+    return restored
 
 
 @contextlib.contextmanager
@@ -154,26 +193,3 @@ def _in_evaluation(net: Generator) -> Iterator[None]:
         yield
     finally:
         net.train(was_training)
-
-
-def measuring(config: ExportConfig | PrecisionConfig) -> Callable[[Artifact], dict[str, Any]] | None:
-    """The measurement that an export's settings ask for, as ``Draft.measure`` takes it, or None.
-
-    A file that cannot be evaluated here is still a file: the figures then have ``quality_skipped`` with the reason,
-    such as photographs that are smaller than the graph.
-
-    Args:
-        config: Its ``evaluation`` names the pairs.
-    """
-    if not config.evaluate:
-        return None
-    folder = Path(config.evaluation) if config.evaluation else None
-
-    def measure(artifact: Artifact) -> dict[str, Any]:
-        try:
-            quality = artifact_quality(artifact, PairsOnDisk(folder, "evaluation"), "onnxruntime")
-        except DeblurDeployError as err:
-            return {"quality_skipped": err.message}
-        return quality | gain_of(artifact.history, quality)
-
-    return measure

@@ -20,7 +20,7 @@ from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifac
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.data.pairs import load_photos
-from deblur_deploy.export.fidelity import measuring
+from deblur_deploy.export.measuring import measuring
 from deblur_deploy.graph.dequantize import drop_quantization
 from deblur_deploy.graph.facts import write_facts
 from deblur_deploy.graph.node_costs import precision_shares

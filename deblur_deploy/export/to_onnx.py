@@ -18,7 +18,8 @@ import onnx
 from deblur_deploy.config import DeformOp, ExportConfig, Io
 from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
 from deblur_deploy.core.images import ImageSpec, Resolution
-from deblur_deploy.export.fidelity import comparing, measuring
+from deblur_deploy.export.fidelity import comparing
+from deblur_deploy.export.measuring import measuring
 from deblur_deploy.export.trace import trace, trace_any_size
 from deblur_deploy.graph.auto_pad import write_pads
 from deblur_deploy.graph.batch_norm import replace_batch_norms

@@ -12,7 +12,7 @@ import os
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
-from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deblur_deploy.core.errors import ExportError, first_line
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.export.symbolics import own_symbolics
 from deblur_deploy.graph.deform_function import OPSET
-from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
+from deblur_deploy.graph.operators import DOMAIN
 from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
 from deblur_deploy.graph.passes import run_passes
 from deblur_deploy.network.deform_conv import DeformConv2d
@@ -186,7 +186,7 @@ _LONGEST_REASON = 300
 def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]) -> onnx.ModelProto:
     buffer = io.BytesIO()
     quiet = _exporter_prints_into(said)
-    with _own_symbolics(), warnings.catch_warnings(), torch.no_grad(), plain_attention(), quiet:
+    with own_symbolics(), warnings.catch_warnings(), torch.no_grad(), plain_attention(), quiet:
         # The exporter is deprecated, and warns of each Python number it freezes: at a fixed size all are meant to be,
         # and two traces at different sizes show any that is not.
         warnings.simplefilter("ignore")
@@ -216,60 +216,3 @@ def _exporter_prints_into(said: list[str]) -> Iterator[None]:
     finally:
         torch._C._jit_onnx_log = printed
         said.append(output.getvalue())
-
-
-@contextlib.contextmanager
-def _own_symbolics() -> Iterator[None]:
-    """While open, the exporter writes operators that it has no ONNX for itself.
-
-    ``deblur::deform_conv2d`` becomes a ``deblur::DeformConv2d`` node.
-    """
-    symbolics: dict[str, Callable[..., Any]] = {
-        "deblur::deform_conv2d": _write_deform_conv,
-        "aten::rms_norm": _write_rms_norm,
-    }
-    for name, write in symbolics.items():
-        register_custom_op_symbolic(name, write, OPSET)
-    try:
-        yield
-    finally:
-        for name in symbolics:
-            unregister_custom_op_symbolic(name, OPSET)
-
-
-def _write_rms_norm(graph: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
-    """Root mean square normalisation over the last axes (Zhang and Sennrich, arXiv:1910.07467)."""
-    axes = list(range(-len(_constant_ints(shape.node())), 0))
-    two = graph.op("Constant", value_t=torch.tensor(2.0))
-    mean = graph.op("ReduceMean", graph.op("Pow", x, two), graph.op("Constant", value_t=torch.tensor(axes)))
-    given = None if eps.node().mustBeNone() else eps.node().t("value")
-    smallest = torch.finfo(torch.float32).eps if given is None else float(given)
-    steady = graph.op("Add", mean, graph.op("Constant", value_t=torch.tensor(smallest)))
-    normed = graph.op("Div", x, graph.op("Sqrt", steady))
-    return normed if weight.node().mustBeNone() else graph.op("Mul", normed, weight)
-
-
-def _write_deform_conv(graph: Any, x: Any, offset: Any, weight: Any, *geometry: Any) -> Any:
-    """Symbolic of the operator; attributes and input order as ONNX ``DeformConv``."""
-    stride, padding, dilation, groups, offset_groups = (value.node() for value in geometry)
-    pads = _constant_ints(padding)
-    node = graph.op(
-        f"{DOMAIN}::{OP_TYPE}",
-        x,
-        weight,
-        offset,
-        strides_i=_constant_ints(stride),
-        pads_i=pads * 2,
-        dilations_i=_constant_ints(dilation),
-        kernel_shape_i=weight.type().sizes()[2:],
-        group_i=groups.t("value").item(),
-        offset_group_i=offset_groups.t("value").item(),
-    )
-    return node.setType(graph.original_node.output().type())
-
-
-def _constant_ints(node: Any) -> list[int]:
-    """The value of a constant list: a tensor constant, or a list of scalar constants."""
-    if node.kind() == "onnx::Constant":
-        return [int(item) for item in node.t("value").reshape(-1)]
-    return [int(value.node().t("value").item()) for value in node.inputs()]

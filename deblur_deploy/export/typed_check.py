@@ -14,20 +14,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, version_converter
 
-from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ExportError
-from deblur_deploy.core.images import ImageSpec, to_batch
+from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.data.pairs import Image8
-from deblur_deploy.export.fidelity import probe_pictures
+from deblur_deploy.export.probes import as_taken, probe_pictures
+from deblur_deploy.export.watched import Seen, Watched, has_weights, layer_name, open_quietly
 from deblur_deploy.graph.delicate import largest_of
-from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
-from deblur_deploy.runtime.ort import session_options
 from deblur_deploy.runtime.runner import fixed_size
 
 BOUND = 1 / 255
@@ -81,10 +78,10 @@ def settle_types(floats: onnx.ModelProto, convert: Convert, photos: Sequence[Ima
         ExportError: The float32 network gives NaN or infinite values on a photograph, or the typed one still does with
             all but its layers with weights in float32.
     """
-    probes = {name: _as_taken(picture, image) for name, picture in probe_pictures(photos, fixed_size(image)).items()}
+    probes = {name: as_taken(picture, image) for name, picture in probe_pictures(photos, fixed_size(image)).items()}
     typed = convert(())
     halves = rounded_values(floats, typed)
-    watched = _Watched(floats, halves)
+    watched = Watched(floats, halves)
     expected = {name: watched.run(batch) for name, batch in probes.items()}
     _require_finite(expected)
     peaks = {name: max(peak[name] for peak in (seen.peaks for seen in expected.values())) for name in halves}
@@ -126,48 +123,6 @@ def rounded_values(floats: onnx.ModelProto, typed: onnx.ModelProto) -> set[str]:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a network gave for a picture, and the largest magnitudes on the way; NaN where a value is not finite."""
-
-    output: NDArray[Any]
-    peaks: dict[str, float]
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self.output).all()) and all(np.isfinite(value) for value in self.peaks.values())
-
-
-class _Watched:
-    """A network in onnxruntime that gives, beside its output, the largest magnitudes of some of its values."""
-
-    def __init__(self, model: onnx.ModelProto, names: Set[str]) -> None:
-        watched = onnx.ModelProto()
-        watched.CopyFrom(model)
-        graph = watched.graph
-        self._names = [name for node in graph.node for name in node.output if name in names]
-        for name in self._names:
-            # The sum is not finite where a value is not; a maximum may pass over NaN.
-            for kind in ("ReduceMax", "ReduceSum"):
-                magnitudes, result = f"{name}/{kind}/magnitudes", f"{name}/{kind}"
-                graph.node.append(helper.make_node("Abs", [name], [magnitudes]))
-                graph.node.append(helper.make_node(kind, [magnitudes], [result], keepdims=0))
-                graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, []))
-        self._session = open_quietly(watched)
-
-    def run(self, batch: NDArray[Any]) -> _Seen:
-        output, *rest = self._session.run(None, {self._session.get_inputs()[0].name: batch})
-        pairs = zip(self._names, rest[::2], rest[1::2], strict=True)
-        return _Seen(output, {n: float(peak) if np.isfinite(total) else float("nan") for n, peak, total in pairs})
-
-
-def open_quietly(model: onnx.ModelProto) -> Any:
-    """A session of onnxruntime on the processor that says nothing."""
-    with flushed_denormals():  # which the first session would set and leave
-        serialized, providers = model.SerializeToString(), ["CPUExecutionProvider"]
-        return onnxruntime.InferenceSession(serialized, session_options(), providers=providers)
-
-
-@dataclass(frozen=True)
 class _Difference:
     """How a typed network did: on every picture the share of samples within the bound, and where it did worst."""
 
@@ -195,7 +150,7 @@ class _Comparison:
     """Typed networks against the float32 one."""
 
     def __init__(
-        self, floats: onnx.ModelProto, watched: _Watched, expected: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
+        self, floats: onnx.ModelProto, watched: Watched, expected: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
     ) -> None:
         self._floats, self._watched = floats, watched
         self._expected = expected
@@ -204,7 +159,7 @@ class _Comparison:
     def compare(self, typed: onnx.ModelProto) -> _Difference:
         """Run a typed network on all pictures."""
         model, rounded = round_in_float32(typed)
-        watched = _Watched(model, set(rounded))
+        watched = Watched(model, set(rounded))
         found = []
         for name, (batch, output) in self._expected.items():
             seen = watched.run(batch)
@@ -244,11 +199,11 @@ class _Comparison:
 def _island(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], *, with_layers: bool) -> set[str]:
     """Outputs of a node, of the nodes without weights that its inputs are computed by, and of the layers before."""
     found, waiting = set(node.output), list(node.input)
-    while waiting and not _has_weights(node):
+    while waiting and not has_weights(node):
         maker = makers.get(waiting.pop())
         if maker is None or found.issuperset(maker.output):
             continue
-        if not _has_weights(maker):
+        if not has_weights(maker):
             found.update(maker.output)
             waiting += maker.input
         elif with_layers:
@@ -306,7 +261,7 @@ def _share_within(given: NDArray[Any], expected: NDArray[Any]) -> float:
     return float((np.abs(np.clip(given, 0, 1) - np.clip(expected, 0, 1)) <= BOUND).mean())
 
 
-def _require_finite(expected: Mapping[str, _Seen]) -> None:
+def _require_finite(expected: Mapping[str, Seen]) -> None:
     """Refuse a network that is broken before anything is converted; on hard pictures it may be as it is."""
     for name, seen in expected.items():
         if not np.isfinite(seen.output).all():
@@ -331,7 +286,7 @@ def _around(floats: onnx.ModelProto, values: set[str]) -> set[str]:
 
 def _light(floats: onnx.ModelProto) -> set[str]:
     """Outputs of all nodes without weights."""
-    nodes = (node for node in floats.graph.node if not _has_weights(node))
+    nodes = (node for node in floats.graph.node if not has_weights(node))
     return {name for node in nodes for name in node.output}
 
 
@@ -349,23 +304,3 @@ def _largest(floats: onnx.ModelProto, peaks: Mapping[str, float], halves: Set[st
     worst = max(inside, key=lambda name: inside[name])
     makers = {name: node for node in floats.graph.node for name in node.output}
     return {"largest_activation": inside[worst], "largest_activation_layer": layer_name(worst, makers)}
-
-
-def layer_name(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
-    """The node that makes a value, with the layer with weights before it, which people know by name."""
-    node = makers[name]
-    layer: onnx.NodeProto | None = node
-    while layer is not None and not _has_weights(layer):
-        layer = makers.get(layer.input[0]) if layer.input else None
-    if layer is None or layer is node:
-        return repr(node.name or name)
-    return f"{node.op_type} behind {layer.name!r}"
-
-
-def _has_weights(node: onnx.NodeProto) -> bool:
-    return bool(node.domain) or node.op_type in WEIGHTED
-
-
-def _as_taken(picture: Image8, image: ImageSpec) -> NDArray[Any]:
-    """A picture in the form that a network takes."""
-    return picture[None] if image.dtype == "uint8" else to_batch(picture)

@@ -180,6 +180,19 @@ def enabled_quantizers(net: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
+def without_quantizers(net: nn.Module) -> Iterator[None]:
+    """While open, a quantized network computes in float, with the weights that it was fine-tuned to."""
+    quantizers = [quantizer for _, quantizer in enabled_quantizers(net)]
+    for quantizer in quantizers:
+        quantizer.disable()
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.enable()
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide what ModelOpt says: counts on stdout, and warnings of optional parts that quantization does not touch."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

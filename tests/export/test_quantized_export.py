@@ -5,24 +5,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
+from deblur_deploy.cli.export_onnx_command import report_difference
 from deblur_deploy.compress.plan import prune_network
 from deblur_deploy.compress.quantize import calibration_frames, plan_scheme, quantize_network, round_float_weights
 from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
 from deblur_deploy.core.artifact import Artifact, new_step
-from deblur_deploy.core.images import Resolution, to_batch
+from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
 from deblur_deploy.core.sources import shipped_generator
+from deblur_deploy.export.fidelity import comparing
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
 from deblur_deploy.graph.shrink import bytes_by_category
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import default_exemptions
+from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.runner import open_runner
 
@@ -100,6 +104,76 @@ def test_runtimes_give_the_picture_of_fake_quantization(exported: Export, photo,
     frames = [to_batch(photo[:64, :80]), to_batch(photo[-64:, -80:])]
 
     assert share_within_one_level(made.net, made.onnx, runtime, frames) >= 0.999
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_hard_pictures_are_as_near_as_quantization_lets_them_be(exported: Export, scheme: str) -> None:
+    figures = exported(scheme).onnx.figures
+
+    assert figures["network_difference"].keys() == set(RUNTIMES)
+    for runtime, apart in figures["network_difference"].items():
+        assert apart <= figures["network_difference_allowed"][runtime]
+    assert figures["infinite_inside"] == {}
+
+
+class Chain(Generator):
+    """Three convolutions, of which the one in the middle is quantized: it alone sees what the first gives."""
+
+    arch = "test"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 8, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 3, 3, padding=1),
+        )
+
+    def forward_scales(self, blurred: torch.Tensor) -> list[torch.Tensor]:
+        return [blurred + self.layers(blurred)]
+
+
+def narrow_ranges(model: onnx.ModelProto) -> None:
+    """Let the quantizers of activations end at a tenth of what they should."""
+    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for item in model.graph.initializer:
+        if item.name in scales:
+            item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item) * np.float32(0.1), item.name))
+
+
+def make_infinite(model: onnx.ModelProto) -> None:
+    """Give the first convolution a bias of infinity, which the quantizer behind it makes finite."""
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    first.input[2] = "infinite"
+    model.graph.initializer.append(numpy_helper.from_array(np.full(8, np.inf, np.float32), "infinite"))
+
+
+@pytest.mark.parametrize("change", [narrow_ranges, make_infinite])
+def test_a_file_that_is_quantized_otherwise_is_said(save, photo, change: Callable[[onnx.ModelProto], None]) -> None:
+    net = Chain().eval()
+    scheme = dataclasses.asdict(plan_scheme(net, QatConfig()))
+    quantize_network(net, scheme, [to_batch(photo[:64, :80])])
+    model = network_to_onnx(net, SIZE)
+    change(model)
+    artifact = save(model, ImageSpec(height=SIZE.height, width=SIZE.width))
+    artifact = dataclasses.replace(artifact, network=dataclasses.replace(artifact.network, quantization=scheme))
+
+    figures = comparing(net, ExportConfig(SIZE.width, SIZE.height))(artifact)
+
+    assert figures["network_difference"].keys() == set(RUNTIMES)
+    for runtime, apart in figures["network_difference"].items():
+        assert apart > figures["network_difference_allowed"][runtime]
+    said: list[str] = []
+    report_difference(SimpleNamespace(say=said.append), SimpleNamespace(figures=figures))
+    assert "quantization itself moves it by" in said[0]
+    if change is make_infinite:
+        assert set(figures["infinite_inside"]) >= {"black", "white", "checkerboard"}
+        assert "NaN or infinite values inside the file at '/layers/layers.0/Conv'" in said[-1]
+    else:
+        assert figures["infinite_inside"] == {}
 
 
 def test_fp8_is_standard_onnx(exported: Export) -> None:

@@ -21,8 +21,8 @@ from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
 from deblur_deploy.export import typed_check
-from deblur_deploy.export.fidelity import probe_pictures
 from deblur_deploy.export.precision import lower_precision
+from deblur_deploy.export.probes import probe_pictures
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.export.typed_check import WITHIN, settle_types
 from deblur_deploy.graph import float_nodes
