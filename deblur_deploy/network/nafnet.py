@@ -10,7 +10,7 @@ Names of the layers are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -125,6 +125,21 @@ class NAFNet(Generator):
             nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), nn.PixelShuffle(2)) for width in channels[:0:-1]
         )
         apply_widths(self, config.widths)
+
+    def block_chains(self) -> tuple[tuple[str, ...], ...]:
+        """The blocks of every level, of the middle, and of every level on the way up."""
+        stages = [(f"encoders.{level}", depth) for level, depth in enumerate(self.config.encoder_blocks)]
+        stages += [("middle_blks", self.config.middle_blocks)]
+        stages += [(f"decoders.{level}", depth) for level, depth in enumerate(self.config.decoder_blocks)]
+        return tuple(tuple(f"{stage}.{index}" for index in range(depth)) for stage, depth in stages if depth)
+
+    def without_blocks(self, blocks: Collection[str]) -> NAFNet:
+        """The network without the last blocks of some stages."""
+        gone = tuple(f"{block}." for block in blocks)
+        left = {name: value for name, value in self.state_dict().items() if not name.startswith(gone)}
+        net = NAFNet(self.read_config({name: value.shape for name, value in left.items()}))
+        net.load_state_dict(left)
+        return net.train(self.training)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
         """The restored picture alone, for H and W that are multiples of :attr:`multiple_of`."""

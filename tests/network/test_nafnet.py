@@ -89,3 +89,21 @@ def test_pruned_widths_are_read_too():
     config = find_architecture("nafnet").read_config(shapes)
 
     assert config.widths["encoders.0.0.conv1.weight"] == (12, 8, 1, 1)
+
+
+def test_blocks_that_go_leave_the_others_as_they_are():
+    net = trained()
+    chains = net.block_chains()
+    assert chains[:3] == (("encoders.0.0",), ("encoders.1.0", "encoders.1.1"), ("middle_blks.0",))
+    assert chains[3:] == (("decoders.0.0", "decoders.0.1"), ("decoders.1.0",))
+    gone = {"encoders.0.0", "encoders.1.1", "middle_blks.0"}
+    shallow = net.without_blocks(gone)
+    assert shallow.config == NAFNetConfig(8, (0, 1), 0, (2, 1))
+    frame = torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        assert not torch.allclose(net(frame), shallow(frame), atol=1e-3)
+        for name in gone:
+            block = net.get_submodule(name)
+            block.beta.zero_()
+            block.gamma.zero_()
+        assert torch.allclose(net(frame), shallow(frame), atol=1e-5)
