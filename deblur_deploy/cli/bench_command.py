@@ -13,6 +13,7 @@ import typer
 
 from deblur_deploy.cli.bench_gates import Gates
 from deblur_deploy.cli.bench_output import BenchFiles, Contender, print_ceilings, print_laws, print_rows, run_streams
+from deblur_deploy.cli.bench_table import NewTable, TableInt8, TableOptions, TableRounding, make_table
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Res, Runs
 from deblur_deploy.core.artifact import Artifact
@@ -72,6 +73,9 @@ def command(
     budget_ms: Annotated[
         float | None, typer.Option(help="Exit with 3 unless the fastest stable row is at most this median.")
     ] = None,
+    latency_table: NewTable = None,
+    int8: TableInt8 = False,
+    round_to: TableRounding = 8,
     as_json: Json = False,
 ) -> None:
     """Time artifacts on every runtime that this machine has; the first one's fastest runtime is the baseline."""
@@ -83,6 +87,13 @@ def command(
     selection = Selection(tuple(runtime or ()), data_transfers)
     gates = Gates(compare, fail_below, other_device, budget_ms, str(config.resolution))
     files = BenchFiles(save, csv, markdown, export_times)
+    table = TableOptions(latency_table, int8, round_to, res, runtime or ())
+    others = (threads, data_transfers, stream, compare, budget_ms)
+    is_other = sweep or batch != "1" or any(option is not None for option in others)
+    table.check(is_other or files != BenchFiles(None, None, None, None))
+    if latency_table is not None:
+        make_table(output, sources or (), runs, table)
+        return
     files.check()
     gates.check_baseline(threads, output)
     _refuse_budget_of_no_row(gates, sweep, batch)

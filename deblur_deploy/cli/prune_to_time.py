@@ -22,7 +22,9 @@ from deblur_deploy.core.plain_data import to_json
 from deblur_deploy.quality.gain import format_db, format_share
 
 if TYPE_CHECKING:
-    from deblur_deploy.compress.frame_budget import FramePlan, FrameSearch, TablePlace
+    from deblur_deploy.compress.frame_budget import FramePlan, FrameSearch
+    from deblur_deploy.compress.latency_table import LatencyTable
+    from deblur_deploy.compress.shaping import TablePlace
 
 MaxMs = Annotated[
     float | None, typer.Option(help="Keep what fits into so many ms for a frame, instead of a share of the channels.")
@@ -147,7 +149,7 @@ def prune_to_time(
                 lambda done, of, _: caption(f"scan {done} of {of}"),
             )
             search = FrameSearch(artifact, configs[0], clock, place, watching)
-        _say_table(output, search, place)
+        say_table(output, search.table, place)
         if options.curve is not None:
             _curve(output, search, artifact, budgets, directory)
         elif directory is None:
@@ -163,7 +165,7 @@ def prune_to_time(
 
 def _place(options: TimeOptions, identity: Any) -> TablePlace:
     """The table's file: the one that was named, else a separate one for each network, runtime, size and machine."""
-    from deblur_deploy.compress.frame_budget import TablePlace
+    from deblur_deploy.compress.shaping import TablePlace
 
     if options.other_device and options.latency_table is None:
         raise ConfigError("--other-device needs --latency-table", hint="name the table that was measured there")
@@ -174,8 +176,8 @@ def _place(options: TimeOptions, identity: Any) -> TablePlace:
     return TablePlace(path, options.latency_table is not None, options.other_device)
 
 
-def _say_table(output: Output, search: FrameSearch, place: TablePlace) -> None:
-    table = search.table
+def say_table(output: Output, table: LatencyTable, place: TablePlace) -> None:
+    """Say how many networks a table has, how certain their times are, and where it lies."""
     output.say(
         f"table     {len(table.timed)} networks timed, ±{table.spread:.1%}; the unpruned one takes "
         f"{table.timed[0].ms:.2f} ms ({place.path})"
@@ -220,7 +222,9 @@ def _curve(
         points.append({**plan.as_json(), "kept": sum(group.after for group in plan.groups)})
     rows = [[f"{point['budget_ms']:.1f}", *_cells(point)] for point in points]
     output.table(["budget ms", "predicted ms", "dB lost untuned", "channels kept"], rows)
-    answer = {"source": str(artifact.directory), "whole_ms": search.table.timed[0].ms, "points": points}
+    timed_as = {name: search.table.identity[name] for name in ("runtime", "precision", "res")}
+    whole_ms = search.table.timed[0].ms
+    answer = {"source": str(artifact.directory), **timed_as, "whole_ms": whole_ms, "points": points}
     if directory is not None:
         write_text(directory / CURVE_FILE, to_json(answer, indent=2) + "\n")
         output.say(f"wrote     {directory / CURVE_FILE}")

@@ -11,25 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs
-from deblur_deploy.compress.frame_times import Anatomy, FrameTimes, Shape
+from deblur_deploy.compress.frame_times import FrameTimes
 from deblur_deploy.compress.groups import Frozen
 from deblur_deploy.compress.knapsack import Choice, Worth, choose_shape
-from deblur_deploy.compress.latency_table import (
-    LatencyTable,
-    OnTimed,
-    check_identity,
-    measure_table,
-    read_table,
-    refuse_noise,
-    shapes_to_time,
-)
+from deblur_deploy.compress.latency_table import OnTimed, refuse_noise
 from deblur_deploy.compress.plan import Frames, PrunedGroup
-from deblur_deploy.compress.prune import analyse, load_float, rebuilt, scan_groups, tune
-from deblur_deploy.compress.removal import check_removal, remove_channels, weakest
+from deblur_deploy.compress.prune import load_float, scan_groups, tune
+from deblur_deploy.compress.removal import check_removal, remove_channels
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_pairs
+from deblur_deploy.compress.shaping import Clock, Shaping, TablePlace, check_table, timed_table
 from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import FrameTimeConfig
 from deblur_deploy.core.artifact import Artifact, new_step
@@ -43,37 +36,9 @@ TOLERANCE = 0.03
 """By how much the measured time may be above the budget, as a share of it."""
 
 CORRECTIONS = 3
-TRUE_ANYWHERE = ("network", "runtime", "precision", "res")
-"""What a table from another machine must have been measured for all the same."""
 
 _MOST_WIDTHS = 12
 """Widths of one group that the choice is among."""
-
-
-class Clock(Protocol):
-    """Times networks where they will run."""
-
-    identity: Mapping[str, Any]
-    """Runtime, precision, size and machine, as a table has them."""
-
-    def time(self, net: Generator) -> tuple[float, float]:
-        """Median ms of a frame, and half of its 95 % interval as a share of it."""
-        ...
-
-
-@dataclass(frozen=True)
-class TablePlace:
-    """Where a table of frame times is kept.
-
-    Args:
-        path: The file. Where there is none, one is measured and written there.
-        is_given: Whether the user named it: one for something else is then refused, not replaced.
-        from_elsewhere: Whether it is of another machine. Nothing is timed here then.
-    """
-
-    path: Path
-    is_given: bool = False
-    from_elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +105,8 @@ class FrameSearch:
         watching: For showing progress.
 
     Raises:
-        ArtifactError: ``source`` is not a float checkpoint, or the table cannot be written.
+        ArtifactError: ``source`` is not a float checkpoint, or the table is damaged or cannot be written.
+        ConfigError: The table is for something else.
         DeblurDeployError: The network cannot be pruned, run, or timed.
     """
 
@@ -152,40 +118,14 @@ class FrameSearch:
         place: TablePlace,
         watching: Watching = Watching(),
     ) -> None:
+        check_table(clock, place)
         self.net = load_float(source)
         self._clock, self._is_elsewhere = clock, place.from_elsewhere
-        self._analysis = analyse(self.net, config.prune)
-        self.chains = self.net.block_chains()
-        self.table = self._table(place, watching.on_timed)
-        self.times = FrameTimes.fit(self._anatomy(), self.table.fitted)
-        self.scanned = scan_groups(self.net, self._analysis, config.prune, watching.on_scan)
+        self.shaping = Shaping(self.net, config.prune)
+        self.table = timed_table(self.shaping, clock, place, watching.on_timed)
+        self.times = FrameTimes.fit(self.shaping.anatomy(), self.table.fitted)
+        self.scanned = scan_groups(self.net, self.shaping.analysis, config.prune, watching.on_scan)
         self._worth = self._worth_of(self.scanned, config)
-
-    def _table(self, place: TablePlace, on_timed: OnTimed | None) -> LatencyTable:
-        """The table that was handed over, or one that is measured here."""
-        if place.from_elsewhere:
-            table = read_table(place.path)
-            check_identity(table, {name: self._clock.identity[name] for name in TRUE_ANYWHERE}, place.path)
-            return table
-        if place.is_given and place.path.is_file():
-            check_identity(read_table(place.path), self._clock.identity, place.path)
-        plan = shapes_to_time(self._analysis.state, self.chains)
-        return measure_table(
-            self._clock.identity, plan, lambda shape: self._clock.time(self.network(shape)), place.path, on_timed
-        )
-
-    def network(self, shape: Shape) -> Generator:
-        """A network of a shape, with the strongest channels of every group."""
-        small = remove_channels(self.net, self._analysis.channels.groups, self._removed(shape))
-        return rebuilt(small.without_blocks(shape.dropped))
-
-    def whole(self) -> Shape:
-        """The shape of the unpruned network."""
-        return Shape(tuple(self._analysis.state.present))
-
-    def smallest(self) -> Shape:
-        """The shape of the smallest network."""
-        return Shape(tuple(self._analysis.state.smallest), frozenset(block for chain in self.chains for block in chain))
 
     def plan(self, budget_ms: float, times: FrameTimes | None = None) -> FramePlan:
         """Choose for a budget, by predictions alone.
@@ -207,10 +147,10 @@ class FrameSearch:
         ]
         groups = tuple(
             PrunedGroup(group.layers, group.channels, width, round(width / group.channels, 4))
-            for group, width in zip(self._analysis.channels.groups, widths, strict=True)
+            for group, width in zip(self.shaping.analysis.channels.groups, widths, strict=True)
         )
         table = {"spread": self.table.spread, "error": self.times.error(self.table.unseen or self.table.timed)}
-        frozen = self._analysis.channels.frozen
+        frozen = self.shaping.analysis.channels.frozen
         return FramePlan(budget_ms, times.predict(choice.shape), None, choice, groups, frozen, table)
 
     def plan_measured(self, budget_ms: float) -> FramePlan:
@@ -236,7 +176,7 @@ class FrameSearch:
                 if not tried:
                     raise
                 break  # by the corrected times nothing is within the budget
-            measured, _ = self._clock.time(self.network(plan.choice.shape))
+            measured, _ = self._clock.time(self.shaping.network(plan.choice.shape))
             tried.append(replace(plan, measured_ms=measured))
             if abs(measured / budget_ms - 1) <= TOLERANCE:
                 break
@@ -252,29 +192,14 @@ class FrameSearch:
             ConfigError: The pruned network does not run.
             VerificationError: It gives something else than the unpruned one with zeros for what was removed.
         """
-        groups, removed = self._analysis.channels.groups, self._removed(plan.choice.shape)
+        groups, removed = self.shaping.analysis.channels.groups, self.shaping.removed(plan.choice.shape)
         small = remove_channels(self.net, groups, removed)
         check_removal(self.net, small, groups, removed, Frames.of(self.net).traced)
-        return self.network(plan.choice.shape)
-
-    def _removed(self, shape: Shape) -> list[list[int]]:
-        return [weakest(*of_group) for of_group in zip(self._analysis.state.strengths, shape.widths, strict=True)]
-
-    def _anatomy(self) -> Anatomy:
-        blocks = {}
-        for block in (name for chain in self.chains for name in chain):
-            inside = (
-                index
-                for index, group in enumerate(self._analysis.channels.groups)
-                if all(member.array.startswith(f"{block}.") for member in group.members)
-            )
-            blocks[block] = frozenset(inside)
-        state = self._analysis.state
-        return Anatomy(tuple(state.present), tuple(state.cost.products()), blocks)
+        return self.shaping.network(plan.choice.shape)
 
     def _worth_of(self, scanned: ScanReport, config: FrameTimeConfig) -> Worth:
         """Losses by width from the scan, and by block from evaluations without the ends of its row."""
-        curves, state = scanned.curves(), self._analysis.state
+        curves, state = scanned.curves(), self.shaping.analysis.state
         widths = [_choices(state.smallest[group], most, state.round_to) for group, most in enumerate(state.present)]
         lost = [
             tuple(curves[group](width) if group in curves else 0.0 for width in of_group)
@@ -282,16 +207,16 @@ class FrameSearch:
         ]
         pairs = scan_pairs(evaluation_pairs(config.prune.tuning), config.prune.scan_images, config.prune.scan_size)
         worth = {}
-        for chain in self.chains:
+        for chain in self.shaping.chains:
             before = 0.0
             for start in reversed(range(len(chain))):
                 without = evaluate_network(self.net.without_blocks(chain[start:]), pairs)
                 total = max(before, lost_db(scanned.psnr_db, without))
                 worth[chain[start]], before = total - before, total
-        return Worth(tuple(widths), tuple(lost), self.chains, worth)
+        return Worth(tuple(widths), tuple(lost), self.shaping.chains, worth)
 
     def _check_reachable(self, budget_ms: float, times: FrameTimes) -> None:
-        whole, least = self.table.timed[0].ms, self.smallest()
+        whole, least = self.table.timed[0].ms, self.shaping.smallest()
         if whole <= budget_ms:
             raise ConfigError(
                 f"the unpruned network takes {whole:.3g} ms, within {budget_ms:.3g} ms: there is nothing to prune",

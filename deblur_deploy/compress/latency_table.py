@@ -17,10 +17,12 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError, VerificationEr
 from deblur_deploy.core.files import write_text
 from deblur_deploy.core.plain_data import to_json
 
-FORMAT = 1
+FORMAT = 2
 _UNIFORM = (0.75, 0.5, 0.25)
-_RANDOM = 6
-"""Networks of random widths; the fit never sees the last half of them, which tell its error."""
+_LEAST_RANDOM, _HELD_OUT = 12, 3
+_NARROWEST = 0.2
+"""Networks of random widths and depths: the fewest, how many more of them the fit never sees, which tell its error, and
+the least share of a group's channels."""
 
 Stopwatch = Callable[[Shape], tuple[float, float]]
 """Times a network of a shape in place: median ms of a frame, and half of its 95 % interval as a share of it."""
@@ -37,11 +39,13 @@ class LatencyTable:
         identity: What the times are true for: network, runtime, precision, size, machine.
         timed: The networks, the unpruned one first.
         held_out: How many at the end no fit may see.
+        missing: How many more there would be, had the measurement not been interrupted.
     """
 
     identity: Mapping[str, Any]
     timed: tuple[Timed, ...]
     held_out: int
+    missing: int = 0
 
     @property
     def fitted(self) -> tuple[Timed, ...]:
@@ -62,8 +66,11 @@ class LatencyTable:
 def shapes_to_time(state: WidthState, chains: Sequence[Sequence[str]]) -> tuple[list[Shape], int]:
     """Shapes whose times tell what everything in a network takes.
 
-    The network itself; every group alone at half and at its smallest width; every row of blocks from its end; all
-    groups alike; and random widths.
+    The network itself; all groups alike; the smallest network; and random widths and depths, as many as there are
+    groups and blocks. Each of those tells of all groups at once, as a weighing of several things together does: fewer
+    are needed than of networks in which one group alone is narrower, whose times hardly differ.
+
+    Source: Hotelling, *Some Improvements in Weighing and Other Experimental Techniques*, 1944.
 
     Args:
         state: Its groups.
@@ -72,32 +79,24 @@ def shapes_to_time(state: WidthState, chains: Sequence[Sequence[str]]) -> tuple[
     Returns:
         The shapes, each once, and how many at the end are to be held out of the fit.
     """
-    whole = list(state.present)
+    whole, blocks = list(state.present), [block for chain in chains for block in chain]
     found = [Shape(tuple(whole))]
-    halves = state.rounded([0.5 * channels for channels in whole])
-    for group in range(len(whole)):
-        for width in (halves[group], state.smallest[group]):
-            found.append(Shape((*whole[:group], width, *whole[group + 1 :])))
-    for chain in chains:
-        found += [Shape(tuple(whole), frozenset(chain[start:])) for start in reversed(range(len(chain)))]
     found += [Shape(tuple(state.rounded([share * channels for channels in whole]))) for share in _UNIFORM]
+    found.append(Shape(tuple(state.smallest), frozenset(blocks)))
     rng = np.random.default_rng(0)
     random = [
-        Shape(
-            tuple(
-                state.rounded(
-                    [
-                        float(share) * channels
-                        for share, channels in zip(rng.uniform(0.2, 1, len(whole)), whole, strict=True)
-                    ]
-                )
-            )
-        )
-        for _ in range(_RANDOM)
+        _random_shape(state, chains, rng) for _ in range(max(_LEAST_RANDOM, len(whole) + len(blocks)) + _HELD_OUT)
     ]
     once = list(dict.fromkeys(found))
     fresh = [shape for shape in dict.fromkeys(random) if shape not in once]
-    return once + fresh, min(_RANDOM // 2, len(fresh))
+    return once + fresh, min(_HELD_OUT, len(fresh) // 2)
+
+
+def _random_shape(state: WidthState, chains: Sequence[Sequence[str]], rng: np.random.Generator) -> Shape:
+    shares = rng.uniform(_NARROWEST, 1, len(state.present))
+    widths = state.rounded([float(share) * most for share, most in zip(shares, state.present, strict=True)])
+    gone = (block for chain in chains for block in chain[int(rng.integers(len(chain) + 1)) :])
+    return Shape(tuple(widths), frozenset(gone))
 
 
 def measure_table(
@@ -121,14 +120,24 @@ def measure_table(
     """
     shapes, held_out = plan
     known = {one.shape: one for one in _kept(path, identity)}
+    missing = sum(shape not in known for shape in shapes)
     for number, shape in enumerate(shapes, start=1):
         if shape not in known:
             ms, spread = stopwatch(shape)
             known[shape] = Timed(shape, ms, spread)
-            write_table(LatencyTable(identity, tuple(known.values()), 0), path)
+            missing -= 1
+            write_table(LatencyTable(identity, _ordered(known, plan), held_out, missing), path)
         if on_timed:
             on_timed(number, len(shapes), known[shape].ms)
     return LatencyTable(identity, tuple(known[shape] for shape in shapes), held_out)
+
+
+def _ordered(known: Mapping[Shape, Timed], plan: tuple[list[Shape], int]) -> tuple[Timed, ...]:
+    """What was timed, in the order of the plan; networks of an earlier plan stand before those that are held out."""
+    shapes, held_out = plan
+    fitted, unseen = shapes[: len(shapes) - held_out], shapes[len(shapes) - held_out :]
+    others = [shape for shape in known if shape not in shapes]
+    return tuple(known[shape] for shape in (*fitted, *others, *unseen) if shape in known)
 
 
 def write_table(table: LatencyTable, path: Path) -> None:
@@ -137,7 +146,7 @@ def write_table(table: LatencyTable, path: Path) -> None:
     Raises:
         ArtifactError: It cannot be written.
     """
-    plain = {"format": FORMAT, "identity": dict(table.identity), "held_out": table.held_out}
+    plain = {"format": FORMAT, "identity": dict(table.identity), "held_out": table.held_out, "missing": table.missing}
     write_text(path, to_json({**plain, "timed": [one.as_json() for one in table.timed]}, indent=1) + "\n")
 
 
@@ -159,10 +168,10 @@ def read_table(path: Path) -> LatencyTable:
             )
             for one in plain["timed"]
         )
-        return LatencyTable(dict(plain["identity"]), timed, int(plain["held_out"]))
+        return LatencyTable(dict(plain["identity"]), timed, int(plain["held_out"]), int(plain["missing"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise ArtifactError(
-            f"{path} is not a latency table: {err}", hint="make it again with `prune --max-ms`"
+            f"{path} is not a latency table: {err}", hint="make it again with `bench --latency-table`"
         ) from err
 
 
@@ -182,6 +191,37 @@ def check_identity(table: LatencyTable, identity: Mapping[str, Any], path: Path)
             f"{path} was measured for something else: {'; '.join(differing)}",
             hint="leave --latency-table out to measure one here",
         )
+
+
+_MAKE_THERE = "make it on the machine that it is for: `deblur-deploy bench SOURCE --latency-table FILE`"
+
+
+def check_whole(table: LatencyTable, path: Path) -> None:
+    """Refuse a table that lacks networks.
+
+    Raises:
+        ConfigError: Its measurement was interrupted.
+    """
+    if table.missing or not table.timed:
+        counted = f"{len(table.timed)} of {len(table.timed) + table.missing} networks"
+        raise ConfigError(
+            f"{path} has {counted}: its measurement was interrupted", hint=f"{_MAKE_THERE}, which goes on with it"
+        )
+
+
+def check_groups(table: LatencyTable, channels: Sequence[int], path: Path) -> None:
+    """Refuse a table that begins with another network than the unpruned one.
+
+    Args:
+        table: The table.
+        channels: Channels of every group of the unpruned network.
+        path: Where the table lies.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if table.timed[0].shape != Shape(tuple(channels)):
+        raise ConfigError(f"{path} was measured with other groups of channels than this network has", hint=_MAKE_THERE)
 
 
 def refuse_noise(table: LatencyTable, budget_ms: float) -> None:

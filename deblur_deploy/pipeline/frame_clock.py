@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deblur_deploy.bench.device import device_facts
 from deblur_deploy.bench.samples import median_ratio_interval
@@ -26,9 +27,18 @@ from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable, runtimes_for
 
-_WARM_UP = 2
-_LEAST, _MOST, _SECONDS = 10, 60, 0.6
-"""Frames of each network: as many as fit into the time, within these bounds."""
+Frames = NDArray[np.float32]
+"""(1, 3, H, W), RGB in [0, 1]."""
+
+_LEAST, _ENOUGH, _MOST, _SECONDS = 5, 10, 60, 0.6
+"""Frames of each network: from the fewest on until the ratio is certain, else until there are enough and the time is
+up, or the most."""
+
+_CERTAIN = 0.01
+"""Half of the 95 % interval of the ratio of two networks that needs no more frames, as a share of it."""
+
+_QUICK = QatConfig(calibration_images=1)
+"""Ranges make no difference to the time, so one small photograph gives them."""
 
 
 class FrameClock:
@@ -59,6 +69,7 @@ class FrameClock:
         shape = (1, 3, config.height, config.width)
         self._frame = np.random.default_rng(0).random(shape, dtype=np.float32)
         self._reference: tuple[Runner, float] | None = None
+        self._calibration: list[Frames] = []
 
     def __enter__(self) -> FrameClock:
         return self
@@ -79,8 +90,7 @@ class FrameClock:
         with self._opened(net, "candidate") as runner:
             ours, theirs = _in_turns(runner, reference, self._frame)
         ratio = statistics.median(ours) / statistics.median(theirs)
-        low, high = median_ratio_interval(ours, theirs)
-        return ratio * reference_ms, (high - low) / 2 / ratio
+        return ratio * reference_ms, _uncertainty(ours, theirs)
 
     def _open_reference(self) -> tuple[Runner, float]:
         """The unpruned network, kept open, and its own median."""
@@ -111,29 +121,40 @@ class FrameClock:
             net = load_network(
                 save_network(self._folder / f"{name}-float", net, spec, new_step("import", {}, None, {}))
             )
-            quick = QatConfig(calibration_images=1)
-            scheme = dataclasses.asdict(plan_scheme(net, quick))
-            quantize_network(net, scheme, [frame[:, :, :64, :64] for frame in calibration_frames(quick)])
+            scheme = dataclasses.asdict(plan_scheme(net, _QUICK))
+            self._calibration = self._calibration or [part[:, :, :64, :64] for part in calibration_frames(_QUICK)]
+            quantize_network(net, scheme, self._calibration)
             spec = dataclasses.replace(spec, quantization=scheme)
         checkpoint = save_network(self._folder / name, net, spec, new_step("import", {}, None, {}))
         if settings.runtime in runtimes_for(checkpoint) and not settings.int8:
             return checkpoint
-        size = ExportConfig(settings.width, settings.height)
+        size = ExportConfig(settings.width, settings.height, compare=False)  # only its time is wanted
         return export_onnx(checkpoint, size, self._folder / f"{name}-onnx")
 
 
-def _in_turns(
-    one: Runner, other: Runner, frame: np.ndarray[Any, np.dtype[np.float32]]
-) -> tuple[list[float], list[float]]:
+def _in_turns(one: Runner, other: Runner, frame: Frames) -> tuple[list[float], list[float]]:
     """Milliseconds of frames of two networks that take turns."""
     taken: tuple[list[float], list[float]] = ([], [])
     for runner in (one, other):
-        for _ in range(_WARM_UP):
-            runner.infer(frame)
+        runner.infer(frame)  # the first frame is slower
     until = time.perf_counter() + _SECONDS
-    while len(taken[0]) < _LEAST or (time.perf_counter() < until and len(taken[0]) < _MOST):
+    while not _is_enough(taken, until):
         for runner, times in zip((one, other), taken, strict=True):
             start = time.perf_counter()
             runner.infer(frame)
             times.append((time.perf_counter() - start) * 1000)
     return taken
+
+
+def _is_enough(taken: tuple[list[float], list[float]], until: float) -> bool:
+    count = len(taken[0])
+    if count < _LEAST:
+        return False
+    is_late = count >= _MOST or (count >= _ENOUGH and time.perf_counter() >= until)
+    return is_late or _uncertainty(*taken) <= _CERTAIN
+
+
+def _uncertainty(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Half of the 95 % interval of the ratio of two medians, as a share of it."""
+    low, high = median_ratio_interval(ours, theirs)
+    return (high - low) / 2 / (statistics.median(ours) / statistics.median(theirs))

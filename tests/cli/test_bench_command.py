@@ -51,6 +51,72 @@ def test_everything_that_was_measured_is_written(run, made, tmp_path):
     assert all(f"wrote     {path}" in outcome.out for path in files.values())
 
 
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class ByWidth:
+    """A clock by arithmetic: a network takes as many ms as it has thousands of parameters, on a card of its own."""
+
+    card = "RTX 4090"
+
+    def __init__(self, source, config):
+        precision, res = "int8" if config.int8 else "fp32", f"{config.width}x{config.height}"
+        self.identity = {"network": source.sha256, "runtime": config.runtime, "precision": precision, "res": res}
+        self.identity |= {"gpu": self.card}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def time(self, net):
+        return 1 + sum(array.numel() for array in net.parameters()) / 1000, 0.01
+
+
+def test_a_latency_table_of_another_card_is_made_there_and_used_here(run, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", ByWidth)
+    file, size = tmp_path / "tables" / "card.json", ("--res", "64x48", "--int8")
+
+    there = run("bench", made["import"], "--latency-table", file, *size, "--runs", tmp_path, "--json").done().json
+
+    table = json.loads(file.read_text())
+    assert there["networks"] == len(table["timed"]) >= 12
+    assert (there["gpu"], there["precision"], there["whole_ms"]) == ("RTX 4090", "int8", table["timed"][0]["ms"])
+    monkeypatch.setattr(ByWidth, "card", None)
+    monkeypatch.setattr(ByWidth, "time", lambda *_: pytest.fail("nothing is timed here"))
+    here = ("prune", made["import"], *size, "--scan-images", 1, "--scan-size", 48, "--runs", tmp_path, "--json")
+    elsewhere = ("--latency-table", file, "--other-device")
+    planned = run(*here, *elsewhere, "--max-ms", 0.8 * there["whole_ms"], "--dry-run").done().json
+    assert planned["predicted_ms"] <= 0.8 * there["whole_ms"]
+    assert 'gpu is null and the table\'s "RTX 4090"' in run(*here, *elsewhere[:2], "--max-ms", 5).refusal(2)
+
+    file.write_text(json.dumps(table | {"timed": table["timed"][:4], "missing": len(table["timed"]) - 4}))
+    assert f"has 4 of {len(table['timed'])} networks" in run(*here, *elsewhere, "--max-ms", 5).refusal(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--int8",), "--int8 and --round-to are for --latency-table"),
+        (("--round-to", 16), "--int8 and --round-to are for --latency-table"),
+        (("--latency-table", "t.json", "--sweep"), "is a measurement of its own"),
+        (("--latency-table", "t.json", "--threads", 1), "is a measurement of its own"),
+        (("--latency-table", "t.json", "--csv", "t.csv"), "is a measurement of its own"),
+        (("--latency-table", "t.json", "--budget-ms", 5), "is a measurement of its own"),
+        (("--latency-table", "t.json", "--runtime", "torch", "--runtime", "openvino"), "one runtime, not 2"),
+        (("--latency-table", "t.json", "another"), "one network, not 2"),
+        (("--latency-table", "t.json", "--runtime", "gpu-of-dreams", "--res", "32x16"), "'gpu-of-dreams' is not"),
+    ],
+)
+def test_what_does_not_go_with_a_latency_table_is_refused(refuse, made, in_tmp_path, options, complaint):
+    assert complaint in refuse(2, "bench", made["import"], *options)
+    assert not (in_tmp_path / "t.json").exists()
+
+
 def test_times_of_several_rows_are_files_of_their_own(run, made, tmp_path):
     options = (*QUICK, "--runtime", "torch-channels-last", "--export-times", tmp_path / "times.json")
 

@@ -126,8 +126,8 @@ def test_other_lines_are_of_a_known_kind(page):
             assert set(match[1].split(",")) <= EXTRAS
         else:
             only_on_gpu = line.startswith("deblur-deploy export-trt ") and line.endswith("--target current")
-            # Searches that time networks: test_prune_command.py runs them.
-            timed = re.match(r"deblur-deploy prune .*--(max-ms|min-fps|curve)\b", line)
+            # Searches that time networks: test_prune_command.py and test_bench_command.py run them.
+            timed = re.match(r"deblur-deploy (prune .*--(max-ms|min-fps|curve)|bench .*--latency-table)\b", line)
             assert only_on_gpu or timed or line == "deblur-deploy demo", "test_pipeline.py runs the demo"
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deblur_deploy.compress.frame_budget import FrameSearch, TablePlace, Watching, prune_to_time
-from deblur_deploy.compress.latency_table import read_table
+from deblur_deploy.compress.frame_budget import FrameSearch, Watching, prune_to_time
+from deblur_deploy.compress.latency_table import check_groups, read_table
+from deblur_deploy.compress.shaping import TablePlace
 from deblur_deploy.config import FitConfig, FrameTimeConfig, PruneConfig, ShakeConfig, TuningConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
 from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError, VerificationError
@@ -21,6 +22,7 @@ from deblur_deploy.core.images import Resolution, save_rgb
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import count_macs
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.nafnet import NAFNet, NAFNetConfig
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 SIZE = Resolution(64, 48)
@@ -101,7 +103,7 @@ def test_a_smaller_budget_never_predicts_less_loss_and_blocks_can_go(
 ) -> None:
     search = FrameSearch(source, config, Arithmetic(), TablePlace(tmp_path / "table.json"))
     whole = search.table.timed[0].ms
-    least = search.times.predict(search.smallest())
+    least = search.times.predict(search.shaping.smallest())
     plans = [search.plan(least + share * (whole - least)) for share in (0.9, 0.6, 0.3, 0.001)]
     losses = [plan.choice.lost_db for plan in plans]
     assert losses == sorted(losses)
@@ -130,7 +132,7 @@ def test_a_budget_that_cannot_be_held_keeps_the_fastest_and_ends_with_3(
 ) -> None:
     clock = Arithmetic()
     search = FrameSearch(source, config, clock, TablePlace(tmp_path / "table.json"))
-    config = replace(config, max_ms=1.2 * search.times.predict(search.smallest()))
+    config = replace(config, max_ms=1.2 * search.times.predict(search.shaping.smallest()))
     clock.timed, clock.surprise = 61, 9.0
     with pytest.raises(BudgetError, match="and may take") as caught:
         prune_to_time(search, source, config, tmp_path / "out")
@@ -141,7 +143,7 @@ def test_a_budget_that_cannot_be_held_keeps_the_fastest_and_ends_with_3(
 
 def test_budgets_that_make_no_sense_say_what_would(source: Artifact, config: FrameTimeConfig, tmp_path: Path) -> None:
     search = FrameSearch(source, config, Arithmetic(), TablePlace(tmp_path / "table.json"))
-    whole, least = search.table.timed[0].ms, search.times.predict(search.smallest())
+    whole, least = search.table.timed[0].ms, search.times.predict(search.shaping.smallest())
     with pytest.raises(ConfigError, match=f"takes {whole:.3g} ms, within .* there is nothing to prune"):
         search.plan(whole * 1.01)
     with pytest.raises(
@@ -184,7 +186,8 @@ def test_a_table_from_elsewhere_is_used_only_where_it_fits(
     source: Artifact, config: FrameTimeConfig, tmp_path: Path
 ) -> None:
     clock, path = Arithmetic(), tmp_path / "table.json"
-    FrameSearch(source, config, clock, TablePlace(path))
+    table = FrameSearch(source, config, clock, TablePlace(path)).table
+    assert read_table(path) == table
     here = Arithmetic()
     here.identity["cpu"] = "another"
     with pytest.raises(ConfigError, match=r'cpu is "another" and the table\'s "c"'):
@@ -195,9 +198,26 @@ def test_a_table_from_elsewhere_is_used_only_where_it_fits(
     here.identity["res"] = "640x360"
     with pytest.raises(ConfigError, match="res is"):
         FrameSearch(source, config, here, TablePlace(path, is_given=True, from_elsewhere=True))
-    path.write_text(json.dumps({"format": 1, "identity": {}, "held_out": 0, "timed": [{"widths": [8], "dropped": []}]}))
+    first, *others = table.timed
+    with pytest.raises(ConfigError, match="other groups of channels"):
+        check_groups(replace(table, timed=tuple(others)), first.shape.widths, path)
+    lacking = [{"widths": [8], "dropped": []}]
+    path.write_text(json.dumps({"format": 2, "identity": {}, "held_out": 0, "missing": 0, "timed": lacking}))
     with pytest.raises(ArtifactError, match="is not a latency table"):
         read_table(path)
+
+
+def test_blocks_of_a_nafnet_can_go_with_all_the_groups_inside(config: FrameTimeConfig, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    save_rgb(tmp_path / "photos" / "one.png", np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    torch.manual_seed(0)
+    net = NAFNet(NAFNetConfig(16, (2,), 1, (1,))).eval()
+    source = save_network(tmp_path / "naf", net, spec_of(net), new_step("import", {}, None, {}))
+    search = FrameSearch(source, config, Arithmetic(), TablePlace(tmp_path / "table.json"))
+    assert search.times.error(search.table.unseen) < 0.05
+    plan = search.plan(1.0001 * search.times.predict(search.shaping.smallest()))
+    assert plan.as_json()["blocks_removed"] == ["decoders.0.0", "encoders.0.0", "encoders.0.1", "middle_blks.0"]
+    assert search.carry_out(plan)(torch.rand(1, 3, 17, 30)).shape == (1, 3, 17, 30)
 
 
 def test_blocks_that_go_leave_the_others_as_they_are() -> None:
