@@ -11,15 +11,15 @@ from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.report.canvas import Chart
 from deblur_deploy.report.charts import latency_chart, quality_chart, size_chart, tradeoff_chart
 from deblur_deploy.report.layer_charts import (
-    Scans,
+    frame_times_chart,
     layers_chart,
     precision_chart,
     pruning_chart,
     quantization_chart,
-    read_scans,
 )
 from deblur_deploy.report.photographs import Photograph, photographs_folder, restore_photographs, shown_stages
 from deblur_deploy.report.provenance import Link, hash_chain, library_table, recipe_text
+from deblur_deploy.report.scans import Scans, read_scans
 from deblur_deploy.report.stages import ReportStage, read_stages
 from deblur_deploy.report.summary import KeyFigure, summarize
 from deblur_deploy.report.timings import Session, read_sessions
@@ -207,12 +207,13 @@ def _precision_section(stages: Sequence[ReportStage]) -> Section:
 
 
 def _sensitivity_section(scans: Scans) -> Section:
-    charts = tuple(chart for chart in (pruning_chart(scans), quantization_chart(scans)) if chart)
+    made = (pruning_chart(scans), quantization_chart(scans), frame_times_chart(scans))
+    charts = tuple(chart for chart in made if chart)
     hint = "`deblur-deploy prune --scan` and `deblur-deploy qat --scan` measure it, with --out inside the run."
     return Section(
         "sensitivity",
         "Sensitivity",
-        "What single groups of channels and single layers lose when they are compressed." if charts else "",
+        "What groups of channels, layers and frame times cost, before any fine-tuning." if charts else "",
         charts,
         "" if charts else f"No layer's sensitivity was scanned in this run. {hint}",
     )

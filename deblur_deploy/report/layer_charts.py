@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from deblur_deploy.config import PRECISIONS
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.report.canvas import Chart, Palette, name_rows, shortened
+from deblur_deploy.report.scans import Scans
 from deblur_deploy.report.stages import ReportStage, in_type
 
 _ROW, _MARGIN = 34, 62
@@ -141,6 +138,45 @@ def pruning_chart(scans: Scans) -> Chart | None:
     )
 
 
+def frame_times_chart(scans: Scans) -> Chart | None:
+    """Loss of quality against the time of a frame; None where no frame times were compared."""
+    front = scans.front
+    if front is None:
+        return None
+    points = (*front.points, (front.whole_ms, 0.0, None))
+
+    def draw(axes: Any, palette: Palette) -> None:
+        times, losses = [ms for ms, _, _ in points], [-drop for _, drop, _ in points]
+        axes.plot(times, losses, color=palette.quiet, linewidth=1.2, zorder=1)
+        axes.plot(times[:-1], losses[:-1], "o", color=palette.accent, markersize=8)
+        axes.plot(times[-1:], losses[-1:], "s", color=palette.muted, markersize=8)
+        for ms, loss in zip(times, losses, strict=True):
+            axes.annotate(
+                f"{ms:.1f} ms", (ms, loss), (0, -16), textcoords="offset points", ha="center", color=palette.ink
+            )
+        span = max(max(losses) - min(losses), 0.05)
+        axes.set_xlim(0, max(times) * 1.12)
+        axes.set_ylim(min(losses) - 0.3 * span, max(losses) + 0.15 * span)
+        axes.grid(color=palette.line, linewidth=0.8)
+        axes.set_xlabel("predicted ms per frame; square: the unpruned network", color=palette.muted, loc="right")
+        axes.set_ylabel("dB without fine-tuning", color=palette.muted)
+
+    ms, drop, _ = front.points[0]
+    rows = tuple((f"{ms:.1f}", f"{drop:.2f}", "all" if kept is None else str(kept)) for ms, drop, kept in points)
+    return Chart(
+        slug="frame-times",
+        title="What a frame time costs",
+        description=(
+            f"In {front.timed_as}, the unpruned network takes {front.whole_ms:.1f} ms; the shortest frame time "
+            f"compared, {ms:.1f} ms, is predicted to lose {drop:.2f} dB before fine-tuning."
+        ),
+        headings=("predicted ms", "dB lost", "channels kept"),
+        rows=rows,
+        height=270,
+        draw=draw,
+    )
+
+
 def quantization_chart(scans: Scans) -> Chart | None:
     """DB lost by the most sensitive layers when each alone is quantized; None where nothing was scanned."""
     if not scans.layers:
@@ -180,73 +216,3 @@ def _rank(kind: str) -> tuple[int, int, str]:
     if kind not in PRECISIONS:
         return len(_TONES), 0, kind
     return _TONES.index(PRECISIONS[kind].tone), list(PRECISIONS).index(kind), kind
-
-
-@dataclass(frozen=True)
-class GroupCurve:
-    """Loss of one group of channels.
-
-    Args:
-        name: Names of the layers whose outputs the channels are.
-        points: Share of the channels kept, and dB lost; from wide to narrow, without the whole group.
-    """
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Scans:
-    """Everything that scans measured; empty where there was none.
-
-    Args:
-        groups: One curve for each group of channels.
-        layers: dB lost when a layer alone is quantized, the most sensitive first.
-    """
-
-    groups: tuple[GroupCurve, ...] = ()
-    layers: tuple[tuple[str, float], ...] = ()
-
-
-def read_scans(run: Path, stages: Sequence[ReportStage]) -> Scans:
-    """Read scans from the stages' histories, else from the files that ``prune --scan`` and ``qat --scan`` write.
-
-    Args:
-        run: Directory of the run.
-        stages: Its stages.
-
-    Raises:
-        ArtifactError: A file of a scan is damaged; it is named.
-    """
-    steps = [step for stage in stages for step in stage.artifact.history]
-    groups = next((step.figures["scan"] for step in steps if step.figures.get("scan")), None) or _newest(
-        run, "scan.json"
-    )
-    layers = next((step.figures["sensitivity"] for step in steps if step.figures.get("sensitivity")), None)
-    if layers is None and (scan := _newest(run, "sensitivity.json")):
-        layers = {item["layer"]: item["drop_db"] for item in scan["layers"]}
-    ranked = sorted((layers or {}).items(), key=lambda item: -item[1])
-    return Scans(_curves(groups["rows"]) if groups else (), tuple((str(name), float(drop)) for name, drop in ranked))
-
-
-def _newest(run: Path, name: str) -> dict[str, Any] | None:
-    files = sorted(run.rglob(name), key=lambda path: path.stat().st_mtime_ns)
-    if not files:
-        return None
-    key = "rows" if name == "scan.json" else "layers"
-    try:
-        found = json.loads(files[-1].read_text(encoding="utf-8"))
-        if not isinstance(found[key], list):
-            raise TypeError(f"{key} is not a list")
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ArtifactError(
-            f"{files[-1]} is not a complete scan: {err}", hint="scan again, or remove the file"
-        ) from err
-    return dict(found)
-
-
-def _curves(rows: Sequence[dict[str, Any]]) -> tuple[GroupCurve, ...]:
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        curves.setdefault(", ".join(row["layers"]), []).append((float(row["share"]), float(row["drop_db"])))
-    return tuple(GroupCurve(name, tuple(points)) for name, points in curves.items())

@@ -10,13 +10,13 @@ import pytest
 from deblur_deploy.report.canvas import Chart, draw_png, draw_svg, shortened
 from deblur_deploy.report.charts import latency_chart, pareto_front, quality_chart, signed, size_chart, tradeoff_chart
 from deblur_deploy.report.layer_charts import (
-    GroupCurve,
-    Scans,
+    frame_times_chart,
     layers_chart,
     precision_chart,
     pruning_chart,
     quantization_chart,
 )
+from deblur_deploy.report.scans import FrameFront, GroupCurve, Scans
 from deblur_deploy.report.stages import read_stages
 from deblur_deploy.report.timings import read_sessions
 from tests.report.conftest import Run
@@ -29,7 +29,8 @@ def charts(whole_run: Run) -> dict[str, Chart]:
     stages = read_stages(whole_run.folder)
     (session,) = read_sessions(whole_run.folder, stages)
     groups = (GroupCurve("narrow", ((0.5, 0.1), (0.25, 0.3))), GroupCurve(HOSTILE, ((0.5, 2.0), (0.25, 3.0))))
-    scans = Scans(groups, ((HOSTILE, 0.2), ("body", -0.01)))
+    front = FrameFront(HOSTILE, 40.0, ((10.0, 1.5, 32), (20.0, 0.25, 64)))
+    scans = Scans(groups, ((HOSTILE, 0.2), ("body", -0.01)), front)
     made = (
         quality_chart(stages),
         size_chart(stages),
@@ -39,6 +40,7 @@ def charts(whole_run: Run) -> dict[str, Chart]:
         layers_chart(stages[-1].artifact),
         pruning_chart(scans),
         quantization_chart(scans),
+        frame_times_chart(scans),
     )
     return {chart.slug: chart for chart in made if chart}
 
@@ -59,13 +61,18 @@ def test_the_figures_stand_in_the_tables(charts: dict[str, Chart]) -> None:
         "int8 · openvino",
     ]
     assert charts["layers"].rows == (("a", "fp16", "0.0090"), ("b", "unproven", "0.0010"))
+    assert charts["frame-times"].rows == (("10.0", "1.50", "32"), ("20.0", "0.25", "64"), ("40.0", "0.00", "all"))
+    assert charts["frame-times"].description == (
+        f"In {HOSTILE}, the unpruned network takes 40.0 ms; the shortest frame time compared, 10.0 ms, is predicted to "
+        "lose 1.50 dB before fine-tuning."
+    )
     assert charts["pruning"].description.startswith(
         f"Of 2 groups of channels, {HOSTILE} is the most sensitive: 3.00 dB"
     )
 
 
 def test_every_chart_is_an_image_with_title_and_description(charts: dict[str, Chart]) -> None:
-    assert len(charts) == 8
+    assert len(charts) == 9
     ids: list[str] = []
     for chart in charts.values():
         text = draw_svg(chart)

@@ -133,6 +133,23 @@ def test_scans_beside_the_run_are_charted_and_damaged_ones_named(whole_run: Run)
         gather(whole_run.folder)
 
 
+def test_compared_frame_times_are_charted_and_damaged_ones_named(whole_run: Run) -> None:
+    impossible = {"budget_ms": 1, "reason": "1 ms cannot be met"}
+    met = {"budget_ms": 20, "predicted_ms": 19.5, "predicted_drop_db": 0.5, "kept": 64}
+    timed_as = {"runtime": "openvino", "precision": "fp32", "res": "640x360", "whole_ms": 40.0}
+    (whole_run.folder / "scan").mkdir()
+    file = whole_run.folder / "scan" / "frame-times.json"
+    file.write_text(json.dumps({**timed_as, "points": [impossible, met]}))
+    charts = {chart.slug: chart for chart in gather(whole_run.folder).charts}
+    assert charts["frame-times"].rows == (("19.5", "0.50", "64"), ("40.0", "0.00", "all"))
+    file.write_text(json.dumps({**timed_as, "points": [impossible]}))
+    assert "frame-times" not in {chart.slug for chart in gather(whole_run.folder).charts}
+    for damaged in ({"points": [met]}, {**timed_as, "points": [{"budget_ms": 20}]}):
+        file.write_text(json.dumps(damaged))
+        with pytest.raises(ArtifactError, match=r"frame-times\.json in .* is no whole comparison"):
+            gather(whole_run.folder)
+
+
 class Tags(HTMLParser):
     """Every tag of a page with its attributes."""
 
