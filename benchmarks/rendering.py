@@ -28,7 +28,7 @@ target. `run.py` measures it and appends one line to `results/<device>/<scenario
 sample, the machine, and the versions of all libraries. The tables below are rendered from these lines; of several, the
 last one counts. A figure that misses its target is recorded and shown as missed; one whose last three windows of time
 do not agree within 10 % is called unstable, and says more about the machine's other work than about this project.
-Where a shipped generator has been replaced since, the record says so, and stays until that machine measures the new one.
+Where a shipped generator has been replaced since, the record says so; it stays until that machine measures the new one.
 
 ## Run them again
 

@@ -14,6 +14,7 @@ from frame_floor import FrameFloor
 from gpu_proofs import Emulation, GpuProofs
 from kernels import KernelBuild, KernelPtx, KernelSpeed
 from matrix import Matrix
+from max_ms import MaxMs
 from measurement import Target
 from measurements import Frame, HelpStart, PruneGraph, RtxBuild
 from networks import Networks
@@ -50,6 +51,7 @@ Work = (
     | Reading
     | TrainStep
     | RealNetwork
+    | MaxMs
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -75,6 +77,7 @@ KINDS: Mapping[str, type[Work]] = {
     "reading": Reading,
     "train-step": TrainStep,
     "real-network": RealNetwork,
+    "max-ms": MaxMs,
 }
 """Kinds of measurement by the name that scenario files use."""
 

@@ -14,6 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from deblur_deploy.compress.plan import prune_network
+from deblur_deploy.compress.prune import rebuilt
+from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import load_artifact, new_step
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.images import Resolution
@@ -144,6 +147,23 @@ max_windows = 3
 """
 
 
+MAX_MS = """
+title = "Pruning to a frame time"
+about = "Beside its rivals."
+kind = "max-ms"
+target.at_least = -99
+[parameters]
+source = "srn-demo"
+keeps = [0.8, 0.5]
+budgets = 3
+runtime = "openvino"
+resolution = { width = 64, height = 48 }
+images = 1
+side = 48
+fit = { steps = 7, batch = 1, crop = 128, warmup = 1 }
+"""
+
+
 @pytest.fixture(scope="module")
 def benchmarks():
     """The scripts of ``benchmarks/``, which find each other as they do when run.py is started."""
@@ -218,6 +238,7 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "demo-quick": (60, None),
             "setup": (180, None),
             "networks-640x360": (None, 2.0),
+            "max-ms": (None, 0.1),
         }
         == targets
     )
@@ -402,6 +423,73 @@ def test_compression_tunes_on_photographs_of_ones_own(benchmarks, root, shipped_
     assert str(root) not in json.dumps(record)
     (pruned,) = (root / "runs").glob("*/prune/manifest.json")
     assert json.loads(pruned.read_text(encoding="utf-8"))["history"][-1]["config"]["tuning"]["photos"] == str(own)
+
+
+class ByMacs:
+    """A clock for which a frame takes a millisecond for a million multiply-accumulates; in INT8 half of that."""
+
+    def __init__(self, source, config):
+        self.size = Resolution(config.width, config.height)
+        self.factor = 0.5 if config.int8 else 1.0
+        self.identity = {"precision": "int8" if config.int8 else "fp32"}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def time(self, net):
+        return self.factor * count_macs(net, self.size)[""] / 1e6, 0.001
+
+
+def test_pruning_to_a_frame_time_is_compared_at_equal_time(benchmarks, root, shipped_tiny, monkeypatch):
+    """With a clock by arithmetic, and the strongest channels of all groups in the place of Torch-Pruning."""
+    contest, scenario = (importlib.import_module(name) for name in ("time_contest", "max_ms"))
+
+    def strongest(net, share, round_to):
+        config = PruneConfig(keep=share, scope="global", round_to=round_to)
+        return rebuilt(prune_network(net, config)[0])
+
+    monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", ByMacs)
+    monkeypatch.setattr(contest, "prune_globally", strongest)
+    monkeypatch.setattr(scenario, "library_version", lambda: "1.0")
+    monkeypatch.setattr(scenario, "shipped", lambda folder: root / folder)
+    tuned = []
+    monkeypatch.setattr("deblur_deploy.compress.finetune.finetune", lambda *given: tuned.append(given))
+    write(root, "max-ms", MAX_MS)
+
+    assert run(benchmarks, root, "max-ms") == 0
+
+    (record,) = records(root, "max-ms")
+    rows = record["details"]["outcomes"]
+    assert len(rows) == 2 * 2 * 4
+    assert 8 <= len(tuned) <= 14, "uniform pruning gives both precisions the same networks"
+    assert {config.fit.steps for _, _, config, _ in tuned} == {7}
+    budgets = {(row["precision"], row["keep"]): row["ms"] for row in rows if row["way"] == "uniform"}
+    assert budgets["fp32", 0.5] == pytest.approx(2 * budgets["int8", 0.5])
+    assert budgets["fp32", 0.5] < budgets["fp32", 0.8]
+    held = [row for row in rows if row["way"] in ("--max-ms", "--macs, sensitivity")]
+    assert all(row["ms"] <= 1.03 * budgets[row["precision"], row["keep"]] for row in held)
+    ours = {(row["precision"], row["keep"]): row["psnr_db"] for row in rows if row["way"] == "--max-ms"}
+    leads = [ours[row["precision"], row["keep"]] - row["psnr_db"] for row in rows if row["way"] != "--max-ms"]
+    assert record["figure"] == pytest.approx(min(leads), abs=1e-6)
+    assert len({row["psnr_db"] for row in rows if row["way"] == "uniform"}) == 4, "INT8 is evaluated as such"
+    for found in record["details"]["searches"].values():
+        assert len(found["predictions"]) == 3
+        assert found["error"]["median"] <= found["error"]["worst"] < 0.2
+        assert min(found["seconds"].values()) > 0
+    assert benchmarks.main(["--render"], root) == 0
+    assert "| int8 | 50% | Torch-Pruning, global |" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_rival_that_is_not_installed_is_told_before_anything_is_timed(benchmarks, root, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", lambda *_: pytest.fail("it was timed"))
+    write(root, "max-ms", MAX_MS)
+
+    assert run(benchmarks, root, "max-ms") == 1
+    assert "Torch-Pruning is not installed" in capsys.readouterr().err
 
 
 def test_photographs_are_for_scenarios_that_tune(benchmarks, root, capsys):
