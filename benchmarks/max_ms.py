@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deblur_deploy.core.package_data import shipped
 from global_pruning import library_version
 from measurement import Measurement
 from time_contest import OURS, Entry, TimeContest
@@ -17,6 +16,7 @@ from time_contest import OURS, Entry, TimeContest
 from deblur_deploy.config import FitConfig, FrameTimeConfig, PruneConfig, QatConfig, TuningConfig
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.network.generator import Generator
 
 _PRECISIONS = ("fp32", "int8")

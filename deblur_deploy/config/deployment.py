@@ -30,7 +30,7 @@ class ExportConfig:
         evaluation: Folder of pairs or photographs to measure it on; None takes the shipped evaluation split.
         dynamic: Leave batch, height and width free, so that one file takes them all.
         io: ``float`` takes (N, 3, H, W) in [0, 1], ``uint8`` camera frames, (N, H, W, 3).
-        deform_op: How the deformable convolution is written (see ``export/deform_op.py``).
+        deform_op: How the deformable convolution is written (see ``graph/deform_op.py``).
         compare: Hold the file against the network in the runtimes at hand (see ``export/fidelity.py``).
     """
 

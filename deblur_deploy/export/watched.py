@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.graph.operators import WEIGHTED
-from deblur_deploy.runtime.ort_settings import session_options
+from deblur_deploy.runtime.ort import session_options
 
 
 @dataclass(frozen=True)
