@@ -139,7 +139,7 @@ def _worst(artifact: Artifact, runtime: str, probes: list[_Probe]) -> _Worst | s
 
 def _apart(probe: _Probe, runner: Runner) -> float:
     """How far a file is from its network on a picture."""
-    given = runner.infer(as_taken(probe.picture, runner.image))
+    given: NDArray[Any] = runner.infer(as_taken(probe.picture, runner.image))
     given = from_frames(given) if runner.image.dtype == "uint8" else given
     if not np.isfinite(probe.expected).all():
         return 0.0  # the network itself is no better
