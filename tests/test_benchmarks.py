@@ -295,6 +295,20 @@ def test_a_met_and_a_missed_target_are_recorded_as_such(benchmarks, root, capsys
     assert hard[0]["figure"] == pytest.approx(sum(ours) / sum(bare), abs=1e-6)
 
 
+def test_a_record_of_a_generator_that_was_replaced_is_marked(benchmarks, root):
+    write(root, "easy", HELP.format(bound="at_most = 1000", runs=2))
+    run(benchmarks, root, "easy")
+    (record,) = records(root, "easy")
+    day = record["date"][:10]
+    path, marked = root / "scenarios/easy.toml", "Of the generators shipped before"
+    written = path.read_text(encoding="utf-8")
+
+    for since, is_marked in ((day, False), ("2999-01-01", True)):
+        path.write_text(f'since = "{since}"\n{written}', encoding="utf-8")
+        assert benchmarks.main(["--render"], root) == 0
+        assert (f"{marked} {since}" in (root / "README.md").read_text(encoding="utf-8")) == is_marked
+
+
 def test_the_last_line_counts_in_the_tables(benchmarks, root):
     write(root, "easy", HELP.format(bound="at_most = 1000", runs=2))
     write(root, "unused", PRUNE)

@@ -25,8 +25,8 @@ from deblur_deploy.engine.plugin import check_plugin, load_plugin
 from deblur_deploy.export.to_onnx import network_to_onnx
 from deblur_deploy.graph.for_tensorrt import prepare_network
 from deblur_deploy.network.srn import SRN, SRNConfig
-from deblur_deploy.runtime.engine_load import network_of
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.runtime.refit import network_of
 
 pytestmark = pytest.mark.skipif(
     bool(count_nvidia_gpus()), reason="a GPU's engine would be inspected by the real TensorRT"
