@@ -28,7 +28,7 @@ TOLERANCE = 0.1 / 255
 NOISE = 1e-6
 """Change of a sample that is lost in float32, and shows whether a network rounds its activations."""
 
-_NOISE_BLOCK, _NOISE_ROOM = 16, 1.5
+_NOISE_BLOCK, _NOISE_ROOM = 16, 1.2
 """Side of the blocks whose means are compared with the noise's, and how much larger than its largest they may be."""
 
 PROBE_WIDTH, MEMORY_PROBE = 96, 256

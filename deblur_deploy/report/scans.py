@@ -89,9 +89,11 @@ def _newest(run: Path, name: str) -> dict[str, Any] | None:
     try:
         found = json.loads(files[-1].read_text(encoding="utf-8"))
         if not isinstance(found[key], list):
-            raise TypeError(f"{key} is no list")
+            raise TypeError(f"{key} is not a list")
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ArtifactError(f"{files[-1]} is no whole scan: {err}", hint="scan again, or remove the file") from err
+        raise ArtifactError(
+            f"{files[-1]} is not a complete scan: {err}", hint="scan again, or remove the file"
+        ) from err
     return dict(found)
 
 
@@ -117,5 +119,6 @@ def _front(run: Path) -> FrameFront | None:
         return FrameFront(timed_as, float(found["whole_ms"]), points) if points else None
     except (KeyError, TypeError, ValueError) as err:
         raise ArtifactError(
-            f"a {name} in {run} is no whole comparison: {err}", hint="run `prune --curve` again, or remove the file"
+            f"a {name} in {run} is not a complete comparison: {err}",
+            hint="run `prune --curve` again, or remove the file",
         ) from err

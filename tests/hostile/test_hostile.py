@@ -83,8 +83,8 @@ PHOTOGRAPHS: dict[str, tuple[Make, str]] = {
         holding(b"II*\0\x08\0\0\0\x01\0" + bytes(12) + b"\x08\0\0\0"),
         "cannot be read|is not",
     ),
-    "tiff of 32 bits": (lambda path: Image.new("I", (8, 8)).save(path, "TIFF"), "has 32 bits per pixel"),
-    "tiff of floats": (lambda path: Image.new("F", (8, 8)).save(path, "TIFF"), "has 32 bits per pixel"),
+    "tiff of 32 bits": (lambda path: Image.new("I", (8, 8)).save(path, "TIFF"), "has signed or floating-point samples"),
+    "tiff of floats": (lambda path: Image.new("F", (8, 8)).save(path, "TIFF"), "has signed or floating-point samples"),
     "webp cut off": (holding(encoded("WEBP")[:60]), "cannot be read|is not an image"),
     "bmp of a huge size": (
         holding(encoded("BMP")[:18] + struct.pack("<ii", 2**30, 2**30) + encoded("BMP")[26:]),

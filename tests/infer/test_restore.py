@@ -91,7 +91,7 @@ def test_tiles_without_their_margin_do_leave_a_seam(runner, wide_photo):
 def test_tiles_leave_no_seam_on_a_trained_network(moving_photo):
     """On a real photograph, whose smooth parts carry further than drawn ones; beyond what INT8 rounds anyway."""
     with open_runner(load_artifact(shipped("models") / "srn-demo-p70-int8"), "torch") as runner:
-        restorer = Restorer(runner, RestoreConfig(tile=Resolution(512, 96)))
+        restorer = Restorer(runner, RestoreConfig(tile=Resolution(1024, 96)))
         strip = np.concatenate([moving_photo, moving_photo[:, ::-1]] * 2, axis=1)[:96]
         height, width = strip.shape[:2]
         whole = deblur(runner, strip)

@@ -121,9 +121,9 @@ def test_the_largest_int8_numbers_are_multiplied_exactly(tmp_path: Path, runtime
     np.testing.assert_allclose(found[0, :, 1:-1, 1:-1], 27.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("exact", "mode"), [(True, None), (False, False)])
+@pytest.mark.parametrize("exact", [True, False])
 def test_without_exact_int8_arithmetic_openvino_computes_in_float32(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool, mode: bool | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool
 ) -> None:
     monkeypatch.setattr(ov, "multiplies_int8_exactly", lambda: exact)
     artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx", quantized=True)
@@ -131,9 +131,12 @@ def test_without_exact_int8_arithmetic_openvino_computes_in_float32(
         operators = runner._compiled.get_runtime_model().get_ordered_ops()
         kinds = [op.get_rt_info()["primitiveType"].astype(str) for op in operators]
         found = runner.infer(np.ones((1, 3, 16, 16), np.float32))
-    assert any(kind.endswith("_I8") for kind in kinds) == (exact and multiplies_int8_exactly())
+    in_int8 = any(kind.endswith("_I8") for kind in kinds)
     if not exact:
+        assert not in_int8
         np.testing.assert_allclose(found[0, :, 1:-1, 1:-1], 27.0, rtol=1e-5)
+    elif multiplies_int8_exactly():  # other processors have slow integer kernels of their own, or none
+        assert in_int8
 
 
 def test_without_exact_int8_arithmetic_onnxruntime_computes_in_float32(
