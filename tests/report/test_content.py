@@ -146,7 +146,7 @@ def test_compared_frame_times_are_charted_and_damaged_ones_named(whole_run: Run)
     assert "frame-times" not in {chart.slug for chart in gather(whole_run.folder).charts}
     for damaged in ({"points": [met]}, {**timed_as, "points": [{"budget_ms": 20}]}):
         file.write_text(json.dumps(damaged))
-        with pytest.raises(ArtifactError, match=r"frame-times\.json in .* is no whole comparison"):
+        with pytest.raises(ArtifactError, match=r"frame-times\.json in .* is not a complete comparison"):
             gather(whole_run.folder)
 
 
