@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from deblur_deploy.bench.entries import all_entries
 from deblur_deploy.bench.measure import BenchConfig, measure
 from deblur_deploy.compress.prune import prune
-from deblur_deploy.compress.quantize import qat
+from deblur_deploy.compress.quantize import plan_scheme, qat
 from deblur_deploy.config import (
     EngineConfig,
     ExportConfig,
@@ -36,13 +36,17 @@ from deblur_deploy.core.images import Resolution, save_rgb
 from deblur_deploy.engine.build import build_engine
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
-from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
+from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
+from deblur_deploy.network.checkpoint import import_checkpoint, load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.deblurgan_v2 import DeblurGANv2Config, DeblurGANv2Inception, DeblurGANv2MobileNet
+from deblur_deploy.network.dmphn import DMPHN, DMPHNConfig
 from deblur_deploy.network.fake_quant import enabled_quantizers
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.mimo_unet import MIMOUNet, MIMOUNetPlus
+from deblur_deploy.network.nafnet import NAFBlock, NAFNet, NAFNetConfig
 from deblur_deploy.network.own_network import OwnConfig, OwnNetwork
+from deblur_deploy.network.restormer import Restormer, RestormerConfig
 from deblur_deploy.network.srn_cvpr18 import SRNCVPR18, SRNCVPR18Config
 from deblur_deploy.runtime.runner import open_runner
 
@@ -94,6 +98,13 @@ class Net(nn.Module):
         return x + self.last(F.silu(self.fuse(torch.cat([x, fine, self.up(coarse)], dim=1))))
 """
 
+WHOLE_PICTURE: dict[str, Callable[[], Generator]] = {
+    "nafnet": lambda: NAFNet(NAFNetConfig(8, (1, 1), 1, (1, 1))),
+    "dmphn": lambda: DMPHN(DMPHNConfig(2)),
+    "restormer": lambda: Restormer(RestormerConfig(8, (1, 1, 1, 1), 1, (1, 1, 2, 2))),
+}
+"""Networks that attend to the whole picture, or part it: in their published structure, narrow or of fewer levels."""
+
 NETWORKS: dict[str, Callable[[], Generator]] = {
     "srn-cvpr18 color": lambda: SRNCVPR18(SRNCVPR18Config("color")),
     "srn-cvpr18 gray": lambda: SRNCVPR18(SRNCVPR18Config("gray")),
@@ -104,6 +115,7 @@ NETWORKS: dict[str, Callable[[], Generator]] = {
     "deblurgan-v2-mobilenet folded": lambda: DeblurGANv2MobileNet(DeblurGANv2Config("folded")),
     "deblurgan-v2-inception": DeblurGANv2Inception,
     "own": lambda: OwnNetwork("others_network:Net", OwnConfig(multiple_of=2)),
+    **WHOLE_PICTURE,
 }
 
 
@@ -119,6 +131,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         for layer in net.modules():
             if isinstance(layer, nn.InstanceNorm2d) and layer.affine:
                 nn.init.constant_(layer.bias, LIFT)
+            if isinstance(layer, NAFBlock):  # which adds nothing before it is trained
+                nn.init.constant_(layer.beta, 0.3)
+                nn.init.constant_(layer.gamma, 0.3)
         return net
 
     yield make_network
@@ -310,6 +325,43 @@ def test_every_network_goes_the_whole_way(name, make, tuning, tmp_path):
 def test_a_network_of_ones_own_goes_the_whole_way(make, tuning, tmp_path):
     size = Resolution(50, 38)
     check(go_the_whole_way(make("own"), tuning, size, tmp_path / "made"), size)
+
+
+@pytest.mark.parametrize("name", ["nafnet", "dmphn", pytest.param("restormer", marks=pytest.mark.slow)])
+def test_networks_that_look_at_the_whole_picture_go_the_whole_way(name, make, tuning, photo, tmp_path):
+    size = Resolution(64, 48)
+    torch.save(make(name).state_dict(), tmp_path / "trained.pth")
+    source = import_checkpoint(tmp_path / "trained.pth", name, tmp_path / "imported")
+    made = go_the_whole_way(load_network(source), tuning, size, tmp_path / "made")
+    check(made, size)
+    check_pictures(made, size)
+    check_tiles(made["small"], photo, tmp_path / "any-size")
+
+
+def check_tiles(source: Artifact, photo: NDArray[np.uint8], folder: Path) -> None:
+    """A picture is restored whole, as PyTorch does it; tiles that are asked for give that, or are said to differ."""
+    any_size = export_onnx(source, ExportConfig(dynamic=True), folder)
+    picture = photo[:130, :170]
+    with open_runner(any_size, "onnxruntime", threads=1) as runner, open_runner(source, "torch", threads=1) as eager:
+        whole, tiled = Restorer(runner, RestoreConfig()), Restorer(runner, RestoreConfig(tile=Resolution(96, 96)))
+        restored = whole.restore(picture).astype(int)
+        assert whole.plan(picture.shape[1], picture.shape[0]).tiles == 1
+        assert (np.abs(restored - deblur(eager, picture)) <= 1).mean() >= 0.999
+        difference = np.abs(tiled.restore(picture) - restored).max()
+        assert tiled.plan(picture.shape[1], picture.shape[0]).tiles > 1
+        assert "of 255 levels" in tiled.seams or difference <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["own", *WHOLE_PICTURE])
+def test_int8_engines_are_proven(name, make, tuning, tmp_path):
+    net = make(name)
+    source = save_network(tmp_path / "source", net, spec_of(net), new_step("import", {}, None, measure_cost(net)))
+    everything = QatConfig(tuning=tuning, calibration_images=1, include=plan_scheme(net, QatConfig()).exempt)
+    onnx_file = export_onnx(qat(source, everything, tmp_path / "quantized"), ExportConfig(256, 256), tmp_path / "onnx")
+    engine = build_engine(onnx_file, EngineConfig("sm86", flavour="rtx", precision="int8"), tmp_path / "engine")
+    assert engine.figures["precision_by_kind"]["convolution"]["int8"] >= 0.9
 
 
 def test_every_wrong_scale_of_a_file_is_seen(make, tuning, tmp_path):

@@ -19,9 +19,11 @@ Float = NDArray[np.float32]
 BOUND = 0.5
 """How many levels of 255 tiles may differ from the whole: what rounding to 8 bits hides."""
 
-_LONGER, _ROOM = 0.7, 128
-"""What a strip is longer than the tiles, by their length, where their margins leave so much; and the pixels by which
-tiles are longer than the margins need, so that two of them cover it."""
+_LONGER, _ROOM = 3, 256
+"""Length of a strip over that of the tiles, and pixels by which tiles are longer than the margins need."""
+
+_DARK = 0.4
+"""Brightness of one half of a strip over that of the other: in a tile, the picture's statistics are others."""
 
 
 def tile_difference(runner: Runner, margin: int, side: int) -> float:
@@ -37,7 +39,7 @@ def tile_difference(runner: Runner, margin: int, side: int) -> float:
     """
     smallest = smallest_tile(margin, runner.image.multiple_of)
     side = max(side, smallest + _ROOM)
-    long, short = side + min(int(_LONGER * side), side - smallest), PROBE_WIDTH
+    long, short = _LONGER * side, PROBE_WIDTH
     return max(_difference(runner, margin, side, shape) for shape in ((long, short), (short, long)))
 
 
@@ -45,6 +47,7 @@ def _difference(runner: Runner, margin: int, side: int, shape: tuple[int, int]) 
     """The difference on one strip of some (height, width)."""
     picture = draw_probe(*shape)
     height, width, _ = picture.shape
+    picture[height // 2 if height > width else 0 :, width // 2 if width > height else 0 :] *= _DARK
     whole = _run(runner, picture)
     plan = TilePlan(width, height, min(side, width), min(side, height), margin, runner.image.multiple_of)
     rows = TileRows(plan, lambda tile: _run(runner, tile))
