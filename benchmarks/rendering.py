@@ -14,7 +14,7 @@ from reading import Reading, claim_rows
 from scenario import Scenario, load_scenarios
 
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.core.units import escape, markup_table, table
+from deblur_deploy.core.markdown_table import escape, markup_table, table
 
 Record = dict[str, Any]
 """One line of a results file."""

@@ -20,7 +20,7 @@ from deblur_deploy.config import PruneConfig
 from deblur_deploy.core.artifact import load_artifact, new_step
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.core.units import table
+from deblur_deploy.core.markdown_table import table
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.cost import count_macs

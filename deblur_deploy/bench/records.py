@@ -14,7 +14,7 @@ from deblur_deploy.bench.stream import StreamRow
 from deblur_deploy.core.bench_rows import Record, read_rows
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.files import write_text
-from deblur_deploy.core.units import table
+from deblur_deploy.core.markdown_table import table
 
 _COLUMNS: Mapping[str, str] = {
     "artifact": "artifact",

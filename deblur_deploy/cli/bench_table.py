@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deblur_deploy.cli.console import Output
-from deblur_deploy.cli.prune_command import is_float_checkpoint, is_unpruned
+from deblur_deploy.cli.prune_command import pruning_source
 from deblur_deploy.cli.prune_to_time import say_table
 from deblur_deploy.config import FrameTimeConfig, PruneConfig
 from deblur_deploy.core.errors import ConfigError
@@ -97,8 +97,7 @@ def make_table(output: Output, sources: Sequence[str], runs: Path, options: Tabl
     assert options.path is not None
     check_writable(options.path.parent)
     config, place = options.config(), TablePlace(options.path, is_given=True)
-    source = Path(sources[0]) if sources else None
-    artifact = output.source(source, runs, is_float_checkpoint if source else is_unpruned)
+    artifact = pruning_source(output, Path(sources[0]) if sources else None, runs)
     with FrameClock(artifact, config) as clock, output.waiting("timing networks") as caption:
         check_table(clock, place)
         shaping = Shaping(load_float(artifact), config.prune)

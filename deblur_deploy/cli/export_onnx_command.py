@@ -13,9 +13,6 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import parse_resolution
 
-_LEVEL = 1 / 255
-"""A difference of a float file from its network that is said."""
-
 
 def is_checkpoint(artifact: Artifact) -> bool:
     """Whether a graph can be exported from here."""
@@ -69,13 +66,15 @@ def describe_input(config: ExportConfig) -> str:
 
 def report_difference(output: Output, exported: Artifact) -> None:
     """Say where a file does not give what its network gives, or hides values that are not finite."""
+    from deblur_deploy.export.fidelity import LEVEL
+
     figures = exported.figures
     found: dict[str, float | str] = figures.get("network_difference") or {}
     for runtime, apart in found.items():
         allowed = figures.get("network_difference_allowed", {}).get(runtime)
         if isinstance(apart, str):
             output.say(f"warning   {runtime} does not run the file: {apart}")
-        elif apart > (allowed or _LEVEL):
+        elif apart > (allowed or LEVEL):
             by = f"in {runtime} the file differs from the network by {apart * 255:.1f} of 255 levels"
             if allowed:
                 by += f" on this picture: {figures['network_difference_on'][runtime]}; quantization itself moves it by "

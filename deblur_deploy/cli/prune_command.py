@@ -117,12 +117,12 @@ def command(
     timing = TimeOptions(max_ms, min_fps, curve, runtime, int8, res, latency_table, other_device, remeasure)
     output = Output(as_json)
     if timing.is_asked:
-        artifact = _source(output, source, runs)
+        artifact = pruning_source(output, source, runs)
         prune_to_time(output, artifact, timing, config, None if dry_run else timing.directory(runs, out))
     elif scan:
         _scan(output, source, config, runs, out, dry_run)
     elif dry_run:
-        _plan(output, _source(output, source, runs), config)
+        _plan(output, pruning_source(output, source, runs), config)
     else:
         _prune(output, source, config, runs, out)
 
@@ -134,7 +134,8 @@ def _tuned(config: PruneConfig, data: Path | None, steps: int | None, feature_we
     return replace(config, tuning=replace(config.tuning, fit=fit))
 
 
-def _source(output: Output, source: Path | None, runs: Path) -> Artifact:
+def pruning_source(output: Output, source: Path | None, runs: Path) -> Artifact:
+    """What was named, if it can be pruned, else the newest float checkpoint that never was."""
     return output.source(source, runs, is_float_checkpoint if source else is_unpruned)
 
 
@@ -142,7 +143,7 @@ def _prune(output: Output, source: Path | None, config: PruneConfig, runs: Path,
     """Prune and fine-tune."""
     from deblur_deploy.compress.prune import prune
 
-    artifact = _source(output, source, runs)
+    artifact = pruning_source(output, source, runs)
     directory = new_directory(out, runs, "prune")
     with output.tuning("pruning") as on_step:
         pruned = prune(artifact, config, directory, on_step, lambda done, of, drop_db: on_step(done, of, drop_db))
@@ -180,7 +181,7 @@ def _scan(
     from deblur_deploy.compress.prune import scan
     from deblur_deploy.compress.scan_files import write_scan
 
-    artifact = _source(output, source, runs)
+    artifact = pruning_source(output, source, runs)
     directory = None if dry_run else scan_directory(out, runs)
     with output.waiting("scanning") as caption:
         report: ScanReport = scan(artifact, config, lambda done, of, drop_db: caption(f"{done} of {of}"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deblur_deploy.core.errors import MissingDependencyError
-from deblur_deploy.core.lazy import load_named as load_named
+from deblur_deploy.core.lazy import load_named
 
 
 @dataclass(frozen=True, kw_only=True)

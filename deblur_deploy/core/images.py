@@ -233,6 +233,21 @@ def from_frames(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(scaled)
 
 
+NOISE = 1e-6
+"""Noise as float32's own rounding makes it, as a share of white."""
+
+
+def with_noise(samples: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Pictures with noise that shows whether a network blows up what float32 rounds.
+
+    Args:
+        samples: Any shape, in [0, 1].
+        rng: Draws the noise, evenly within :data:`NOISE` of 0; the result may leave [0, 1] by as much.
+    """
+    noisy: NDArray[np.float32] = samples + NOISE * rng.uniform(-1, 1, samples.shape).astype(np.float32)
+    return noisy
+
+
 def to_batch(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 1]."""
     return from_frames(image[None])

@@ -90,7 +90,7 @@ def _pictures(photo: Image8, net: Generator, config: ExportConfig, *, hard: bool
         least = net.smallest_side
         sizes = [Resolution(max(size.width, least), max(size.height, least)) for size in _FREE_SIZES]
     drawn = [probe_pictures([photo], size) for size in sizes]
-    others = {name: picture for name, picture in drawn[0].items() if name != _PICTURE and "photograph" not in name}
+    others = {name: picture for name, picture in drawn[0].items() if "photograph" not in name}
     return [(_PICTURE, pictures[_PICTURE]) for pictures in drawn] + (list(others.items()) if hard else [])
 
 

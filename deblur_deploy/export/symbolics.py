@@ -38,11 +38,11 @@ def own_symbolics() -> Iterator[None]:
 def _write_rms_norm(graph: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
     """Root mean square normalisation over the last axes (Zhang and Sennrich, arXiv:1910.07467)."""
     axes = list(range(-len(_constant_ints(shape.node())), 0))
-    two = graph.op("Constant", value_t=torch.tensor(2.0))
-    mean = graph.op("ReduceMean", graph.op("Pow", x, two), graph.op("Constant", value_t=torch.tensor(axes)))
+    two = _constant(graph, 2.0)
+    mean = graph.op("ReduceMean", graph.op("Pow", x, two), _constant(graph, axes))
     given = None if eps.node().mustBeNone() else eps.node().t("value")
     smallest = torch.finfo(torch.float32).eps if given is None else float(given)
-    steady = graph.op("Add", mean, graph.op("Constant", value_t=torch.tensor(smallest)))
+    steady = graph.op("Add", mean, _constant(graph, smallest))
     normed = graph.op("Div", x, graph.op("Sqrt", steady))
     return normed if weight.node().mustBeNone() else graph.op("Mul", normed, weight)
 
@@ -62,16 +62,12 @@ def _shares(graph: Any, x: Any, axis: int, cells: int) -> Any:
 
     Cell i reaches from floor(i n / cells) to ceil((i + 1) n / cells), so neighbours may share an entry.
     """
-
-    def constant(values: Any) -> Any:
-        return graph.op("Constant", value_t=torch.tensor(values))
-
-    numbers, count = torch.arange(cells)[:, None], constant([[cells]])
-    length = graph.op("Gather", graph.op("Shape", x), constant(axis), axis_i=0)
-    starts = graph.op("Div", graph.op("Mul", constant(numbers.tolist()), length), count)
-    reached = graph.op("Mul", constant((numbers + 1).tolist()), length)
-    ends = graph.op("Div", graph.op("Add", reached, constant([[cells - 1]])), count)
-    places = graph.op("Range", constant(0), length, constant(1))
+    numbers, count = torch.arange(cells)[:, None], _constant(graph, [[cells]])
+    length = graph.op("Gather", graph.op("Shape", x), _constant(graph, axis), axis_i=0)
+    starts = graph.op("Div", graph.op("Mul", _constant(graph, numbers.tolist()), length), count)
+    reached = graph.op("Mul", _constant(graph, (numbers + 1).tolist()), length)
+    ends = graph.op("Div", graph.op("Add", reached, _constant(graph, [[cells - 1]])), count)
+    places = graph.op("Range", _constant(graph, 0), length, _constant(graph, 1))
     inside = graph.op("And", graph.op("GreaterOrEqual", places, starts), graph.op("Less", places, ends))
     weights = (graph.op("Cast", value, to_i=TensorProto.FLOAT) for value in (inside, graph.op("Sub", ends, starts)))
     return graph.op("Div", *weights)
@@ -81,10 +77,7 @@ def _write_channel_shuffle(graph: Any, x: Any, groups: Any) -> Any:
     """Channels by groups become channels by their place in the group."""
     count, channels = int(groups.node().t("value")), x.type().varyingSizes()[1]
 
-    def constant(values: Any) -> Any:
-        return graph.op("Constant", value_t=torch.tensor(values))
-
-    apart = graph.op("Reshape", x, constant([0, count, channels // count, -1]))
+    apart = graph.op("Reshape", x, _constant(graph, [0, count, channels // count, -1]))
     swapped = graph.op("Transpose", apart, perm_i=[0, 2, 1, 3])
     return graph.op("Reshape", swapped, graph.op("Shape", x)).setType(graph.original_node.output().type())
 
@@ -106,6 +99,11 @@ def _write_deform_conv(graph: Any, x: Any, offset: Any, weight: Any, *geometry: 
         offset_group_i=offset_groups.t("value").item(),
     )
     return node.setType(graph.original_node.output().type())
+
+
+def _constant(graph: Any, values: Any) -> Any:
+    """A constant tensor of a number or of nested lists."""
+    return graph.op("Constant", value_t=torch.tensor(values))
 
 
 def _constant_ints(node: Any) -> list[int]:

@@ -1,7 +1,7 @@
 """A network of 16-bit types beside the float32 one that it was made from: no infinity inside, and the same picture.
 
 A float16 ends at 65504; beyond it is infinity, and dividing by it gives a finite, wrong picture. So both networks run
-on photographs and on hard pictures (``fidelity.py``), with the largest magnitude of every value in view. What breaks
+on photographs and on hard pictures (``probes.py``), with the largest magnitude of every value in view. What breaks
 the bounds goes back to float32 by itself, and the manifest says so: first the nodes around a value that is too large,
 then those at which the two networks part.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, version_converter
 
 from deblur_deploy.core.errors import ExportError
-from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.core.images import ImageSpec, with_noise
 from deblur_deploy.data.pairs import Image8
 from deblur_deploy.export.probes import as_taken, probe_pictures
 from deblur_deploy.export.watched import Seen, Watched, has_weights, layer_name, open_quietly
@@ -30,9 +30,6 @@ from deblur_deploy.runtime.runner import fixed_size
 BOUND = 1 / 255
 WITHIN = 0.999
 """The share of samples of every picture that must be within :data:`BOUND` of the float32 network's."""
-
-NOISE = 1e-6
-"""Noise that float32's own rounding makes: a network that it moves by levels cannot be held to the bound."""
 
 HEADROOM = 0.9
 """How much of a type's range an activation may take: other photographs reach further than these."""
@@ -57,8 +54,8 @@ class Settled:
         figures: What its manifest says: ``largest_activation`` with its layer, ``kept_fp32`` with the layers that went
             to float32 because of what was measured, ``probe_within`` with the share of samples within a level of the
             float32 network's on the worst picture, and ``probe_worst``, its name. Where that is less than
-            :data:`WITHIN`, ``probe_noise`` is the share that the float32 network itself reaches when :data:`NOISE` is
-            added to the picture.
+            :data:`WITHIN`, ``probe_noise`` is the share that the float32 network itself reaches with noise as
+            float32's own rounding makes it: a network that this moves by levels cannot be held to the bound.
     """
 
     model: onnx.ModelProto
@@ -172,7 +169,7 @@ class _Comparison:
         """The share of samples within the bound after as much noise as float32 itself makes."""
         if picture not in self._noise:
             batch, output = self._expected[picture]
-            noisy = batch + NOISE * np.random.default_rng(0).uniform(-1, 1, batch.shape).astype(np.float32)
+            noisy = with_noise(batch, np.random.default_rng(0))
             self._noise[picture] = _share_within(self._watched.run(noisy).output, output)
         return self._noise[picture]
 

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import whole_file
-from deblur_deploy.core.formats import FORMATS, load_named
+from deblur_deploy.core.formats import FORMATS
+from deblur_deploy.core.lazy import load_named
 from deblur_deploy.infer import jpeg_file, png_chunks, thumbnail
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.fit import fit

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deblur_deploy.core.images import with_noise
 from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.runtime.runner import Runner, fixed_size
 
@@ -24,9 +25,6 @@ Float = NDArray[np.float32]
 
 TOLERANCE = 0.1 / 255
 """Change that counts as none. Seams stay below 0.5/255 with room for pictures that carry further than the drawn one."""
-
-NOISE = 1e-6
-"""Change of a sample that is lost in float32, and shows whether a network rounds its activations."""
 
 _NOISE_BLOCK, _NOISE_ROOM = 16, 1.2
 """Side of the blocks whose means are compared with the noise's, and how much larger than its largest they may be."""
@@ -92,14 +90,14 @@ def warm_up(runner: Runner) -> None:
 
     A runtime that takes memory in regions keeps the first one for ever, which is a small one then.
     """
-    runner.infer(_batch(draw_probe(64, 64)))
+    runner.infer(as_batch(draw_probe(64, 64)))
 
 
 def measure_bytes_per_pixel(runner: Runner) -> int:
     """Peak memory of the network per pixel of its input, in bytes, rounded up; for networks that take any size."""
     picture = draw_probe(MEMORY_PROBE, MEMORY_PROBE)
     warm_up(runner)
-    growth = peak_during(lambda: runner.infer(_batch(picture)))
+    growth = peak_during(lambda: runner.infer(as_batch(picture)))
     if growth is None:
         return UNKNOWN_BYTES_PER_PIXEL
     return max(1, -(-growth // MEMORY_PROBE**2 // _ROUND_BYTES)) * _ROUND_BYTES
@@ -109,8 +107,8 @@ def _reach_along(runner: Runner, shape: tuple[int, int], axis: int) -> int:
     """The furthest pixel from a cut across one axis that feels it, on either side of the cut."""
     picture = draw_probe(*shape)
     cut = shape[axis] // 2
-    before = runner.infer(_batch(picture))[0]
-    noise = np.abs(runner.infer(_batch(with_noise(picture)))[0] - before)
+    before = runner.infer(as_batch(picture))[0]
+    noise = np.abs(runner.infer(as_batch(noisy(picture)))[0] - before)
     is_noisy = noise.max() > TOLERANCE
     tolerance = _NOISE_ROOM * float(block_means(noise).max()) if is_noisy else TOLERANCE
     furthest = 0
@@ -119,9 +117,9 @@ def _reach_along(runner: Runner, shape: tuple[int, int], axis: int) -> int:
             other = picture.copy()
             index = (changed, slice(None)) if axis == 0 else (slice(None), changed)
             other[index] = content[index]
-            difference = np.abs(runner.infer(_batch(other))[0] - before)
+            difference = np.abs(runner.infer(as_batch(other))[0] - before)
             if is_noisy:
-                along = block_means(difference).max(axis=1 - axis).repeat(_NOISE_BLOCK)
+                along = block_means(difference).max(axis=1 - axis).repeat(min(_NOISE_BLOCK, shape[axis]))
             else:
                 along = difference.max(axis=(0, 2 - axis))
             beside = along[:cut][::-1] if flipped else along[cut:]
@@ -129,16 +127,17 @@ def _reach_along(runner: Runner, shape: tuple[int, int], axis: int) -> int:
     return furthest
 
 
-def with_noise(picture: Float) -> Float:
-    """A picture with noise that a network in float32 does not show; the same in every run."""
-    return picture + NOISE * np.random.default_rng(2).uniform(-1, 1, picture.shape).astype(np.float32)
+def noisy(picture: Float) -> Float:
+    """A picture with noise that no network shows but one that rounds its activations; the same in every run."""
+    return with_noise(picture, np.random.default_rng(2))
 
 
 def block_means(difference: Float) -> Float:
-    """Means of a (3, H, W) difference over square blocks: (H // 16, W // 16); what is left over is in none."""
-    height, width = (length // _NOISE_BLOCK for length in difference.shape[1:])
-    whole = difference[:, : height * _NOISE_BLOCK, : width * _NOISE_BLOCK]
-    means: Float = whole.reshape(-1, height, _NOISE_BLOCK, width, _NOISE_BLOCK).mean(axis=(0, 2, 4))
+    """Means of a (3, H, W) difference over blocks of 16x16, or fewer in a smaller picture; the rest is in none."""
+    tall, wide = (min(_NOISE_BLOCK, length) for length in difference.shape[1:])
+    height, width = difference.shape[1] // tall, difference.shape[2] // wide
+    whole = difference[:, : height * tall, : width * wide]
+    means: Float = whole.reshape(-1, height, tall, width, wide).mean(axis=(0, 2, 4))
     return means
 
 
@@ -154,5 +153,6 @@ def draw_probe(height: int, width: int) -> Float:
     return probe
 
 
-def _batch(picture: Float) -> Float:
+def as_batch(picture: Float) -> Float:
+    """(H, W, 3) to (1, 3, H, W)."""
     return np.ascontiguousarray(picture.transpose(2, 0, 1)[None])

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from deblur_deploy.core.files import whole_file
-from deblur_deploy.core.formats import FORMATS, load_named
+from deblur_deploy.core.formats import FORMATS
+from deblur_deploy.core.lazy import load_named
 from deblur_deploy.infer import thumbnail
 from deblur_deploy.infer.encode import encoding, row_writer
 from deblur_deploy.infer.fit import fit_metadata

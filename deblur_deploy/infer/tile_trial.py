@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.infer.reach import PROBE_WIDTH, TOLERANCE, block_means, draw_probe, with_noise
+from deblur_deploy.infer.reach import PROBE_WIDTH, TOLERANCE, as_batch, block_means, draw_probe, noisy
 from deblur_deploy.infer.tiles import TilePlan, TileRows, smallest_tile
 from deblur_deploy.runtime.runner import Runner
 
@@ -55,7 +55,7 @@ def _difference(runner: Runner, margin: int, side: int, shape: tuple[int, int]) 
     apart = np.abs(tiled - whole)
     levels = float(apart.max() * 255)
     if levels > BOUND:
-        noise = np.abs(_run(runner, with_noise(picture)) - whole)
+        noise = np.abs(_run(runner, noisy(picture)) - whole)
         if noise.max() > TOLERANCE:
             beyond = block_means(apart.transpose(2, 0, 1)).max() - block_means(noise.transpose(2, 0, 1)).max()
             levels = max(0.0, float(beyond) * 255)
@@ -63,6 +63,5 @@ def _difference(runner: Runner, margin: int, side: int, shape: tuple[int, int]) 
 
 
 def _run(runner: Runner, picture: NDArray[np.float32]) -> Float:
-    batch = np.ascontiguousarray(picture.transpose(2, 0, 1)[None])
-    restored: Float = runner.infer(batch)[0].transpose(1, 2, 0)
+    restored: Float = runner.infer(as_batch(picture))[0].transpose(1, 2, 0)
     return np.clip(restored, 0, 1)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.lazy import load_named
 from deblur_deploy.network import spandrel_network
 from deblur_deploy.network.conv_norm import Norm
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.own_network import OwnConfig, OwnNetwork, published_weights, read_own_config, saved_names
 from deblur_deploy.network.srn_cvpr18 import Variant
-from deblur_deploy.network.table import ARCHITECTURES, SPANDREL, Option, known_names, load_object, most_telling
+from deblur_deploy.network.table import ARCHITECTURES, SPANDREL, Option, known_names, most_telling
 from deblur_deploy.network.widths import Shapes
 
 
@@ -97,10 +98,10 @@ def find_architecture(name: str, multiple_of: int | None = None) -> Architecture
             hint=f"--arch takes {known_names()}, or package.module:factory for your own",
         )
     row = ARCHITECTURES[name]
-    network: type[Generator] = load_object(row.network)
+    network: type[Generator] = load_named(row.network)
     return Architecture(
         title=row.title,
-        config=load_object(row.config),
+        config=load_named(row.config),
         build=network,
         read_config=network.read_config,
         example=network.example,

@@ -91,8 +91,13 @@ class Generator(nn.Module, ABC):
         Args:
             blocks: Names out of :meth:`block_chains`.
         """
-        assert not blocks, f"{self.arch} offers no blocks"
-        return copy.deepcopy(self)
+        if not blocks:
+            return copy.deepcopy(self)
+        gone = tuple(f"{block}." for block in blocks)
+        left = {name: value for name, value in self.state_dict().items() if not name.startswith(gone)}
+        net = type(self)(self.read_config({name: value.shape for name, value in left.items()}))
+        net.load_state_dict(left)
+        return net.train(self.training)
 
     def forward_once(self, image: Tensor) -> Tensor:
         """A pass in which every layer runs exactly once, for tools that trace which channels depend on which.

@@ -10,7 +10,7 @@ Names of the layers are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -132,14 +132,6 @@ class NAFNet(Generator):
         stages += [("middle_blks", self.config.middle_blocks)]
         stages += [(f"decoders.{level}", depth) for level, depth in enumerate(self.config.decoder_blocks)]
         return tuple(tuple(f"{stage}.{index}" for index in range(depth)) for stage, depth in stages if depth)
-
-    def without_blocks(self, blocks: Collection[str]) -> NAFNet:
-        """The network without the last blocks of some stages."""
-        gone = tuple(f"{block}." for block in blocks)
-        left = {name: value for name, value in self.state_dict().items() if not name.startswith(gone)}
-        net = NAFNet(self.read_config({name: value.shape for name, value in left.items()}))
-        net.load_state_dict(left)
-        return net.train(self.training)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
         """The restored picture alone, for H and W that are multiples of :attr:`multiple_of`."""

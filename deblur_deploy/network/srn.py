@@ -17,9 +17,8 @@ Every width is a field of :class:`SRNConfig`, since after pruning no two need be
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Self
@@ -248,18 +247,6 @@ class SRN(Generator):
             for level, depth in enumerate(depths)
             if depth
         )
-
-    def without_blocks(self, blocks: Collection[str]) -> SRN:
-        """The network without the last blocks of some levels."""
-        widths = SRNConfig.from_shapes({name: tensor.shape for name, tensor in self.state_dict().items()})
-        one, two, three = (
-            tuple(width for index, width in enumerate(inner) if f"levels.{level}.blocks.{index}" not in blocks)
-            for level, inner in enumerate(widths.block_channels)
-        )
-        net = SRN(dataclasses.replace(widths, block_channels=(one, two, three)))
-        gone = tuple(f"{block}." for block in blocks)
-        net.load_state_dict({name: value for name, value in self.state_dict().items() if not name.startswith(gone)})
-        return net.train(self.training)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
         """The estimates of all scales, coarse to fine, for H and W that are multiples of 16."""

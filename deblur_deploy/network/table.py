@@ -5,10 +5,9 @@ Help texts, messages, docs and benchmarks read it. A new network is one file wit
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 Option = Literal["variant", "norm", "multiple_of"]
 
@@ -38,12 +37,6 @@ class ArchitectureRow:
     telling: tuple[str, ...]
     options: frozenset[Option] = frozenset()
     tensorflow: bool = False
-
-
-def load_object(place: str) -> Any:
-    """What stands at ``module:name``."""
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 _HERE = "deblur_deploy.network"

@@ -16,7 +16,8 @@ from deblur_deploy.bench.records import report_records, write_jsonl
 from deblur_deploy.core.bench_rows import device_identity
 from deblur_deploy.core.errors import VerificationError
 from deblur_deploy.core.files import write_text
-from deblur_deploy.core.units import format_bytes, table
+from deblur_deploy.core.markdown_table import table
+from deblur_deploy.core.units import format_bytes
 from deblur_deploy.data.pairs import hash_photos
 from deblur_deploy.pipeline.recipe import RunRecipe
 from deblur_deploy.pipeline.run_stages import RunArtifacts, RunProgress

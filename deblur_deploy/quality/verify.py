@@ -12,7 +12,7 @@ import numpy as np
 from deblur_deploy.config import precision_of_stage
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
+from deblur_deploy.core.images import ImageSpec, Resolution, to_batch, with_noise
 from deblur_deploy.data.pairs import Image8, crop_center
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.drift import Drift, measure_drift
@@ -43,9 +43,9 @@ REDUCED_TOLERANCES = Tolerances(psnr_db=40.0)
 more than any bound worth stating, so the mean square is what counts."""
 
 
-NOISE, NOISE_IMAGES, NOISE_MARGIN_DB = 1e-6, 4, 6.0
-"""Noise as float32 makes it, on how many images its effect is measured, and how many dB worse two quantized forms of a
-network may be: both have codes that fall to the other side."""
+NOISE_IMAGES, NOISE_MARGIN_DB = 4, 6.0
+"""On how many images the effect of noise is measured, and how many dB worse two quantized forms of a network may be:
+both have codes that fall to the other side."""
 
 DRIFT_IMAGES, DRIFT_SIDE = 2, 256
 """Images that drift is measured on, and the longest side of the piece that is cut from their middle: thirty
@@ -65,7 +65,7 @@ class VerifyReport:
         passed: Whether all of this is within the tolerances, or the two are no further apart than rounding noise moves
             one of them.
         noise_psnr_db: PSNR between what a quantized one of the two gives for a picture, and for the picture with
-            :data:`NOISE` added; None where it was not needed.
+            :func:`with_noise`; None where it was not needed.
     """
 
     max_abs: float
@@ -142,8 +142,7 @@ def _noise_db(runner: Runner, batches: Sequence[Batch]) -> float:
     """PSNR between a network's results for pictures and for the same pictures with a little noise."""
     rng, total, count = np.random.default_rng(0), 0.0, 0
     for batch in batches[:NOISE_IMAGES]:
-        noise = NOISE * rng.uniform(-1, 1, batch.shape).astype(np.float32)
-        difference = runner.infer(batch).astype(np.float64) - runner.infer(batch + noise)
+        difference = runner.infer(batch).astype(np.float64) - runner.infer(with_noise(batch, rng))
         total, count = total + float(np.square(difference).sum()), count + difference.size
     return _psnr(total, count)
 

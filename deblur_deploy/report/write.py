@@ -16,7 +16,7 @@ from markupsafe import Markup
 from deblur_deploy import __version__
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import write_text
-from deblur_deploy.core.units import escape, table
+from deblur_deploy.core.markdown_table import escape, table
 from deblur_deploy.report.canvas import draw_png, draw_svg
 from deblur_deploy.report.content import Content, Section
 from deblur_deploy.report.photographs import encode_photographs, make_folder, save_sheet

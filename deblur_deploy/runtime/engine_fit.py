@@ -77,7 +77,7 @@ def engine_unavailable(artifact: Artifact) -> DeblurDeployError | None:
             f"{name} needs an NVIDIA GPU, and the driver of this machine finds none",
             hint="check nvidia-smi, and CUDA_VISIBLE_DEVICES",
         )
-    return _version_obstacle(artifact, gpu) or _card_obstacle(artifact, gpu) or _weights_unavailable(artifact)
+    return _version_unavailable(artifact, gpu) or _card_unavailable(artifact, gpu) or _weights_unavailable(artifact)
 
 
 def name_engine(artifact: Artifact) -> str:
@@ -137,7 +137,7 @@ def _size_options(artifact: Artifact) -> str:
     return "".join(sizes) + batch
 
 
-def _version_obstacle(artifact: Artifact, gpu: Gpu) -> DeblurDeployError | None:
+def _version_unavailable(artifact: Artifact, gpu: Gpu) -> DeblurDeployError | None:
     """TensorRT is missing, or is another one than that which built the engine."""
     flavour = flavour_of(artifact)
     try:
@@ -161,7 +161,7 @@ def _is_compatible(artifact: Artifact, built: str, here: str) -> bool:
     return old[0] == new[0] and old <= new
 
 
-def _card_obstacle(artifact: Artifact, gpu: Gpu) -> BuildError | None:
+def _card_unavailable(artifact: Artifact, gpu: Gpu) -> BuildError | None:
     """The engine is for other cards than the one in this machine."""
     if _fits_card(artifact, gpu.capability):
         return None

@@ -16,7 +16,7 @@ from deblur_deploy.core.images import ImageSpec, Resolution, from_batch, to_batc
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.core.sources import shipped
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.infer.reach import block_means, measure_bytes_per_pixel, measure_margin, with_noise
+from deblur_deploy.infer.reach import block_means, measure_bytes_per_pixel, measure_margin, noisy
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.runtime.runner import open_runner
 
@@ -95,7 +95,7 @@ def test_tiles_leave_no_seam_on_a_trained_network_or_say_so(moving_photo):
         strip = np.concatenate([moving_photo, moving_photo[:, ::-1]] * 2, axis=1)[:96]
         height, width = strip.shape[:2]
         whole = deblur(runner, strip)
-        noise = np.abs(deblur(runner, with_noise(strip)) - whole)
+        noise = np.abs(deblur(runner, noisy(strip)) - whole)
         assert 0 < noise.max() * 255 < 3
 
         assert restorer.plan(width, height).tiles > 1

@@ -13,7 +13,7 @@ from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.core.sources import shipped
-from deblur_deploy.infer.reach import block_means, draw_probe, measure_reach, with_noise
+from deblur_deploy.infer.reach import block_means, draw_probe, measure_reach, noisy
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.tile_trial import BOUND, tile_difference
 from deblur_deploy.runtime.eager import TorchRunner
@@ -107,13 +107,20 @@ def test_rounding_to_codes_is_not_a_reach():
     """A code that falls to the other side moves the result by levels wherever it is, with no edge near it."""
     runner = open_net(Rounded)
     picture = draw_probe(96, 384)
-    noise = deblur(runner, with_noise(picture)) - deblur(runner, picture)
+    noise = deblur(runner, noisy(picture)) - deblur(runner, picture)
     assert np.abs(noise).max() * 255 > 1
 
     reach = measure_reach(runner)
 
     assert (reach.margin, reach.is_capped) == (32, False)
     assert tile_difference(runner, reach.margin, 128) <= BOUND
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 96), (3, 37, 5), (3, 32, 48)])
+def test_blocks_of_a_small_picture_are_as_large_as_it_is(shape):
+    means = block_means(np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    assert means.shape == tuple(length // min(16, length) for length in shape[1:])
+    assert means[0, 0] == pytest.approx(np.arange(np.prod(shape)).reshape(shape)[:, :16, :16].mean())
 
 
 @pytest.mark.parametrize("kind", UNTILEABLE)
@@ -172,7 +179,7 @@ def test_no_shipped_network_differs_in_tiles_without_a_word(name, wide_photo, re
             assert restorer.plan(size.width, size.height).tiles > 1
             apart = np.abs(tiled - whole)
             if name.endswith("-int8"):
-                noise = np.abs(restore_whole(with_noise(picture)) - whole)
+                noise = np.abs(restore_whole(noisy(picture)) - whole)
                 apart = np.maximum(0, block_means(apart) - block_means(noise).max())
             levels = float(apart.max() * 255)
             record_property(f"levels at {size}", levels)
