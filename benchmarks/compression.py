@@ -87,11 +87,11 @@ class Compression:
         from deblur_deploy.config import ExportConfig, PruneConfig, QatConfig
         from deblur_deploy.pipeline.budgets import fastest
         from deblur_deploy.pipeline.findings import latency_ms, measure_latency, read_quality
-        from deblur_deploy.pipeline.recipe import RunRecipe
+        from deblur_deploy.pipeline.recipe import Recipe
         from deblur_deploy.pipeline.run_stages import run_stages
 
         size = self.bench.resolution
-        recipe = RunRecipe(
+        recipe = Recipe(
             prune=with_tuning(PruneConfig(keep=keep), self.photos, self.prune_steps),
             qat=with_tuning(QatConfig(), self.photos, self.qat_steps),
             export=ExportConfig(size.width, size.height),

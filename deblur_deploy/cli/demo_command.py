@@ -14,7 +14,7 @@ from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.sources import shipped_generator
 
 if TYPE_CHECKING:
-    from deblur_deploy.pipeline.recipe import RunRecipe
+    from deblur_deploy.pipeline.recipe import Recipe
 
 
 def command(
@@ -37,7 +37,7 @@ def command(
     follow(start, recipe, runs / ("demo-quick" if quick else "demo"), output)
 
 
-def demo_recipe(target: str, photos: str | None, quick: bool) -> RunRecipe:
+def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
     """The demo as a recipe.
 
     Args:
@@ -47,10 +47,10 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> RunRecipe:
     """
     from deblur_deploy.bench.measure import BenchConfig
     from deblur_deploy.config import EngineConfig, PrecisionConfig, PruneConfig, QatConfig
-    from deblur_deploy.pipeline.recipe import RunRecipe
+    from deblur_deploy.pipeline.recipe import Recipe
 
     hurried = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=4, windows=2, max_windows=4)
-    return RunRecipe(
+    return Recipe(
         photos=photos,
         prune=with_tuning(PruneConfig(), None, 20 if quick else 500, fastest=True),
         qat=with_tuning(QatConfig(), None, 5 if quick else 120, fastest=True),

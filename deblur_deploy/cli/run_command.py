@@ -16,7 +16,7 @@ from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.sources import shipped_generator
 
 if TYPE_CHECKING:
-    from deblur_deploy.pipeline.recipe import RunRecipe
+    from deblur_deploy.pipeline.recipe import Recipe
     from deblur_deploy.pipeline.run_recipe import RunResult
 
 
@@ -42,7 +42,7 @@ def command(
 
 
 def follow(
-    start: Artifact, recipe: RunRecipe, directory: Path, output: Output, recipe_file: Path | None = None
+    start: Artifact, recipe: Recipe, directory: Path, output: Output, recipe_file: Path | None = None
 ) -> RunResult:
     """Run every stage, measure what came out, and print it; arguments as :func:`follow_recipe` has them."""
     from deblur_deploy.pipeline.run_recipe import follow_recipe

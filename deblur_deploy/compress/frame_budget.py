@@ -16,7 +16,7 @@ from typing import Any
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs
 from deblur_deploy.compress.frame_times import FrameTimes
 from deblur_deploy.compress.groups import Frozen
-from deblur_deploy.compress.knapsack import Choice, Worth, choose_shape
+from deblur_deploy.compress.knapsack import ShapeChoice, Worth, choose_shape
 from deblur_deploy.compress.latency_table import OnTimed, refuse_noise
 from deblur_deploy.compress.plan import Frames, PrunedGroup
 from deblur_deploy.compress.prune import load_float, scan_groups, tune
@@ -73,7 +73,7 @@ class FramePlan:
     budget_ms: float
     predicted_ms: float
     measured_ms: float | None
-    choice: Choice
+    choice: ShapeChoice
     groups: tuple[PrunedGroup, ...]
     frozen: tuple[Frozen, ...]
     table: Mapping[str, float]

@@ -41,7 +41,7 @@ class Worth:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ShapeChoice:
     """What was chosen.
 
     Args:
@@ -57,7 +57,7 @@ class Choice:
     gap: float
 
 
-def choose_shape(times: FrameTimes, worth: Worth, budget_ms: float) -> Choice:
+def choose_shape(times: FrameTimes, worth: Worth, budget_ms: float) -> ShapeChoice:
     """The shape with the least loss whose predicted time is within a budget.
 
     Args:
@@ -82,7 +82,7 @@ def choose_shape(times: FrameTimes, worth: Worth, budget_ms: float) -> Choice:
             hint="give more milliseconds, or a smaller --round-to",
         )
     lost, bound = (float(value) + program.lost_without_blocks for value in (found.fun, found.mip_dual_bound))
-    return Choice(program.shape(found.x), lost, bound, float(found.mip_gap or 0.0))
+    return ShapeChoice(program.shape(found.x), lost, bound, float(found.mip_gap or 0.0))
 
 
 _Row = tuple[dict[int, float], float, float]

@@ -27,8 +27,8 @@ class PictureFormat:
         animation: Whether one file may hold several pictures.
         bytes_per_pixel: What its codec takes beside the decoded picture, measured: encoders that hold the whole picture
             once more; BMP is turned upright first.
-        row_reader: ``module:function`` that opens a file to be read row by row, or None.
-        row_writer: ``module:class`` that writes a file row by row, or None.
+        streaming_reader: ``module:function`` that opens a file to be read row by row, or None.
+        streaming_writer: ``module:class`` that writes a file row by row, or None.
         plugin: ``module:function`` that teaches Pillow the format, or None.
         extra: Extra of this package that brings the plugin.
     """
@@ -41,8 +41,8 @@ class PictureFormat:
     quality: bool = False
     animation: bool = False
     bytes_per_pixel: int = 0
-    row_reader: str | None = None
-    row_writer: str | None = None
+    streaming_reader: str | None = None
+    streaming_writer: str | None = None
     plugin: str | None = None
     extra: str | None = None
 
@@ -68,8 +68,8 @@ _ROWS = (
         suffixes=(".png", ".apng"),
         depth=16,
         animation=True,
-        row_reader="deblur_deploy.infer.png_rows:open_png_rows",
-        row_writer="deblur_deploy.infer.png_writer:PngWriter",
+        streaming_reader="deblur_deploy.infer.png_reader:open_png",
+        streaming_writer="deblur_deploy.infer.png_writer:PngWriter",
     ),
     PictureFormat(name="JPEG", suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, quality=True),
     PictureFormat(
@@ -77,8 +77,8 @@ _ROWS = (
         suffixes=(".tif", ".tiff"),
         depth=64,
         animation=True,
-        row_reader="deblur_deploy.infer.tiff_rows:open_tiff_rows",
-        row_writer="deblur_deploy.infer.tiff_writer:TiffWriter",
+        streaming_reader="deblur_deploy.infer.tiff_reader:open_tiff",
+        streaming_writer="deblur_deploy.infer.tiff_writer:TiffWriter",
     ),
     PictureFormat(name="WEBP", suffixes=(".webp",), quality=True, animation=True, bytes_per_pixel=30),
     PictureFormat(name="AVIF", suffixes=(".avif",), quality=True, animation=True, bytes_per_pixel=40),

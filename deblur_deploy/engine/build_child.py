@@ -219,7 +219,7 @@ def plugin_failure(log: Path) -> str:
 def _new_logger(trt: Any) -> Any:
     """A logger that keeps the list of layers and the last error, and prints all but the verbose messages."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class BuildLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.layers = ""
@@ -233,7 +233,7 @@ def _new_logger(trt: Any) -> Any:
             if severity.name != "VERBOSE":
                 print(f"[{severity.name}] {message}", file=sys.stderr, flush=True)
 
-    return Logger()
+    return BuildLogger()
 
 
 def _one_line(text: str) -> str:

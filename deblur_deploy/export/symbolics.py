@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-from deblur_deploy.graph.deform_function import OPSET
+from deblur_deploy.graph.deform_op import OPSET
 from deblur_deploy.graph.operators import DOMAIN, OP_TYPE
 
 

@@ -2,7 +2,7 @@
 
 The network is traced at a size that its pyramid divides; padding and cropping are put around it (``padding.py``), so
 the file takes and gives exactly the size that was asked for, or any. The deformable convolution is a
-``deblur::DeformConv2d`` node with a local function (see ``deform_function.py``), or one of the other forms of
+``deblur::DeformConv2d`` node with a local function (see ``graph/deform_op.py``), or one of the other forms of
 ``deform_op.py``. A quantized network comes out with QuantizeLinear/DequantizeLinear pairs
 on activations and with weights stored as int8 or float8; what stays in float is stored as float16.
 """
@@ -21,23 +21,21 @@ from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.export.fidelity import comparing
 from deblur_deploy.export.measuring import measuring
 from deblur_deploy.export.trace import trace, trace_any_size
-from deblur_deploy.graph.auto_pad import write_pads
-from deblur_deploy.graph.batch_norm import replace_batch_norms
 from deblur_deploy.graph.check import check_graph
 from deblur_deploy.graph.constant_folding import fold_constants
-from deblur_deploy.graph.deform_function import OPSET
-from deblur_deploy.graph.deform_op import write_deform_op
+from deblur_deploy.graph.deform_op import OPSET, write_deform_op
+from deblur_deploy.graph.edit import share_constants
 from deblur_deploy.graph.facts import write_facts
-from deblur_deploy.graph.fold import (
-    drop_idle_casts,
-    fold_weight_quantizers,
-    quantize_before_concat,
-    share_constants,
-    write_standard_fp8,
-)
 from deblur_deploy.graph.frames import take_frames
 from deblur_deploy.graph.node_costs import precision_shares
 from deblur_deploy.graph.padding import BATCH, HEIGHT, WIDTH, pad_any_size, pad_to_size
+from deblur_deploy.graph.plain_forms import replace_batch_norms, write_pads
+from deblur_deploy.graph.quantized_weights import (
+    drop_idle_casts,
+    fold_weight_quantizers,
+    quantize_before_concat,
+    write_standard_fp8,
+)
 from deblur_deploy.graph.shrink import halve_float_weights, merge_duplicates, shorten
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.deform_conv import DeformConv2d

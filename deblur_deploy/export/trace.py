@@ -26,10 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deblur_deploy.core.errors import ExportError, first_line
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.export.symbolics import own_symbolics
-from deblur_deploy.graph.deform_function import OPSET
+from deblur_deploy.graph.deform_op import OPSET
+from deblur_deploy.graph.edit import run_passes
 from deblur_deploy.graph.operators import DOMAIN
 from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
-from deblur_deploy.graph.passes import run_passes
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.plain_attention import plain_attention

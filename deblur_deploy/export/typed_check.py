@@ -22,7 +22,7 @@ from deblur_deploy.core.images import ImageSpec, with_noise
 from deblur_deploy.data.pairs import Image8
 from deblur_deploy.export.probes import as_taken, probe_pictures
 from deblur_deploy.export.watched import Seen, Watched, has_weights, layer_name, open_quietly
-from deblur_deploy.graph.delicate import largest_of
+from deblur_deploy.graph.float_nodes import largest_of
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
 from deblur_deploy.runtime.runner import fixed_size

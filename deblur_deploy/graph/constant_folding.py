@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants_ir
 
-from deblur_deploy.graph.passes import run_passes
+from deblur_deploy.graph.edit import run_passes
 
 _LARGEST = 64
 """Numbers in the largest constant that is worked with: sizes and borders, never weights."""

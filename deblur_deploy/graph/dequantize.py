@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deblur_deploy.core.errors import ExportError
-from deblur_deploy.graph.fold import replace_nodes
+from deblur_deploy.graph.edit import replace_nodes
 from deblur_deploy.graph.shrink import restore_float_weights
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, inliner, shape_inference
 from deblur_deploy.config import precision_of_type
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.graph.constant_folding import fold_constants
-from deblur_deploy.graph.fold import share_constants
+from deblur_deploy.graph.edit import share_constants
 from deblur_deploy.graph.operators import OP_TYPE, WEIGHTED
 from deblur_deploy.graph.sizes import fix_sizes
 

@@ -7,7 +7,7 @@ Convolutions and what lies between them get the type. What stays float32 (see ``
   1.0 a float16 step is an eighth of an 8-bit level, and errors here go straight into the picture;
 - sampling positions. Local functions cast for themselves: the deformable convolution keeps its positions in float32;
 - the conversion of camera frames;
-- normalisations, and what else 16 bits do not serve (see ``delicate.py``);
+- normalisations, and what else 16 bits do not serve;
 - nodes that are named.
 """
 
@@ -22,9 +22,8 @@ from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.graph.check import check_graph, infer_shapes
-from deblur_deploy.graph.delicate import NUMPY_TYPES
-from deblur_deploy.graph.float_nodes import float_nodes
-from deblur_deploy.graph.fold import replace_nodes, share_constants
+from deblur_deploy.graph.edit import replace_nodes, share_constants
+from deblur_deploy.graph.float_nodes import NUMPY_TYPES, float_nodes
 from deblur_deploy.graph.operators import WEIGHTED
 
 BF16_OPSET = 22

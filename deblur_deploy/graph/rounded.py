@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
-from deblur_deploy.graph.delicate import NUMPY_TYPES
-from deblur_deploy.graph.fold import replace_nodes
+from deblur_deploy.graph.edit import replace_nodes
+from deblur_deploy.graph.float_nodes import NUMPY_TYPES
 from deblur_deploy.graph.retype import tensor_types
 
 ROUNDED = frozenset(NUMPY_TYPES)

@@ -21,10 +21,9 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
-from deblur_deploy.graph.delicate import largest_of
-from deblur_deploy.graph.fold import remove_unused, rename_used, set_nodes
+from deblur_deploy.graph.edit import MAX_ELEMENTS, remove_unused, rename_used, run_passes, set_nodes
+from deblur_deploy.graph.float_nodes import largest_of
 from deblur_deploy.graph.operators import WEIGHTED
-from deblur_deploy.graph.passes import MAX_ELEMENTS, run_passes
 
 _QUANTIZERS = {"QuantizeLinear": "Q", "DequantizeLinear": "DQ"}
 _CODES = (TensorProto.INT8, TensorProto.FLOAT8E4M3FN)

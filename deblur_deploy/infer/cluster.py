@@ -21,11 +21,11 @@ from deblur_deploy import __version__
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployError, MissingDependencyError
 from deblur_deploy.infer.bad_files import as_own_error
+from deblur_deploy.infer.done_log import DoneLog, Fingerprint
 from deblur_deploy.infer.jobs import Job
-from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.one_file import Restored, restore_file
 from deblur_deploy.infer.restore import Restorer
-from deblur_deploy.infer.run import FileResult, InferReport, Notify, Progress, done_result, failed_result, recipe_of
+from deblur_deploy.infer.run import FileResult, InferReport, Notify, Progress, done_result, failed_result, settings_of
 from deblur_deploy.infer.settings import InferConfig
 from deblur_deploy.runtime.runner import Runner, default_runtime, open_runner
 from deblur_deploy.runtime.runtimes import RUNTIMES
@@ -63,7 +63,7 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True)
-class Facts:
+class NetworkFacts:
     """What one worker found out about the network, so that all of them plan the same tiles.
 
     Args:
@@ -91,16 +91,16 @@ class Worker:
         self._runner: Runner | None = None
         self._restorer: Restorer | None = None
 
-    def measure(self) -> Facts | DeblurDeployError:
+    def measure(self) -> NetworkFacts | DeblurDeployError:
         """What there is to know about the network before the first file."""
         try:
             runner = self._opened()
             restorer = Restorer(runner, self._config.restore)
         except DeblurDeployError as err:
             return err
-        return Facts(runner.name, restorer.available_bytes, restorer.known)
+        return NetworkFacts(runner.name, restorer.available_bytes, restorer.known)
 
-    def restore(self, job: Job, facts: Facts) -> Outcome:
+    def restore(self, job: Job, facts: NetworkFacts) -> Outcome:
         """Restore one file."""
         try:
             if self._restorer is None:
@@ -141,13 +141,13 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
 
     Args:
         artifact: The network.
-        out: Folder for results and for the journal.
+        out: Folder for results and for the done log.
         config: How; the memory is that of each worker.
         cluster: Workers.
 
     Raises:
         ConfigError: The cluster has too few processors or graphics cards for so many workers.
-        ArtifactError: The journal cannot be read.
+        ArtifactError: The done log cannot be read.
         DeblurDeployError: The workers cannot open the network.
     """
 
@@ -182,8 +182,8 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         if self._starts_ray:
             ray.shutdown()
 
-    def _measure(self, artifact: Artifact, out: Path, worker: Any) -> Facts:
-        """Ask a worker about the network, and read the journal, whose recipe names the runtime."""
+    def _measure(self, artifact: Artifact, out: Path, worker: Any) -> NetworkFacts:
+        """Ask a worker about the network, and read the done log, whose fingerprint names the runtime."""
         try:
             facts = ray.get(worker.measure.remote())
         except RayActorError as err:
@@ -192,15 +192,15 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             ) from err
         if isinstance(facts, DeblurDeployError):
             raise facts
-        recipe = Recipe(artifact.sha256, facts.runtime, __version__, recipe_of(self._config))
-        self._journal = Journal(out, recipe)
-        return Facts(facts.runtime, facts.available_bytes, facts.known | self._journal.measured)
+        fingerprint = Fingerprint(artifact.sha256, facts.runtime, __version__, settings_of(self._config))
+        self._done_log = DoneLog(out, fingerprint)
+        return NetworkFacts(facts.runtime, facts.available_bytes, facts.known | self._done_log.measured)
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
         """Restore files; what fails is in the report and the others go on.
 
         Raises:
-            ArtifactError: The journal cannot be written.
+            ArtifactError: The done log cannot be written.
         """
         started = time.perf_counter()
         waiting = deque((job, 1) for job in jobs if self._is_due(job, notify))
@@ -222,11 +222,11 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
 
     def _is_due(self, job: Job, notify: Notify) -> bool:
         """Whether a job is to be done; otherwise what became of it is noted."""
-        if job.obstacle is not None:
-            self._note(job, failed_result(job, job.obstacle), notify)
+        if job.conflict is not None:
+            self._note(job, failed_result(job, job.conflict), notify)
             return False
         try:
-            if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
+            if self._config.resume and self._done_log.is_done(job.name, job.source, job.target):
                 self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
                 return False
         except Exception as err:
@@ -249,8 +249,8 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
             error = outcome.error or _given_up(job)
             return self._note(job, failed_result(job, error), notify)
         if outcome.restored.ended_early is None:
-            self._journal.add(job.name, outcome.restored.input_hash, job.target)
-        self._journal.remember(self._facts.known)
+            self._done_log.add(job.name, outcome.restored.input_hash, job.target)
+        self._done_log.remember(self._facts.known)
         return self._note(job, done_result(job, outcome.restored), notify)
 
     def _note(self, job: Job, result: FileResult, notify: Notify) -> None:

@@ -87,9 +87,9 @@ def encoding(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[None]:
         ) from err
 
 
-def row_writer(kind: str) -> Callable[[BinaryIO, Layout, Metadata], Any] | None:
+def streaming_writer(kind: str) -> Callable[[BinaryIO, Layout, Metadata], Any] | None:
     """What writes a format row by row, or None."""
-    place = FORMATS[kind].row_writer
+    place = FORMATS[kind].streaming_writer
     return load_named(place) if place is not None else None
 
 
@@ -98,7 +98,7 @@ def _encode(path: Path, picture: Picture, kind: str, quality: int) -> None:
     if kind != "TIFF":
         metadata = replace(metadata, exif=thumbnail.renewed(metadata.exif, picture))
     if kind == "TIFF" or (kind == "PNG" and picture.samples.dtype == np.uint16):
-        writer = row_writer(kind)
+        writer = streaming_writer(kind)
         assert writer is not None  # the two have one
         with path.open("wb") as file, writer(file, Layout.of(picture), metadata) as rows:
             rows.write(picture.samples)

@@ -26,7 +26,7 @@ _MIRRORS = {2: 1, 4: 0, 5: 0, 7: 0}
 
 
 @dataclass(frozen=True)
-class Facts:
+class PixelFacts:
     """What the boxes of a picture say about its pixels.
 
     Args:
@@ -40,7 +40,7 @@ class Facts:
     is_lossless: bool
 
 
-def read_facts(content: bytes) -> Facts:
+def read_facts(content: bytes) -> PixelFacts:
     """What a file says about its pixels; 8 bits of sRGB where it says nothing."""
     bits, cicp, lossless = 8, None, False
     for kind, data in _boxes(content):
@@ -53,7 +53,7 @@ def read_facts(content: bytes) -> Facts:
             lossless = matrix == _IDENTITY
             if lossless or {primaries, transfer} - {_UNSPECIFIED, _BT709, _SRGB}:
                 cicp = primaries, transfer, matrix
-    return Facts(bits, cicp, lossless)
+    return PixelFacts(bits, cicp, lossless)
 
 
 def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -13,8 +13,8 @@ from typing import Literal
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import PARTIAL
 from deblur_deploy.core.formats import describe_suffixes, format_of_suffix, is_picture, suffixes
-from deblur_deploy.infer.film_suffixes import FILM_SUFFIXES, is_film_name
-from deblur_deploy.infer.journal import JOURNAL
+from deblur_deploy.infer.done_log import DONE_LOG
+from deblur_deploy.infer.film.suffixes import FILM_SUFFIXES, is_film_name
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
@@ -32,14 +32,14 @@ class Job:
         source: The file.
         target: Where its result goes.
         name: What it is called in reports: its path below the folder that was named.
-        obstacle: Why it must not be restored, or None.
+        conflict: Why it must not be restored, or None.
         found: What the file is, where its suffix does not say.
     """
 
     source: Path
     target: Path
     name: str
-    obstacle: ConfigError | None = None
+    conflict: ConfigError | None = None
     found: Kind | None = None
 
     @property
@@ -82,7 +82,7 @@ def find_jobs(
         passed: Counts by suffix the files of folders that were passed over.
 
     Returns:
-        The jobs; those whose results would be written over an input or over each other have an obstacle.
+        The jobs; those whose results would be written over an input or over each other have a conflict.
 
     Raises:
         ArtifactError: An input is missing, or a folder holds nothing that fits.
@@ -142,7 +142,7 @@ def inputs_under(folder: Path, out: Path, pattern: str | None, passed: Counter[s
         passed: Likewise.
     """
     results = out.resolve()
-    earlier = {log.parent for log in folder.rglob(JOURNAL) if log.parent != folder}
+    earlier = {log.parent for log in folder.rglob(DONE_LOG) if log.parent != folder}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
@@ -191,7 +191,7 @@ def _job(source: Path, out: Path, name: str, suffix: str | None) -> Job:
 
 
 def _without_conflicts(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs; of those whose results would be written over an input or over each other, each has an obstacle."""
+    """The jobs; of those whose results would be written over an input or over each other, each has a conflict."""
     inputs = {job.source.resolve() for job in jobs}
     sources: dict[Path, list[Path]] = {}
     for job in jobs:
@@ -199,8 +199,8 @@ def _without_conflicts(jobs: Sequence[Job]) -> list[Job]:
     checked = []
     for job in jobs:
         others = [source for source in sources[_behind(job.target)] if source != job.source]
-        obstacle = _over_input(job, inputs) or (_over_each_other(job, others[0]) if others else None)
-        checked.append(replace(job, obstacle=obstacle))
+        conflict = _over_input(job, inputs) or (_over_each_other(job, others[0]) if others else None)
+        checked.append(replace(job, conflict=conflict))
     return checked
 
 
@@ -238,7 +238,7 @@ class Targets:
             job: The job.
             inputs: Every input, resolved.
         """
-        if (obstacle := _over_input(job, inputs)) is not None:
-            return obstacle
+        if (conflict := _over_input(job, inputs)) is not None:
+            return conflict
         other = self._sources.setdefault(_behind(job.target), job.source)
         return _over_each_other(job, other) if other != job.source else None

@@ -12,8 +12,8 @@ from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.read import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import Restorer
-from deblur_deploy.infer.rows import is_large, open_rows, restore_rows
 from deblur_deploy.infer.settings import InferConfig
+from deblur_deploy.infer.streaming import is_large, open_streaming, restore_streaming
 from deblur_deploy.infer.tones import restore_picture
 
 
@@ -75,8 +75,8 @@ def _restore(job: Job, restorer: Restorer, config: InferConfig, tick: Callable[[
         frames, notes = restore_dicom(job.source, job.target, restorer, config.dicom)
         return Restored(input_hash, frames, notes=notes)
     needed = decoding_bytes(job.source, config.encode.format)
-    if is_large(needed, restorer) and (rows := open_rows(job.source, config.encode.format)):
-        return Restored(input_hash, 1, *restore_rows(rows, job.target, config.encode.format, restorer))
+    if is_large(needed, restorer) and (reader := open_streaming(job.source, config.encode.format)):
+        return Restored(input_hash, 1, *restore_streaming(reader, job.target, config.encode.format, restorer))
     restorer.require(needed, str(job.source))
     restorer.make_room(needed)
     picture = read_picture(job.source, cut_off=config.keep_going)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.infer.pipeline import overlap
+from deblur_deploy.infer.overlap import overlap
 from deblur_deploy.infer.restore import Restorer
 
 _CHANNELS = 3

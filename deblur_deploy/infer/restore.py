@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.process_memory import resident_bytes
-from deblur_deploy.infer.reach import measure_bytes_per_pixel, measure_reach, warm_up
+from deblur_deploy.infer.receptive_field import measure_bytes_per_pixel, measure_receptive_field, warm_up
 from deblur_deploy.infer.tile_trial import BOUND, tile_difference
 from deblur_deploy.infer.tiles import (
     TILE_BYTES_PER_PIXEL,
@@ -230,7 +230,7 @@ class Restorer:
         """Pixels to throw away along a cut edge; for networks of any size, tiles are tried with it once."""
         size = fixed_size(self._runner.image)
         if "margin" not in self.known:
-            reach = measure_reach(self._runner)
+            reach = measure_receptive_field(self._runner)
             self.known |= {"margin": reach.margin, _CAPPED: int(reach.is_capped)}
         margin = self.known["margin"]
         if size is not None:

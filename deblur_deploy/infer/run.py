@@ -14,17 +14,17 @@ from deblur_deploy import __version__
 from deblur_deploy.core.artifact import Artifact, hash_file
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.infer.bad_files import as_own_error
+from deblur_deploy.infer.done_log import DoneLog, Fingerprint
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
-from deblur_deploy.infer.journal import Journal, Recipe
 from deblur_deploy.infer.memory import MemoryGate
 from deblur_deploy.infer.one_file import Restored, keep_dates, restore_file
+from deblur_deploy.infer.overlap import overlap
 from deblur_deploy.infer.picture import Picture
-from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.read import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import Restorer
-from deblur_deploy.infer.rows import RowReader, is_large, open_rows, restore_rows
 from deblur_deploy.infer.settings import InferConfig
+from deblur_deploy.infer.streaming import StreamingReader, is_large, open_streaming, restore_streaming
 from deblur_deploy.infer.tones import restore_picture
 from deblur_deploy.runtime.runner import Runner
 
@@ -130,7 +130,7 @@ class _Decoded:
     gate_bytes: int = 0
     input_hash: str = ""
     picture: Picture | None = None
-    rows: RowReader | None = None
+    reader: StreamingReader | None = None
     tiles: int = 0
     notes: tuple[str, ...] = ()
     error: DeblurDeployError | None = None
@@ -162,19 +162,19 @@ class FileRunner:
     Args:
         artifact: The network.
         runner: The same, opened.
-        out: Folder for results and for the journal.
+        out: Folder for results and for the done log.
         config: How.
 
     Raises:
         ConfigError: The memory does not suffice for the network alone.
-        ArtifactError: The journal cannot be read.
+        ArtifactError: The done log cannot be read.
     """
 
     def __init__(self, artifact: Artifact, runner: Runner, out: Path, config: InferConfig) -> None:
-        recipe = Recipe(artifact.sha256, runner.name, __version__, recipe_of(config))
+        fingerprint = Fingerprint(artifact.sha256, runner.name, __version__, settings_of(config))
         self._config = config
-        self._journal = Journal(out, recipe)
-        self._restorer = Restorer(runner, config.restore, dict(self._journal.measured))
+        self._done_log = DoneLog(out, fingerprint)
+        self._restorer = Restorer(runner, config.restore, dict(self._done_log.measured))
         self._gate = MemoryGate(self._restorer.in_flight_bytes)
         self.report = InferReport(str(artifact.directory), runner.name)
         self.deaths = 0
@@ -188,14 +188,14 @@ class FileRunner:
         """Restore files; what fails is in the report and the others go on.
 
         Raises:
-            ArtifactError: The journal cannot be written.
+            ArtifactError: The done log cannot be written.
         """
         started = time.perf_counter()
         try:
             for job in jobs:
-                if job.obstacle is not None:
-                    self._note(job, failed_result(job, job.obstacle), notify)
-            clear = [job for job in jobs if job.obstacle is None]
+                if job.conflict is not None:
+                    self._note(job, failed_result(job, job.conflict), notify)
+            clear = [job for job in jobs if job.conflict is None]
             pictures = [job for job in clear if job.kind == "picture"]
             stop = threading.Event()
             overlap(self._decode_all(pictures, stop), self._restore, lambda item: self._finish(item, notify), stop)
@@ -210,22 +210,23 @@ class FileRunner:
         for job in jobs:
             entered = 0
             try:
-                if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
+                if self._config.resume and self._done_log.is_done(job.name, job.source, job.target):
                     yield _Decoded(job, skipped=True)
                     continue
                 needed = decoding_bytes(job.source, self._config.encode.format)
-                rows = None
+                reader = None
                 if is_large(needed, self._restorer):
-                    rows = open_rows(job.source, self._config.encode.format)
-                if rows is None:
+                    reader = open_streaming(job.source, self._config.encode.format)
+                if reader is None:
                     self._restorer.require(needed, str(job.source))
-                cost = 1 if rows else needed  # even rows never share the memory with a picture that takes nearly all
+                # A streamed picture takes little, yet waits where a picture that takes nearly all memory is in it.
+                cost = 1 if reader else needed
                 if not self._gate.enter(cost, stop.is_set):
                     return
                 entered = cost
                 input_hash = hash_file(job.source)
-                if rows is not None:
-                    yield _Decoded(job, cost, input_hash, rows=rows)
+                if reader is not None:
+                    yield _Decoded(job, cost, input_hash, reader=reader)
                     continue
                 self._restorer.make_room(needed)
                 picture = read_picture(job.source, cut_off=self._config.keep_going)
@@ -234,18 +235,18 @@ class FileRunner:
                 yield _Decoded(job, entered, error=as_own_error(err, job.source))
 
     def _restore(self, item: _Decoded) -> _Decoded:
-        """In the caller's thread; of rows, what is finished is written in a thread of their own."""
+        """In the caller's thread; what is streamed is written in a thread of its own."""
         try:
-            if item.rows is not None:
+            if item.reader is not None:
                 target_format = self._config.encode.format
-                tiles, notes = restore_rows(item.rows, item.job.target, target_format, self._restorer)
+                tiles, notes = restore_streaming(item.reader, item.job.target, target_format, self._restorer)
             elif item.picture is not None:
                 tiles, notes = restore_picture(self._restorer, item.picture, item.gate_bytes)
             else:
                 return item
         except Exception as err:
             return _Decoded(item.job, item.gate_bytes, error=as_own_error(err, item.job.source))
-        return replace(item, rows=None, tiles=tiles, notes=(*item.notes, *notes))
+        return replace(item, reader=None, tiles=tiles, notes=(*item.notes, *notes))
 
     def _finish(self, item: _Decoded, notify: Notify) -> None:
         """In the writing thread."""
@@ -266,7 +267,7 @@ class FileRunner:
     def _run_stream(self, job: Job, notify: Notify) -> None:
         """A video or a DICOM file, which overlaps its own frames."""
         try:
-            if self._config.resume and self._journal.is_done(job.name, job.source, job.target):
+            if self._config.resume and self._done_log.is_done(job.name, job.source, job.target):
                 return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
             restored = restore_file(
                 job, self._restorer, self._config, lambda count, of: notify(Progress(job, count, of))
@@ -279,8 +280,8 @@ class FileRunner:
     def _done(self, job: Job, restored: Restored, notify: Notify) -> None:
         if restored.ended_early is not None:  # a second run with --resume tries again
             return self._note(job, done_result(job, restored), notify)
-        self._journal.add(job.name, restored.input_hash, job.target)
-        self._journal.remember(self._restorer.known)
+        self._done_log.add(job.name, restored.input_hash, job.target)
+        self._done_log.remember(self._restorer.known)
         return self._note(job, done_result(job, restored), notify)
 
     def _note(self, job: Job, result: FileResult, notify: Notify) -> None:
@@ -303,8 +304,8 @@ def failed_result(job: Job, error: DeblurDeployError) -> FileResult:
     return FileResult(str(job.source), str(job.target), "failed", error=f"{named}; {error.hint}")
 
 
-def recipe_of(config: InferConfig) -> dict[str, Any]:
-    """What of the settings decides how results look, as the journal holds it.
+def settings_of(config: InferConfig) -> dict[str, Any]:
+    """What of the settings decides how results look, as the done log holds it.
 
     The memory is none of it: it decides on the tiles, which differ by less than a rounding step.
     """

@@ -19,7 +19,7 @@ _MAX_BLOCK = 65_500
 
 
 @dataclass(frozen=True)
-class _Directory:
+class _ThumbnailDirectory:
     """The second directory of an EXIF block, which is that of the thumbnail.
 
     Args:
@@ -77,7 +77,7 @@ def without(exif: bytes | None) -> bytes | None:
         return exif
 
 
-def _find(block: bytes) -> _Directory | None:
+def _find(block: bytes) -> _ThumbnailDirectory | None:
     """The directory of the thumbnail, or None where there is none."""
     order = "<" if block[:2] == b"II" else ">"
     if len(block) < 8:
@@ -93,10 +93,10 @@ def _find(block: bytes) -> _Directory | None:
     (count,) = struct.unpack_from(f"{order}H", block, second)
     entries = range(second + 2, second + 2 + 12 * count, 12)
     places = {struct.unpack_from(f"{order}H", block, entry)[0]: entry + 8 for entry in entries}
-    return _Directory(order, link, places.get(_START), places.get(_LENGTH))
+    return _ThumbnailDirectory(order, link, places.get(_START), places.get(_LENGTH))
 
 
-def _draw(block: bytes, found: _Directory, picture: Picture) -> bytes | None:
+def _draw(block: bytes, found: _ThumbnailDirectory, picture: Picture) -> bytes | None:
     """The picture as a JPEG of the size of the old thumbnail, with black bars where that had another shape."""
     (start,) = struct.unpack_from(f"{found.order}I", block, found.start or 0)
     (length,) = struct.unpack_from(f"{found.order}I", block, found.length or 0)

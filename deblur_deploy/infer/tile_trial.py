@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deblur_deploy.infer.reach import PROBE_WIDTH, TOLERANCE, as_batch, block_means, draw_probe, noisy
+from deblur_deploy.infer.receptive_field import PROBE_WIDTH, TOLERANCE, as_batch, block_means, draw_probe, noisy
 from deblur_deploy.infer.tiles import TilePlan, TileRows, smallest_tile
 from deblur_deploy.runtime.runner import Runner
 
@@ -30,7 +30,7 @@ def tile_difference(runner: Runner, margin: int, side: int) -> float:
     """The largest difference between a drawn picture in tiles and as a whole, in levels of 255.
 
     Two strips are cut, one along each axis. A network that rounds its activations differs from itself by its own noise,
-    so what counts is how far the mean of a block lies above that (see ``reach.py``).
+    so what counts is how far the mean of a block lies above that (see ``receptive_field.py``).
 
     Args:
         runner: A network that takes any size.

@@ -18,14 +18,14 @@ except ModuleNotFoundError as err:
 
 from deblur_deploy.core.files import whole_file
 from deblur_deploy.infer.film.color import ColorBridge
-from deblur_deploy.infer.film.fields import Deinterlacer, refuse_interlaced
+from deblur_deploy.infer.film.deinterlace import Deinterlacer, refuse_interlaced
+from deblur_deploy.infer.film.encoders import quiet_encoders
 from deblur_deploy.infer.film.film import Film, open_film
 from deblur_deploy.infer.film.kept import losses
-from deblur_deploy.infer.film.quiet import quiet_encoders
 from deblur_deploy.infer.film.source import decoder_of, opened, read_facts, reason
 from deblur_deploy.infer.film.survey import survey
 from deblur_deploy.infer.film.writer import FilmWriter
-from deblur_deploy.infer.pipeline import overlap
+from deblur_deploy.infer.overlap import overlap
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.settings import VideoConfig
 

@@ -28,7 +28,7 @@ def arriving_jobs(
 
     Yields:
         The jobs that are ready, possibly none; those whose result would be written over an input or over another result
-        have an obstacle. Never ends by itself.
+        have a conflict. Never ends by itself.
 
     Raises:
         ArtifactError: There is no such folder.
@@ -47,7 +47,7 @@ def arriving_jobs(
         before = now
         inputs = {path.resolve() for path in now}
         jobs = [folder_job(folder, path, out, suffix) for path in ready]
-        yield [replace(job, obstacle=targets.conflict(job, inputs)) for job in jobs]
+        yield [replace(job, conflict=targets.conflict(job, inputs)) for job in jobs]
         time.sleep(poll_seconds)
 
 

@@ -69,7 +69,7 @@ class UpConv(nn.Module):
         return self.main(x)  # type: ignore[no-any-return]
 
 
-class ResBlock(nn.Module):
+class MimoResBlock(nn.Module):
     """``x + conv(relu(conv(x)))``."""
 
     def __init__(self, channels: int) -> None:
@@ -86,7 +86,7 @@ class Stage(nn.Module):
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(ResBlock(channels) for _ in range(blocks)))
+        self.layers = nn.Sequential(*(MimoResBlock(channels) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) in and out."""

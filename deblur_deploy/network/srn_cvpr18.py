@@ -66,7 +66,7 @@ class SRNCVPR18Config:
         return 3 if self.variant == "color" else 1
 
 
-class ResBlock(nn.Module):
+class PlainResBlock(nn.Module):
     """``x + conv(relu(conv(x)))``, both 5x5."""
 
     def __init__(self, channels: int) -> None:
@@ -87,7 +87,7 @@ class EncoderLevel(nn.Module):
         # TensorFlow's SAME padding of an even size at stride 2: three pixels, of which two come after.
         self.pad = nn.ZeroPad2d((1, 2, 1, 2) if stride == 2 else 2)
         self.enter = nn.Conv2d(in_channels, channels, 5, stride)
-        self.blocks = nn.Sequential(*(ResBlock(channels) for _ in range(BLOCKS)))
+        self.blocks = nn.Sequential(*(PlainResBlock(channels) for _ in range(BLOCKS)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, channels, H/stride, W/stride)."""
@@ -100,7 +100,7 @@ class DecoderLevel(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(in_channels, channels, 4, stride=2, padding=1)
-        self.blocks = nn.Sequential(*(ResBlock(channels) for _ in range(BLOCKS)))
+        self.blocks = nn.Sequential(*(PlainResBlock(channels) for _ in range(BLOCKS)))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(N, in_channels, h, w) and (N, channels, 2h, 2w) to the latter shape."""
@@ -151,7 +151,7 @@ class SRNCVPR18(Generator):
             ]
         )
         self.lstm = ConvLSTM(three) if self.config.variant == "lstm" else None
-        self.bottom = nn.Sequential(*(ResBlock(three) for _ in range(BLOCKS)))
+        self.bottom = nn.Sequential(*(PlainResBlock(three) for _ in range(BLOCKS)))
         self.decoder = nn.ModuleList([DecoderLevel(three, two), DecoderLevel(two, one)])
         self.head = nn.Conv2d(one, image_channels, 5, padding=2)
         apply_widths(self, self.config.widths)

@@ -19,7 +19,7 @@ from deblur_deploy.core.files import write_text
 from deblur_deploy.core.markdown_table import table
 from deblur_deploy.core.units import format_bytes
 from deblur_deploy.data.pairs import hash_photos
-from deblur_deploy.pipeline.recipe import RunRecipe
+from deblur_deploy.pipeline.recipe import Recipe
 from deblur_deploy.pipeline.run_stages import RunArtifacts, RunProgress
 from deblur_deploy.quality.gain import format_db, format_share, gain_kept, lost_db
 
@@ -69,7 +69,7 @@ def read_quality(made: RunArtifacts) -> dict[str, Any]:
 
 
 def write_page(
-    made: RunArtifacts, recipe: RunRecipe, bench: dict[str, Any] | None, directory: Path, progress: RunProgress
+    made: RunArtifacts, recipe: Recipe, bench: dict[str, Any] | None, directory: Path, progress: RunProgress
 ) -> Path | None:
     """Write ``report.html`` unless it is there, of these artifacts and these latencies; None without Matplotlib."""
     try:

@@ -23,7 +23,7 @@ from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.tables import load_settings
 
 C = TypeVar("C", PruneConfig, QatConfig)
-S = TypeVar("S", "RunRecipe", TuningConfig, ExportConfig, PrecisionConfig, EngineConfig, PlanConfig)
+S = TypeVar("S", "Recipe", TuningConfig, ExportConfig, PrecisionConfig, EngineConfig, PlanConfig)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class RunRecipe:
+class Recipe:
     """The stages of a run, in the order in which they follow each other; a stage without settings is left out.
 
     Args:
@@ -142,13 +142,13 @@ class RunRecipe:
         )
 
 
-def load_recipe(path: Path) -> RunRecipe:
+def load_recipe(path: Path) -> Recipe:
     """Read a recipe; every file and folder that it names is taken relative to it.
 
     Raises:
         ConfigError: The file is missing, not TOML, or has fields that cannot be used.
     """
-    recipe = load_settings(RunRecipe, path)
+    recipe = load_settings(Recipe, path)
 
     def tuned(config: C | None) -> C | None:
         return config and dataclasses.replace(config, tuning=_beside(path, config.tuning, "photos", "evaluation"))

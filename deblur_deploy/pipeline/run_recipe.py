@@ -14,7 +14,7 @@ from deblur_deploy.core.lock import locked
 from deblur_deploy.core.sources import shipped_generator
 from deblur_deploy.pipeline import findings
 from deblur_deploy.pipeline.budgets import check_budgets
-from deblur_deploy.pipeline.recipe import RunRecipe, load_recipe
+from deblur_deploy.pipeline.recipe import Recipe, load_recipe
 from deblur_deploy.pipeline.run_stages import RunArtifacts, RunProgress, Silent, run_stages
 from deblur_deploy.quality.gain import format_db
 
@@ -41,7 +41,7 @@ class RunResult:
 
 
 def run_recipe(
-    recipe: RunRecipe | Path | str,
+    recipe: Recipe | Path | str,
     directory: Path | str | None = None,
     *,
     source: Artifact | Path | str | None = None,
@@ -62,8 +62,8 @@ def run_recipe(
         ConfigError: The recipe cannot be used, or a recipe that is not a file was given without a directory.
         DeblurDeployError: A stage failed; the artifacts of the stages before it are kept.
     """
-    file = None if isinstance(recipe, RunRecipe) else Path(recipe)
-    settings = recipe if isinstance(recipe, RunRecipe) else load_recipe(Path(recipe))
+    file = None if isinstance(recipe, Recipe) else Path(recipe)
+    settings = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     if directory is None:
         if file is None:
             raise ConfigError("a recipe that is not a file needs a directory", hint="name one, such as 'runs/mine'")
@@ -75,7 +75,7 @@ def run_recipe(
 
 
 def follow_recipe(
-    start: Artifact, recipe: RunRecipe, directory: Path, progress: RunProgress, recipe_file: Path | None = None
+    start: Artifact, recipe: Recipe, directory: Path, progress: RunProgress, recipe_file: Path | None = None
 ) -> RunResult:
     """Run every stage and measure what came out; budgets are not checked.
 
@@ -111,7 +111,7 @@ def _source(path: Path | str | None) -> Artifact:
     return load_artifact(Path(path)) if path else shipped_generator()
 
 
-def _say_notes(recipe: RunRecipe, quality: dict[str, Any], bench: dict[str, Any] | None, progress: RunProgress) -> None:
+def _say_notes(recipe: Recipe, quality: dict[str, Any], bench: dict[str, Any] | None, progress: RunProgress) -> None:
     """What must be known to read the table."""
     progress.say(f"blurred input {format_db(quality['blurred_db'])} dB, mean of {quality['images']} photographs")
     folder = recipe.pairs_folder

@@ -19,7 +19,7 @@ from deblur_deploy.core.artifact import Artifact, check_replaceable, load_artifa
 from deblur_deploy.core.errors import ArtifactError, BudgetError
 from deblur_deploy.core.files import remove_partials, write_text
 from deblur_deploy.data.pairs import crop_center, hash_photos, load_photos
-from deblur_deploy.pipeline.recipe import RunRecipe
+from deblur_deploy.pipeline.recipe import Recipe
 
 FP16_ROW, ENGINE_ROW = "fp16", "fp16 engine"
 _FILE = "run.json"
@@ -89,7 +89,7 @@ class RunArtifacts:
 
 
 def run_stages(
-    source: Artifact, recipe: RunRecipe, runs: Path, progress: RunProgress, recipe_file: Path | None = None
+    source: Artifact, recipe: Recipe, runs: Path, progress: RunProgress, recipe_file: Path | None = None
 ) -> RunArtifacts:
     """Run every stage that is not done yet.
 
@@ -171,7 +171,7 @@ class _Stages:
         return last.parent == parent.sha256 and not unmeasured and self.record.holds(found, settings)
 
 
-def _compress(source: Artifact, recipe: RunRecipe, stages: _Stages) -> dict[str, Artifact]:
+def _compress(source: Artifact, recipe: Recipe, stages: _Stages) -> dict[str, Artifact]:
     """The checkpoints of a run, the original first."""
     checkpoints, last = {"original": source}, source
     if recipe.prune:
@@ -192,7 +192,7 @@ def _compress(source: Artifact, recipe: RunRecipe, stages: _Stages) -> dict[str,
     return checkpoints
 
 
-def _check_before_work(source: Artifact, recipe: RunRecipe) -> None:
+def _check_before_work(source: Artifact, recipe: Recipe) -> None:
     """Refuse what later stages could not use, before minutes of fine-tuning and not after."""
     if source.network.quantization is not None and (recipe.prune or recipe.qat):
         raise ArtifactError(f"{source.path} is quantized", hint="start from the float checkpoint before it")

@@ -88,7 +88,7 @@ def load_engine(artifact: Artifact, trt: Any) -> LoadedEngine:
 def new_logger(trt: Any) -> Any:
     """A logger that keeps the last error and prints nothing."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class LastErrorLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.last_error = "no reason was given"
@@ -97,7 +97,7 @@ def new_logger(trt: Any) -> Any:
             if severity.name in ("ERROR", "INTERNAL_ERROR"):
                 self.last_error = " ".join(message.split())
 
-    return Logger()
+    return LastErrorLogger()
 
 
 def diagnostics(trt: Any, bits: Any) -> list[str]:

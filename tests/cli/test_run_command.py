@@ -11,7 +11,7 @@ import deblur_deploy
 from deblur_deploy.config import PruneConfig, QatConfig
 from deblur_deploy.core.errors import BudgetError, ConfigError
 from deblur_deploy.pipeline.budgets import check_budgets
-from deblur_deploy.pipeline.recipe import Budget, RunRecipe, load_recipe
+from deblur_deploy.pipeline.recipe import Budget, Recipe, load_recipe
 from deblur_deploy.pipeline.run_stages import RunArtifacts
 
 STAGES = """
@@ -225,4 +225,4 @@ def test_a_speed_that_could_not_be_measured_is_not_shown(tmp_path: Path) -> None
 
 
 def test_the_settings_of_a_stage_are_those_of_its_command() -> None:
-    assert RunRecipe(prune=PruneConfig(), qat=QatConfig()).tuned_on_own_photos(PruneConfig()) == PruneConfig()
+    assert Recipe(prune=PruneConfig(), qat=QatConfig()).tuned_on_own_photos(PruneConfig()) == PruneConfig()

@@ -20,14 +20,9 @@ from deblur_deploy.core.artifact import NetworkSpec, load_artifact, new_step
 from deblur_deploy.core.errors import ArtifactError, ExportError
 from deblur_deploy.core.images import Resolution, to_batch
 from deblur_deploy.export.to_onnx import export_onnx, network_to_onnx
-from deblur_deploy.graph.deform_function import add_deform_conv_functions, deform_conv_function
-from deblur_deploy.graph.fold import (
-    drop_idle_casts,
-    fold_weight_quantizers,
-    quantize_before_concat,
-    remove_unused,
-    share_constants,
-)
+from deblur_deploy.graph.deform_op import add_deform_conv_functions, deform_conv_function
+from deblur_deploy.graph.edit import remove_unused, share_constants
+from deblur_deploy.graph.quantized_weights import drop_idle_casts, fold_weight_quantizers, quantize_before_concat
 from deblur_deploy.network.checkpoint import build_network, save_network, spec_of
 from deblur_deploy.network.deform_conv import deform_conv2d
 from deblur_deploy.network.mimo_unet import MIMOUNetConfig

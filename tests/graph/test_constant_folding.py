@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 from torch import nn
 
-from deblur_deploy.graph.batch_norm import replace_batch_norms
 from deblur_deploy.graph.constant_folding import fold_constants
+from deblur_deploy.graph.plain_forms import replace_batch_norms
 
 
 def model_of(nodes, initializers=()) -> onnx.ModelProto:

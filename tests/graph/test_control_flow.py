@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.export.to_onnx import network_to_onnx
-from deblur_deploy.graph.auto_pad import write_pads
 from deblur_deploy.graph.constant_folding import fold_constants
-from deblur_deploy.graph.fold import names_used, remove_unused, rename_used
+from deblur_deploy.graph.edit import names_used, remove_unused, rename_used
 from deblur_deploy.graph.node_costs import precision_shares
+from deblur_deploy.graph.plain_forms import write_pads
 from deblur_deploy.graph.retype import convert_to_fp16
 from deblur_deploy.graph.shrink import shorten
 from deblur_deploy.network.generator import Generator

@@ -36,7 +36,7 @@ from deblur_deploy.engine.targets import resolve_target
 from deblur_deploy.graph.facts import FORMAT, PREFIX, read_facts
 from deblur_deploy.infer.memory import parse_memory
 from deblur_deploy.infer.read import read_picture
-from deblur_deploy.infer.rows import open_rows
+from deblur_deploy.infer.streaming import open_streaming
 from deblur_deploy.pipeline.recipe import load_recipe
 
 COUNTS = [pytest.param(100, id="quick"), pytest.param(100_000, id="whole", marks=[pytest.mark.slow])]
@@ -261,7 +261,7 @@ def test_recipes(count: int, folder: Path) -> None:
 
 def read_rows(path: Path) -> None:
     """As ``infer`` reads large pictures, where it can."""
-    reader = open_rows(path, None)
+    reader = open_streaming(path, None)
     if reader is not None:
         height = sum(len(rows) for rows in reader.bands())
         assert height == reader.layout.shape[0]

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deblur_deploy.infer.done_log import DONE_LOG
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import find_jobs
-from deblur_deploy.infer.journal import JOURNAL
 from deblur_deploy.infer.picture import Picture
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
@@ -98,7 +98,7 @@ def test_two_workers_give_the_same_bytes_though_one_is_killed(artifact, photos, 
     for path in (tmp_path / "alone" / "sub").iterdir():
         assert (out / "sub" / path.name).read_bytes() == path.read_bytes()
     assert {path.name for path in out.rglob("*") if path.is_file()} == {
-        JOURNAL,
+        DONE_LOG,
         *(f"{index}.png" for index in range(FILES)),
     }
-    assert sum('"done"' in line for line in (out / JOURNAL).read_text().splitlines()) == FILES
+    assert sum('"done"' in line for line in (out / DONE_LOG).read_text().splitlines()) == FILES

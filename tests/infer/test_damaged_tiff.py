@@ -16,7 +16,7 @@ from deblur_deploy.core.images import Resolution, load_rgb
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.read import decoding_bytes, read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
-from deblur_deploy.infer.rows import open_rows, restore_rows
+from deblur_deploy.infer.streaming import open_streaming, restore_streaming
 from deblur_deploy.infer.tiff_tags import find_page
 from tests.infer.stand_ins import Identity
 
@@ -137,7 +137,7 @@ def test_a_damaged_tag_costs_itself_alone(tmp_path, form, damaged, damage, capfd
 def test_a_damaged_tag_that_the_pixels_need_refuses_the_picture(tmp_path, form, tag, name):
     file = TiffFile(form)
     path = file.write(tmp_path / "a.tif", file.page(noise(), False, {}, damage={tag: "behind"}))
-    by_rows = [] if form[1] else [lambda path: open_rows(path, None)]  # which BigTIFF is never read by
+    by_rows = [] if form[1] else [lambda path: open_streaming(path, None)]  # which BigTIFF is never read by
     for read in (read_picture, decoding_bytes, load_rgb, *by_rows):
         with pytest.raises(ArtifactError, match=f"a.tif cannot be read: of its tags, {name} cannot be read"):
             read(path)
@@ -245,11 +245,11 @@ def test_large_pictures_lose_the_same_in_rows(tmp_path, dtype):
     file, tags = with_directories(("<", False), camera={33434: "behind"})
     place = file.page(noise(dtype), False, tags | OTHERS, following=1 << 24, damage={33432: "type"})
     path = file.write(tmp_path / "a.tif", place)
-    reader = open_rows(path, None)
+    reader = open_streaming(path, None)
     assert reader is not None
     assert reader.notes == read_whole(path, noise(dtype)).notes
     restorer = Restorer(Identity(), RestoreConfig(tile=Resolution(48, 48), count_process=False), {"margin": 4})
-    _, notes = restore_rows(reader, tmp_path / "b.tif", None, restorer)
+    _, notes = restore_streaming(reader, tmp_path / "b.tif", None, restorer)
     assert "Copyright, EXIF ExposureTime" in notes[0]
     assert "further pages" in notes[1]
     assert np.array_equal(read_picture(tmp_path / "b.tif").samples, noise(dtype))

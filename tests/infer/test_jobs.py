@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.infer.done_log import DONE_LOG
 from deblur_deploy.infer.jobs import EARLIER_RESULTS, find_jobs, parse_format
-from deblur_deploy.infer.journal import JOURNAL
 
 
 @pytest.fixture
@@ -70,24 +70,24 @@ def test_inputs_are_never_replaced(folder):
     with pytest.raises(ConfigError, match="--out is the input folder"):
         find_jobs([folder], folder / "sub" / "..")
     (job,) = find_jobs([folder / "a.jpg"], folder)
-    assert "would be written over the input" in job.obstacle.message
+    assert "would be written over the input" in job.conflict.message
     first, second = find_jobs([folder / "sub" / "c.TIF", folder / "a.jpg"], folder / "sub", suffix=".TIF")
-    assert "would be written over the input" in first.obstacle.message
-    assert second.obstacle is None
+    assert "would be written over the input" in first.conflict.message
+    assert second.conflict is None
 
 
 def test_two_results_of_one_name_are_refused_and_the_others_go_on(folder, tmp_path, out):
     (tmp_path / "a.jpg").touch()
     jobs = find_jobs([folder, tmp_path / "a.jpg"], out)
-    refused = [job for job in jobs if job.obstacle is not None]
+    refused = [job for job in jobs if job.conflict is not None]
     assert [job.source for job in refused] == [folder / "a.jpg", tmp_path / "a.jpg"]
-    assert all("would both be written to" in job.obstacle.message for job in refused)
+    assert all("would both be written to" in job.conflict.message for job in refused)
     assert len(jobs) == 7
 
 
 def test_results_of_an_earlier_run_below_the_folder_are_no_inputs(folder, out):
     (folder / "restored" / "sub").mkdir(parents=True)
-    (folder / "restored" / JOURNAL).touch()
+    (folder / "restored" / DONE_LOG).touch()
     (folder / "restored" / "sub" / "a.jpg").touch()
     passed = Counter()
     jobs = find_jobs([folder], out, passed=passed)

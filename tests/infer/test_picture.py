@@ -20,7 +20,7 @@ from deblur_deploy.core.images import load_rgb
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.picture import Metadata, Picture
 from deblur_deploy.infer.read import decoding_bytes, read_picture
-from deblur_deploy.infer.rows import open_rows
+from deblur_deploy.infer.streaming import open_streaming
 
 LOSSLESS = [".png", ".tif", ".bmp"]
 WITH_METADATA = [".png", ".jpg", ".tif", ".webp", ".avif"]
@@ -292,7 +292,7 @@ def test_the_memory_that_it_takes_is_known_from_the_header(tmp_path):
 def test_a_damaged_tiff_is_an_error_of_ours_and_pillow_keeps_its_warnings(tmp_path, content):
     path = tmp_path / "damaged.tif"
     path.write_bytes(content)
-    for read in (read_picture, load_rgb, lambda path: open_rows(path, None)):
+    for read in (read_picture, load_rgb, lambda path: open_streaming(path, None)):
         with pytest.raises(ArtifactError) as caught:
             read(path)
         assert f"{path} cannot be read: " in caught.value.message

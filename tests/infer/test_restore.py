@@ -16,7 +16,7 @@ from deblur_deploy.core.images import ImageSpec, Resolution, from_batch, to_batc
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.core.sources import shipped
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.infer.reach import block_means, measure_bytes_per_pixel, measure_margin, noisy
+from deblur_deploy.infer.receptive_field import block_means, measure_bytes_per_pixel, measure_margin, noisy
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.runtime.runner import open_runner
 

@@ -16,12 +16,12 @@ from deblur_deploy.core import formats
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.infer import run
+from deblur_deploy.infer.done_log import DONE_LOG
 from deblur_deploy.infer.encode import EncodeConfig, write_picture
 from deblur_deploy.infer.jobs import Job, find_jobs
-from deblur_deploy.infer.journal import JOURNAL
 from deblur_deploy.infer.picture import Metadata, Picture
-from deblur_deploy.infer.reach import MEMORY_PROBE
 from deblur_deploy.infer.read import read_picture
+from deblur_deploy.infer.receptive_field import MEMORY_PROBE
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
@@ -55,7 +55,7 @@ def test_bad_files_are_named_and_the_others_go_on(artifact, runner, photos, out)
 
     good = {"a.png", "sub/b.tif", "z.webp"}
     assert status == dict.fromkeys(good, "done") | {"broken.png": "failed", "m.jpg": "failed"}
-    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == good | {JOURNAL}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == good | {DONE_LOG}
     original = read_picture(photos / "a.png").samples
     assert np.array_equal(read_picture(out / "a.png").samples, deblur(runner, original))
     assert [failure.error for failure in report.failures] == [
@@ -73,7 +73,7 @@ def _reason(report, index):
 
 def test_resume_skips_what_was_done_in_the_same_way(artifact, runner, photos, out):
     restore(artifact, runner, photos, out)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != JOURNAL}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != DONE_LOG}
 
     status, report = restore(artifact, runner, photos, out, RESUME)
     assert status == dict.fromkeys(("a.png", "sub/b.tif", "z.webp"), "skipped") | {
@@ -109,12 +109,12 @@ def test_without_resume_everything_is_done_again(artifact, runner, photos, out):
     assert status["a.png"] == "done"
 
 
-def test_a_journal_that_was_cut_off_loses_one_file_only(artifact, runner, photos, out):
+def test_a_done_log_that_was_cut_off_loses_one_file_only(artifact, runner, photos, out):
     restore(artifact, runner, photos, out)
-    journal = out / JOURNAL
-    lines = journal.read_bytes().splitlines(keepends=True)
+    done_log = out / DONE_LOG
+    lines = done_log.read_bytes().splitlines(keepends=True)
     done = [index for index, line in enumerate(lines) if b'"done"' in line]
-    journal.write_bytes(b"".join(lines[: done[-1]]) + lines[done[-1]][:40])
+    done_log.write_bytes(b"".join(lines[: done[-1]]) + lines[done[-1]][:40])
 
     status, _ = restore(artifact, runner, photos, out, RESUME)
     assert sorted(status.values()) == ["done", "failed", "failed", "skipped", "skipped"]
@@ -124,10 +124,10 @@ def test_a_journal_that_was_cut_off_loses_one_file_only(artifact, runner, photos
 
 def test_what_was_measured_is_kept_for_the_next_run(artifact, runner, photos, out):
     restore(artifact, runner, photos, out)
-    measured = [json.loads(line) for line in (out / JOURNAL).read_text().splitlines() if "measured" in line]
+    measured = [json.loads(line) for line in (out / DONE_LOG).read_text().splitlines() if "measured" in line]
     assert [line["measured"].keys() for line in measured] == [{"bytes_per_pixel"}]
     restore(artifact, runner, photos, out)
-    assert sum("measured" in line for line in (out / JOURNAL).read_text().splitlines()) == 1
+    assert sum("measured" in line for line in (out / DONE_LOG).read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("name", "module"), [("a.mp4", "av"), ("a.dcm", "pydicom")])
@@ -148,7 +148,7 @@ def test_an_output_that_cannot_be_written_is_named(artifact, runner, photos, out
     assert status["a.png"] == "failed"
     assert status["z.webp"] == "done"
     assert any("a.png cannot be written" in failure.error for failure in report.failures)
-    assert not [path for path in out.rglob(".*") if path.name != JOURNAL]
+    assert not [path for path in out.rglob(".*") if path.name != DONE_LOG]
 
 
 class Watcher(Identity):
@@ -170,7 +170,7 @@ def budget(count):
 
 
 def test_memory_is_measured_while_nothing_else_runs(artifact, photos, out, monkeypatch):
-    """A large picture that is decoded meanwhile would count as the network's memory, which the journal keeps."""
+    """A large picture that is decoded meanwhile would count as the network's memory, which the done log keeps."""
     read = mock.Mock(wraps=read_picture)
     monkeypatch.setattr(run, "read_picture", read)
     network = Watcher(read)
@@ -179,7 +179,7 @@ def test_memory_is_measured_while_nothing_else_runs(artifact, photos, out, monke
 
     assert network.read_before == 0
     assert read.call_count >= 3  # the good ones
-    (line,) = [line for line in (out / JOURNAL).read_text().splitlines() if "bytes_per_pixel" in line]
+    (line,) = [line for line in (out / DONE_LOG).read_text().splitlines() if "bytes_per_pixel" in line]
     assert json.loads(line)["measured"]["bytes_per_pixel"] > 0
 
 
@@ -253,9 +253,9 @@ def test_strength_is_how_much_of_the_change_is_taken(runner, photo, strength):
         RestoreConfig(strength=1.5)
 
 
-def test_a_job_with_an_obstacle_is_a_failure_by_name(artifact, runner, photos, out):
-    obstacle = ConfigError("both would be written to it", hint="choose another --out")
-    jobs = [Job(photos / "a.png", out / "a.png", "a.png", obstacle), Job(photos / "z.webp", out / "z.webp", "z.webp")]
+def test_a_job_with_a_conflict_is_a_failure_by_name(artifact, runner, photos, out):
+    conflict = ConfigError("both would be written to it", hint="choose another --out")
+    jobs = [Job(photos / "a.png", out / "a.png", "a.png", conflict), Job(photos / "z.webp", out / "z.webp", "z.webp")]
     files = FileRunner(artifact, runner, out, ANEW)
     files.run(jobs, lambda progress: None)
     assert [result.status for result in files.report.files] == ["failed", "done"]

@@ -13,7 +13,7 @@ from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.core.sources import shipped
-from deblur_deploy.infer.reach import block_means, draw_probe, measure_reach, noisy
+from deblur_deploy.infer.receptive_field import block_means, draw_probe, measure_receptive_field, noisy
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.infer.tile_trial import BOUND, tile_difference
 from deblur_deploy.runtime.eager import TorchRunner
@@ -82,7 +82,7 @@ def open_net(kind: type[nn.Module]) -> TorchRunner:
 
 def test_a_local_network_is_tiled_as_before(wide_photo):
     runner = open_net(Local)
-    reach = measure_reach(runner)
+    reach = measure_receptive_field(runner)
     assert (reach.margin, reach.is_capped) == (32, False)
     assert tile_difference(runner, reach.margin, 128) < BOUND / 10
     restorer = Restorer(runner, RestoreConfig(tile=Resolution(128, 128)))
@@ -93,7 +93,7 @@ def test_a_local_network_is_tiled_as_before(wide_photo):
 
 @pytest.mark.parametrize("kind", [Normalised, Gated])
 def test_a_reach_without_end_is_told_from_a_measured_one(kind):
-    assert measure_reach(open_net(kind)).is_capped
+    assert measure_receptive_field(open_net(kind)).is_capped
 
 
 class Rounded(Local):
@@ -110,7 +110,7 @@ def test_rounding_to_codes_is_not_a_reach():
     noise = deblur(runner, noisy(picture)) - deblur(runner, picture)
     assert np.abs(noise).max() * 255 > 1
 
-    reach = measure_reach(runner)
+    reach = measure_receptive_field(runner)
 
     assert (reach.margin, reach.is_capped) == (32, False)
     assert tile_difference(runner, reach.margin, 128) <= BOUND

@@ -64,15 +64,15 @@ def test_a_result_is_never_written_over_another_or_over_an_input(tmp_path, out):
     (drop / "a.png").write_bytes(b"1")
     out.mkdir()
     looks = arriving_jobs(drop, out, suffix=".png", poll_seconds=0)
-    assert [next(looks), [job.obstacle for job in next(looks)]] == [[], [None]]
+    assert [next(looks), [job.conflict for job in next(looks)]] == [[], [None]]
 
     (drop / "a.jpg").write_bytes(b"2")
     (drop / "a.png").write_bytes(b"changed")
     (drop / "b.png").write_bytes(b"3")
     (out / "b.png").symlink_to(drop / "b.png")
     next(looks)
-    obstacles = {job.name: job.obstacle for job in next(looks)}
-    assert obstacles["a.png"] is None
-    assert "a.png and" in obstacles["a.jpg"].message
-    assert "would both be written to" in obstacles["a.jpg"].message
-    assert "would be written over the input" in obstacles["b.png"].message
+    conflicts = {job.name: job.conflict for job in next(looks)}
+    assert conflicts["a.png"] is None
+    assert "a.png and" in conflicts["a.jpg"].message
+    assert "would both be written to" in conflicts["a.jpg"].message
+    assert "would be written over the input" in conflicts["b.png"].message

@@ -22,7 +22,7 @@ from deblur_deploy.infer.picture import Tones
 from deblur_deploy.infer.png_chunks import SIGNATURE, chunk
 from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
-from deblur_deploy.infer.rows import open_rows, restore_rows
+from deblur_deploy.infer.streaming import open_streaming, restore_streaming
 from deblur_deploy.infer.tones import measured_tones, restore_picture
 from tests.infer.stand_ins import Identity
 
@@ -223,14 +223,14 @@ def test_a_transparent_level_of_16_bits_becomes_alpha(tmp_path, color):
 def test_large_pictures_keep_the_same_in_rows(tmp_path):
     chunks = [(b"gAMA", struct.pack(">I", 100_000)), (b"tEXt", b"Author\0Somebody")]
     path = png(tmp_path / "a.png", *chunks)
-    reader = open_rows(path, None)
+    reader = open_streaming(path, None)
     assert reader is not None
     restorer = Restorer(Identity(), RestoreConfig(tile=Resolution(48, 48), count_process=False), {"margin": 4})
-    restore_rows(reader, tmp_path / "b.png", None, restorer)
+    restore_streaming(reader, tmp_path / "b.png", None, restorer)
     assert chunks_of(tmp_path / "b.png") == chunks
     assert np.array_equal(read_picture(tmp_path / "b.png").samples, noise())
     brighter = Restorer(Brighter(), RestoreConfig(tile=Resolution(48, 48), count_process=False), {"margin": 4})
-    restore_rows(reader, tmp_path / "c.png", None, brighter)
+    restore_streaming(reader, tmp_path / "c.png", None, brighter)
     assert np.array_equal(read_picture(tmp_path / "c.png").samples, read_picture(through(path, Brighter)[0]).samples)
 
 

@@ -149,7 +149,7 @@ def test_types_and_layouts_are_those_of_the_library(answers):
 
 
 def test_the_attributes_are_those_of_the_onnx_node(answers):
-    onnx_function = pytest.importorskip("deblur_deploy.graph.deform_function")
+    onnx_function = pytest.importorskip("deblur_deploy.graph.deform_op")
     function = onnx_function.deform_conv_function((3, 3), 1)
 
     assert (function.domain, function.name) == (NAMESPACE, NAME)

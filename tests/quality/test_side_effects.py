@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import VerificationError
-from deblur_deploy.quality.evaluate_blurred import WINDOW, side_effects
+from deblur_deploy.quality.side_effects import WINDOW, side_effects
 
 Image8 = NDArray[np.uint8]
 

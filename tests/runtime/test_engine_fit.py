@@ -50,7 +50,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, engine: Artifact, with_figures: Any) 
         (RTX | TURING | {"driver_cuda": "14.5"}, "7.5"),
     ],
 )
-def test_engines_that_fit_meet_no_obstacle(judge: Callable[..., Any], figures: dict[str, Any], capability: str) -> None:
+def test_engines_that_fit_are_not_refused(judge: Callable[..., Any], figures: dict[str, Any], capability: str) -> None:
     assert judge(figures, capability) is None
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.film.deep_color import rgb_from_yuv, subsampled, yuv_change
-from deblur_deploy.infer.film.source import COLOR_FIELDS, Facts
+from deblur_deploy.infer.film.source import COLOR_FIELDS, FilmFacts
 
 _FLAGS = (
     av.video.reformatter.Interpolation.BICUBIC
@@ -62,7 +62,7 @@ class Target:
     colors: dict[str, int]
 
 
-def target_colors(facts: Facts, pix_fmt: str, codec: str) -> dict[str, int]:
+def target_colors(facts: FilmFacts, pix_fmt: str, codec: str) -> dict[str, int]:
     """Colours of the result: those of the film; of RGB that becomes YUV, a matrix that says which; of JPEG, its own."""
     colors = dict(facts.colors)
     if codec == "mjpeg" and facts.codec != codec:
@@ -81,7 +81,7 @@ class ColorBridge:
         target: How its result is encoded.
     """
 
-    def __init__(self, facts: Facts, target: Target) -> None:
+    def __init__(self, facts: FilmFacts, target: Target) -> None:
         self._target = target
         self._matrix = matrix_of(facts.colors["colorspace"], facts.width, facts.height)
         self._range = _range_of(facts.colors["color_range"], facts.pix_fmt)

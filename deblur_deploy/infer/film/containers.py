@@ -8,8 +8,8 @@ from typing import Any
 import av
 
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.infer.film.source import Facts
-from deblur_deploy.infer.film_suffixes import FILM_SUFFIXES
+from deblur_deploy.infer.film.source import FilmFacts
+from deblur_deploy.infer.film.suffixes import FILM_SUFFIXES
 
 _FAMILIES = {
     "matroska": ("matroska", "webm"),
@@ -84,7 +84,7 @@ def preferred(muxer: str) -> str | None:
     return _FIRST.get(muxer)
 
 
-def container_options(muxer: str, source: Path, facts: Facts, metadata: dict[str, str]) -> dict[str, str]:
+def container_options(muxer: str, source: Path, facts: FilmFacts, metadata: dict[str, str]) -> dict[str, str]:
     """Options of a muxer that keep what the film's own container holds."""
     options: dict[str, str] = {}
     if muxer == "mpegts":

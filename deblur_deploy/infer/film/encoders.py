@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +15,7 @@ MPEG_RATES = frozenset({"mpeg1video", "mpeg2video"})
 
 
 @dataclass(frozen=True)
-class Encoder:
+class VideoEncoder:
     """One encoder.
 
     Args:
@@ -37,18 +40,18 @@ class Encoder:
     even: bool = False
 
 
-def _quantizer(name: str, codec: str, default: int = 1, **options: str) -> Encoder:
-    return Encoder(name, codec, "quantizer", 1, 31, default, options)
+def _quantizer(name: str, codec: str, default: int = 1, **options: str) -> VideoEncoder:
+    return VideoEncoder(name, codec, "quantizer", 1, 31, default, options)
 
 
 ENCODERS = (
-    Encoder("libx264", "h264", "crf", 0, 51, 10, even=True),
-    Encoder("libx264rgb", "h264", "crf", 0, 51, 10),
-    Encoder("libx265", "hevc", "crf", 0, 51, 12, {"x265-params": "log-level=none"}, even=True),
-    Encoder("libvpx-vp9", "vp9", "crf", 0, 63, 14, {"b": "0", "cpu-used": "3", "row-mt": "1"}),
-    Encoder("libsvtav1", "av1", "crf", 0, 63, 4, {"preset": "8"}, even=True),
+    VideoEncoder("libx264", "h264", "crf", 0, 51, 10, even=True),
+    VideoEncoder("libx264rgb", "h264", "crf", 0, 51, 10),
+    VideoEncoder("libx265", "hevc", "crf", 0, 51, 12, {"x265-params": "log-level=none"}, even=True),
+    VideoEncoder("libvpx-vp9", "vp9", "crf", 0, 63, 14, {"b": "0", "cpu-used": "3", "row-mt": "1"}),
+    VideoEncoder("libsvtav1", "av1", "crf", 0, 63, 4, {"preset": "8"}, even=True),
     # VP8 takes the bit rate for a ceiling of its quality.
-    Encoder("libvpx", "vp8", "crf", 4, 63, 8, {"b": "200000000", "cpu-used": "2"}),
+    VideoEncoder("libvpx", "vp8", "crf", 4, 63, 8, {"b": "200000000", "cpu-used": "2"}),
     _quantizer("mpeg4", "mpeg4"),
     _quantizer("mpeg2video", "mpeg2video", 2),
     _quantizer("mpeg1video", "mpeg1video", 2),
@@ -62,22 +65,22 @@ ENCODERS = (
     _quantizer("h263p", "h263p"),
     _quantizer("rv20", "rv20"),
     _quantizer("rv10", "rv10"),
-    Encoder("prores_ks", "prores", "quantizer", 1, 64, 2),
-    Encoder("dnxhd", "dnxhd", "fixed"),
-    Encoder("ffv1", "ffv1", "lossless"),
-    Encoder("qtrle", "qtrle", "lossless"),
-    Encoder("png", "png", "lossless"),
-    Encoder("utvideo", "utvideo", "lossless"),
-    Encoder("magicyuv", "magicyuv", "lossless"),
-    Encoder("ffvhuff", "ffvhuff", "lossless"),
-    Encoder("huffyuv", "huffyuv", "lossless"),
-    Encoder("rawvideo", "rawvideo", "lossless"),
-    Encoder("v210", "v210", "lossless"),
-    Encoder("r210", "r210", "lossless"),
-    Encoder("zlib", "zlib", "lossless"),
-    Encoder("flashsv", "flashsv", "lossless"),
-    Encoder("ljpeg", "ljpeg", "lossless"),
-    Encoder("jpeg2000", "jpeg2000", "lossless", options={"pred": "1"}),
+    VideoEncoder("prores_ks", "prores", "quantizer", 1, 64, 2),
+    VideoEncoder("dnxhd", "dnxhd", "fixed"),
+    VideoEncoder("ffv1", "ffv1", "lossless"),
+    VideoEncoder("qtrle", "qtrle", "lossless"),
+    VideoEncoder("png", "png", "lossless"),
+    VideoEncoder("utvideo", "utvideo", "lossless"),
+    VideoEncoder("magicyuv", "magicyuv", "lossless"),
+    VideoEncoder("ffvhuff", "ffvhuff", "lossless"),
+    VideoEncoder("huffyuv", "huffyuv", "lossless"),
+    VideoEncoder("rawvideo", "rawvideo", "lossless"),
+    VideoEncoder("v210", "v210", "lossless"),
+    VideoEncoder("r210", "r210", "lossless"),
+    VideoEncoder("zlib", "zlib", "lossless"),
+    VideoEncoder("flashsv", "flashsv", "lossless"),
+    VideoEncoder("ljpeg", "ljpeg", "lossless"),
+    VideoEncoder("jpeg2000", "jpeg2000", "lossless", options={"pred": "1"}),
 )
 """In order of preference where a film's own codec cannot be written: what plays widely comes first.
 
@@ -94,13 +97,28 @@ NEAREST = {"cfhd": "prores_ks"}
 ALPHA_FIRST = ("prores_ks", "libvpx-vp9", "qtrle", "ffv1", "utvideo", "png")
 """Preferred for pictures with transparency."""
 
+_SVT_LOG, _ERRORS_ONLY = "SVT_LOG", "1"
 
-def own_encoders(codec: str) -> list[Encoder]:
+
+def own_encoders(codec: str) -> list[VideoEncoder]:
     """The encoders that write a codec."""
     return [row for row in ENCODERS if row.codec == codec]
 
 
-def encoder_named(name: str) -> Encoder:
+def encoder_named(name: str) -> VideoEncoder:
     """A row by the name of its encoder or codec; of another encoder of FFmpeg, one whose quality is fixed."""
     rows = [row for row in ENCODERS if row.name == name] or own_encoders(name)
-    return rows[0] if rows else Encoder(name, name, "fixed")
+    return rows[0] if rows else VideoEncoder(name, name, "fixed")
+
+
+@contextmanager
+def quiet_encoders() -> Iterator[None]:
+    """SVT-AV1 reads from the environment how much it tells; what the user set there stays."""
+    if _SVT_LOG in os.environ:
+        yield
+        return
+    os.environ[_SVT_LOG] = _ERRORS_ONLY
+    try:
+        yield
+    finally:
+        os.environ.pop(_SVT_LOG, None)

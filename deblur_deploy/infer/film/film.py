@@ -1,4 +1,4 @@
-"""An open film with everything that is known about it."""
+"""An open film with everything that is known about it, and the part of it that is restored."""
 
 from __future__ import annotations
 
@@ -7,10 +7,54 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from deblur_deploy.infer.film.clip import Clip
-from deblur_deploy.infer.film.source import Facts, film_stream
+from deblur_deploy.infer.film.source import FilmFacts, film_stream
 from deblur_deploy.infer.film.survey import Survey
 from deblur_deploy.infer.settings import VideoConfig
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A part of a film.
+
+    Args:
+        origin: Time of the film's first picture, in seconds.
+        start: Where the part begins, in seconds after that.
+        end: Where it ends, or None for the end of the film.
+    """
+
+    origin: Fraction
+    start: Fraction = Fraction(0)
+    end: Fraction | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether something is left out."""
+        return self.start > 0 or self.end is not None
+
+    def holds(self, time: Fraction) -> bool:
+        """Whether a time, in seconds, lies in the part."""
+        after = time - self.origin
+        return not self.is_part or (after >= self.start and (self.end is None or after < self.end))
+
+    def is_over(self, time: Fraction) -> bool:
+        """Whether a time lies behind the part."""
+        return self.end is not None and time - self.origin >= self.end
+
+    def chapters(self, chapters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Chapters of the part, at their times in it."""
+        if not self.is_part:
+            return chapters
+        kept = []
+        for chapter in chapters:
+            unit = chapter["time_base"]
+            start, end = (round(self._inside(chapter[side] * unit) / unit) for side in ("start", "end"))
+            if end > start:
+                kept.append(chapter | {"start": start, "end": end})
+        return kept
+
+    def _inside(self, time: Fraction) -> Fraction:
+        after = max(time - self.start, Fraction(0))
+        return after if self.end is None else min(after, self.end - self.start)
 
 
 @dataclass(frozen=True)
@@ -30,13 +74,13 @@ class Film:
     path: Path
     reader: Any
     stream: Any
-    facts: Facts
+    facts: FilmFacts
     survey: Survey
     config: VideoConfig
     clip: Clip
 
 
-def open_film(path: Path, reader: Any, facts: Facts, surveyed: Survey, config: VideoConfig) -> Film:
+def open_film(path: Path, reader: Any, facts: FilmFacts, surveyed: Survey, config: VideoConfig) -> Film:
     """Put together what is known of an open film."""
     origin = surveyed.times[0] * surveyed.unit if surveyed.times else Fraction(0)
     clip = Clip(origin, config.start, config.end)

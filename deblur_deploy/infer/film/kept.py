@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deblur_deploy.infer.film.metadata import kept_metadata
-from deblur_deploy.infer.film.source import Facts, film_stream, is_still, opened, read_facts
+from deblur_deploy.infer.film.source import FilmFacts, film_stream, is_still, opened, read_facts
 
 _SIDE_DATA = {
     "DISPLAYMATRIX": "how the picture is turned for display",
@@ -33,7 +33,7 @@ _COLORS = {
 _UNSPECIFIED = {"colorspace": (2,), "color_range": (0,), "color_primaries": (0, 2), "color_trc": (0, 2)}
 
 
-def losses(source: Path, facts: Facts, result: Path, colors: dict[str, int]) -> list[str]:
+def losses(source: Path, facts: FilmFacts, result: Path, colors: dict[str, int]) -> list[str]:
     """Compare a result with its film.
 
     Args:

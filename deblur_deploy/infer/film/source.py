@@ -31,7 +31,7 @@ _NOT_FILMS = {"image2", "tty", "gif", "apng", "webp_anim"}
 
 
 @dataclass(frozen=True)
-class Facts:
+class FilmFacts:
     """What is known about a film before it is restored.
 
     Args:
@@ -137,7 +137,7 @@ def decoder_of(stream: Any) -> Any:
     return stream.codec_context
 
 
-def read_facts(path: Path) -> Facts:
+def read_facts(path: Path) -> FilmFacts:
     """What the first picture of a film says.
 
     Raises:
@@ -152,7 +152,7 @@ def read_facts(path: Path) -> Facts:
         if frame.width * frame.height > MAX_PIXELS:
             raise ArtifactError(f"{path} has absurd dimensions: {frame.width}x{frame.height}", hint="cut it into parts")
         context, components = stream.codec_context, frame.format.components
-        return Facts(
+        return FilmFacts(
             context.codec.canonical_name,
             context.profile,
             _tag_of(context),

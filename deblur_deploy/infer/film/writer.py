@@ -14,11 +14,10 @@ import av
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.infer.film.containers import container_options, muxer_for
 from deblur_deploy.infer.film.copies import Copies
+from deblur_deploy.infer.film.encoder_choice import EncoderChoice, choices
 from deblur_deploy.infer.film.encoders import MPEG_RATES
 from deblur_deploy.infer.film.film import Film
-from deblur_deploy.infer.film.metadata import kept_metadata, time_code_of
-from deblur_deploy.infer.film.plan import Choice, choices
-from deblur_deploy.infer.film.side_data import DOLBY_VISION, IN_CONTAINER
+from deblur_deploy.infer.film.metadata import DOLBY_VISION, IN_CONTAINER, kept_metadata, time_code_of
 from deblur_deploy.infer.film.source import COLOR_FIELDS, METADATA_ERRORS, reason
 from deblur_deploy.infer.settings import VideoConfig
 
@@ -138,9 +137,9 @@ class FilmWriter:
         rate = self._survey.rate.limit_denominator(1001)
         return rate if 0 < rate.numerator <= _LARGEST_UNIT else Fraction(max(1, round(rate)))
 
-    def _choose(self, config: VideoConfig) -> Choice:
+    def _choose(self, config: VideoConfig) -> EncoderChoice:
         """The first way that the encoder itself agrees to."""
-        failure: tuple[Choice, BaseException] | None = None
+        failure: tuple[EncoderChoice, BaseException] | None = None
         for choice in choices(self._facts, config, self._writer):
             if choice.encoder.codec in MPEG_RATES:
                 self._rate = min(_LEGAL_MPEG, key=lambda legal: abs(legal - self._survey.rate))
@@ -152,14 +151,14 @@ class FilmWriter:
             if failure is None or config.codec is not None:
                 return choice
             lost = f"{failure[0].encoder.name} does not take these pictures of {self._facts.width}x{self._facts.height}"
-            return Choice(choice.encoder, choice.target, choice.options, (*choice.notes, lost))
+            return EncoderChoice(choice.encoder, choice.target, choice.options, (*choice.notes, lost))
         name = failure[0].encoder.name if failure else config.codec
         raise ConfigError(
             f"{name} does not take these settings: {reason(failure[1]) if failure else 'unknown'}",
             hint="leave out --codec, --profile and --preset, or give libx264",
         )
 
-    def _configured(self, context: Any, choice: Choice) -> Any:
+    def _configured(self, context: Any, choice: EncoderChoice) -> Any:
         facts = self._facts
         context.width, context.height, context.pix_fmt = facts.width, facts.height, choice.target.pix_fmt
         context.time_base, context.framerate = 1 / self._rate, self._rate
@@ -175,7 +174,7 @@ class FilmWriter:
         context.options = dict(choice.options)
         return context
 
-    def _add_film(self, stream: Any, choice: Choice) -> tuple[Any, Any]:
+    def _add_film(self, stream: Any, choice: EncoderChoice) -> tuple[Any, Any]:
         """The stream of the result, and what encodes for it."""
         facts, name = self._facts, choice.encoder.name
         # A stream made after the film's own brings the container's side data along; a new one cannot be given any.
@@ -207,7 +206,7 @@ class FilmWriter:
         out.disposition = stream.disposition
         return out, encoder
 
-    def _tag(self, choice: Choice) -> str | None:
+    def _tag(self, choice: EncoderChoice) -> str | None:
         """Apple's players refuse HEVC that is not called hvc1; fourcc of AVI tell players which decoder to take."""
         facts = self._facts
         if choice.encoder.codec == facts.codec and facts.tag in _KEPT_TAGS:

@@ -19,16 +19,15 @@ from deblur_deploy.core.formats import format_of_suffix
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.infer import picture as pictures
-from deblur_deploy.infer import png_rows, tiff_writer
-from deblur_deploy.infer import rows as in_rows
-from deblur_deploy.infer.encode import row_writer, write_picture
+from deblur_deploy.infer import png_reader, streaming, tiff_writer
+from deblur_deploy.infer.encode import streaming_writer, write_picture
 from deblur_deploy.infer.jobs import find_jobs
 from deblur_deploy.infer.picture import Layout, Metadata, Picture
 from deblur_deploy.infer.read import read_picture
 from deblur_deploy.infer.restore import RestoreConfig, Restorer
-from deblur_deploy.infer.rows import open_rows, restore_rows
 from deblur_deploy.infer.run import FileRunner
 from deblur_deploy.infer.settings import InferConfig
+from deblur_deploy.infer.streaming import open_streaming, restore_streaming
 
 SUFFIXES = [".png", ".tif"]
 
@@ -76,11 +75,13 @@ def test_rows_are_what_the_whole_picture_is(tmp_path, suffix, dtype, channels):
     restorer = tiled()
     with (
         path.open("wb") as file,
-        row_writer(format_of_suffix(suffix).name)(file, Layout.plain(samples.shape, samples.dtype), metadata) as w,
+        streaming_writer(format_of_suffix(suffix).name)(
+            file, Layout.plain(samples.shape, samples.dtype), metadata
+        ) as w,
     ):
         w.write(samples)
 
-    reader = open_rows(path, None)
+    reader = open_streaming(path, None)
     assert reader is not None
     assert (reader.layout.shape, reader.layout.dtype, reader.kind) == (
         samples.shape,
@@ -91,7 +92,7 @@ def test_rows_are_what_the_whole_picture_is(tmp_path, suffix, dtype, channels):
     assert len(bands) > 5
     assert np.array_equal(np.concatenate(bands), samples)
 
-    assert restore_rows(reader, tmp_path / f"b{suffix}", None, restorer)[0] > 4
+    assert restore_streaming(reader, tmp_path / f"b{suffix}", None, restorer)[0] > 4
     again = read_picture(tmp_path / f"b{suffix}")
     assert np.array_equal(again.samples, restorer.restore(samples))
     assert again.metadata.dpi == pytest.approx((300, 150), abs=0.1)
@@ -102,12 +103,12 @@ def test_a_picture_goes_over_into_another_format(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     write_picture(path, Picture(samples_of(3, np.uint8), format_of_suffix(suffix).name))
     for target in ("PNG", "TIFF"):
-        reader = open_rows(path, target)
+        reader = open_streaming(path, target)
         assert reader is not None
-        restore_rows(reader, tmp_path / "b", target, tiled())
+        restore_streaming(reader, tmp_path / "b", target, tiled())
         with Image.open(tmp_path / "b") as image:
             assert (image.format, image.size) == (target, (130, 157))
-    assert open_rows(path, "JPEG") is None
+    assert open_streaming(path, "JPEG") is None
 
 
 @pytest.mark.parametrize("pillow", [True, False])
@@ -119,7 +120,7 @@ def test_what_stands_beside_the_pixels_is_kept(tmp_path, pillow):
     if not pillow:
         pytest.importorskip("imagecodecs", reason="16-bit colour needs the extra `deep`")
     write_picture(tmp_path / "a.png", Picture(samples, "PNG", metadata))
-    reader = open_rows(tmp_path / "a.png", None)
+    reader = open_streaming(tmp_path / "a.png", None)
     assert reader is not None
     assert reader.metadata == read_picture(tmp_path / "a.png").metadata
     assert reader.metadata.icc_profile == b"profile"
@@ -130,7 +131,7 @@ def test_what_needs_the_whole_picture_is_not_read_in_rows(tmp_path, options):
     image = Image.fromarray(samples_of(3, np.uint8)).convert(options.get("mode", "RGB"))
     kept = {name: value for name, value in options.items() if name == "transparency"}
     image.save(tmp_path / "a", options.get("format", "PNG"), **kept)
-    assert open_rows(tmp_path / "a", None) is None
+    assert open_streaming(tmp_path / "a", None) is None
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits", "tiff_adobe_deflate"])
@@ -143,7 +144,7 @@ def test_strips_of_other_programs_are_read(tmp_path, compression, order):
         path = tmp_path / f"{index}.tif"
         options = {"photometric": "rgb", "rowsperstrip": 7} if name else {"photometric": "rgb"}
         tifffile.imwrite(path, samples, byteorder=order, compression=name, **options)
-        reader = open_rows(path, None)
+        reader = open_streaming(path, None)
         assert reader is not None
         bands = list(reader.bands())
         assert len(bands) > 10
@@ -163,15 +164,15 @@ def test_tiffs_that_are_not_in_rows(tmp_path, damage, monkeypatch):
     stored = samples.transpose(2, 0, 1) if damage == "planes" else samples
     tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, 3, 1, 6)] * (damage == "turned"), **given)
     if damage == "one strip":
-        monkeypatch.setattr("deblur_deploy.infer.tiff_rows._MAX_STRIP_PIXELS", 1000)
+        monkeypatch.setattr("deblur_deploy.infer.tiff_reader._MAX_STRIP_PIXELS", 1000)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:30_000])
-        reader = open_rows(path, None)
+        reader = open_streaming(path, None)
         assert reader is not None
         with pytest.raises(ArtifactError, match=r"a\.tif cannot be read: a strip is cut off"):
             list(reader.bands())
     else:
-        assert open_rows(path, None) is None
+        assert open_streaming(path, None) is None
 
 
 def damaged_png(samples, damage):
@@ -195,15 +196,15 @@ def damaged_png(samples, damage):
 @pytest.mark.parametrize("damage", ["short", "byte", "filter"])
 def test_a_damaged_file_is_an_error_and_leaves_nothing(tmp_path, damage):
     (tmp_path / "a.png").write_bytes(damaged_png(samples_of(3, np.uint8), damage))
-    reader = open_rows(tmp_path / "a.png", None)
+    reader = open_streaming(tmp_path / "a.png", None)
     assert reader is not None
     with pytest.raises(ArtifactError, match=r"a\.png cannot be read"):
-        restore_rows(reader, tmp_path / "out" / "a.png", None, tiled())
+        restore_streaming(reader, tmp_path / "out" / "a.png", None, tiled())
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_run_restores_large_pictures_in_rows_beside_small_ones(artifact, runner, tmp_path, monkeypatch):
-    monkeypatch.setattr(in_rows, "LARGE_BYTES", 100_000)
+    monkeypatch.setattr(streaming, "LARGE_BYTES", 100_000)
     inputs = tmp_path / "in"
     for name, size in (("a", (40, 60)), ("b", (157, 130)), ("c", (40, 50)), ("d", (140, 150))):
         write_picture(inputs / f"{name}.png", Picture(samples_of(3, np.uint8, size), "PNG"))
@@ -212,8 +213,8 @@ def test_a_run_restores_large_pictures_in_rows_beside_small_ones(artifact, runne
     files = FileRunner(artifact, runner, tmp_path / "out", config)
     jobs = find_jobs([inputs], tmp_path / "out")
     opened = []
-    original = png_rows.PngRows.bands
-    monkeypatch.setattr(png_rows.PngRows, "bands", lambda self: opened.append(1) or original(self))
+    original = png_reader.PngReader.bands
+    monkeypatch.setattr(png_reader.PngReader, "bands", lambda self: opened.append(1) or original(self))
 
     files.run(jobs, lambda progress: None)
 
@@ -238,17 +239,19 @@ def measure_peaks(folder: Path) -> list[int]:
     for height in (1500, 6000):
         path = folder / f"{height}.png"
         write_picture(path, Picture(np.tile(samples_of(3, np.uint8, (100, 1500)), (height // 100, 1, 1)), "PNG"))
-        reader = open_rows(path, None)
+        reader = open_streaming(path, None)
         assert reader is not None
         restorer = Restorer(Softener(), RestoreConfig(60_000_000, count_process=False), {"margin": 16})
         restorer.plan(1500, height, 3)
-        peaks.append(peak_during(lambda: restore_rows(reader, folder / "out.png", None, restorer)))  # noqa: B023
+        peaks.append(peak_during(lambda: restore_streaming(reader, folder / "out.png", None, restorer)))  # noqa: B023
     return peaks
 
 
 def test_memory_does_not_grow_with_the_height(tmp_path):
     """In a process of its own: in one that has lived, holes that earlier work left in the heap hide what is taken."""
-    code = "import json, pathlib, sys, test_rows; print(json.dumps(test_rows.measure_peaks(pathlib.Path(sys.argv[1]))))"
+    code = (
+        "import json, pathlib, sys, test_streaming as t; print(json.dumps(t.measure_peaks(pathlib.Path(sys.argv[1]))))"
+    )
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2]), *sys.path])
     command = [sys.executable, "-c", code, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})

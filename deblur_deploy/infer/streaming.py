@@ -13,10 +13,10 @@ from deblur_deploy.core.files import whole_file
 from deblur_deploy.core.formats import FORMATS
 from deblur_deploy.core.lazy import load_named
 from deblur_deploy.infer import thumbnail
-from deblur_deploy.infer.encode import encoding, row_writer
+from deblur_deploy.infer.encode import encoding, streaming_writer
 from deblur_deploy.infer.fit import fit_metadata
+from deblur_deploy.infer.overlap import overlap
 from deblur_deploy.infer.picture import Layout, Metadata, Tones
-from deblur_deploy.infer.pipeline import overlap
 from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.tones import NOT_ON_THE_CURVE, TonedRows
 
@@ -24,7 +24,7 @@ LARGE_BYTES = 60_000_000
 """Pictures that take more than this to decode are restored in rows where that is possible; 6 megapixels of colour."""
 
 
-class RowReader(Protocol):
+class StreamingReader(Protocol):
     """A picture that is decoded from top to bottom.
 
     Attributes:
@@ -59,7 +59,7 @@ def is_large(decoding_bytes: int, restorer: Restorer) -> bool:
     return decoding_bytes > min(LARGE_BYTES, restorer.in_flight_bytes)
 
 
-def open_rows(path: Path, target_format: str | None) -> RowReader | None:
+def open_streaming(path: Path, target_format: str | None) -> StreamingReader | None:
     """A picture to be read row by row, or None where it, or its result, has to be in memory as a whole.
 
     Args:
@@ -70,31 +70,31 @@ def open_rows(path: Path, target_format: str | None) -> RowReader | None:
         ArtifactError: Its header cannot be read.
         MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
-    if target_format is not None and FORMATS[target_format].row_writer is None:
+    if target_format is not None and FORMATS[target_format].streaming_writer is None:
         return None
     for row in FORMATS.values():
-        if row.row_reader is None or (target_format is None and row.row_writer is None):
+        if row.streaming_reader is None or (target_format is None and row.streaming_writer is None):
             continue
-        reader: RowReader | None = load_named(row.row_reader)(path)
+        reader: StreamingReader | None = load_named(row.streaming_reader)(path)
         if reader is not None:
             return _if_it_fits(reader, target_format)
     return None
 
 
-def _if_it_fits(reader: RowReader, target_format: str | None) -> RowReader | None:
+def _if_it_fits(reader: StreamingReader, target_format: str | None) -> StreamingReader | None:
     """The reader, or None where its curve cannot be told in the other format, which is refused with the whole."""
     return None if reader.tones is not None and target_format not in (None, reader.kind) else reader
 
 
-def restore_rows(
-    reader: RowReader, target: Path, target_format: str | None, restorer: Restorer
+def restore_streaming(
+    reader: StreamingReader, target: Path, target_format: str | None, restorer: Restorer
 ) -> tuple[int, tuple[str, ...]]:
     """Restore a picture row by row; the result appears whole or not at all.
 
     Args:
         reader: The picture.
         target: The result.
-        target_format: As in :func:`open_rows`.
+        target_format: As in :func:`open_streaming`.
         restorer: The network.
 
     Returns:
@@ -115,8 +115,8 @@ def restore_rows(
     metadata = replace(metadata, exif=thumbnail.without(metadata.exif))  # it comes before the pixels that it would show
     with whole_file(target) as partial, partial.open("wb") as file:
         with encoding(target, kind, reader.layout.shape):
-            make = row_writer(kind)
-            assert make is not None  # open_rows has asked
+            make = streaming_writer(kind)
+            assert make is not None  # open_streaming has asked
             writer = make(file, reader.layout, metadata)
         with writer:
 

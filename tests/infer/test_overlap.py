@@ -10,7 +10,7 @@ import pytest
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.infer.memory import MemoryGate, parse_memory
-from deblur_deploy.infer.pipeline import overlap
+from deblur_deploy.infer.overlap import overlap
 
 
 def test_items_come_through_in_order():

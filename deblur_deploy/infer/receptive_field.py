@@ -43,7 +43,7 @@ _ROUND_MARGIN, _ROUND_BYTES = 16, 128
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReceptiveField:
     """How far a network looks.
 
     Args:
@@ -56,7 +56,7 @@ class Reach:
     is_capped: bool = False
 
 
-def measure_reach(runner: Runner) -> Reach:
+def measure_receptive_field(runner: Runner) -> ReceptiveField:
     """How far a network looks; where a picture is too short to tell, a longer one is taken.
 
     Args:
@@ -72,17 +72,17 @@ def measure_reach(runner: Runner) -> Reach:
 
 
 def measure_margin(runner: Runner) -> int:
-    """The margin alone, as :func:`measure_reach` finds it."""
-    return measure_reach(runner).margin
+    """The margin alone, as :func:`measure_receptive_field` finds it."""
+    return measure_receptive_field(runner).margin
 
 
-def _reach_in(runner: Runner, shapes: Sequence[tuple[int, int]]) -> Reach:
+def _reach_in(runner: Runner, shapes: Sequence[tuple[int, int]]) -> ReceptiveField:
     """The reach in pictures of some shapes, along their longer sides."""
     looks = [(shape, axis) for shape in shapes for axis in (0, 1) if shape[axis] >= max(shape)]
     reach = max(_reach_along(runner, shape, axis) for shape, axis in looks)
     is_capped = reach > min(shape[axis] // 2 for shape, axis in looks) - _ROUND_MARGIN
     margin = -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN if reach else 0
-    return Reach(margin, is_capped)
+    return ReceptiveField(margin, is_capped)
 
 
 def warm_up(runner: Runner) -> None:

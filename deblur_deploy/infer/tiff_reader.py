@@ -33,7 +33,7 @@ _MAX_STRIP_PIXELS = 1 << 22
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _TiffStrips:
     """Where things are in a TIFF file.
 
     Args:
@@ -51,7 +51,7 @@ class _Layout:
     page: TiffPage
 
 
-class TiffRows:
+class TiffReader:
     """A TIFF file that is decoded from top to bottom.
 
     Args:
@@ -65,7 +65,7 @@ class TiffRows:
 
     kind = "TIFF"
 
-    def __init__(self, path: Path, layout: _Layout) -> None:
+    def __init__(self, path: Path, layout: _TiffStrips) -> None:
         self._path, self._layout = path, layout
         first = next(self.bands())
         self.layout = Layout.plain((layout.height, *first.shape[1:]), first.dtype)
@@ -107,7 +107,7 @@ class TiffRows:
         return content
 
 
-def open_tiff_rows(path: Path) -> TiffRows | None:
+def open_tiff(path: Path) -> TiffReader | None:
     """A TIFF to be read row by row, or None where it cannot be: tiles, turned, few large strips, or no plain samples.
 
     Raises:
@@ -118,10 +118,10 @@ def open_tiff_rows(path: Path) -> TiffRows | None:
         if file.read(4) not in _CLASSIC:
             return None
         layout = _find_strips(find_page(file))
-    return TiffRows(path, layout) if layout is not None else None
+    return TiffReader(path, layout) if layout is not None else None
 
 
-def _find_strips(page: TiffPage) -> _Layout | None:
+def _find_strips(page: TiffPage) -> _TiffStrips | None:
     tags, bits = page.tags, page.bits
     samples, compression = len(bits), page.number(_COMPRESSION, _UNCOMPRESSED)
     plain = page.number(_PLANES, 1) == 1 and page.number(_ORIENTATION, 1) == 1
@@ -142,7 +142,7 @@ def _find_strips(page: TiffPage) -> _Layout | None:
         strips, rows = tuple((start, length) for start in starts), 1
     elif rows * width > _MAX_STRIP_PIXELS:
         return None
-    return _Layout(tags, height, rows, strips, page)
+    return _TiffStrips(tags, height, rows, strips, page)
 
 
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:

@@ -11,11 +11,11 @@ from typing import Any
 from deblur_deploy.core.artifact import hash_file
 from deblur_deploy.core.errors import ArtifactError
 
-JOURNAL = ".deblur-infer.jsonl"
+DONE_LOG = ".deblur-infer.jsonl"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Fingerprint:
     """What decides how a result looks, beside its input.
 
     Args:
@@ -31,7 +31,7 @@ class Recipe:
     settings: dict[str, Any]
 
 
-class Journal:
+class DoneLog:
     """The finished files of an output folder.
 
     Each line is written and flushed to the disk after its file is in place. A line that a killed run left unfinished is
@@ -39,15 +39,15 @@ class Journal:
 
     Args:
         out: The output folder; it is made when the first line is written.
-        recipe: What this run does.
+        fingerprint: What this run does.
 
     Raises:
-        ArtifactError: The journal cannot be read.
+        ArtifactError: The done log cannot be read.
     """
 
-    def __init__(self, out: Path, recipe: Recipe) -> None:
-        self._path = out / JOURNAL
-        self._recipe = asdict(recipe)
+    def __init__(self, out: Path, fingerprint: Fingerprint) -> None:
+        self._path = out / DONE_LOG
+        self._fingerprint = asdict(fingerprint)
         self._done: dict[str, dict[str, Any]] = {}
         self.measured: dict[str, int] = {}
         for line in self._lines():
@@ -58,19 +58,19 @@ class Journal:
 
     @property
     def _network(self) -> list[str]:
-        return [self._recipe["artifact"], self._recipe["runtime"], self._recipe["version"]]
+        return [self._fingerprint["artifact"], self._fingerprint["runtime"], self._fingerprint["version"]]
 
     def is_done(self, name: str, source: Path, target: Path) -> bool:
         """Whether the result of a file is there, made from the same bytes in the same way, and unchanged since."""
         line = self._done.get(name)
-        if line is None or line.get("recipe") != self._recipe or line.get("target") != target.name:
+        if line is None or line.get("recipe") != self._fingerprint or line.get("target") != target.name:
             return False
         return target.is_file() and line["output"] == hash_file(target) and line["input"] == hash_file(source)
 
     def add(self, name: str, input_hash: str, target: Path) -> None:
         """Record a finished file."""
         line = {"done": name, "input": input_hash, "output": hash_file(target), "target": target.name}
-        self._append(line | {"recipe": self._recipe})
+        self._append(line | {"recipe": self._fingerprint})
 
     def remember(self, measured: dict[str, int]) -> None:
         """Record what was measured about the network, so that the next run need not."""

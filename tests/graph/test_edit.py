@@ -6,7 +6,7 @@ import onnx
 from onnx import parser
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from deblur_deploy.graph.passes import run_passes
+from deblur_deploy.graph.edit import run_passes
 
 TEXT = """
 <ir_version: 9, opset_import: ["": 19, "own": 1]>

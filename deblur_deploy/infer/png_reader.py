@@ -39,7 +39,7 @@ _PART_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _PngFile:
     """Where things are in a PNG file.
 
     Args:
@@ -68,7 +68,7 @@ class _Layout:
         return chunk(b"IHDR", struct.pack(">IIBBBBB", self.width, height, self.depth, self.color, 0, 0, 0))
 
 
-class PngRows:
+class PngReader:
     """A PNG file that is decoded from top to bottom.
 
     Args:
@@ -82,7 +82,7 @@ class PngRows:
 
     kind = "PNG"
 
-    def __init__(self, path: Path, layout: _Layout) -> None:
+    def __init__(self, path: Path, layout: _PngFile) -> None:
         self._path, self._layout = path, layout
         black = self._decode(layout.beside, bytes(1 + layout.row_bytes), 1)
         self.layout = Layout.plain((layout.height, *black.samples.shape[1:]), black.samples.dtype)
@@ -112,11 +112,11 @@ class PngRows:
         return read_picture(self._path, io.BytesIO(b"".join(parts)))
 
 
-def open_png_rows(path: Path) -> PngRows | None:
+def open_png(path: Path) -> PngReader | None:
     """A PNG to be read row by row, or None where it cannot be: interlaced, of a palette, or damaged.
 
     Raises:
-        ArtifactError: As :class:`PngRows`.
+        ArtifactError: As :class:`PngReader`.
         MissingDependencyError: Likewise.
     """
     try:
@@ -124,10 +124,10 @@ def open_png_rows(path: Path) -> PngRows | None:
             layout = _find_chunks(file) if file.read(8) == SIGNATURE else None
     except (OSError, struct.error):
         return None
-    return PngRows(path, layout) if layout is not None else None
+    return PngReader(path, layout) if layout is not None else None
 
 
-def _find_chunks(file: BinaryIO) -> _Layout | None:
+def _find_chunks(file: BinaryIO) -> _PngFile | None:
     header, beside, pixels, begun = b"", b"", [], 0
     while True:
         length, kind = struct.unpack(">I4s", file.read(8))
@@ -148,7 +148,7 @@ def _find_chunks(file: BinaryIO) -> _Layout | None:
     width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", header[:13])
     if depth not in (8, 16) or color not in _CHANNELS or interlaced or not 0 < width * height <= MAX_PIXELS:
         return None
-    return _Layout(width, height, depth, color, beside, tuple(pixels))
+    return _PngFile(width, height, depth, color, beside, tuple(pixels))
 
 
 class _Inflated:

@@ -17,12 +17,12 @@ from deblur_deploy.infer.film.encoders import (
     DEEP_FIRST,
     ENCODERS,
     NEAREST,
-    Encoder,
+    VideoEncoder,
     encoder_named,
     own_encoders,
 )
-from deblur_deploy.infer.film.side_data import hdr_options
-from deblur_deploy.infer.film.source import Facts
+from deblur_deploy.infer.film.metadata import hdr_options
+from deblur_deploy.infer.film.source import FilmFacts
 from deblur_deploy.infer.settings import VideoConfig
 
 _QSCALE_UNIT = 118
@@ -39,7 +39,7 @@ _SMALLEST_DEPTH = 10
 
 
 @dataclass(frozen=True)
-class Choice:
+class EncoderChoice:
     """One way to write a film.
 
     Args:
@@ -49,13 +49,13 @@ class Choice:
         notes: What of the film this way loses or changes.
     """
 
-    encoder: Encoder
+    encoder: VideoEncoder
     target: Target
     options: dict[str, str]
     notes: tuple[str, ...]
 
 
-def choices(facts: Facts, config: VideoConfig, writer: Any) -> Iterator[Choice]:
+def choices(facts: FilmFacts, config: VideoConfig, writer: Any) -> Iterator[EncoderChoice]:
     """Ways to write a film, the best first; encoders have limits of size that only opening them tells.
 
     Args:
@@ -85,7 +85,7 @@ def choices(facts: Facts, config: VideoConfig, writer: Any) -> Iterator[Choice]:
         yield _choice(row, str(name), lost, facts, config)
 
 
-def _candidates(facts: Facts, config: VideoConfig, writer: Any) -> list[Encoder]:
+def _candidates(facts: FilmFacts, config: VideoConfig, writer: Any) -> list[VideoEncoder]:
     if config.codec is not None:
         return [encoder_named(config.codec)]
     own = own_encoders(facts.codec)
@@ -108,7 +108,7 @@ def _is_there(name: str) -> bool:
     return True
 
 
-def _format_for(row: Encoder, facts: Facts, config: VideoConfig) -> tuple[str | None, set[str]]:
+def _format_for(row: VideoEncoder, facts: FilmFacts, config: VideoConfig) -> tuple[str | None, set[str]]:
     """The encoder's pixel format that loses least, and what is lost."""
     try:
         offered = [layout.name for layout in av.codec.Codec(row.name, "w").video_formats or []]
@@ -143,7 +143,7 @@ def _is_coarse(name: str) -> bool:
     return _COARSE.match(name) is not None
 
 
-def _fits_odd(name: str, facts: Facts) -> bool:
+def _fits_odd(name: str, facts: FilmFacts) -> bool:
     layout = av.VideoFormat(name, 16, 16)
     return not (
         (facts.width % 2 and layout.chroma_width() < layout.width)
@@ -151,7 +151,7 @@ def _fits_odd(name: str, facts: Facts) -> bool:
     )
 
 
-def _accepted(row: Encoder, pix_fmt: str | None, facts: Facts) -> set[str]:
+def _accepted(row: VideoEncoder, pix_fmt: str | None, facts: FilmFacts) -> set[str]:
     """What a film's own codec may lose before another is taken: bits beyond ten."""
     own = row.codec == facts.codec and pix_fmt is not None
     return {"depth"} if own and _bits(str(pix_fmt)) >= _SMALLEST_DEPTH else set()
@@ -161,7 +161,7 @@ def _bits(pix_fmt: str) -> int:
     return max((component.bits for component in av.VideoFormat(pix_fmt).components), default=8)
 
 
-def _choice(row: Encoder, pix_fmt: str, lost: set[str], facts: Facts, config: VideoConfig) -> Choice:
+def _choice(row: VideoEncoder, pix_fmt: str, lost: set[str], facts: FilmFacts, config: VideoConfig) -> EncoderChoice:
     notes = []
     if row.codec != facts.codec and config.codec is None:
         notes.append(f"{facts.codec} with {facts.pix_fmt} cannot be written into this container: {row.codec} instead")
@@ -177,10 +177,10 @@ def _choice(row: Encoder, pix_fmt: str, lost: set[str], facts: Facts, config: Vi
     if facts.is_rgb and not av.VideoFormat(pix_fmt).is_rgb:
         notes.append(f"RGB becomes {pix_fmt}")
     target = Target(pix_fmt, target_colors(facts, pix_fmt, row.codec))
-    return Choice(row, target, _options(row, pix_fmt, facts, config), (*notes,))
+    return EncoderChoice(row, target, _options(row, pix_fmt, facts, config), (*notes,))
 
 
-def _options(row: Encoder, pix_fmt: str, facts: Facts, config: VideoConfig) -> dict[str, str]:
+def _options(row: VideoEncoder, pix_fmt: str, facts: FilmFacts, config: VideoConfig) -> dict[str, str]:
     options = dict(row.options)
     for name, text in [*hdr_options(row.name, facts).items(), *_even_chroma(row.name, pix_fmt).items()]:
         options[name] = f"{options[name]}:{text}" if name in options else text
@@ -211,7 +211,7 @@ def _even_chroma(encoder: str, pix_fmt: str) -> dict[str, str]:
     return {"x264-params": "chroma-qp-offset=-6"} if encoder == "libx264" and "444" in pix_fmt else {}
 
 
-def _quality(row: Encoder, crf: int | None) -> int:
+def _quality(row: VideoEncoder, crf: int | None) -> int:
     if crf is None:
         return row.default
     if row.scale == "lossless":
