@@ -1,4 +1,4 @@
-"""What the libraries that read and write files raise when a file is not what it says: they promise nothing."""
+"""What libraries raise for files that are not what they claim to be; none of them documents a list."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ BAD_FILE_ERRORS: tuple[type[Exception], ...] = (
     struct.error,
     zlib.error,
 )
-"""Caught only around calls that hand a user's file to a library, so that one bad file never ends a run over many.
+"""Caught only around calls that hand a user's file to a library, so that one bad file does not end a run over many.
 
-Our own errors are none of these, and pass.
+Our own errors are not among these, and pass through.
 """
 
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """What libraries raise while they read a picture comes out as our own errors.
+    """A context that turns what libraries raise while they read a picture into our own errors.
 
     Raises:
         ArtifactError: The file is missing, is not an image, or is damaged.
@@ -62,12 +62,12 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def quiet_libraries() -> AbstractContextManager[object]:
-    """A context in which libraries keep what they would warn of to themselves: of single values that are damaged."""
+    """A context that silences the libraries' warnings of single damaged values."""
     return warnings.catch_warnings(action="ignore")
 
 
 def not_an_image(path: Path) -> ArtifactError:
-    """What is said of a file that no reader knows; of a known kind that is refused, its name."""
+    """The error for a file that no reader knows; it names the format where that is a known one."""
     if path.suffix.lower() in formats.REFUSED:
         kind, hint = formats.REFUSED[path.suffix.lower()]
         return ArtifactError(f"{path} is {kind}, which is not supported", hint=hint)
@@ -75,13 +75,13 @@ def not_an_image(path: Path) -> ArtifactError:
 
 
 def too_large(path: Path, size: str) -> ArtifactError:
-    """What is said of a picture with more than :data:`MAX_PIXELS`."""
+    """The error for a picture with more than :data:`MAX_PIXELS`."""
     limit = f"pictures may have up to {MAX_PIXELS / 1e6:.0f} megapixels; cut this one into parts"
     return ArtifactError(f"{path} has absurd dimensions: {size}", hint=limit)
 
 
 def as_own_error(err: Exception, source: Path) -> DeblurDeployError:
-    """Our own errors as they are; any other as the line of its file, so that it never ends a run over many.
+    """Our own errors as they are; any other as one that names its file, so that it does not end a run over many.
 
     Args:
         err: What was raised while a file was read, restored or written.

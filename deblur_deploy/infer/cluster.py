@@ -1,7 +1,7 @@
-"""The same work on many machines: Ray starts one network per worker, and files are handed to whoever is free.
+"""The same work on many machines: Ray starts one network per worker, and each file goes to a worker that is free.
 
 Inputs, results and the artifact are read and written by the workers, so every machine has to see them under the same
-paths. A worker that dies costs the file that it had: another one begins it anew, and whole files only ever appear.
+paths. When a worker dies, another one starts its file again; only complete files ever appear.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ except ModuleNotFoundError as err:
     raise MissingDependencyError("--engine ray needs Ray", hint="pip install 'deblur-deploy[ray]'") from err
 
 ATTEMPTS = 3
-"""How many workers may die over one file before it is given up."""
+"""How many workers may die on one file before that file counts as failed."""
 
 _STORE_BYTES = 80_000_000
 """Ray's shared memory on this machine: only names and figures go through it."""
@@ -78,7 +78,7 @@ class NetworkFacts:
 
 
 class Worker:
-    """The network on one worker. It is opened at the first call, so that what fails there is told in words.
+    """The network on one worker. It is opened at the first call, so that a failure is reported as an error of ours.
 
     Args:
         artifact: The network.
@@ -126,7 +126,7 @@ class Outcome:
     Args:
         restored: What was done.
         error: What failed.
-        seams: Why tiles show, empty where they do not (see :class:`Restorer`).
+        seams: Why borders of tiles show, or an empty text (see :class:`Restorer`).
     """
 
     restored: Restored | None = None
@@ -197,7 +197,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         return NetworkFacts(facts.runtime, facts.available_bytes, facts.known | self._done_log.measured)
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
-        """Restore files; what fails is in the report and the others go on.
+        """Restore files; failures go into the report, and the other files go on.
 
         Raises:
             ArtifactError: The done log cannot be written.
@@ -221,7 +221,7 @@ class ClusterRunner(AbstractContextManager["ClusterRunner"]):
         self.report.seconds += time.perf_counter() - started
 
     def _is_due(self, job: Job, notify: Notify) -> bool:
-        """Whether a job is to be done; otherwise what became of it is noted."""
+        """Whether a job is to be done; otherwise its outcome is noted."""
         if job.conflict is not None:
             self._note(job, failed_result(job, job.conflict), notify)
             return False
@@ -265,12 +265,12 @@ def _given_up(job: Job) -> DeblurDeployError:
 
 
 def _absolute(job: Job) -> Job:
-    """With paths that hold in the workers' directories too."""
+    """The job with absolute paths, which are valid in the workers' directories too."""
     return Job(job.source.absolute(), job.target.absolute(), job.name)
 
 
 def _start_ray(workers: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one here. Nothing is reported to Ray's makers unless asked for."""
+    """Join the cluster of ``RAY_ADDRESS``, or start one here. Ray's usage reports are off unless asked for."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)

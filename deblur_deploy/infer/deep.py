@@ -23,7 +23,7 @@ except ModuleNotFoundError as err:
     ) from err
 
 _PREMULTIPLIED = 1
-"""What ExtraSamples says of an alpha channel with which the colours were multiplied (TIFF 6.0, section 18)."""
+"""Value of ExtraSamples for an alpha channel that the colours were multiplied by (TIFF 6.0, section 18)."""
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 
@@ -79,7 +79,7 @@ def decode_tiff(content: BinaryIO, index: int) -> tuple[NDArray[Any], int]:
         index: The page.
 
     Raises:
-        ValueError: It is of colours that are not known, such as CMYK.
+        ValueError: Its colours are not supported, such as CMYK.
     """
     content.seek(0)
     with tifffile.TiffFile(content) as file:

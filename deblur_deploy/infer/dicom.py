@@ -1,4 +1,4 @@
-"""DICOM: gray pictures of 16 bits, of which the result is a picture derived from them (DICOM PS3.3, section C.7.6)."""
+"""DICOM: 16-bit gray pictures, whose results are marked as derived from them (DICOM PS3.3, section C.7.6)."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def restore_dicom(
     """Restore the pictures of a DICOM file.
 
     The stored values from the lowest to the highest are what the network sees as black to white, so that nothing is
-    clipped; padding is no part of that, is left alone and is hidden from the network. Bits above the stored ones, such
-    as overlays, stay. Rescale slope and intercept, window and every other element are written as they were read, but
-    for those that say what picture this is: it is derived, and has a UID of its own.
+    clipped; padding values do not count for that, stay as they are, and are hidden from the network. Bits above the
+    stored ones, such as overlays, stay. Rescale slope and intercept, window and every other element are written as they
+    were read, except for those that identify the picture: it is derived, and has a UID of its own.
 
     Args:
         source: Gray, one or more frames of 16 bits, signed or not. Compressed ones need a plugin of pydicom.
@@ -56,10 +56,10 @@ def restore_dicom(
         config: Whether it keeps the UID.
 
     Returns:
-        Number of frames, and what is to be said.
+        Number of frames, and notes for the user.
 
     Raises:
-        ArtifactError: It is no such file, or is damaged.
+        ArtifactError: It is not such a file, or is damaged.
         MissingDependencyError: It is compressed, and no plugin for that is installed.
     """
     try:
@@ -111,13 +111,13 @@ class _Values:
         )
 
     def _signed_word(self, value: int) -> int:
-        """A value that may have been written in the other of signed and unsigned."""
+        """A value that may have been written as signed where samples are unsigned, or the other way round."""
         value &= 0xFFFF
         return value - 0x10000 if self._signed and value >= 0x8000 else value
 
     @property
     def tones(self) -> Tones:
-        """What is black and white: the lowest and the highest value that is no padding."""
+        """What is black and white: the lowest and the highest value that is not padding."""
         found = [measured_tones(self.frame(number)[:, :, None], self._padding) for number in range(len(self._words))]
         low, high = min(tones.low for tones in found), max(tones.high for tones in found)
         return Tones(high, low, None, self._padding) if self._inverted else Tones(low, high, None, self._padding)
@@ -140,7 +140,7 @@ class _Values:
 
 
 def _check(dataset: Any, source: Path) -> None:
-    """Refuse what is no gray picture of 16 bits."""
+    """Refuse anything but a 16-bit gray picture."""
     if "PixelData" not in dataset:
         kind = dataset.get("Modality") or "unknown"
         raise ArtifactError(f"{source} holds no pixels (modality {kind})", hint="leave it out")
@@ -156,7 +156,7 @@ def _check(dataset: Any, source: Path) -> None:
 
 
 def _decompress(dataset: Any, source: Path) -> tuple[str, ...]:
-    """Unpack pixels that are compressed; returns what is to be said of it."""
+    """Decompress pixels that are compressed; returns a note about it."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
         return ()

@@ -1,4 +1,4 @@
-"""Which files are done: one line of JSON each, so that a second run can go on after the last."""
+"""The done log: a line of JSON for each finished file, so that a second run can continue where the first stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DONE_LOG = ".deblur-infer.jsonl"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What decides how a result looks, beside its input.
+    """Everything besides the input that decides how a result looks.
 
     Args:
         artifact: sha256 of the network's payload.
@@ -35,11 +35,11 @@ class DoneLog:
     """The finished files of an output folder.
 
     Each line is written and flushed to the disk after its file is in place. A line that a killed run left unfinished is
-    passed over.
+    ignored.
 
     Args:
         out: The output folder; it is made when the first line is written.
-        fingerprint: What this run does.
+        fingerprint: Network, runtime and settings of this run.
 
     Raises:
         ArtifactError: The done log cannot be read.
@@ -73,7 +73,7 @@ class DoneLog:
         self._append(line | {"recipe": self._fingerprint})
 
     def remember(self, measured: dict[str, int]) -> None:
-        """Record what was measured about the network, so that the next run need not."""
+        """Record what was measured about the network, so that the next run need not measure it again."""
         if measured != self.measured:
             self._append({"network": self._network, "measured": measured})
             self.measured = dict(measured)

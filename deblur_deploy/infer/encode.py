@@ -1,4 +1,4 @@
-"""Writing photographs: with everything that was beside the pixels, and whole or not at all."""
+"""Writing photographs with their metadata; a file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_picture(path: Path, picture: Picture, config: EncodeConfig = EncodeCon
         config: Format and quality.
 
     Returns:
-        What is not kept, in words.
+        Notes on what is not kept.
 
     Raises:
         ArtifactError: The format cannot hold the picture's samples, or the file cannot be written.
@@ -66,7 +66,7 @@ def write_picture(path: Path, picture: Picture, config: EncodeConfig = EncodeCon
 
 @contextmanager
 def encoding(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[None]:
-    """What libraries raise while they write a picture comes out as our own error, but for the disk's.
+    """A context that turns what libraries raise while they write a picture into our own error; the disk's errors pass.
 
     Args:
         path: The file.
@@ -74,7 +74,7 @@ def encoding(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[None]:
         shape: Height and width of the picture, and more.
 
     Raises:
-        ArtifactError: The picture, or what is to be said about it, does not go into such a file.
+        ArtifactError: The picture or its metadata does not fit into such a file.
     """
     try:
         yield
@@ -88,7 +88,7 @@ def encoding(path: Path, kind: str, shape: tuple[int, ...]) -> Iterator[None]:
 
 
 def streaming_writer(kind: str) -> Callable[[BinaryIO, Layout, Metadata], Any] | None:
-    """What writes a format row by row, or None."""
+    """The class that writes a format row by row, or None."""
     place = FORMATS[kind].streaming_writer
     return load_named(place) if place is not None else None
 
@@ -118,13 +118,13 @@ def _encode_png(path: Path, picture: Picture, metadata: Metadata, config: Encode
 
 
 class _AfterHeader:
-    """A file into which chunks are put after the header of a PNG that is written to it: Pillow knows only some."""
+    """A file that inserts chunks after the header of the PNG that is written to it: Pillow writes only some kinds."""
 
     def __init__(self, file: BinaryIO, chunks: bytes) -> None:
         self._file, self._chunks, self._written = file, chunks, 0
 
     def write(self, data: bytes) -> int:
-        """Write on; what comes up to the header's end goes before the chunks."""
+        """Write; what comes up to the end of the header goes before the chunks."""
         left = max(0, _PNG_HEADER_END - self._written)
         self._file.write(data[:left])
         self._written += len(data)
@@ -135,7 +135,7 @@ class _AfterHeader:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Nothing is buffered here."""
 
 
 def _encode_jpeg(path: Path, picture: Picture, metadata: Metadata, config: EncodeConfig) -> None:
@@ -175,7 +175,7 @@ def _encode_heif(path: Path, picture: Picture, metadata: Metadata, config: Encod
 
 
 def _encode_plain(path: Path, picture: Picture, metadata: Metadata, config: EncodeConfig) -> None:
-    """By Pillow, with what its plugins commonly take."""
+    """Write with Pillow, with the options that its plugins share."""
     row = FORMATS[str(config.format)]
     row.prepare()
     image = _as_image(picture)
@@ -189,7 +189,7 @@ def _encode_plain(path: Path, picture: Picture, metadata: Metadata, config: Enco
 
 
 def _options(metadata: Metadata) -> dict[str, Any]:
-    """What Pillow is told of the metadata."""
+    """The metadata as options of Pillow's ``save``."""
     given = {
         "exif": metadata.exif,
         "icc_profile": metadata.icc_profile,

@@ -1,4 +1,4 @@
-"""What of a picture a format can hold: the rest is converted and said, or refused."""
+"""Fitting a picture to a format: what the format cannot hold is converted with a note, or refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit(path: Path, picture: Picture, kind: str) -> tuple[Picture, tuple[str, ..
         kind: Pillow's name of the format.
 
     Returns:
-        The picture, and what of it is not kept.
+        The picture, and notes on what is not kept.
 
     Raises:
         ArtifactError: The format cannot hold its channels, its kind of samples, or the curve of its values.
@@ -77,7 +77,7 @@ def _check_channels(path: Path, picture: Picture, kind: str) -> None:
 
 
 def _check_curve(path: Path, picture: Picture, kind: str) -> None:
-    """Refuse to write values into a format in which they would be taken for others."""
+    """Refuse a format in which readers would misinterpret the values."""
     metadata = picture.metadata
     if kind == picture.format:
         return
@@ -93,7 +93,7 @@ def _check_curve(path: Path, picture: Picture, kind: str) -> None:
 
 
 def fit_metadata(metadata: Metadata, source: str, kind: str) -> tuple[Metadata, tuple[str, ...]]:
-    """What a format can say about a picture, and what of it is not kept.
+    """The metadata that a format can hold, and notes on what is not kept.
 
     Args:
         metadata: What the picture's file says.
@@ -118,7 +118,7 @@ def fit_metadata(metadata: Metadata, source: str, kind: str) -> tuple[Metadata, 
 
 
 def _names(metadata: Metadata, source: str) -> list[str]:
-    """What the parts are called that only the source's format has."""
+    """Names, for notes, of the metadata that only the source's format has."""
     if source == "PNG":
         carried = {b"iCCP", b"pHYs", b"sRGB", b"gAMA"} | ({b"cHRM"} if metadata.icc_profile else set())
         others = [item for item in metadata.own if item[0] not in carried and b"adobe.xmp" not in item[1]]

@@ -1,4 +1,4 @@
-"""AVIF and HEIF files as boxes (ISO/IEC 14496-12, 23008-12): what their pixels are, and room for metadata.
+"""AVIF and HEIF files as boxes (ISO/IEC 14496-12, 23008-12): how their pixels are stored, and adding metadata.
 
 The encoder of deep AVIF writes pixels alone; EXIF, XMP, the colour profile and the orientation are added to its file.
 """
@@ -32,7 +32,7 @@ class PixelFacts:
     Args:
         bits: Of a sample.
         cicp: Primaries, transfer and matrix where they are not sRGB's, or None (ITU-T H.273).
-        is_lossless: Whether the colours are coded as they are, as encoders do it that lose nothing.
+        is_lossless: Whether the colours are coded as RGB, as lossless encoders do.
     """
 
     bits: int
@@ -78,7 +78,8 @@ def add_metadata(content: bytes, metadata: Metadata) -> bytes:
     """A picture with EXIF, XMP, profile and orientation.
 
     Args:
-        content: As libavif writes it: ``ftyp``, ``meta`` and ``mdat``, places counted in four bytes from the beginning.
+        content: As libavif writes it: ``ftyp``, ``meta`` and ``mdat``, with offsets of four bytes from the start of the
+            file.
         metadata: What is added.
     """
     start = struct.unpack_from(">I", content, 0)[0]
@@ -113,7 +114,7 @@ def _items(metadata: Metadata) -> list[tuple[bytes, bytes, bytes]]:
 
 
 def _properties(metadata: Metadata) -> list[tuple[bytes, bool]]:
-    """Boxes of properties, and whether a reader must know them."""
+    """Property boxes, and whether a reader must understand them."""
     found = []
     if metadata.icc_profile:
         found.append((_box(b"colr", b"prof" + metadata.icc_profile), False))
@@ -128,7 +129,7 @@ def _properties(metadata: Metadata) -> list[tuple[bytes, bool]]:
 
 
 def _with_properties(iprp: bytes, properties: list[tuple[bytes, bool]]) -> bytes:
-    """Properties added, for every item that has a size: the colours and, so that both turn, the transparency."""
+    """Properties added to every item that has a size: the colours and, so that both turn, the transparency."""
     children = dict(_children(iprp))
     count = len(list(_children(children[b"ipco"])))
     children[b"ipco"] += b"".join(box for box, _ in properties)
@@ -154,14 +155,14 @@ def _with_infos(iinf: bytes, items: list[tuple[bytes, bytes, bytes]], first: int
 
 
 def _entries(iloc: bytes) -> Iterator[int]:
-    """Where the entries of a table of places are: version 0, offsets and lengths of four bytes, one extent each."""
+    """Offsets of the entries of an item location table: version 0, fields of four bytes, one extent each."""
     if iloc[0] != 0 or iloc[4:6] != b"\x44\x00":
-        raise ValueError("the encoder wrote places of another form")
+        raise ValueError("the encoder wrote item locations of another form")
     return iter(range(8, 8 + 14 * struct.unpack_from(">H", iloc, 6)[0], 14))
 
 
 def _located(iloc: bytes, moved: int, items: list[tuple[int, bytes]], size: int) -> bytes:
-    """The table with what is there moved, and the items after the end of the file of ``size`` bytes."""
+    """The item location table with its offsets moved, and new items after the end of a file of ``size`` bytes."""
     table = bytearray(iloc)
     for place in _entries(iloc):
         struct.pack_into(">I", table, place + 6, struct.unpack_from(">I", table, place + 6)[0] + moved)

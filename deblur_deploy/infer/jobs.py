@@ -1,4 +1,4 @@
-"""What there is to do: which files of what was named, and where each result goes."""
+"""The jobs of a run: which files are restored, and where each result goes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Job:
         source: The file.
         target: Where its result goes.
         name: What it is called in reports: its path below the folder that was named.
-        conflict: Why it must not be restored, or None.
+        conflict: Why it is not restored, or None: its result would be written over another file.
         found: What the file is, where its suffix does not say.
     """
 
@@ -52,7 +52,7 @@ class Job:
 
 
 def parse_format(text: str) -> tuple[str, str]:
-    """Pillow's name of a format, and the suffix of its files, from what the user calls it, such as ``jpg``.
+    """Pillow's name and the suffix of a format that the user names, such as ``jpg``.
 
     Raises:
         ConfigError: There is no such format.
@@ -71,18 +71,18 @@ def find_jobs(
     suffix: str | None = None,
     passed: Counter[str] | None = None,
 ) -> list[Job]:
-    """List what is to be done, in the order in which it was named; folders recursively, sorted by name.
+    """List the jobs in the order in which their files were named; folders recursively, sorted by name.
 
     Args:
         inputs: Files and folders.
         out: Folder for the results; files of folders keep their path below the folder.
-        pattern: Takes of folders only files whose name, or path below the folder, matches, such as ``*.png``; upper and
-            lower case are the same.
+        pattern: Takes only those files of folders whose name, or path below the folder, matches, such as ``*.png``;
+            case is ignored.
         suffix: Suffix for pictures, instead of their own.
         passed: Counts by suffix the files of folders that were passed over.
 
     Returns:
-        The jobs; those whose results would be written over an input or over each other have a conflict.
+        The jobs, with a conflict where the result would be written over an input or another result.
 
     Raises:
         ArtifactError: An input is missing, or a folder holds nothing that fits.
@@ -130,10 +130,10 @@ def check_apart(folder: Path, out: Path) -> None:
 
 
 def inputs_under(folder: Path, out: Path, pattern: str | None, passed: Counter[str] | None = None) -> Iterator[Path]:
-    """Files of a folder that can be restored, sorted; not hidden ones, nor results.
+    """Files of a folder that can be restored, sorted, without hidden files and results.
 
-    Results are what lies in ``out``, and below any folder with a done log; the folder itself may be one that was named
-    on purpose.
+    Results are the files in ``out`` and below any folder with a done log. ``folder`` itself may have one: the user
+    named it.
 
     Args:
         folder: The folder.
@@ -171,7 +171,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _is_film(path: Path) -> bool:
-    """Whether a file whose suffix says nothing is a film; without PyAV none is."""
+    """Whether a file with an unknown suffix is a film; never without PyAV."""
     try:
         from deblur_deploy.infer.film.source import is_film
     except ModuleNotFoundError:
@@ -191,7 +191,7 @@ def _job(source: Path, out: Path, name: str, suffix: str | None) -> Job:
 
 
 def _without_conflicts(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs; of those whose results would be written over an input or over each other, each has a conflict."""
+    """The jobs, with a conflict where the result would be written over an input or another result."""
     inputs = {job.source.resolve() for job in jobs}
     sources: dict[Path, list[Path]] = {}
     for job in jobs:
@@ -232,7 +232,7 @@ class Targets:
         self._sources: dict[Path, Path] = {}
 
     def conflict(self, job: Job, inputs: Set[Path]) -> ConfigError | None:
-        """What stands against a job, or None, and then its result is its file's from now on.
+        """The conflict of a job; or None, and then its result belongs to its file from now on.
 
         Args:
             job: The job.

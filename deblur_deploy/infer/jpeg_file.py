@@ -24,14 +24,14 @@ _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _MAX_SEGMENT = 65533
 
 _THUMBNAIL_TYPES = {0x010001, 0x010002}
-"""Pictures of a multi-picture file that show the first one smaller (CIPA DC-007, table 4)."""
+"""Types of pictures in a multi-picture file that are smaller copies of the first (CIPA DC-007, table 4)."""
 
 _PROMISES = (
     "http://ns.google.com/photos/1.0/container/",
     "http://ns.adobe.com/hdr-gain-map/1.0/",
     "http://ns.google.com/photos/1.0/camera/",
 )
-"""XMP namespaces that speak of what follows the picture in the file."""
+"""XMP namespaces that describe what follows the picture in the file."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class JpegFile:
         return [(attributes & 0xFFFFFF, size, start) for _, attributes, size, start in index_entries(data)]
 
     def metadata(self) -> tuple[Metadata, tuple[str, ...]]:
-        """What the file says about its picture, and what of that is not kept."""
+        """The metadata of the picture, and notes on what is not kept."""
         block = next((data for marker, data in self.segments if marker == APP1 and data.startswith(_EXIF)), None)
         exif, notes = sound_exif(block)
         xmp = next((data for marker, data in self.segments if marker == APP1 and data.startswith(_XMP)), None)
@@ -106,7 +106,7 @@ def take_apart(data: bytes) -> JpegFile:
     segments: list[tuple[int, bytes]] = []
     place, mpf_base, scanned, progressive = 2, 0, False, False
     while place + 4 <= len(data) or data[place : place + 2] == _EOI:
-        if data[place] != 0xFF:  # filling between segments, which decoders pass over
+        if data[place] != 0xFF:  # fill bytes between segments, which decoders skip
             place = data.find(b"\xff", place)
             if place < 0:
                 break
@@ -133,7 +133,7 @@ def take_apart(data: bytes) -> JpegFile:
 
 
 def _is_own(marker: int, data: bytes) -> bool:
-    """Whether a segment is copied as it is: those that say how the file is coded are written anew."""
+    """Whether a segment is copied; those that describe the coding are written anew."""
     if marker == APP1:
         return not data.startswith((_EXIF, _XMP))
     return marker not in (_APP0, _APP14) and not (marker == APP2 and data.startswith(_ICC))
@@ -145,7 +145,7 @@ def extra_segments(own: Own) -> bytes:
 
 
 def append_trailer(written: bytes, trailer: Trailer) -> bytes:
-    """A written picture with what followed the old one, whose index of pictures is put right."""
+    """A new JPEG with the trailer of the old one, whose index of pictures is corrected."""
     place = written.find(MPF)
     if place < 0:
         return written + trailer.data
@@ -181,7 +181,7 @@ def index_entries(data: bytes) -> list[tuple[int, int, int, int]]:
 
 
 def without_promises(xmp: bytes | None) -> bytes | None:
-    """An XMP packet that does not speak of pictures and films after this one; None where it cannot be read."""
+    """An XMP packet without its references to pictures and films after this one; None where it cannot be read."""
     if xmp is None or not any(namespace.encode() in xmp for namespace in _PROMISES):
         return xmp
     try:

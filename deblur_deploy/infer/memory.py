@@ -1,4 +1,4 @@
-"""Amounts of memory as users write them, and a gate that keeps the pictures on their way within a budget."""
+"""Amounts of memory as users write them, and a gate that keeps the pictures in progress within a budget."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def parse_memory(text: str) -> int:
     """
     match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([KMG]?I?B|)", text.strip().upper())
     if match is None or match[2] == "IB" or not float(match[1]):
-        raise ConfigError(f"{text!r} is no amount of memory", hint="write a number with a unit, such as 2GB or 800MB")
+        raise ConfigError(
+            f"{text!r} is not an amount of memory", hint="write a number with a unit, such as 2GB or 800MB"
+        )
     return int(float(match[1]) * _UNITS[match[2] if match[2] != "B" else ""])
 
 
 class MemoryGate:
-    """Lets pictures in as long as those that are inside fit together; one that fits with no other goes in alone.
+    """Admits pictures as long as they fit into memory together; one that fits with no other is admitted alone.
 
     Args:
         capacity_bytes: What the pictures inside may take together.
@@ -40,7 +42,7 @@ class MemoryGate:
 
         Args:
             count: Size of the picture in bytes.
-            give_up: Asked now and then while waiting.
+            give_up: Polled while waiting.
 
         Returns:
             Whether the picture was let in; False after ``give_up`` said so.

@@ -1,4 +1,4 @@
-"""One file from its source to its target, from beginning to end: a picture, a video or a DICOM file."""
+"""One file from source to target: a picture, a video or a DICOM file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Restored:
         frames: Pictures restored.
         tiles: Tiles of one picture; 0 where there are several.
         notes: What of the file could not be kept, or was changed, one sentence each.
-        ended_early: Where the file ended before it says that it ends, how, such as "ends early: ...".
+        ended_early: How the file ended before its declared end, such as "ends early: ...", or None.
     """
 
     input_hash: str
@@ -45,7 +45,7 @@ def restore_file(
         job: The file.
         restorer: The network.
         config: How.
-        tick: Told after every frame of a video how many are restored, and of how many where the file says so.
+        tick: Called after every frame of a video with the number restored, and the total where the file declares it.
 
     Raises:
         DeblurDeployError: The file is bad, or the memory does not suffice.
@@ -56,7 +56,7 @@ def restore_file(
 
 
 def keep_dates(job: Job) -> None:
-    """Give a result the dates of its file, by which albums sort; where the file system takes none, it goes without."""
+    """Give a result the dates of its source, by which albums sort; file systems that refuse them are ignored."""
     with contextlib.suppress(OSError):
         status = job.source.stat()
         os.utime(job.target, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.1
 
 
 class _Channel(Generic[T]):
-    """Room for one item that waits; it ends, and nobody waits on it after a failure."""
+    """A queue of one item that can be closed; nobody blocks on it after a failure."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._items: queue.Queue[tuple[T] | None] = queue.Queue(1)

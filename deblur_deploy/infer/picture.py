@@ -18,7 +18,7 @@ from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS, quiet_libraries
 _BAND_PIXELS = 1 << 18
 
 UNASSOCIATED_ALPHA = 2
-"""What ExtraSamples says of a channel of transparency (TIFF 6.0, section 18)."""
+"""Value of ExtraSamples for a channel of transparency (TIFF 6.0, section 18)."""
 
 _DAMAGED_EXIF = "its EXIF data are damaged and left out"
 
@@ -72,13 +72,13 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Tones:
-    """Which stored values are black and white, and how they rise between.
+    """Which stored values are black and white, and the curve between them.
 
     Args:
         low: Stored value of black.
         high: Stored value of white.
         gamma: Exponent that makes a value linear, where the curve is not near that of sRGB; 1 for linear pictures.
-        missing: Stored values that are no picture, from the first to the second. NaN and infinity never are.
+        missing: Range of stored values that mark missing pixels, both ends included. NaN and infinity always do.
     """
 
     low: float
@@ -92,15 +92,15 @@ class Picture:
     """A decoded photograph.
 
     Args:
-        samples: (H, W, C), one or three colours and then what else a pixel has, such as alpha. uint8 or uint16 but for
-            TIFF, which also has signed and floating samples. Writable.
+        samples: (H, W, C), one or three colours and then what else a pixel has, such as alpha. uint8 or uint16; TIFF
+            also has signed and floating samples. Writable.
         format: Pillow's name of the file format.
         metadata: What the file says about it.
-        bits: Bits of a sample that count, where the type has more, such as 12 of uint16.
+        bits: Significant bits of a sample, where the type has more, such as 12 of uint16.
         extra: What the channels after the colours are, as TIFF's ExtraSamples says it; None for alpha in the second or
             fourth of two or four.
         tones: Black and white where they are not 0 and the largest code, or where the curve is not that of sRGB.
-        notes: What of the file is not kept, in words.
+        notes: What of the file is not kept, as sentences.
     """
 
     samples: NDArray[Any]
@@ -170,7 +170,7 @@ def row_bands(height: int, width: int) -> Iterator[slice]:
 
 
 def straight_colors(samples: NDArray[Any], white: int) -> NDArray[Any]:
-    """Colours that were multiplied with the alpha channel after them, as they are without it, in place.
+    """Undo the multiplication of colours by the alpha channel that follows them, in place.
 
     Where alpha is zero there is no colour to find, and the stored one stays (TIFF 6.0, section 18).
     """
@@ -182,7 +182,7 @@ def straight_colors(samples: NDArray[Any], white: int) -> NDArray[Any]:
 
 
 def sound_exif(exif: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
-    """An EXIF block if it can be read and says anything, else None; and what is to be said of a damaged one."""
+    """An EXIF block where it can be read and holds anything, else None; and a note on a damaged one."""
     if not exif or exif.removeprefix(b"Exif\0\0")[8:10] == bytes(2):
         return None, ()
     block = Image.Exif()

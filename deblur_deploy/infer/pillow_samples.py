@@ -1,4 +1,4 @@
-"""What Pillow decodes, as arrays, and what it says of formats that have no reader of their own here."""
+"""Pictures that Pillow decodes, as arrays, and the metadata of formats without a reader of their own here."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ _BACK: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def other_metadata(image: Image.Image, content: bytes) -> tuple[Metadata, tuple[str, ...]]:
-    """What a file says about its picture, as Pillow has read it, and what of that is not kept.
+    """The metadata of a picture as Pillow has read it, and notes on what is not kept.
 
     Args:
         image: The open file.

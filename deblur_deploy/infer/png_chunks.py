@@ -1,4 +1,4 @@
-"""What stands beside the pixels of a PNG, chunk by chunk: a damaged one costs itself and not the picture."""
+"""The chunks of a PNG besides its pixels; a damaged one is lost by itself, and the picture is not."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _INCHES_PER_METRE = 39.3701
 _METRE = 1
 _MAX_UNPACKED = 64 << 20
-"""Bytes of a text or profile; those of cameras and editors are far smaller."""
+"""Largest text or profile, in bytes; those of cameras and editors are far smaller."""
 
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
 
 _FOR_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
-"""Ancillary chunks without which the pixels are others."""
+"""Ancillary chunks that the values of the pixels depend on."""
 
 _OF_COLOR_TYPE = {b"sBIT", b"bKGD"}
-"""Chunks that are true only as long as the colour type and the depth stay."""
+"""Chunks that are valid only while the colour type and the depth stay."""
 
 _STALE = {b"hIST", b"iDOT"}
-"""Chunks that speak of the palette and of places in the old file."""
+"""Chunks that refer to the palette and to offsets in the old file."""
 
 _LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"sRGB": 1, b"pHYs": 9, b"tIME": 7, b"mDCV": 24, b"cLLI": 8}
 
 _COPIED = {*_LENGTHS, *_OF_COLOR_TYPE, b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"sPLT"}
 _COPIED |= {b"oFFs", b"pCAL", b"sCAL", b"sTER"}
-"""Chunks of the specification and its extensions that stay true; of others those that say that they may be copied."""
+"""Chunks of the specification and its extensions that stay valid; others stay if marked safe to copy."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PngParts:
     Args:
         header: The first chunk.
         pixels: A PNG of nothing but what the pixels need.
-        beside: Names and data of the other chunks that are whole.
+        beside: Names and data of the other chunks that are undamaged.
         transparent: Gray level, or colour, that is transparent; of 16 bits.
         frames: Pictures in it.
         notes: What is not kept.
@@ -95,7 +95,7 @@ class PngParts:
 
     @property
     def tones(self) -> tuple[Tones | None, str | None]:
-        """How values rise from black to white, and what is to be said of it (section 4.3: what has precedence)."""
+        """The tone curve, and a note on it (section 4.3: which chunk has precedence)."""
         found, white = dict(reversed(self.beside)), 255 if self.header.depth <= 8 else 65535
         if b"cICP" in found:
             transfer = found[b"cICP"][1]
@@ -122,7 +122,7 @@ def read_header(file: BinaryIO) -> PngHeader:
 
 
 def take_apart(file: BinaryIO) -> PngParts:
-    """Read a PNG; a damaged chunk beside the pixels is left out, and said.
+    """Read a PNG; a damaged chunk other than the pixels is left out, with a note.
 
     Raises:
         ValueError: There is no header.
@@ -220,12 +220,12 @@ def _keyword(kind: bytes, data: bytes) -> bytes | None:
 
 
 def _inflated(data: bytes, header: int) -> bytes:
-    """What is compressed after a keyword, its zero and the method."""
+    """The compressed data after a keyword, a zero byte and the method."""
     return _unpacked(data[data.index(b"\0") + header :])
 
 
 def _unpacked(data: bytes) -> bytes:
-    """What is compressed, unless it is of a size that only a bomb has.
+    """Decompressed data, unless it is of a size that only a decompression bomb has.
 
     Raises:
         ValueError: It is larger, or cut off.
@@ -233,7 +233,7 @@ def _unpacked(data: bytes) -> bytes:
     unpacker = zlib.decompressobj()
     found = unpacker.decompress(data, _MAX_UNPACKED)
     if not unpacker.eof:
-        raise ValueError("what is compressed is cut off or of an absurd size")
+        raise ValueError("the compressed data is cut off or of an absurd size")
     return found
 
 

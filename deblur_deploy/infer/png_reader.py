@@ -1,11 +1,11 @@
 """Reading PNG files some rows at a time.
 
-pypng does that too, in pure Python, and libvips, a large library of its own beside Pillow. Here zlib and the readers
-that are used anyway do the work.
+pypng does that too, but in pure Python; so does libvips, a second large library beside Pillow. zlib and the readers
+that are needed anyway suffice.
 
-The compressed stream is unpacked as far as it is needed, and a band of its rows is made a small PNG of its own, which
-the usual reader decodes. Since rows are stored as differences from the row above, the last row of the band before comes
-first in it, as it is.
+The compressed stream is unpacked as far as it is needed, and each band of rows becomes a small PNG, which the usual
+reader decodes. Since rows are stored as differences from the row above, the band begins with the last row of the one
+before, stored as it is.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NOT_IN_ROWS = {b"tRNS", b"acTL"}
 """Chunks of transparent colours and of animations, which need the whole picture."""
 
 _MAX_BESIDE_BYTES = 64 << 20
-"""What may stand beside the pixels in the file; profiles and camera data are far smaller."""
+"""Largest sum of everything besides the pixels, in bytes; profiles and camera data are far smaller."""
 
 _PART_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class _PngFile:
-    """Where things are in a PNG file.
+    """The layout of a PNG file.
 
     Args:
         width: Width in pixels.
@@ -73,10 +73,10 @@ class PngReader:
 
     Args:
         path: The file.
-        layout: Where things are in it.
+        layout: Its layout.
 
     Raises:
-        ArtifactError: What stands beside the pixels cannot be read.
+        ArtifactError: The chunks besides the pixels cannot be read.
         MissingDependencyError: 16-bit colour, and the extra ``deep`` is not installed.
     """
 
@@ -113,7 +113,7 @@ class PngReader:
 
 
 def open_png(path: Path) -> PngReader | None:
-    """A PNG to be read row by row, or None where it cannot be: interlaced, of a palette, or damaged.
+    """A reader of a PNG row by row; None where that cannot be: interlaced, with a palette, or damaged.
 
     Raises:
         ArtifactError: As :class:`PngReader`.
@@ -178,7 +178,7 @@ class _Inflated:
 
 
 def _packed_parts(file: BinaryIO, chunks: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
-    """The data of chunks, some at a time; of one that is damaged the last part is missing."""
+    """The data of chunks, some at a time; a damaged one lacks its last part."""
     for start, length in chunks:
         file.seek(start)
         checksum, left = zlib.crc32(b"IDAT"), length

@@ -22,7 +22,7 @@ class PngWriter:
     """A PNG file that is written from top to bottom, within a ``with`` block.
 
     Args:
-        file: Where to.
+        file: The destination.
         layout: 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA) channels of uint8 or uint16.
         metadata: What the file says about the picture.
     """
@@ -47,7 +47,7 @@ class PngWriter:
             self._file.write(chunk(b"IEND", b""))
 
     def write(self, rows: NDArray[Any]) -> None:
-        """Write the next rows, (n, W, C) of the depth that was said."""
+        """Write the next rows, (n, W, C) at the layout's depth."""
         for part in row_bands(*rows.shape[:2]):
             stored = np.ascontiguousarray(rows[part], rows.dtype.newbyteorder(">"))
             lines = stored.view(np.uint8).reshape(len(stored), -1)
@@ -61,7 +61,7 @@ class PngWriter:
 
 
 def _filter(lines: NDArray[np.uint8], above: NDArray[np.uint8], pixel_bytes: int) -> bytes:
-    """Each row as differences from its neighbours, of the five kinds the one whose sum of magnitudes is the least.
+    """Rows as differences from their neighbours, each by the one of five filters with the least sum of magnitudes.
 
     Source: PNG specification, third edition, sections 9.2 and 12.7.
 
@@ -95,7 +95,7 @@ def _magnitude(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _paeth(left: NDArray[np.uint8], up: NDArray[np.uint8], corner: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Of three neighbours the one that is nearest to left + up - corner (PNG specification, section 9.4)."""
+    """The one of three neighbours that is nearest to left + up - corner (PNG specification, section 9.4)."""
     a, b, c = (plane.astype(np.int16) for plane in (left, up, corner))
     to_left, to_up, to_corner = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
     nearest = np.where(to_up <= to_corner, up, corner)

@@ -23,17 +23,17 @@ def restore_raw(
 
     Args:
         source: Gives frames of height x width x 3 bytes (FFmpeg's ``rgb24``).
-        sink: Takes as many of the same form.
+        sink: Takes the restored frames, in the same form.
         size: Size of the frames.
         restorer: The network.
-        tick: Told after every frame how many are restored.
+        tick: Called after every frame with the number restored.
 
     Returns:
         Number of frames.
 
     Raises:
         ArtifactError: The source ends within a frame, or the sink does not take any more.
-        DeblurDeployError: The network gave up.
+        DeblurDeployError: The network failed.
     """
     count = 0
 

@@ -60,10 +60,12 @@ def decoding_bytes(path: Path, target_format: str | None = None) -> int:
         if start[:4] in SIGNATURES:
             page = tiff_tags.find_page(file)
             size = page.number(WIDTH, 0), page.number(HEIGHT, 0)
-            # What is no unsigned byte goes through the network as float32, and is computed with in float64.
+            # Samples other than uint8 go through the network as float32, and are computed with in float64.
             deep = 1.0 if page.suits_pillow and max(page.bits) <= 8 else max(2.0, max(page.bits) / 8)
             needed = _needed(path, size, ("TIFF", target_format), deep * max(1.0, len(page.bits) / 4))
-            return needed + (0 if page.file is file else path.stat().st_size)  # Pillow holds what is no file on disk
+            return needed + (
+                0 if page.file is file else path.stat().st_size
+            )  # Pillow holds the bytes of what is not a file on disk
         with open_image(path) as image:
             progressive = _PROGRESSIVE_BYTES_PER_PIXEL if image.info.get("progressive") else 0
             deep = 2.0 if image.format in ("AVIF", "HEIF") and _isobmff_bits(path) > 8 else 1.0
@@ -84,7 +86,7 @@ def read_picture(path: Path, content: BinaryIO | None = None, *, cut_off: bool =
 
     Args:
         path: A file of one of :data:`FORMATS`.
-        content: What is read in the place of the file, which is only named in errors: a part of it that stands alone.
+        content: Bytes to read instead of the file, which then only names errors: a part that is a picture by itself.
         cut_off: Whether a JPEG that ends too early is read as far as it goes.
 
     Raises:
@@ -105,7 +107,7 @@ def read_picture(path: Path, content: BinaryIO | None = None, *, cut_off: bool =
 
 
 def _checked_start(path: Path, file: BinaryIO) -> bytes:
-    """The first bytes of a file that is not of a kind which is refused."""
+    """The first bytes of a file, unless its format is refused."""
     file.seek(0)
     start = file.read(32)
     raw = start.startswith(_RAW_STARTS) or start[4:12] in _RAW_BRANDS
@@ -136,7 +138,7 @@ def open_image(path: Path, content: BinaryIO | None = None) -> Iterator[Image.Im
             raise ArtifactError(f"{path} is {kind}, which is not supported", hint=hint)
         if image.width * image.height > MAX_PIXELS:
             raise too_large(path, f"{image.width}x{image.height}")
-        if FORMATS[kind].animation and kind != "TIFF":  # of whose pages some are no pictures of their own
+        if FORMATS[kind].animation and kind != "TIFF":  # some of its pages are not pictures of their own
             _check_single(path, getattr(image, "n_frames", 1))
         yield image
 
@@ -229,7 +231,7 @@ def _with_tones(picture: Picture, missing: tuple[float, float] | None) -> Pictur
 
 
 def _read_other(path: Path, file: BinaryIO) -> Picture:
-    """WebP, AVIF, HEIF, BMP and what else has a row."""
+    """WebP, AVIF, HEIF, BMP and every other row of the table."""
     file.seek(0)
     content = file.read()
     with open_image(path, io.BytesIO(content)) as image:

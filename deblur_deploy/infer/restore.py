@@ -261,7 +261,7 @@ class Restorer:
 
         Raises:
             ConfigError: The array is no picture, is deeper than the network's frames, or the memory does not suffice.
-            DeblurDeployError: The network gave up.
+            DeblurDeployError: The network failed.
         """
         restored = samples.copy()
         self.restore_in_place(restored)
@@ -354,7 +354,7 @@ def deblur(runner: Runner, image: Samples, max_memory: int = DEFAULT_MAX_MEMORY)
 
     Raises:
         ConfigError: The array is no picture, or the memory does not suffice.
-        DeblurDeployError: The network gave up.
+        DeblurDeployError: The network failed.
     """
     deep = image[:, :, None] if image.ndim == 2 else image
     known = _MEASURED.setdefault(runner, {})

@@ -33,7 +33,7 @@ Status = Literal["done", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file.
+    """The outcome of one file.
 
     Args:
         input: The file.
@@ -56,14 +56,14 @@ class FileResult:
 
 @dataclass
 class InferReport:
-    """What became of all files.
+    """The outcome of a run.
 
     Args:
         artifact: Directory of the network.
         runtime: What it ran on.
         seconds: Time from the first file to the last.
         files: One entry for each file, in the order in which they were finished.
-        passed_over: Files of folders that are no pictures, films or scans, counted by suffix.
+        passed_over: Files of folders that are not pictures, films or scans, counted by suffix.
     """
 
     artifact: str
@@ -104,13 +104,13 @@ class InferReport:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Args:
         job: The file that is worked on.
         frames: How many of its frames are restored.
         of: How many it has, as far as that is known.
-        result: What became of it, when it is finished.
+        result: Its outcome, when it is finished.
     """
 
     job: Job
@@ -141,7 +141,7 @@ class FileRestorer(Protocol):
     """What restores files into one folder: this process (:class:`FileRunner`) or a cluster.
 
     Attributes:
-        report: What became of the files so far.
+        report: The outcome so far.
         deaths: Workers that died on the way.
     """
 
@@ -150,10 +150,10 @@ class FileRestorer(Protocol):
 
     @property
     def seams(self) -> str:
-        """Why tiles show, empty where they do not (see :class:`Restorer`)."""
+        """Why borders of tiles show, or an empty text (see :class:`Restorer`)."""
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
-        """Restore files; what fails is in the report and the others go on."""
+        """Restore files; failures go into the report, and the other files go on."""
 
 
 class FileRunner:
@@ -181,11 +181,11 @@ class FileRunner:
 
     @property
     def seams(self) -> str:
-        """Why tiles show, empty where they do not (see :class:`Restorer`)."""
+        """Why borders of tiles show, or an empty text (see :class:`Restorer`)."""
         return self._restorer.seams
 
     def run(self, jobs: Sequence[Job], notify: Notify) -> None:
-        """Restore files; what fails is in the report and the others go on.
+        """Restore files; failures go into the report, and the other files go on.
 
         Raises:
             ArtifactError: The done log cannot be written.
@@ -305,9 +305,9 @@ def failed_result(job: Job, error: DeblurDeployError) -> FileResult:
 
 
 def settings_of(config: InferConfig) -> dict[str, Any]:
-    """What of the settings decides how results look, as the done log holds it.
+    """The settings that decide how results look, as the done log holds them.
 
-    The memory is none of it: it decides on the tiles, which differ by less than a rounding step.
+    Memory is not among them: it decides the tiles, which differ by less than a rounding step.
     """
     settings = asdict(config)
     del settings["resume"], settings["keep_going"]

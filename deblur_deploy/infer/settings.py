@@ -24,7 +24,7 @@ class VideoConfig:
         pixel_format: FFmpeg's name of a pixel format, or None for that of the input.
         profile: Profile of the encoder, such as ``high422``, or None for what fits.
         preset: Preset of the encoder, such as ``slow``, or None for its usual one.
-        deinterlace: Make whole pictures of interlaced ones, instead of refusing them.
+        deinterlace: Deinterlace films instead of refusing them.
         drop_alpha: Leave out transparency where the result cannot hold it, instead of refusing.
         start: Where the part begins, in seconds after the first picture.
         end: Where it ends, or None for the end of the film.

@@ -1,4 +1,4 @@
-"""Large pictures from file to file, of which only some rows are in memory at a time."""
+"""Large pictures from file to file, with only some rows in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deblur_deploy.infer.restore import Restorer
 from deblur_deploy.infer.tones import NOT_ON_THE_CURVE, TonedRows
 
 LARGE_BYTES = 60_000_000
-"""Pictures that take more than this to decode are restored in rows where that is possible; 6 megapixels of colour."""
+"""Pictures that take more than this to decode are streamed where that is possible; 6 megapixels of colour."""
 
 
 class StreamingReader(Protocol):
@@ -50,7 +50,7 @@ class StreamingReader(Protocol):
 
 
 def is_large(decoding_bytes: int, restorer: Restorer) -> bool:
-    """Whether a picture should be restored in rows.
+    """Whether a picture should be streamed.
 
     Args:
         decoding_bytes: What decoding it as a whole takes.
@@ -60,7 +60,7 @@ def is_large(decoding_bytes: int, restorer: Restorer) -> bool:
 
 
 def open_streaming(path: Path, target_format: str | None) -> StreamingReader | None:
-    """A picture to be read row by row, or None where it, or its result, has to be in memory as a whole.
+    """A reader of a picture row by row; None where the picture or its result has to be in memory as a whole.
 
     Args:
         path: The picture.
@@ -82,7 +82,7 @@ def open_streaming(path: Path, target_format: str | None) -> StreamingReader | N
 
 
 def _if_it_fits(reader: StreamingReader, target_format: str | None) -> StreamingReader | None:
-    """The reader, or None where its curve cannot be told in the other format, which is refused with the whole."""
+    """The reader, or None where the other format cannot record its curve, which reading it as a whole then refuses."""
     return None if reader.tones is not None and target_format not in (None, reader.kind) else reader
 
 
@@ -103,7 +103,7 @@ def restore_streaming(
     Raises:
         ArtifactError: The file is damaged, or the result cannot be written.
         ConfigError: The memory does not suffice.
-        DeblurDeployError: The network gave up.
+        DeblurDeployError: The network failed.
     """
     (height, width, channels), dtype = reader.layout.shape, reader.layout.dtype
     toned = TonedRows(reader.tones, reader.layout) if reader.tones is not None and not restorer.takes_frames else None
@@ -112,7 +112,7 @@ def restore_streaming(
     restore = restorer.begin_rows(plan, dtype) if toned is None else toned.begin(restorer, plan)
     kind = target_format or reader.kind
     metadata, notes = fit_metadata(reader.metadata, reader.kind, kind)
-    metadata = replace(metadata, exif=thumbnail.without(metadata.exif))  # it comes before the pixels that it would show
+    metadata = replace(metadata, exif=thumbnail.without(metadata.exif))  # it is written before the pixels are known
     with whole_file(target) as partial, partial.open("wb") as file:
         with encoding(target, kind, reader.layout.shape):
             make = streaming_writer(kind)

@@ -1,4 +1,4 @@
-"""The small picture inside EXIF data, which has to show the restored picture or go (Exif 2.32, section 4.5.5)."""
+"""The thumbnail in EXIF data, which has to show the restored picture or go (Exif 2.32, section 4.5.5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deblur_deploy.infer.picture import Picture
 _START, _LENGTH = 0x201, 0x202
 _HEAD = b"Exif\0\0"
 _MAX_BLOCK = 65_500
-"""What fits into a segment of a JPEG, with its head."""
+"""Largest EXIF block with its header that fits into a segment of a JPEG."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _ThumbnailDirectory:
 
 
 def renewed(exif: bytes | None, picture: Picture) -> bytes | None:
-    """EXIF data whose thumbnail shows this picture; one that cannot be drawn anew is taken out of the list.
+    """EXIF data whose thumbnail shows this picture; one that cannot be redrawn is removed from the directories.
 
     Args:
         exif: The block with its head.

@@ -1,4 +1,4 @@
-"""Reading TIFF files some rows at a time: a few strips are made a small TIFF, which the usual reader decodes."""
+"""Reading TIFF files some rows at a time: a few strips become a small TIFF, which the usual reader decodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_STRIP_PIXELS = 1 << 22
 
 @dataclass(frozen=True)
 class _TiffStrips:
-    """Where things are in a TIFF file.
+    """The layout of a TIFF file.
 
     Args:
         tags: What the file says.
@@ -56,7 +56,7 @@ class TiffReader:
 
     Args:
         path: The file.
-        layout: Where things are in it.
+        layout: Its layout.
 
     Raises:
         ArtifactError: The first rows cannot be read.
@@ -108,7 +108,7 @@ class TiffReader:
 
 
 def open_tiff(path: Path) -> TiffReader | None:
-    """A TIFF to be read row by row, or None where it cannot be: tiles, turned, few large strips, or no plain samples.
+    """A reader of a TIFF row by row; None where that cannot be: tiles, turned, few large strips, or unusual samples.
 
     Raises:
         ArtifactError: Its header or its first rows cannot be read.

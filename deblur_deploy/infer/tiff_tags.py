@@ -18,13 +18,13 @@ _SUBFILE, _OLD_SUBFILE, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 254, 255, 282, 283
 _XMP, _IPTC, _ICC, _NODATA, _DNG, _SUB_DIRECTORIES, _LAYERS = 700, 33723, 34675, 42113, 50706, 330, 37724
 
 DESCRIPTIVE_TAGS = (270, 271, 272, 274, 305, 306, 315, 316, 33432, EXIF_DIRECTORY, GPS_DIRECTORY)
-"""What a TIFF says about the picture that EXIF says too (TIFF 6.0, Exif 2.32): description, camera, orientation,
+"""Tags of a TIFF that EXIF has too (TIFF 6.0, Exif 2.32): description, camera, orientation,
 software, date, artist, computer, copyright, and the Exif and GPS directories."""
 
 _BUILT = {254, 255, *range(256, 260), *range(262, 267), 273, *range(277, 280), 284, *range(288, 294), 317, 320, 321}
 _BUILT |= {*range(322, 326), *range(332, 335), 336, *range(338, 340), *range(342, 348), 351, *range(512, 522)}
 _BUILT |= {*range(529, 533), _XMP, _ICC, EXIF_DIRECTORY, GPS_DIRECTORY}
-"""Tags that say how the file is built, or that are written from what was read of them."""
+"""Tags that describe how the file is built, or that are written from fields of the metadata."""
 
 _REDUCED_OR_MASK, _OLD_REDUCED = 0b101, 2
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, _COLOR_FILTER, _LINEAR_RAW = 0, 1, 2, 3, 32803, 34892
@@ -68,7 +68,7 @@ class TiffPage:
 
     @property
     def extra(self) -> tuple[int, ...]:
-        """What the samples after the colours are; those of which nothing is said are unspecified."""
+        """Kinds of the samples after the colours; unspecified where the file does not say."""
         colors = 3 if self.number(PHOTOMETRIC, BLACK_IS_ZERO) in (RGB, 6, 8) else 1
         count = max(0, len(self.bits) - colors)
         return (self.numbers(EXTRA, ()) + (0,) * count)[:count]
@@ -88,7 +88,7 @@ class TiffPage:
 
     @property
     def missing(self) -> tuple[float, float] | None:
-        """The value of pixels that are no picture, as GDAL says it."""
+        """The value of missing pixels, as GDAL records it."""
         try:
             value = float(str(self.tags[_NODATA]).strip("\0 "))
         except (KeyError, ValueError):
@@ -150,7 +150,7 @@ class TiffPage:
 
 
 def find_page(file: BinaryIO) -> TiffPage:
-    """The page that is the picture; smaller versions and masks of it are no pictures.
+    """The page that is the picture; smaller versions and masks of it do not count.
 
     Args:
         file: The TIFF.

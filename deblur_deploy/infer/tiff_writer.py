@@ -30,7 +30,7 @@ class TiffWriter:
     Compressed, it is deflated after taking differences between neighbours (TIFF 6.0, sections 8, 14; Technote 2).
 
     Args:
-        file: Where to; it can be rewound.
+        file: The destination; it must be seekable.
         layout: Gray or RGB with any other channels, of whole numbers or floats.
         metadata: What the file says about the picture.
     """
@@ -43,7 +43,7 @@ class TiffWriter:
         self._waiting = np.empty((0, width, channels), dtype)
         self._tags = _describe(layout, metadata)
         self._tags[278] = self._strip_rows
-        # The tags come first and tell of strips that are not written yet: as many bytes are kept free.
+        # The tags come first and describe strips that are not written yet, so room is reserved for them.
         self._put_tags([0] * -(-height // self._strip_rows))
 
     def __enter__(self) -> Self:
@@ -58,7 +58,7 @@ class TiffWriter:
             self._put_tags(self._sizes)
 
     def write(self, rows: NDArray[Any]) -> None:
-        """Write the next rows, (n, W, C) of the depth that was said."""
+        """Write the next rows, (n, W, C) at the layout's depth."""
         rows = np.concatenate([self._waiting, rows]) if len(self._waiting) else rows
         whole = len(rows) // self._strip_rows * self._strip_rows
         for top in range(0, whole, self._strip_rows):
@@ -91,7 +91,7 @@ def _describe(layout: Layout, metadata: Metadata) -> TiffImagePlugin.ImageFileDi
         tags.tagtype[tag] = kind
         tags[tag] = value
     for tag in (_STRIP_OFFSETS, _STRIP_SIZES):
-        tags.tagtype[tag] = TiffTags.LONG  # else their length would go by their values
+        tags.tagtype[tag] = TiffTags.LONG  # otherwise their length would depend on their values
     tags[256], tags[257], tags[277] = width, height, channels
     tags[258] = (layout.bits,) * channels
     tags[259] = _DEFLATE if metadata.compressed else _UNCOMPRESSED

@@ -36,7 +36,7 @@ def transfer_tones(transfer: int, white: float) -> Tones | None:
 
 
 def transfer_note(transfer: int) -> str | None:
-    """What is to be said where a curve cannot be mended: HDR curves are perceptual, like that of sRGB."""
+    """The note for a curve that is not converted: HDR curves are perceptual, like that of sRGB."""
     if transfer not in HDR_CURVES:
         return None
     return f"its {HDR_CURVES[transfer]} values were given to the network as if they were sRGB"
@@ -70,7 +70,7 @@ def restore_picture(restorer: Restorer, picture: Picture, held_bytes: int) -> tu
         held_bytes: As in :meth:`Restorer.restore_in_place`.
 
     Returns:
-        The number of tiles, and what is to be said.
+        The number of tiles, and notes for the user.
     """
     samples, tones = picture.samples, picture.tones
     notes: tuple[str, ...] = ()

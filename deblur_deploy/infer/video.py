@@ -1,4 +1,4 @@
-"""Films picture by picture: what the network does not change stays, and what cannot be kept is said."""
+"""Films picture by picture: what the network does not change stays, and what cannot be kept is reported."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Tick = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class RestoredFilm:
-    """What became of a film.
+    """The outcome of a film.
 
     Args:
         frames: Pictures restored.
         notes: What could not be kept, or was changed, one sentence each.
-        ended_early: How the film ended before it says that it ends, or None.
+        ended_early: How the film ended before its declared end, or None.
     """
 
     frames: int
@@ -55,12 +55,12 @@ def restore_video(source: Path, target: Path, restorer: Restorer, config: VideoC
         target: The result, in the container of the film. It appears whole or not at all.
         restorer: The network.
         config: Codec, quality and the part of the film.
-        tick: Told after every picture how many are restored, and of how many where the file says so.
+        tick: Called after every picture with the number restored, and the total where the file declares it.
 
     Raises:
         ArtifactError: The file is not a film, is damaged, or its container cannot hold what is in it.
         ConfigError: What was asked for does not go together, the film is interlaced, or nothing keeps its transparency.
-        DeblurDeployError: The network gave up.
+        DeblurDeployError: The network failed.
     """
     try:
         facts, surveyed = read_facts(source), survey(source)
@@ -104,7 +104,7 @@ class _Run:
         self._last: int | None = None
 
     def notes(self) -> list[str]:
-        """What went wrong on the way and did not end it."""
+        """Problems that did not stop the run."""
         notes = []
         if self._damaged:
             notes.append(f"{self._damaged} parts of the film are damaged and gave no picture")
@@ -167,7 +167,7 @@ class _Run:
         return time is not None and self._clip.holds(time * packet.time_base)
 
     def _frames(self, packet: Any) -> Iterator[Any]:
-        """Decoded and deinterlaced; what is damaged is counted, other than before the first picture."""
+        """Decoded and deinterlaced; damaged parts are counted, except before the first picture."""
         try:
             frames = self._decoder.decode(packet if packet.size else None)
         except av.error.InvalidDataError:
@@ -195,7 +195,7 @@ class _Run:
         return _Picture(frame, time, self._survey.duration_after(time), bridge.to_rgb(frame))
 
     def _time_of(self, frame: Any) -> int:
-        """When a frame is shown: its own time, or that of its place in the order; never before the one before."""
+        """When a frame is shown: its own time, or that of its place in the order; never before the last frame."""
         surveyed, index, time = self._survey, self._shown, None
         self._shown += 1
         if surveyed.by_order:

@@ -14,21 +14,21 @@ from deblur_deploy.infer.jobs import Job, Targets, check_apart, folder_job, inpu
 def arriving_jobs(
     folder: Path, out: Path, *, pattern: str | None = None, suffix: str | None = None, poll_seconds: float = 1.0
 ) -> Iterator[list[Job]]:
-    """Look into a folder again and again.
+    """Poll a folder.
 
-    A file is taken when its size and time of change are the same as at the look before, and so nobody copies to it any
-    more. One that is changed later is taken again.
+    A file is taken once its size and time of change are the same as at the poll before, so that nothing is still being
+    copied to it. One that changes later is taken again.
 
     Args:
         folder: The drop folder, with everything below it.
         out: Folder for the results; may lie inside.
         pattern: Takes only files whose name or path matches.
         suffix: Suffix for pictures, instead of their own.
-        poll_seconds: Time between two looks.
+        poll_seconds: Time between two polls.
 
     Yields:
-        The jobs that are ready, possibly none; those whose result would be written over an input or over another result
-        have a conflict. Never ends by itself.
+        The jobs that are ready, possibly none, with a conflict where the result would be written over an input or
+        another result. Never ends by itself.
 
     Raises:
         ArtifactError: There is no such folder.
@@ -60,7 +60,7 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 def serve(batches: Iterator[list[Job]], work: Callable[[list[Job]], None]) -> None:
-    """Work on what arrives until Ctrl-C, which is how this ends."""
+    """Work on what arrives until Ctrl-C."""
     try:
         for jobs in batches:
             if jobs:

@@ -90,7 +90,9 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(refuse, netwo
     assert "there is no format 'gif'" in refuse(2, "infer", network, photos, "--out", out, "--format", "gif")
     assert "quality is 101" in refuse(2, "infer", network, photos, "--out", out, "--quality", 101)
     assert "crf is -1" in refuse(2, "infer", network, photos, "--out", out, "--crf", -1)
-    assert "'much' is no amount of memory" in refuse(2, "infer", network, photos, "--out", out, "--max-memory", "much")
+    assert "'much' is not an amount of memory" in refuse(
+        2, "infer", network, photos, "--out", out, "--max-memory", "much"
+    )
     assert "the network alone takes" in refuse(2, "infer", network, photos, "--out", out, "--max-memory", "20MB")
     assert "is not a resolution" in refuse(2, "infer", network, photos, "--out", out, "--tile", "64")
     assert "write `infer SOURCE - --out - --raw" in refuse(2, "infer", network, "-", "--out", out)

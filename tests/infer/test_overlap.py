@@ -118,7 +118,7 @@ def test_amounts_of_memory(text, count):
 
 @pytest.mark.parametrize("text", ["", "two", "-1GB", "0", "0.0MB", "1TB", "iB", "1iB", "1e9", "9" * 40, "٣GB"])
 def test_what_is_no_amount_of_memory(text):
-    with pytest.raises(ConfigError, match="is no amount of memory"):
+    with pytest.raises(ConfigError, match="is not an amount of memory"):
         parse_memory(text)
 
 

@@ -1,1 +1,1 @@
-"""Films: what the network does not change stays, and what cannot be kept is said."""
+"""Films: what the network does not change stays, and what cannot be kept is reported."""

@@ -33,7 +33,7 @@ _CODECS = {
     "3gp": {"h264", "mpeg4", "h263"},
     "3g2": {"h264", "mpeg4", "h263"},
 }
-"""Codecs of containers of which FFmpeg knows one only."""
+"""Codecs of containers that hold only one, as far as FFmpeg knows."""
 
 _FIRST = {"asf": "wmv2", "flv": "libx264"}
 

@@ -1,4 +1,4 @@
-"""What is beside the picture: sound, subtitles, fonts, covers and data, copied packet by packet."""
+"""Everything in a film besides the picture: sound, subtitles, fonts, covers and data, copied packet by packet."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Copies:
             self._add(stream)
 
     def _is_taken(self, stream: Any) -> bool:
-        """Try it out: that a muxer refuses a stream shows when it writes its header, and then it is too late."""
+        """Try it in a file of its own: a muxer refuses a stream when it writes the header, and then it is too late."""
         try:
             with av.open(io.BytesIO(), "w", format=self._writer.format.name, metadata_errors=METADATA_ERRORS) as trial:
                 trial.add_stream_from_template(stream)

@@ -1,4 +1,4 @@
-"""The encoders that films are written with: one row each, with what decides over their quality."""
+"""The encoders that films are written with: one row each, with what controls their quality."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ ENCODERS = (
 )
 """In order of preference where a film's own codec cannot be written: what plays widely comes first.
 
-Quantizers keep ``qmin`` at ``qmax``. The defaults change the mean of no plane by more than 0.1 level over five passes,
-which the usual advice of 18 for x264 does. CineForm is left out: FFmpeg's encoder loses 0.3 level a pass.
+Quantizers keep ``qmin`` at ``qmax``. No default changes the mean of a plane by more than 0.1 level over five passes;
+the usual advice of 18 for x264 does. CineForm is left out: FFmpeg's encoder loses 0.3 level a pass.
 """
 
 DEEP_FIRST = ("libx265", "libsvtav1", "libx264")
@@ -113,7 +113,7 @@ def encoder_named(name: str) -> VideoEncoder:
 
 @contextmanager
 def quiet_encoders() -> Iterator[None]:
-    """SVT-AV1 reads from the environment how much it tells; what the user set there stays."""
+    """Silence SVT-AV1's own log by the environment variable that it reads; a user's setting stays."""
     if _SVT_LOG in os.environ:
         yield
         return

@@ -59,7 +59,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Film:
-    """A film and what is to become of it.
+    """A film and how it is to be restored.
 
     Args:
         path: The file.

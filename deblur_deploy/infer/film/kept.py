@@ -1,4 +1,4 @@
-"""What of a film is not in its result any more, said in words."""
+"""What a result has lost of its film, as notes."""
 
 from __future__ import annotations
 

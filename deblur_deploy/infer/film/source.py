@@ -18,14 +18,14 @@ COLOR_FIELDS = ("colorspace", "color_range", "color_primaries", "color_trc")
 """Code points of ITU-T H.273, as FFmpeg calls them."""
 
 METADATA_ERRORS = "surrogateescape"
-"""Text that is not UTF-8 goes through as the bytes that it is."""
+"""Text that is not UTF-8 keeps its bytes."""
 
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave out the transparency."""
 
 _WITHOUT_COLORS = {"vp8"}
-"""Codecs that say nothing of colours: FFmpeg's decoder makes it up, whatever the container says."""
+"""Codecs that do not signal colours: FFmpeg's decoder makes them up, whatever the container says."""
 
 _NOT_FILMS = {"image2", "tty", "gif", "apng", "webp_anim"}
 

@@ -21,7 +21,7 @@ FILM_SUFFIXES: dict[str, str | None] = {
 
 
 def is_film_name(path: Path) -> bool:
-    """Whether a file is called like a film; what ends in ``.ts`` must also begin like one, and not like TypeScript."""
+    """Whether a file is named like a film; one in ``.ts`` must also begin like a film, since TypeScript ends so too."""
     suffix = path.suffix.lower()
     if suffix != ".ts":
         return suffix in FILM_SUFFIXES
@@ -29,5 +29,5 @@ def is_film_name(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(5)
     except OSError:
-        return True  # read later, and named then
+        return True  # it is reported when it is read
     return len(head) < 5 or _SYNC in (head[0], head[4])

@@ -56,7 +56,7 @@ class Survey:
         return self.times[index] - time if index < len(self.times) else self.last
 
     def shortfall(self, frames: int) -> str | None:
-        """How a film that was restored so far ended early, for the line of its file; None where it is whole."""
+        """How a film that was restored to this point ended early, for its line of the report; None for a whole one."""
         if self.broken is None:
             return None
         known = self.expected is not None and self.expected > frames

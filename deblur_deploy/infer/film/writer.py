@@ -87,7 +87,7 @@ class FilmWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What ended the film is told, and not that its file could not be ended well after that.
+        # The first error is reported, not the one that closing the unfinished file raises after it.
         with suppress(av.error.FFmpegError, ValueError) if kind is not None else nullcontext():
             self._writer.close()
 
@@ -138,7 +138,7 @@ class FilmWriter:
         return rate if 0 < rate.numerator <= _LARGEST_UNIT else Fraction(max(1, round(rate)))
 
     def _choose(self, config: VideoConfig) -> EncoderChoice:
-        """The first way that the encoder itself agrees to."""
+        """The first choice that the encoder itself accepts."""
         failure: tuple[EncoderChoice, BaseException] | None = None
         for choice in choices(self._facts, config, self._writer):
             if choice.encoder.codec in MPEG_RATES:
