@@ -47,7 +47,9 @@ def command(
         str | None,
         typer.Option(help="Let frames arrive at these rates, such as 30,45,60; tells latency and dropped frames."),
     ] = None,
-    pipelined: Annotated[bool, typer.Option("--pipelined", help="Streams: conversion beside the network.")] = False,
+    pipelined: Annotated[
+        bool, typer.Option("--pipelined", help="Streams: conversion in parallel with the network.")
+    ] = False,
     data_transfers: Annotated[
         bool | None,
         typer.Option(
@@ -68,7 +70,7 @@ def command(
         typer.Option(help="JSON file as trtexec's --exportTimes writes it; of several rows, one each, named after it."),
     ] = None,
     compare: Annotated[Path | None, typer.Option(help="JSONL file of an earlier measurement.")] = None,
-    fail_below: Annotated[float, typer.Option(help="With --compare: least speed over the earlier one's.")] = 0.95,
+    fail_below: Annotated[float, typer.Option(help="With --compare: lowest speed relative to the earlier one.")] = 0.95,
     other_device: Annotated[bool, typer.Option("--other-device", help="Compare with another device.")] = False,
     budget_ms: Annotated[
         float | None, typer.Option(help="Exit with 3 unless the fastest stable row is at most this median.")
@@ -114,7 +116,7 @@ def command(
 
 
 def _finish(report: BenchReport, files: BenchFiles, gates: Gates, sweep: bool, output: Output) -> None:
-    """Print, write, then judge: a missed gate loses nothing of what was measured."""
+    """Print, write, then judge: a missed gate does not lose the measurement."""
     print_rows(output, report)
     result = report.as_json()
     if sweep:
@@ -213,7 +215,7 @@ def _numbers(text: str, option: str) -> list[float]:
 
 
 def _check_stream(stream: str | None, pipelined: bool, others: bool, gates: Gates) -> None:
-    """A stream has rows of its own kind, with which nothing else goes."""
+    """A stream has rows of its own kind; nothing else can be combined with it."""
     if stream is None and pipelined:
         raise ConfigError("--pipelined is for streams", hint="give --stream 30 as well")
     if stream is not None and (others or gates.baseline is not None or gates.budget_ms is not None):

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gates:
-    """What a measurement is held against.
+    """The gates that a measurement must pass.
 
     Args:
         baseline: JSONL file of an earlier measurement, or None.
-        fail_below: Least speed over the earlier one's that is no loss.
+        fail_below: Lowest speed, relative to the earlier one, that does not count as a loss.
         other_device: Whether the earlier one may be of another device.
-        budget_ms: What the fastest stable median of one frame may be at most, or None.
+        budget_ms: Upper limit for the fastest stable median of one frame, or None.
         res: Size of that frame, WIDTHxHEIGHT.
     """
 
@@ -39,7 +39,7 @@ class Gates:
             raise ConfigError(f"--budget-ms is {self.budget_ms:g}", hint="give milliseconds, such as 15")
 
     def check_baseline(self, threads: int | None, output: Output) -> None:
-        """Find out before minutes of measuring whether the earlier measurement can be compared with one made here.
+        """Check, before minutes of measuring, whether the earlier measurement can be compared with one made here.
 
         Args:
             threads: Processor threads that will be used, or None for all.

@@ -34,7 +34,7 @@ class BenchFiles:
     times: Path | None
 
     def check(self) -> None:
-        """Find out before minutes of measuring whether they can be written.
+        """Check, before minutes of measuring, whether they can be written.
 
         Raises:
             ArtifactError: One cannot.
@@ -75,7 +75,7 @@ class BenchFiles:
 
 
 _WITH = {"cuda_graph": "graph", "transfers": "transfers", "spin_wait": "spin wait"}
-"""Settings of rows on a GPU, and what the table calls them."""
+"""Settings of rows on a GPU, and their headings in the table."""
 
 
 def print_rows(output: Output, report: BenchReport) -> None:
@@ -98,7 +98,7 @@ def print_rows(output: Output, report: BenchReport) -> None:
 
 
 def _cells(row: BenchRow) -> dict[str, str]:
-    """What the table has of a row that was measured, by heading."""
+    """The table's cells for a measured row, by heading."""
     assert row.latency_ms is not None
     ratio = ""
     if row.ratio is not None and row.ratio_ci is not None:
@@ -123,7 +123,7 @@ def _cells(row: BenchRow) -> dict[str, str]:
 
 
 def print_ceilings(output: Output, report: BenchReport) -> None:
-    """Say what the floors are made of."""
+    """Print the ceilings that the floors are computed from."""
     for place, found in report.device["ceilings"].items():
         rates = ", ".join(
             f"{kind} {rate:.0f} GMAC/s ({found['best'][kind]})" for kind, rate in found["gmacs_per_s"].items()
@@ -168,13 +168,13 @@ def run_streams(
         entries: The rows.
         config: Size, threads and seconds.
         rates: Frames per second, one stream each.
-        files: Of which only JSONL fits.
+        files: Only JSONL is possible.
         output: Where to print.
-        pipelined: Whether conversion runs beside the network.
+        pipelined: Whether conversion runs in parallel with the network.
 
     Raises:
         ConfigError: A file was asked for that streams do not have.
-        KeyboardInterrupt: Ctrl-C, after what was measured is written.
+        KeyboardInterrupt: Ctrl-C, once the rows measured so far are written.
     """
     from deblur_deploy.bench.device import device_facts
     from deblur_deploy.bench.records import stream_records, write_jsonl

@@ -21,8 +21,8 @@ NewTable = Annotated[
     Path | None,
     typer.Option(
         "--latency-table",
-        help="Only time what `prune --max-ms` needs of a float checkpoint, and write it to this JSON file; "
-        "one that was interrupted is completed.",
+        help="Only measure the frame times that `prune --max-ms` needs for a float checkpoint, and write them to this JSON "
+        "file; an interrupted one is completed.",
     ),
 ]
 TableInt8 = Annotated[bool, typer.Option("--int8", help="With --latency-table: times as after `qat`.")]
@@ -31,7 +31,7 @@ TableRounding = Annotated[int, typer.Option(help="With --latency-table: as for `
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What the command line says of a table.
+    """The options for a table.
 
     Args:
         path: The file, None where no table is asked for.
@@ -48,13 +48,13 @@ class TableOptions:
     runtimes: Sequence[str]
 
     def check(self, others: bool) -> None:
-        """Refuse what a table does not go with.
+        """Refuse options that a table cannot be combined with.
 
         Args:
             others: Whether an option of another measurement was given.
 
         Raises:
-            ConfigError: There is something like that.
+            ConfigError: There is such an option.
         """
         if self.path is None:
             if self.int8 or self.round_to != PruneConfig().round_to:

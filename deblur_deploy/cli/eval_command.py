@@ -38,7 +38,9 @@ def command(
         bool, typer.Option("--align", help="Register pictures on the sharp ones first: RealBlur's protocol.")
     ] = False,
     lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS too (needs the extra `lpips`).")] = False,
-    csv: Annotated[Path | None, typer.Option(help="CSV file, one row per image; a summary .json lies beside.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="CSV file, one row per image; a summary .json is written next to it.")
+    ] = None,
     blurred: Annotated[
         Path | None,
         typer.Option(

@@ -29,7 +29,7 @@ from deblur_deploy.quality.gain import format_db, format_share
 def command(
     source: Source = None,
     exempt: Annotated[
-        list[str] | None, typer.Option(help="A layer to keep in float, beside the first, the last and the offsets.")
+        list[str] | None, typer.Option(help="A layer to keep in float, besides the first, the last and the offsets.")
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="A layer to quantize though it is the first, the last or the offsets'.")

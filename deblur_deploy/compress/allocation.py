@@ -21,7 +21,7 @@ Widths = list[int]
 """Channels that each group keeps."""
 
 Curve = Callable[[int], float]
-"""Loss of quality in dB at so many channels of one group, falling with their number."""
+"""Loss of quality in dB by the number of channels of one group; it falls with their number."""
 
 _HALVINGS = 50
 _UNITS: dict[Budget, str] = {"keep": "channels", "macs": "multiply-accumulates", "params": "parameters"}
@@ -68,10 +68,10 @@ class WidthState:
 
 
 def choose_widths(state: WidthState, config: PruneConfig, curves: Mapping[int, Curve] | None = None) -> Widths:
-    """Divide a budget up among the groups.
+    """Divide a budget among the groups.
 
     ``keep`` with local scope gives every group the same share of its channels, rounded down. Everything else takes the
-    widest network within the budget: no group could have its next width too.
+    widest network within the budget: no group could have its next width as well.
 
     Args:
         state: The network.

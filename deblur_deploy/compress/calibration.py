@@ -1,9 +1,9 @@
 """Ranges of quantizers: read from pictures before the fine-tuning, followed during its first part.
 
-Weights always take the largest magnitude of each channel: they are few and known, and nothing of them is clipped.
-Activations have four ways (``--calibrator``), all over the magnitudes that enter a layer on the calibration pictures:
-the largest (``max``), one that a share of the values stays below (``percentile``), the one whose quantized histogram
-diverges least from the true one (``entropy``), and the one with the least squared error (``mse``).
+Weights always take the largest magnitude of each channel: they are few and known, so none is clipped.
+Activations have four calibrators (``--calibrator``), all over the magnitudes that enter a layer on the calibration
+pictures: the largest (``max``), one that a share of the values stays below (``percentile``), the one whose quantized
+histogram diverges least from the true one (``entropy``), and the one with the least squared error (``mse``).
 
 ModelOpt's calibrators do this, except for ``mse``: in ModelOpt 0.47 that search hands the number of bits to the
 quantizer as an offset, and so finds a sixth of the best range in INT8 and raises in FP8. It is carried out here, on
@@ -40,7 +40,7 @@ def calibrate(net: nn.Module, frames: Sequence[NDArray[np.float32]], scheme: Qua
     Args:
         net: A network with quantizers.
         frames: Blurred pictures, each (1, 3, H, W) float32 in [0, 1].
-        scheme: Whose calibrator and format count.
+        scheme: Gives the calibrator and the format.
 
     Returns:
         The largest magnitude that entered each layer with a quantized input.
@@ -89,7 +89,7 @@ def _check_frames(frames: Sequence[NDArray[np.float32]]) -> None:
 
 
 def _collect(net: nn.Module, quantizers: dict[str, Any], frames: Sequence[NDArray[np.float32]]) -> None:
-    """Run the float network on the pictures while these quantizers only look on."""
+    """Run the float network on the pictures while these quantizers only observe."""
     everything = [quantizer for _, quantizer in enabled_quantizers(net)]
     for quantizer in everything:
         quantizer.disable_quant()

@@ -1,9 +1,10 @@
 """Follows channels through one pass of a network, operation by operation, as PyTorch's dispatcher sees them.
 
-Nothing is asked of the network's code: labels (see ``labels.py``) hang on tensors, and each operation hands them on by
-its rule (see ``follow_rules.py``). What an operation without a rule touches stays as it is. A second use of the same
-rules is the proof of a removal: a pass with zeros in the place of the removed channels must give what the smaller
-network gives, and statistics over channels, such as those of layer normalisation, are then taken over the others alone.
+The network's code needs no changes: labels (see ``labels.py``) are attached to tensors, and each operation passes them
+on by its rule (see ``follow_rules.py``). Whatever an operation without a rule touches stays as it is. A second use of
+the same rules is the proof of a removal: a pass with zeros in the place of the removed channels must give what the
+smaller network gives, and statistics over channels, such as those of layer normalisation, are then taken over the
+others alone.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ Statistic = Callable[["Follower", Call], Any]
 
 @dataclass(frozen=True)
 class Rules:
-    """What a follower knows of operations.
+    """The rules that a follower applies.
 
     Args:
-        labels: By name of an operation, how it hands labels on.
+        labels: By name of an operation, how it passes labels on.
         statistics: Operations that look at several channels at once.
     """
 
@@ -73,11 +74,11 @@ class Rules:
 
 
 class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While open, every operation hands labels on.
+    """While open, every operation passes labels on.
 
     Args:
         net: The network whose arrays get labels.
-        rules: What is known of operations.
+        rules: Rules of the operations.
         removed: Places that are zero in ``net`` and missing in the network that it is compared with, by array and axis;
             statistics pass over them.
     """
@@ -94,7 +95,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Arrays and axes whose entries are outputs of a convolution or a matrix product."""
         self._used: set[str] = set()
         self.split: list[Factor] = []
-        """Labels of tensors among whose axes the channels of one axis were shared out."""
+        """Labels of tensors over whose axes the channels of one axis were distributed."""
         self._rules = rules
         self._names: dict[int, str] = {}
         self._factors = WeakIdKeyDictionary()
@@ -163,7 +164,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation and hand on the labels."""
+        """Run an operation and pass on the labels."""
         given = _bound(func, args, kwargs or {})
         name = func.overloadpacket.__name__.rstrip("_") or func.overloadpacket.__name__
         call = Call(name, func, given, None)

@@ -1,4 +1,4 @@
-"""How convolutions, matrix products and attention hand the labels of channels on: channels in, other channels out."""
+"""How convolutions, matrix products and attention pass on the labels of channels: channels in, other channels out."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def multiplied(follower: Follower, call: Call) -> list[Factors]:
     if other.ndim > 1 and (columns := _reaching(right, other.ndim - 1)) is not None:
         result.append(along(columns.reshape(-1), out.ndim - 1, out.ndim))
     batches = [factor for factor in (*left, *right) if max(axes_of(factor), default=-1) < factor.ndim - 2]
-    for factor in batches:  # a batch of matrices is as large as the code makes it
+    for factor in batches:  # the code fixes the size of a batch of matrices
         follower.ledger.tie(factor, follower.ledger.constant)
     follower.set(out, tuple(result))
     added = call.args.get("self") if call.name.startswith(("add", "badd")) else None
@@ -170,7 +170,7 @@ def _fix_other_axes(follower: Follower, weight: Tensor, first: int) -> None:
 
 
 def _tie(follower: Follower, one: Factor | None, other: Factor | None) -> Factor | None:
-    """Tie two lists of labels; one that meets none, in a place for several, stays."""
+    """Tie two lists of labels; a label without a partner, in a place for several, stays."""
     if one is not None and other is not None:
         return follower.ledger.tie(one, other)
     present = other if one is None else one

@@ -1,4 +1,4 @@
-"""How operations hand the labels of channels on: what keeps them, moves them, ties them, and what fixes them."""
+"""How operations pass on the labels of channels: which keep them, move them, tie them or fix them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deblur_deploy.compress.labels import Factor, Factors, aligned, along, axes_
 
 _CHANNELS = 1
 _SPATIAL = 2
-"""Axes of a picture behind its channels."""
+"""Axes of a picture after its channels."""
 
 
 def unknown(follower: Follower, call: Call) -> list[Factors]:
@@ -34,7 +34,7 @@ def unknown(follower: Follower, call: Call) -> list[Factors]:
 
 
 def nothing(follower: Follower, call: Call) -> list[Factors]:
-    """What it gives does not follow from channels."""
+    """The output does not depend on channels."""
     return [() for _ in call.outputs]
 
 
@@ -216,7 +216,7 @@ def joined(follower: Follower, call: Call) -> list[Factors]:
 
 
 def padded(follower: Follower, call: Call) -> list[Factors]:
-    """Zeros or other constants at the ends; among channels they stay."""
+    """Zeros or other constants at the ends; among channels, they stay."""
     source, pads = call.tensors[0], call.args["pad"]
     results = []
     for factor in follower.get(source):
@@ -242,7 +242,7 @@ def spatial(follower: Follower, call: Call) -> list[Factors]:
 
 
 def _over_places(follower: Follower, factor: Factor, axes: Sequence[int]) -> Factor:
-    """A factor that no longer depends on some axes; one that depends on them alone is fixed."""
+    """A factor that no longer depends on some axes; one that depends only on these is fixed."""
     if set(axes_of(factor)) <= set(axes):
         follower.ledger.tie(factor, follower.ledger.constant)
     return follower.ledger.tie_along(factor, axes)

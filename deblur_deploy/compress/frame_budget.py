@@ -1,8 +1,8 @@
 """Pruning to a frame time: the best network that takes at most so many milliseconds, in a runtime and a precision.
 
-How it goes: ``latency_table`` times whole networks in place, ``frame_times`` fits to them what everything in the
-network takes, the scan of ``sensitivity`` says what channels are worth and an evaluation what a block is, ``knapsack``
-chooses. The choice is timed before it is fine-tuned, for weights make no difference to that, and where it misses the
+How it goes: ``latency_table`` times whole networks in place, ``frame_times`` fits to them the time of every part of the
+network, the scan of ``sensitivity`` says what channels are worth and an evaluation what a block is, and ``knapsack``
+chooses. The choice is timed before it is fine-tuned, since weights do not change the time, and where it misses the
 budget all predictions are corrected by what was found.
 """
 
@@ -43,7 +43,7 @@ _MOST_WIDTHS = 12
 
 @dataclass(frozen=True)
 class Watching:
-    """What to call while a search runs; None is not called.
+    """Callbacks while a search runs, each or None.
 
     Args:
         on_timed: After each network of the table.
@@ -58,7 +58,7 @@ class Watching:
 
 @dataclass(frozen=True)
 class FramePlan:
-    """What is chosen for a budget.
+    """The network chosen for a budget.
 
     Args:
         budget_ms: Most that a frame may take.
@@ -95,7 +95,7 @@ class FramePlan:
 
 
 class FrameSearch:
-    """All that is known of a network for choosing what fits into a frame time.
+    """Everything about a network that choosing for a frame time needs.
 
     Args:
         source: A float checkpoint.
@@ -190,7 +190,7 @@ class FrameSearch:
 
         Raises:
             ConfigError: The pruned network does not run.
-            VerificationError: It gives something else than the unpruned one with zeros for what was removed.
+            VerificationError: Its output differs from the unpruned one's with zeros for what was removed.
         """
         groups, removed = self.shaping.analysis.channels.groups, self.shaping.removed(plan.choice.shape)
         small = remove_channels(self.net, groups, removed)
@@ -238,7 +238,7 @@ def prune_to_time(
     """Prune a float checkpoint until a frame takes at most so long, and fine-tune it with the unpruned one as teacher.
 
     Args:
-        search: What is known of the checkpoint.
+        search: Measurements of the checkpoint.
         source: The checkpoint.
         config: The budget, and the fine-tuning.
         out: The artifact's directory.

@@ -1,10 +1,10 @@
-"""What a frame takes at other widths and depths: a model of whole networks that were timed, and how far off it is.
+"""The time of a frame at other widths and depths: a model fitted to whole networks that were timed, and its error.
 
 A layer's time depends on the widths of two groups, so times of single layers, or of single groups, do not add up. The
 multiply-accumulates of every pair of groups are known (see ``width_cost.py``); what is measured is how long they take
 in place: the time of a frame is a constant, a rate for each pair's multiply-accumulates, a rate for each group's
 channels and a time for each block, none below zero, fitted by least squares to whole networks that were timed.
-Networks that the fit never saw tell its error.
+Networks held out of the fit give its error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deblur_deploy.compress.width_cost import Product
 
 _PRIOR_WEIGHT = 0.03
-"""How much the fit minds to leave the guess, where measurements decide nothing."""
+"""Weight of the guess in the fit; it decides only where measurements do not."""
 
 _PRIOR_MACS, _PRIOR_CHANNELS, _PRIOR_CONSTANT = 0.8, 0.1, 0.1
 """The guess: shares of the frame's time that go with multiply-accumulates, with channels, and with nothing."""
@@ -29,7 +29,7 @@ _PRIOR_MACS, _PRIOR_CHANNELS, _PRIOR_CONSTANT = 0.8, 0.1, 0.1
 
 @dataclass(frozen=True)
 class Shape:
-    """Widths and depth of a network that is to be, or was, timed.
+    """Widths and depth of a network to time.
 
     Args:
         widths: Channels of every group.
@@ -83,7 +83,7 @@ class Anatomy:
         return self.owner(groups) not in shape.dropped
 
     def features(self, shape: Shape) -> NDArray[np.float64]:
-        """What a shape has of everything that takes time, 1 each where nothing is gone."""
+        """A shape's share of everything that takes time, 1 each where nothing is gone."""
         share = [width / channels for width, channels in zip(shape.widths, self.channels, strict=True)]
         products = [
             math.prod(share[group] for group in product.groups) * self.is_there(product.groups, shape)
@@ -153,13 +153,13 @@ class FrameTimes:
         return [self.factor * ms for ms in self.parts_ms[start : start + len(self.anatomy.channels)]]
 
     def block_ms(self) -> dict[str, float]:
-        """What every block takes beside its groups, with the correction."""
+        """What every block takes besides its groups, with the correction."""
         start = 1 + len(self.anatomy.products) + len(self.anatomy.channels)
         return {name: self.factor * ms for name, ms in zip(self.anatomy.blocks, self.parts_ms[start:], strict=True)}
 
     @property
     def fixed_ms(self) -> float:
-        """What a frame takes whatever the widths are."""
+        """What a frame takes at any width."""
         without = [
             ms for product, ms in zip(self.anatomy.products, self.product_ms(), strict=True) if not product.groups
         ]

@@ -25,7 +25,7 @@ from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.plain_attention import plain_attention
 
 TRACED = Resolution(64, 64)
-"""Size of the frame that is sent through a network to see what depends on what."""
+"""Size of the frame that is sent through a network to find what depends on what."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Member:
     Args:
         array: The array's name in the network's state_dict.
         axis: Which of its axes.
-        places: For every channel of the group, where it is on that axis: several places where a channel has several
-            entries, as the four that a pixel shuffle makes one of.
+        places: For every channel of the group, its places on that axis: several where a channel has several entries,
+            such as the four that a pixel shuffle turns into one.
     """
 
     array: str

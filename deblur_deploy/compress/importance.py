@@ -102,7 +102,7 @@ def _weighted(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def _gradients_of(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients for all weights, and everything put back after."""
+    """Evaluation mode with gradients for all weights, and everything restored afterwards."""
     training, wanted = net.training, [parameter.requires_grad for parameter in net.parameters()]
     net.eval().requires_grad_(True)
     try:
@@ -116,7 +116,7 @@ def _gradients_of(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _finite_outputs(net: nn.Module) -> Iterator[None]:
-    """Watch every weighted layer: the first whose output is not a number is named."""
+    """Watch every weighted layer; the error names the first whose output is not finite."""
     with ExitStack() as stack:
         for name, layer in _weighted(net):
 

@@ -42,7 +42,7 @@ class Worth:
 
 @dataclass(frozen=True)
 class ShapeChoice:
-    """What was chosen.
+    """The choice.
 
     Args:
         shape: Widths and blocks.
@@ -117,7 +117,7 @@ class _Program:
         return np.arange(self._first[group], self._first[group + 1])
 
     def constraints(self, budget_ms: float) -> list[LinearConstraint]:
-        """One width for every group that is there, rows of blocks without holes, pairs that follow, and the budget."""
+        """One width for every group that is there, rows of blocks without gaps, consistent pairs, and the budget."""
         rows: list[_Row] = [(self._time(), -np.inf, budget_ms - self._times.fixed_ms)]
         anatomy = self._times.anatomy
         for group in range(len(self._worth.widths)):

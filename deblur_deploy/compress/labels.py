@@ -22,14 +22,14 @@ PICTURE = "the picture itself"
 """Why channels of the input and of the output stay."""
 
 POSITIONS = "positions, which are not features"
-"""Why what a deformable convolution is told stays."""
+"""Why the offsets of a deformable convolution stay."""
 
 CONSTANT = "a number of channels that stands in the code"
-"""Why channels stay that meet something no parameter and no other value of the pass gives its size."""
+"""Why channels stay that meet something whose size neither a parameter nor another value of the pass gives."""
 
 
 class Ledger:
-    """Keeps which labels are tied, and which are fixed and why."""
+    """Records which labels are tied, and which are fixed and why."""
 
     def __init__(self) -> None:
         self._parent = np.arange(0, dtype=np.int64)
@@ -63,7 +63,7 @@ class Ledger:
     def tie(self, one: Factor, other: Factor) -> Factor:
         """Tie labels that stand at the same place once both are broadcast.
 
-        Fixed labels are not tied, or all that they meet would be one: what meets them is fixed, each for itself.
+        Fixed labels are not tied, or everything that they meet would become one: each label that meets one is fixed.
 
         Returns:
             Labels for the place: of each pair the older one.

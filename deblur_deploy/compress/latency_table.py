@@ -1,4 +1,4 @@
-"""Which networks are timed for a table of frame times, and the table on disk: what was measured once is kept."""
+"""The networks that are timed for a table of frame times, and the table on disk, which keeps what was measured."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FORMAT = 2
 _UNIFORM = (0.75, 0.5, 0.25)
 _LEAST_RANDOM, _HELD_OUT = 12, 3
 _NARROWEST = 0.2
-"""Networks of random widths and depths: the fewest, how many more of them the fit never sees, which tell its error, and
-the least share of a group's channels."""
+"""Networks of random widths and depths: the fewest, how many more are held out of the fit to give its error, and the
+smallest share of a group's channels."""
 
 Stopwatch = Callable[[Shape], tuple[float, float]]
-"""Times a network of a shape in place: median ms of a frame, and half of its 95 % interval as a share of it."""
+"""Times a network of a shape: median ms of a frame, and half of its 95 % interval as a share of it."""
 
 OnTimed = Callable[[int, int, float], None]
 """Called after each network with how many were timed, how many there are, and its milliseconds."""
@@ -36,10 +36,10 @@ class LatencyTable:
     """Whole networks that were timed.
 
     Args:
-        identity: What the times are true for: network, runtime, precision, size, machine.
+        identity: What the times are valid for: network, runtime, precision, size, machine.
         timed: The networks, the unpruned one first.
         held_out: How many at the end no fit may see.
-        missing: How many more there would be, had the measurement not been interrupted.
+        missing: How many an interrupted measurement still lacks.
     """
 
     identity: Mapping[str, Any]
@@ -64,11 +64,11 @@ class LatencyTable:
 
 
 def shapes_to_time(state: WidthState, chains: Sequence[Sequence[str]]) -> tuple[list[Shape], int]:
-    """Shapes whose times tell what everything in a network takes.
+    """Shapes whose times show what every part of a network takes.
 
     The network itself; all groups alike; the smallest network; and random widths and depths, as many as there are
-    groups and blocks. Each of those tells of all groups at once, as a weighing of several things together does: fewer
-    are needed than of networks in which one group alone is narrower, whose times hardly differ.
+    groups and blocks. Each of those measures all groups at once, as weighing several things together does: fewer are
+    needed than networks in which one group alone is narrower, whose times hardly differ.
 
     Source: Hotelling, *Some Improvements in Weighing and Other Experimental Techniques*, 1944.
 
@@ -109,7 +109,7 @@ def measure_table(
     """Time what a kept table lacks; it is written after each network, so that an interrupted run loses nothing.
 
     Args:
-        identity: What the times are true for.
+        identity: What the times are valid for.
         plan: The shapes, and how many at the end are held out.
         stopwatch: Times one of them.
         path: Where the table is kept.

@@ -1,4 +1,4 @@
-"""From a network and a budget to the channels that go, and to the network without them."""
+"""From a network and a budget to the channels to remove, and to the network without them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Frames:
-    """Sizes of frames that a network is run on.
+    """Sizes of the frames that a network is run on.
 
     Args:
         traced: For following channels, and for the proof that pruning removed nothing else.
@@ -62,7 +62,7 @@ class PrunedGroup:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What pruning is going to do.
+    """What pruning will do.
 
     Args:
         groups: Every group, before and after.
@@ -90,7 +90,7 @@ class PrunePlan:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What pruning knows of a network.
+    """What pruning knows about a network.
 
     Args:
         channels: Its groups, and what stays.
@@ -169,7 +169,7 @@ class Analysis:
 
         Raises:
             ConfigError: The pruned network does not run.
-            VerificationError: It gives something else than the unpruned one with zeros for what was removed.
+            VerificationError: Its output differs from the unpruned one's with zeros for what was removed.
         """
         groups = self.channels.groups
         small = remove_channels(net, groups, plan.removed)

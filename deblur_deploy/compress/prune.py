@@ -30,15 +30,15 @@ _TAYLOR_BATCHES = 8
 
 @dataclass(frozen=True)
 class Round:
-    """One go of removing channels and fine-tuning.
+    """One round of removing channels and fine-tuning.
 
     Args:
         share: What the budget was in this round.
         params: Parameters left.
         gmacs: Multiply-accumulates left for one frame of 640x360, in 10**9.
         steps: Fine-tuning steps.
-        psnr_untuned_db: Mean PSNR when the channels had gone.
-        psnr_db: Mean PSNR after the fine-tuning, infinite where every picture came out equal.
+        psnr_untuned_db: Mean PSNR after removing the channels.
+        psnr_db: Mean PSNR after the fine-tuning, infinite where every picture is equal to the sharp one.
         seconds: Wall time of the fine-tuning.
         loss: Mean loss of its last tenth, or None where there were no steps.
     """

@@ -23,11 +23,11 @@ from deblur_deploy.quality.gain import gain_kept, lost_db
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What one layer costs.
+    """The cost of quantizing one layer.
 
     Args:
         layer: Its name.
-        drop_db: PSNR lost when this layer alone is quantized; below zero where chance wins.
+        drop_db: PSNR lost when this layer alone is quantized; below zero by chance.
         exempt: Whether the settings keep it in float.
     """
 
@@ -62,7 +62,7 @@ class QuantScanReport:
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """How a budget was held, or how near it came.
+    """How a budget was met, or how nearly.
 
     Args:
         drop_db: dB lost against the float source at the end.
@@ -104,8 +104,8 @@ def scan_layers(
 def hold_budget(net: nn.Module, pairs: Sequence[Pair], float_db: float, max_drop: float) -> BudgetReport:
     """Put the most sensitive layers back to float until the budget holds, in place.
 
-    The last quantized layer stays: without it the network would not be quantized. If the budget does not hold even so,
-    the network is left as it was at its best.
+    The last quantized layer stays: without it the network would not be quantized. If the budget is missed even so, the
+    network is left at its best.
 
     Args:
         net: A calibrated and fine-tuned network.

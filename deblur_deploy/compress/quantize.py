@@ -58,8 +58,7 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
 
     Raises:
         ArtifactError: ``source`` is not a float checkpoint, or ``out`` cannot be written.
-        ConfigError: A named layer does not exist, every layer is exempt, or the photographs are no good to calibrate
-            on.
+        ConfigError: A named layer does not exist, every layer is exempt, or the photographs cannot be calibrated on.
         BudgetError: The budget is missed with every layer but one in float; the best artifact is kept in ``out``.
     """
     teacher, net = _load_float(source), load_network(source)
@@ -112,7 +111,7 @@ def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) ->
 
     Raises:
         ArtifactError: ``source`` is not a float checkpoint.
-        ConfigError: A named layer does not exist, or the photographs are no good to calibrate on.
+        ConfigError: A named layer does not exist, or the photographs cannot be calibrated on.
     """
     net = _load_float(source)
     scheme = plan_scheme(net, config)
@@ -122,7 +121,7 @@ def scan(source: Artifact, config: QatConfig, on_layer: OnStep | None = None) ->
 
 
 def plan_scheme(net: Generator, config: QatConfig) -> QuantScheme:
-    """What the settings mean for this network.
+    """The settings resolved for this network.
 
     Args:
         net: A float network.
@@ -160,7 +159,7 @@ def quantize_network(
         The largest magnitude that entered each layer with a quantized input.
 
     Raises:
-        ConfigError: The pictures are no good to calibrate on, or an exempt layer does not exist.
+        ConfigError: The pictures cannot be calibrated on, or an exempt layer does not exist.
         ArtifactError: NaN or infinite values enter a layer.
     """
     if not frames:
@@ -211,7 +210,7 @@ def _following(follower: RangeFollower, config: QatConfig, on_step: OnStep | Non
 
 
 def require_max_drop(artifact: Artifact, config: QatConfig) -> None:
-    """Hold a quantized artifact against the budget that it was made for.
+    """Check a quantized artifact against the budget that it was made for.
 
     Args:
         artifact: What :func:`qat` wrote for ``config``.

@@ -31,11 +31,11 @@ Rounding alone gives some 1e-6, and in a deep network more.
 """
 
 TOLERANCE_DOUBLE = 1e-9
-"""The same in double precision. A wrong channel in a branch that hardly shows gives more than this."""
+"""The same in double precision. Even a wrong channel in a branch of little influence gives more than this."""
 
 
 def weakest(strength: Tensor, kept: int) -> list[int]:
-    """The channels of a group that go when so many are kept: those of the least strength, the last of equals first."""
+    """The channels of a group to remove when so many are kept: the weakest, and of equal ones the last."""
     return sorted(strength.argsort(descending=True, stable=True)[kept:].tolist())
 
 
@@ -76,7 +76,7 @@ def check_removal(
     removed: Removed,
     traced: Resolution = TRACED,
 ) -> None:
-    """Hold a pruned network against the unpruned one with zeros in the place of what was removed.
+    """Compare a pruned network with the unpruned one that has zeros in the place of what was removed.
 
     Statistics over channels are taken over those that stay. The comparison is by a plain call, so it also covers what
     ``forward_once`` leaves out.
@@ -90,7 +90,7 @@ def check_removal(
 
     Raises:
         ConfigError: The pruned network does not run: something ties channels that no operation shows.
-        VerificationError: Its output is another one.
+        VerificationError: Its output differs.
     """
     layers = ", ".join(group.layers[0] for group, channels in zip(groups, removed, strict=True) if channels)
     masked = zero_channels(net, groups, removed)
@@ -116,7 +116,7 @@ def check_removal(
 
 
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, ArithmeticError)
-"""What a network's own code raises on channels that it has not expected."""
+"""What a network's own code raises on unexpected numbers of channels."""
 
 
 def _masked_outputs(

@@ -1,4 +1,4 @@
-"""A scan as files: a table, plain data, and a chart that needs nothing beside itself."""
+"""A scan as files: a table, plain data, and a self-contained chart."""
 
 from __future__ import annotations
 

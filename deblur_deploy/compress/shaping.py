@@ -24,7 +24,7 @@ from deblur_deploy.config import PruneConfig
 from deblur_deploy.network.generator import Generator
 
 TRUE_ANYWHERE = ("network", "runtime", "precision", "res")
-"""What a table from another machine must have been measured for all the same."""
+"""Parts of the identity that must agree even for a table from another machine."""
 
 
 class Clock(Protocol):
@@ -54,7 +54,7 @@ class TablePlace:
 
 
 class Shaping:
-    """Gives the networks that are left of one when channels and blocks are gone.
+    """Makes the networks that remain of one when channels and blocks are removed.
 
     Args:
         net: A float network; it is left as it is.
@@ -68,7 +68,7 @@ class Shaping:
         self.net, self.analysis, self.chains = net, analyse(net, config), net.block_chains()
 
     def network(self, shape: Shape) -> Generator:
-        """A network of a shape, with the strongest channels of every group."""
+        """The network of a shape, with the strongest channels of every group."""
         small = remove_channels(self.net, self.analysis.channels.groups, self.removed(shape))
         return rebuilt(small.without_blocks(shape.dropped))
 
@@ -95,15 +95,15 @@ class Shaping:
 
 
 def check_table(clock: Clock, place: TablePlace) -> None:
-    """Refuse a table that was handed over and is no good, before anything is done.
+    """Refuse an unusable table that the user named, before anything is done.
 
     Args:
-        clock: What the table has to be true for.
+        clock: What the table has to be valid for.
         place: Where it is kept.
 
     Raises:
         ArtifactError: It is damaged, or a table from another machine is not there.
-        ConfigError: It is for something else, or from another machine and not whole.
+        ConfigError: It is for something else, or from another machine and incomplete.
     """
     if place.from_elsewhere:
         table = read_table(place.path)
@@ -114,7 +114,7 @@ def check_table(clock: Clock, place: TablePlace) -> None:
 
 
 def timed_table(shaping: Shaping, clock: Clock, place: TablePlace, on_timed: OnTimed | None = None) -> LatencyTable:
-    """The table that was handed over, or one that is measured here.
+    """The table that the user named, or one that is measured here.
 
     Args:
         shaping: The network.

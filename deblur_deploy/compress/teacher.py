@@ -1,4 +1,4 @@
-"""The network that a compressed one is made from: how good it is, said before minutes are spent on learning from it."""
+"""The network that a compressed one learns from, and how good it is, reported before minutes of training."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Groups of channels that have been tried: a third of each is removed, and the network must still be the same.
+"""Groups of channels that were tried: a third of each is removed, and the network must still compute the same.
 
-What a pass shows of a network is not all of it. Code may hold a number of channels, or derive one from another in its
-own way. So the removal is tried before anything is planned, all groups at once; where that fails, by halves, until the
-groups that cannot go are found. These stay, and the rest is pruned.
+A pass does not show everything. Code may contain a number of channels, or derive one from another in its own way. So
+the removal is tried before anything is planned, all groups at once; where that fails, by halves, until the groups that
+cannot go are found. These stay, and the rest is pruned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution
 
 _EVERY = 3
-"""One channel in so many is removed: neither a block nor a part that numbers in code are likely to fit."""
+"""One channel in so many is removed: neither a block nor a part that constants in code are likely to fit."""
 
 
 def removable_channels(net: nn.Module, traced: Resolution = TRACED) -> Channels:

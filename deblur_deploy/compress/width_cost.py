@@ -116,12 +116,12 @@ class _ArrayCost:
             yield groups, self.macs * math.prod(share for _, share in combined)
 
     def entries_at(self, widths: Sequence[int]) -> int:
-        """Entries that are left at these widths of the groups."""
+        """Entries that remain at these widths of the groups."""
         left = list(self.shape)
         for axis, index, channels, often in self.groups:
             left[axis] -= often * (channels - widths[index])
         return math.prod(left)
 
     def macs_at(self, widths: Sequence[int]) -> int:
-        """Multiply-accumulates that are left: every entry takes part in equally many."""
+        """Multiply-accumulates that remain: every entry takes part in equally many."""
         return self.macs * self.entries_at(widths) // math.prod(self.shape)

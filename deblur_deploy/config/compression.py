@@ -135,7 +135,7 @@ class QatConfig:
     """Quantization-aware training (see ``compress/quantize.py``).
 
     Args:
-        exempt: Further layers that stay in float, beside the first, the last and those that predict offsets.
+        exempt: Further layers that stay in float, besides the first, the last and those that predict offsets.
         include: Layers of those three kinds to quantize all the same.
         format: ``int8``, or ``fp8`` (E4M3); ``weights_only`` leaves activations in float.
         calibrator: How ranges are found on ``calibration_images`` photographs (see ``compress/calibration.py``).

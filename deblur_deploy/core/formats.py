@@ -25,8 +25,8 @@ class PictureFormat:
         exif: Whether it holds EXIF data, and with them the orientation.
         quality: Whether it is written with a quality, 1 to 100.
         animation: Whether one file may hold several pictures.
-        bytes_per_pixel: What its codec takes beside the decoded picture, measured: encoders that hold the whole picture
-            once more; BMP is turned upright first.
+        bytes_per_pixel: What its codec takes besides the decoded picture, measured: encoders that hold the whole
+            picture once more; BMP is turned upright first.
         streaming_reader: ``module:function`` that opens a file to be read row by row, or None.
         streaming_writer: ``module:class`` that writes a file row by row, or None.
         plugin: ``module:function`` that teaches Pillow the format, or None.

@@ -39,7 +39,7 @@ _SMALLEST_TRACE = 32
 are, and windows are larger than the picture."""
 
 _NETWORK_ERRORS = (RuntimeError, MemoryError, ValueError, IndexError, TypeError, AssertionError)
-"""What a network raises that does not take a picture, and what the exporter raises beside its own errors."""
+"""What a network raises that does not take a picture, and what the exporter raises besides its own errors."""
 
 _FREE = {0: BATCH, 2: f"padded_{HEIGHT}", 3: f"padded_{WIDTH}"}
 

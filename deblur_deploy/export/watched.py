@@ -31,7 +31,7 @@ class Seen:
 
 
 class Watched:
-    """A network in onnxruntime that gives, beside its output, the largest magnitudes of some of its values."""
+    """A network in onnxruntime that gives, besides its output, the largest magnitudes of some of its values."""
 
     def __init__(self, model: onnx.ModelProto, names: Set[str]) -> None:
         watched = onnx.ModelProto()

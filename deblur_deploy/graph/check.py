@@ -13,7 +13,7 @@ def check_graph(model: onnx.ModelProto, what: str, hint: str) -> None:
 
     Args:
         model: The graph.
-        what: What is wrong if it is not valid, as the message begins.
+        what: Beginning of the message if it is not valid.
         hint: What to do then.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Carry out what an exported graph computes from nothing but constants and the sizes of its values.
+"""Fold what an exported graph computes from constants and the sizes of its values alone.
 
 The exporter writes the borders of some paddings, and the sizes of some enlargements, as a dozen nodes that take the
 shape of a value apart and put it together again. At a fixed size all of that is one constant. Until it is, shape
-inference stops there, and so does every builder that needs to know its sizes.
+inference stops there, and so does every builder that needs the sizes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from onnxscript.optimizer import fold_constants_ir
 from deblur_deploy.graph.edit import run_passes
 
 _LARGEST = 64
-"""Numbers in the largest constant that is worked with: sizes and borders, never weights."""
+"""Elements of the largest constant that is folded: sizes and borders, never weights."""
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-"""Operators that stay though all they read is constant: they are what a quantized graph is about."""
+"""Operators that stay although all their inputs are constant: they are what makes a graph quantized."""
 
 
 class _Fold(ir.passes.InPlacePass):
@@ -48,7 +48,7 @@ class _Fold(ir.passes.InPlacePass):
 
 
 def _is_small(shape: ir.Value | None) -> bool:
-    """Whether a tensor of this shape, a constant, has few numbers; onnxscript by itself leaves all of them alone."""
+    """Whether a constant of this shape has few elements; onnxscript by itself leaves all of them alone."""
     return shape is not None and shape.const_value is not None and math.prod(shape.const_value.numpy()) <= _LARGEST
 
 

@@ -166,7 +166,7 @@ def deform_conv_function(kernel: Sequence[int], group: int, overload: str = "") 
 
     Args:
         kernel: Height and width of the kernel. Kernel and group are written into the body's convolution as numbers:
-            TensorRT-RTX takes a convolution's attributes by reference for defaults, without a word.
+            TensorRT-RTX takes a convolution's attributes by reference for defaults, silently.
         group: Groups of the convolution.
         overload: Name that tells functions of one model apart, where it has several geometries.
     """

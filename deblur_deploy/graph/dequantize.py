@@ -26,7 +26,7 @@ def drop_quantization(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         DequantizeLinear nodes removed: one for each quantized activation and each quantized weight.
 
     Raises:
-        ExportError: Integers are used by something else than DequantizeLinear.
+        ExportError: Something other than DequantizeLinear uses the integers.
     """
     floats = onnx.ModelProto()
     floats.CopyFrom(model)
@@ -92,5 +92,5 @@ def _dequantized(node: onnx.NodeProto, initializers: dict[str, TensorProto]) -> 
 
 
 def _axis(node: onnx.NodeProto) -> int:
-    """The axis of a DequantizeLinear's scales, 1 if it does not say (ONNX operator specification)."""
+    """The axis of a DequantizeLinear's scales, 1 by default (ONNX operator specification)."""
     return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)

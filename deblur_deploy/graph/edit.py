@@ -14,7 +14,7 @@ from onnx_ir.passes.common import (
 )
 
 MAX_ELEMENTS = 2**40
-"""For passes that leave larger tensors alone: more than any has."""
+"""For passes that skip larger tensors: more elements than any tensor has."""
 
 
 def run_passes(model: onnx.ModelProto, *passes: ir.passes.PassBase) -> bool:
@@ -29,7 +29,7 @@ def run_passes(model: onnx.ModelProto, *passes: ir.passes.PassBase) -> bool:
     """
     result = ir.passes.Sequential(*passes)(ir.serde.deserialize_model(model))
     changed = ir.serde.serialize_model(result.model)
-    # Part by part, so that whoever holds `model.graph` still holds the model's graph.
+    # Part by part, so that references to `model.graph` stay valid.
     model.graph.CopyFrom(changed.graph)
     del model.graph.value_info[:], model.functions[:], model.opset_import[:]
     model.functions.extend(changed.functions)
@@ -55,7 +55,7 @@ def share_constants(model: onnx.ModelProto) -> None:
 
 
 def drop_opset(model: onnx.ModelProto, domain: str) -> None:
-    """Take back that the model uses operators of a domain, in place."""
+    """Remove a domain from the model's imported operator sets, in place."""
     kept = [helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import if entry.domain != domain]
     del model.opset_import[:]
     model.opset_import.extend(kept)
@@ -68,7 +68,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
 
 def set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], renamed: dict[str, str]) -> None:
     """Make these the graph's nodes, with some of their inputs renamed."""
-    # Clearing the list frees its nodes, so what stays is copied first.
+    # Clearing the list frees its nodes, so those that stay are copied first.
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     for node in copies:
         rename_used(node, renamed)

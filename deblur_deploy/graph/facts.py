@@ -1,7 +1,7 @@
-"""What an exported file says of itself, in ONNX metadata, for programs that get the file without its manifest.
+"""Facts in an exported file's ONNX metadata, for programs that get the file without its manifest.
 
-Every value is text under a key that starts with ``deblur_deploy.``; what is more than a word is JSON. A file may come
-from anywhere, so everything that is read is checked.
+Every value is text under a key that starts with ``deblur_deploy.``; anything longer than a word is JSON. A file may
+come from anywhere, so everything that is read is checked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FORMAT = "1"
 
 _MAX_CHARACTERS, _MAX_SIDE, _MAX_VERSIONS = 65_536, 65_536, 64
 _PAIRINGS = (("NCHW", "float32", (0.0, 1.0)), ("NHWC", "uint8", (0.0, 255.0)))
-"""Layout, type and range that files of this package have."""
+"""Layout, type and range of files that this package writes."""
 
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """What a file says of itself.
+    """The facts in a file.
 
     Args:
         source_sha256: Hash of the payload that it was made from.
@@ -74,7 +74,7 @@ def read_facts(model: onnx.ModelProto) -> OnnxFacts:
 
 
 def parse_facts(properties: Iterable[tuple[str, str]]) -> OnnxFacts:
-    """As :func:`read_facts`, from keys and values; keys of others are passed over."""
+    """As :func:`read_facts`, from keys and values; keys of other programs are ignored."""
     found: dict[str, str] = {}
     for key, value in properties:
         if key.startswith(PREFIX):

@@ -4,7 +4,7 @@ Delicate arithmetic is found by the network's structure and its constants.
 
 What layers with weights give is known to fit 16 bits well. What is computed *from* many values at once, or steeply,
 is not: sums over a picture and squares pass 65504, variances are small differences of large numbers, and an epsilon of
-1e-8 is 0 in float16, where a flat area then gives 0/0. Names tell nothing: one exporter writes a LayerNorm as one
+1e-8 is 0 in float16, where a flat area then gives 0/0. Names do not help: one exporter writes a LayerNorm as one
 operator, another as ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt and Div. So the values are followed: from a
 reduction, a square, a root, an exponential or a constant that 16 bits do not hold, through all that is computed from
 it, up to where the value is an ordinary activation again: a division or a product that normalises, a bounded
@@ -49,12 +49,12 @@ NUMPY_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.BFLO
 
 
 def stops(node: onnx.NodeProto) -> bool:
-    """Whether values end at a node: a layer with weights, a local function, or what only looks at a shape."""
+    """Whether values end at a node: a layer with weights, a local function, or an operator that only reads a shape."""
     return node.domain not in ("", "ai.onnx") or node.op_type in WEIGHTED | _MEASURES | {"Einsum"}
 
 
 def delicate_nodes(graph: onnx.GraphProto, types: Mapping[str, int], kind: int) -> set[int]:
-    """Indices of the nodes whose arithmetic a 16-bit type does not serve.
+    """Indices of the nodes whose arithmetic needs more than a 16-bit type.
 
     Args:
         graph: A graph of float32, Constant nodes gathered into initialisers.
@@ -98,7 +98,7 @@ class _Follower:
         return found | self._averages_before(found)
 
     def _begins(self, node: onnx.NodeProto) -> bool:
-        """Whether a node is delicate by what it does."""
+        """Whether a node is delicate by its own operation."""
         if node.op_type == "Cast":  # counts of pixels, and positions
             return self._types.get(node.input[0]) in (TensorProto.INT32, TensorProto.INT64)
         values = [name for name in node.input if name in self._computed]
@@ -111,7 +111,7 @@ class _Follower:
         return node.op_type == "Div" and node.input[1] in self._computed
 
     def _is_ordinary_again(self, node: onnx.NodeProto, loses_constant: bool) -> bool:
-        """Whether what a node gives is an activation like any other, whatever it was made from."""
+        """Whether a node's output is an ordinary activation again, whatever it was computed from."""
         if node.op_type in _NORMALISATIONS | _BOUNDED:
             return True
         if node.op_type == "Clip":
@@ -122,14 +122,14 @@ class _Follower:
         return node.op_type == "Mul" and both and bool(self._inverse.intersection(node.input))
 
     def _inverts(self, node: onnx.NodeProto) -> bool:
-        """Whether a node gives one divided by a power of what it was given."""
+        """Whether a node gives one divided by a power of its input."""
         if node.op_type == "Pow":
             exponent = self._constants.get(node.input[1])
             return exponent is not None and bool((exponent < 0).all())
         return node.op_type == "Reciprocal" or (node.op_type == "Div" and node.input[0] not in self._computed)
 
     def _averages_before(self, delicate: set[int]) -> set[int]:
-        """Averages that delicate values are computed from, and what is between: ``E[x²] - E[x]²`` cancels digits."""
+        """Averages that delicate values are computed from, and the nodes between: ``E[x²] - E[x]²`` cancels digits."""
         averaged, between = set[str](), set[int]()
         for index, node in enumerate(self._nodes):
             passes = index not in delicate and not stops(node) and averaged.intersection(node.input)
@@ -147,7 +147,7 @@ class _Follower:
         return found
 
     def _loses_constant(self, node: onnx.NodeProto) -> bool:
-        """Whether a node reads a constant that means nothing in the type: all of it vanishes, or some is too large."""
+        """Whether a node reads a constant that the type cannot hold: all of it vanishes, or some is too large."""
         return any(is_lost(self._constants[name], self._kind) for name in node.input if name in self._constants)
 
 
@@ -179,8 +179,8 @@ def _limits(kind: int) -> Any:
 def float_nodes(graph: onnx.GraphProto, types: Mapping[str, int], kind: int, patterns: Sequence[str]) -> set[int]:
     """Indices of the nodes that stay float32.
 
-    They are the *image path*, what computes sampling positions, what converts camera frames, arithmetic that 16 bits do
-    not serve, and what is asked for.
+    They are the *image path*, the computation of sampling positions, the conversion of camera frames, arithmetic that
+    needs more than 16 bits, and what the user asks for.
 
     Args:
         graph: The graph, Constant nodes gathered into initialisers.
@@ -208,7 +208,7 @@ def _image_path(graph: onnx.GraphProto) -> set[int]:
 
 
 def _sampling(graph: onnx.GraphProto) -> set[int]:
-    """The nodes that sample at computed positions, and those that compute them from what a layer with weights gave.
+    """The nodes that sample at computed positions, and those that compute the positions from a layer with weights.
 
     Near 640 a float16 position is good to half a pixel. DeformConv has one type for its picture and its positions.
     """

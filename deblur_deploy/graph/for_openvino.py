@@ -1,4 +1,4 @@
-"""An ONNX file as OpenVINO's CPU plugin runs it fastest, with every number as it was.
+"""An ONNX file in the form that OpenVINO's CPU plugin runs fastest, with the same numbers.
 
 Two things stand between a recurrent deblurring network and the plugin's fast kernels:
 
@@ -26,12 +26,12 @@ def read_for_openvino(core: openvino.Core, path: Path) -> openvino.Model:
     """Read an ONNX file into a graph that OpenVINO fuses and runs well.
 
     Args:
-        core: OpenVINO; it is taught both spellings of the deformable convolution.
+        core: OpenVINO; both forms of the deformable convolution are registered with it.
         path: An ONNX file. ``deblur::DeformConv2d``, ONNX ``DeformConv`` and local functions are understood.
 
     Raises:
         DecodeError, OSError, RuntimeError, ValidationError: The file is not ONNX, cannot be opened, OpenVINO does not
-            take it, or its functions call each other without end.
+            take it, or its functions call each other endlessly.
     """
     model = onnx.load(path)
     others = [function for function in model.functions if (function.domain, function.name) != (DOMAIN, OP_TYPE)]
@@ -46,13 +46,13 @@ def read_for_openvino(core: openvino.Core, path: Path) -> openvino.Model:
 
 
 def give_own_biases(graph: onnx.GraphProto) -> int:
-    """Let no two convolutions share a bias, in place.
+    """Give every convolution a bias of its own, in place.
 
     Args:
         graph: Its biases are initialisers or come from nodes; the latter stay as they are.
 
     Returns:
-        Number of copies made. Each is as small as the layer has channels.
+        Number of copies made. Each has one number per channel of its layer.
     """
     constants = {item.name: item for item in graph.initializer}
     uses: dict[str, int] = {}
@@ -94,10 +94,10 @@ def _deform_conv(node: Any) -> list[Any]:
 
 
 def _is_given(value: Any) -> bool:
-    """Whether an optional input is there; OpenVINO stands a NullNode in for an empty name."""
+    """Whether an optional input is there; OpenVINO puts a NullNode in the place of an empty name."""
     return value is not None and value.get_node().get_type_name() != "NullNode"
 
 
 def _float32(value: Any) -> Any:
-    """The value in float32, in which positions must be and everything may be: the plugin computes in it anyway."""
+    """The value in float32, which positions need and everything else may have: the plugin computes in it anyway."""
     return opset8.convert(value, "f32")

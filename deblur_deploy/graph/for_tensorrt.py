@@ -1,7 +1,7 @@
-"""The network as TensorRT gets it, and as its arithmetic is counted.
+"""The network that TensorRT is given, and on which its arithmetic is counted.
 
-It is made when an engine is built, and once more where weights are put into an engine that was built without them: the
-names by which TensorRT knows the weights are those of this network, not of the file that it was made from.
+It is made when an engine is built, and again when weights are put into an engine that was built without them: TensorRT
+knows the weights by the names in this network, not by those in the file that it was made from.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _DEFORM_CONV = (DOMAIN, OP_TYPE)
 
 @dataclass(frozen=True)
 class Handover:
-    """What is handed to the builder.
+    """What the builder is given.
 
     Args:
         network: The serialized network; the same inputs give the same bytes.
         nodes: Its nodes with weights; where sizes are free, counted for the shape that the first profile is tuned for.
-        profiles: Ranges of shapes that the builder is told of; none where the network is fixed.
-        has_plugin: Whether the network has nodes that only the plugin gives a meaning.
+        profiles: Ranges of shapes for the builder; none where the network is fixed.
+        has_plugin: Whether the network has nodes that need the plugin.
     """
 
     network: bytes
@@ -59,9 +59,9 @@ def read_network(model_bytes: bytes) -> onnx.ModelProto:
 def prepare_network(model: onnx.ModelProto, profiles: Sequence[Profile], with_plugin: bool) -> Handover:
     """Make a network ready for the builder.
 
-    Local functions are inlined, for TensorRT's parser reads the attributes that a function hands to a convolution as if
-    they were not there. With the plugin, the deformable convolution stays a node, addressed to it, and its function is
-    dropped. Every node gets a name of its own. A network that is built for one shape is fixed to it.
+    Local functions are inlined, because TensorRT's parser ignores the attributes that a function passes to a
+    convolution. With the plugin, the deformable convolution stays a node, addressed to it, and its function is dropped.
+    Every node gets a name of its own. A network that is built for one shape is fixed to it.
 
     Args:
         model: What :func:`read_network` gave.
@@ -70,7 +70,7 @@ def prepare_network(model: onnx.ModelProto, profiles: Sequence[Profile], with_pl
 
     Raises:
         ConfigError: Sizes do not fit the network.
-        ExportError: The sizes inside the network cannot be found out.
+        ExportError: The sizes inside the network cannot be inferred.
     """
     has_plugin = with_plugin and any((node.domain, node.op_type) == _DEFORM_CONV for node in model.graph.node)
     flat = _inlined(model, has_plugin)

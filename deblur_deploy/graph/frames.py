@@ -1,7 +1,7 @@
-"""Camera frames as they come: uint8 NHWC in and out, converted inside the graph. That is a quarter of the bytes.
+"""Camera frames as they are: uint8 NHWC in and out, converted inside the graph. That is a quarter of the bytes.
 
-The network itself and its padding stay as they are. TensorRT takes uint8 only where a graph begins and ends, so the
-cast is the first node and the last.
+The network itself and its padding stay as they are. TensorRT takes uint8 only at the ends of a graph, so the first node
+and the last are casts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deblur_deploy.graph.padding import INPUT, OUTPUT
 
 NODES = "frames/"
-"""Names of the nodes that convert frames start so."""
+"""Prefix of the names of nodes that convert frames."""
 
 _WHITE, _BLACK, _ONE = "frames_white", "frames_black", "frames_one"
 

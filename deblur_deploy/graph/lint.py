@@ -1,8 +1,8 @@
-"""Where quantizers stand so that a runtime cannot fuse around them, found before an engine is built.
+"""Quantizers in places that keep a runtime from fusing layers, found before an engine is built.
 
 An integer convolution is fast when its inputs arrive as integers and its output leaves as integers. Runtimes see that
-from QuantizeLinear and DequantizeLinear alone: what stands between them decides whether layers are joined, or whether
-the values go to float and back through memory. The rules are those of TensorRT's guide to explicit quantization, which
+from QuantizeLinear and DequantizeLinear alone: the nodes between them decide whether layers are joined, or whether the
+values go to float and back through memory. The rules are those of TensorRT's guide to explicit quantization, which
 OpenVINO and onnxruntime follow in the main.
 """
 
@@ -19,7 +19,7 @@ from deblur_deploy.graph.operators import WEIGHTED
 Rule = Literal["residual", "island", "empty pair", "cast"]
 
 _HEAVY = WEIGHTED | {"Resize"}
-"""Operators whose work a runtime can do in integers, if the quantizers stand right."""
+"""Operators that a runtime can run in integers if the quantizers are in the right places."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class _Graph:
         return name in self._constants
 
     def is_integer_layer(self, node: onnx.NodeProto) -> bool:
-        """Whether a layer with weights has both operands dequantized, and so computes in integers."""
+        """Whether both operands of a layer with weights are dequantized, so that it computes in integers."""
         return node.op_type in WEIGHTED and all(self.is_dequantized(name) for name in node.input[:2])
 
     def follows_integers(self, node: onnx.NodeProto) -> bool:

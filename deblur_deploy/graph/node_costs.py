@@ -57,7 +57,7 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
     share_constants(folded)
-    fold_constants(folded)  # sizes that are computed are known to shape inference only so
+    fold_constants(folded)  # shape inference only then knows sizes that are computed
     graph = shape_inference.infer_shapes(folded, data_prop=True).graph
     tensors: dict[str, tuple[int, tuple[int, ...]]] = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -116,7 +116,7 @@ def _macs(node: onnx.NodeProto, source: tuple[int, ...], weight: tuple[int, ...]
 
 
 def _kind(node: onnx.NodeProto) -> str:
-    """What a compute node is. The convolution inside an inlined deformable one is all of its multiply-accumulates."""
+    """The kind of a compute node. The convolution in an inlined deformable one has all of its multiply-accumulates."""
     operator = OP_TYPE if node.name.startswith(OP_TYPE) else node.op_type
     return _KINDS.get(operator, "gemm")
 

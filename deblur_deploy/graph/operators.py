@@ -1,4 +1,4 @@
-"""Operators by what they do, for everything that looks at a graph."""
+"""Operators by what they do, for all code that reads a graph."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def pad_any_size(model: onnx.ModelProto, multiple: int, smallest: int) -> None:
 
 
 def _pad_and_crop(graph: onnx.GraphProto, sizing: list[onnx.NodeProto], constants: dict[str, list[int]]) -> None:
-    """Put Pad before the network and Slice behind it; values of sizing nodes or constants say how much."""
+    """Put Pad before the network and Slice after it; sizing nodes or constants give their amounts."""
     constants = {**constants, "crop_start": [0, 0], "crop_axes": [2, 3]}
     arrays: dict[str, NDArray[np.int64]] = {name: np.array(values, np.int64) for name, values in constants.items()}
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())

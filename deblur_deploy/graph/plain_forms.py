@@ -26,7 +26,7 @@ def write_pads(model: onnx.ModelProto) -> int:
     """Replace ``auto_pad`` of convolutions of stride 1 by ``pads``, in place.
 
     The output has the input's size: a side takes ``dilation * (kernel - 1)`` pixels, half of them, rounded down, before
-    it with SAME_UPPER and behind it with SAME_LOWER (ONNX operator specification, Conv).
+    it with SAME_UPPER and after it with SAME_LOWER (ONNX operator specification, Conv).
 
     Returns:
         How many were replaced.

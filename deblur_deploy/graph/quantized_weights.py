@@ -1,8 +1,8 @@
 """Store quantized weights as int8 or float8.
 
 The exporter writes a fake-quantized weight as float initialiser, QuantizeLinear, DequantizeLinear, once per use. The
-float copy is what the file was meant to lose: here the quantization is carried out, and the uses of one weight share
-one initialiser of 8-bit codes and one DequantizeLinear.
+float copy is what quantization was meant to save: here the quantization is carried out, and the uses of one weight
+share one initialiser of 8-bit codes and one DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FP8_ZERO = "float8_zero"
 def write_standard_fp8(model: onnx.ModelProto) -> None:
     """Turn ModelOpt's private FP8 quantizers into ONNX QuantizeLinear and DequantizeLinear (opset 19), in place.
 
-    A zero point of type FLOAT8E4M3FN is what says that the codes are float8.
+    A zero point of type FLOAT8E4M3FN marks the codes as float8.
     """
     nodes = [node for node in model.graph.node if node.domain == _FP8_DOMAIN]
     for node in nodes:
@@ -68,17 +68,17 @@ def fold_weight_quantizers(model: onnx.ModelProto) -> int:
 
 
 def quantize_before_concat(model: onnx.ModelProto) -> None:
-    """Let int8 values be joined instead of quantizing what was joined, in place.
+    """Quantize the inputs of a Concat to int8 instead of its output, in place.
 
-    Both are the same, number by number, and the joined copy is a quarter of the bytes. OpenVINO 2026.4 needs it so: a
-    convolution behind a quantizer behind a Concat of floats comes out wrong there, by as much as its largest value.
+    The numbers are the same, and the joined copy is a quarter of the bytes. OpenVINO 2026.4 needs this: there, a
+    convolution after a quantizer after a Concat of floats comes out wrong, by as much as its largest value.
     """
-    while _quantize_parts(model.graph):  # where parts are joined themselves, their turn is next
+    while _quantize_parts(model.graph):  # parts that are joined themselves are next
         remove_unused(model)
 
 
 def _quantize_parts(graph: onnx.GraphProto) -> bool:
-    """Move every int8 quantizer behind a Concat before it; returns whether there was any."""
+    """Move every int8 quantizer that follows a Concat before it; returns whether there was any."""
     makers = {node.output[0]: node for node in graph.node}
     int8 = {item.name for item in graph.initializer if item.data_type == TensorProto.INT8}
     kept: list[onnx.NodeProto] = []

@@ -7,7 +7,7 @@ Convolutions and what lies between them get the type. What stays float32 (see ``
   1.0 a float16 step is an eighth of an 8-bit level, and errors here go straight into the picture;
 - sampling positions. Local functions cast for themselves: the deformable convolution keeps its positions in float32;
 - the conversion of camera frames;
-- normalisations, and what else 16 bits do not serve;
+- normalisations, and other arithmetic that needs more than 16 bits;
 - nodes that are named.
 """
 
@@ -87,8 +87,8 @@ def convert_to_bf16(
 ) -> onnx.ModelProto:
     """As :func:`convert_types`, to bfloat16, which has float32's range and 8 bits of precision where float16 has 11.
 
-    Deconvolutions stay float32 too: TensorRT-RTX 1.7 has none in bfloat16. Local functions are inlined, for the plugin
-    of the deformable convolution has no bfloat16 either.
+    Deconvolutions stay float32 too: TensorRT-RTX 1.7 has none in bfloat16. Local functions are inlined, because the
+    plugin of the deformable convolution has no bfloat16 either.
     """
     inlined = inliner.inline_local_functions(model)
     try:
@@ -107,7 +107,7 @@ def as_exported(model: onnx.ModelProto, keep_fp32: Sequence[str] = (), kept: Col
 
 
 def in_type(tensor: TensorProto, name: str, kind: int) -> TensorProto:
-    """A float32 initialiser in a 16-bit type; what vanishes there is 0."""
+    """A float32 initialiser in a 16-bit type; what underflows is 0."""
     array = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore", under="ignore"):
         return numpy_helper.from_array(array.astype(NUMPY_TYPES[kind]), name)

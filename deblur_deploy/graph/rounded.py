@@ -1,9 +1,9 @@
-"""A network of 16-bit types as one that a processor computes: in float32, every value rounded to its type.
+"""A network of 16-bit types in a form that a processor computes: in float32, with every value rounded to its type.
 
 onnxruntime has few 16-bit kernels for processors. Where it has none it computes several operators in float32 in a row
 and drops the casts between them, so that a square of 300 passes through a float16 tensor unharmed. A GPU computes an
-operator with float32 sums and rounds what it gives. That is what is written here, with two casts that onnxruntime
-keeps behind every value of the type.
+operator with float32 sums and rounds what it gives. This pass writes that, with two casts after every value of the
+type, which onnxruntime keeps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What makes an exported file small beside its integer weights, and where its bytes are.
+"""Making an exported file small, apart from its integer weights, and counting where its bytes are.
 
-On an unrolled network names and attributes weigh as much as a layer: each layer stands in the graph three times, and
+In an unrolled network, names and attributes take as many bytes as a layer: each layer is in the graph three times, and
 the exporter spells out its path in every value. Values get names of a letter or two. Nodes with weights keep their
-path, which is what people and engine logs name them by; other nodes are numbered by kind.
+path, which people and engine logs know them by; other nodes are numbered by kind.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DEFAULTS: dict[str, Callable[[onnx.AttributeProto], bool]] = {
 
 
 def merge_duplicates(model: onnx.ModelProto) -> None:
-    """Make equal initialisers one, and nodes that compute the same from the same one, in place."""
+    """Merge equal initialisers, and nodes that compute the same from the same inputs, in place."""
     run_passes(
         model,
         DeduplicateInitializersPass(size_limit=MAX_ELEMENTS),
@@ -47,7 +47,7 @@ def merge_duplicates(model: onnx.ModelProto) -> None:
 
 
 def halve_float_weights(model: onnx.ModelProto) -> int:
-    """Store the weights that stay in float as float16, with one Cast to float32 behind each, in place.
+    """Store the weights that stay in float as float16, with one Cast to float32 after each, in place.
 
     Biases stay float32: they are a hundredth of the bytes, and runtimes fuse an integer convolution only with a bias
     that is a plain constant.
@@ -129,7 +129,7 @@ def bytes_by_category(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _says_nothing(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
-    """Whether an attribute repeats its default. Those of local functions have none, and are all needed."""
+    """Whether an attribute repeats its default. Attributes of local functions have none, and are all needed."""
     return not node.domain and attribute.name in _DEFAULTS and _DEFAULTS[attribute.name](attribute)
 
 

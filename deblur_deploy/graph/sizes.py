@@ -1,4 +1,4 @@
-"""An ONNX network with free sizes, looked at for one size: what it costs depends on the picture."""
+"""Fixing the free sizes of an ONNX network, since its cost depends on the size of the picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deblur_deploy.core.errors import ConfigError, ExportError
 from deblur_deploy.graph.constant_folding import fold_constants
 
 _SIZING = frozenset({"Add", "Concat", "Div", "Max", "Mul", "Shape", "Sub"})
-"""Operators that compute sizes from sizes."""
+"""Operators that compute sizes from other sizes."""
 
 
 def free_dimensions(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class NetworkFacts:
 
     Args:
         runtime: What the network runs on.
-        available_bytes: Memory beside the network.
+        available_bytes: Memory that the network leaves.
         known: Measurements (see :class:`Restorer`).
     """
 

@@ -69,7 +69,7 @@ def _check_channels(path: Path, picture: Picture, kind: str) -> None:
         return
     if extra != (UNASSOCIATED_ALPHA,):
         raise ArtifactError(
-            f"{path}: {kind} cannot hold {len(extra)} channels beside the colours", hint="choose --format tiff"
+            f"{path}: {kind} cannot hold {len(extra)} channels besides the colours", hint="choose --format tiff"
         )
     if not FORMATS[kind].alpha:
         able = ", ".join(row.suffixes[0][1:] for row in FORMATS.values() if row.alpha)

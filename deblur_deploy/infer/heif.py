@@ -55,7 +55,7 @@ def read_heif(path: Path, content: bytes) -> Picture:
 
 
 def _beside(info: dict[str, Any]) -> list[str]:
-    """What the file holds beside the picture."""
+    """What the file holds besides the picture."""
     found = {"depth_images": "depth map", "aux": "auxiliary pictures", "thumbnails": "thumbnails"}
     return [what for name, what in found.items() if info.get(name)]
 

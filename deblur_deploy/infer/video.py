@@ -48,7 +48,7 @@ class RestoredFilm:
 
 
 def restore_video(source: Path, target: Path, restorer: Restorer, config: VideoConfig, tick: Tick) -> RestoredFilm:
-    """Restore the film of a file and copy what is beside it.
+    """Restore the film of a file and copy everything else.
 
     Args:
         source: Anything that FFmpeg reads.

@@ -77,7 +77,7 @@ def import_checkpoint(
         arch: A name in the table of architectures, or ``package.module:factory``.
         out: The artifact's directory.
         options: What else to be told.
-        figures: What its manifest says beside parameters and multiply-accumulates.
+        figures: What its manifest says besides parameters and multiply-accumulates.
 
     Raises:
         ConfigError: No such architecture, or an option that it does not take.

@@ -211,7 +211,7 @@ _PROGRAMS = (
     ("code/", "a TorchScript program", "torch.jit.load({path!r}).state_dict()"),
     ("models/", "a program of torch.export", "torch.export.load({path!r}).state_dict"),
 )
-"""What marks archives that hold a program beside weights, what they are, and how to get the weights out."""
+"""What marks archives that hold a program besides weights, what they are, and how to get the weights out."""
 
 
 def _check_program(path: Path) -> None:

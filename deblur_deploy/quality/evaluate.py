@@ -42,7 +42,7 @@ _ALEXNET = "alexnet-owt-7be5be79.pth"
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is measured beside PSNR and SSIM, and how.
+    """What is measured besides PSNR and SSIM, and how.
 
     Args:
         align: Register every picture on the sharp one first, as RealBlur's protocol wants (see ``data/align.py``).
@@ -169,7 +169,7 @@ def evaluate(
         artifact: What to evaluate. Where it takes one size only, pairs are cropped to that size from the centre.
         pairs: At least one pair. Each is let go before the next is taken, so that a set may be larger than memory.
         runtime: One of ``RUNTIMES``, or None for the preferred one.
-        config: What is measured beside PSNR and SSIM, and how.
+        config: What is measured besides PSNR and SSIM, and how.
         on_image: Called after each pair with how many are done.
 
     Raises:

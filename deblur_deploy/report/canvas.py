@@ -26,16 +26,16 @@ _XLINK = "http://www.w3.org/1999/xlink"
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours by what they stand for.
+    """Colours by their role.
 
     Args:
         ink: Text and marks that matter.
         muted: Text that explains.
         line: Grid lines.
-        quiet: Marks that others are compared with.
-        accent: What the chart is about.
+        quiet: Marks to compare others with.
+        accent: The subject of the chart.
         soft: A lighter accent.
-        paper: What the chart is drawn on.
+        paper: The background.
     """
 
     ink: str
@@ -51,7 +51,7 @@ PRINT = Palette("#1c2430", "#5d6876", "#dfe3e8", "#a9b3bf", "#0b7a75", "#8cc8c3"
 """Colours of the PNG plots."""
 
 _PLACEHOLDERS = Palette(*(f"#0102{index:02x}" for index in range(1, 8)))
-"""Colours that no chart uses otherwise; each is replaced by the CSS variable of its name."""
+"""Colours that no chart uses by itself; each is replaced by the CSS variable of its name."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def name_rows(axes: Any, names: Sequence[str], palette: Palette) -> None:
 
 
 def shortened(name: str) -> str:
-    """A name that leaves room for the chart; the table below it has the whole one."""
+    """A name short enough to leave room for the chart; the table below it has the full one."""
     return name if len(name) <= _LONGEST_NAME else f"{name[:9]}…{name[10 - _LONGEST_NAME :]}"
 
 

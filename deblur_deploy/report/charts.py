@@ -19,7 +19,7 @@ SHARES = (5, 8)
 _ROW = 34
 _MARGIN = 44
 _LEGEND_WIDTH, _MARKER_WIDTH, _LETTER_WIDTH = 300, 30, 7
-"""In units of the chart's width: room for a legend, a marker with its margins, and a letter at the most."""
+"""In units of the chart's width: room for a legend, a marker with its margins, and the widest letter."""
 
 _LEGEND_LINE = 18
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
@@ -194,7 +194,7 @@ def _waterfall(axes: Any, palette: Palette, levels: Sequence[tuple[str, float]])
     axes.barh(0, values[0] - start, left=start, height=0.5, color=palette.quiet)
     for index, (before, after) in enumerate(itertools.pairwise(values), start=1):
         gain = index == 1
-        width = max(abs(after - before), 0.006 * span)  # a change of nothing still shows where it is
+        width = max(abs(after - before), 0.006 * span)  # a change of zero is still visible
         axes.barh(index, width, left=min(before, after), height=0.5, color=palette.accent if gain else palette.ink)
         axes.plot([before, before], [index - 1.25, index + 0.25], color=palette.muted, linewidth=1)
     for index, value in enumerate(values):
@@ -290,7 +290,7 @@ def _scatter(
 
 
 def _legend_columns(names: Sequence[str]) -> int:
-    """As many as have room beside each other: a legend that is wider than the chart leaves none for the axes."""
+    """As many columns as fit beside each other: a legend wider than the chart would leave no room for the axes."""
     widest = max(len(shortened(name)) for name in names)
     return max(1, min(len(names), int(_LEGEND_WIDTH / (_MARKER_WIDTH + _LETTER_WIDTH * widest))))
 

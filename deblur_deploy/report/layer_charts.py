@@ -1,4 +1,4 @@
-"""Charts of what happens inside a network: the precision of its layers, and what they lose when they are compressed."""
+"""Charts of the inside of a network: the precision of its layers, and what compressing each of them costs."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def precision_chart(stages: Sequence[ReportStage]) -> Chart | None:
 
 
 def layers_chart(engine: Artifact) -> Chart | None:
-    """In which type every layer of an engine is proven to run; None for an engine that does not say.
+    """The type that every layer of an engine is proven to run in; None for an engine without that record.
 
     Args:
-        engine: The engine. Where its manifest does not tell each layer's multiply-accumulates, all are drawn alike.
+        engine: The engine. Where its manifest lacks the layers' multiply-accumulates, all are drawn alike.
     """
     types = dict(engine.figures.get("compute_layers", {}))
     if not types:
@@ -212,7 +212,7 @@ def _tone(kind: str, palette: Palette) -> dict[str, str]:
 
 
 def _rank(kind: str) -> tuple[int, int, str]:
-    """Fewest bits first, what is not proven last."""
+    """Fewest bits first, unproven layers last."""
     if kind not in PRECISIONS:
         return len(_TONES), 0, kind
     return _TONES.index(PRECISIONS[kind].tone), list(PRECISIONS).index(kind), kind

@@ -27,7 +27,7 @@ class GroupCurve:
 
 @dataclass(frozen=True)
 class FrameFront:
-    """What networks lose that are pruned to several frame times, as ``prune --curve`` compares them.
+    """What networks pruned to several frame times lose, as ``prune --curve`` compares them.
 
     Args:
         timed_as: Runtime, precision and size of the frame.

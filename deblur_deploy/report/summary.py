@@ -125,7 +125,7 @@ def _size(stages: Sequence[ReportStage]) -> Part:
         f"original's {format_bytes(stages[0].bytes)}: {verdict}."
     )
     if any(stage.artifact.kind == "engine" and stage.bytes > smallest.bytes for stage in stages):
-        words += " The engine is larger because it holds compiled code beside the weights."
+        words += " The engine is larger because it holds compiled code besides the weights."
     return words, KeyFigure(
         f"1/{1 / ratio:.1f}", "Smallest file", f"{format_bytes(stages[0].bytes)} → {format_bytes(smallest.bytes)}"
     )

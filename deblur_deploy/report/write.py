@@ -1,4 +1,4 @@
-"""Writing a report: one HTML file that asks for nothing beside itself, Markdown for a pull request, or plots."""
+"""Writing a report: one self-contained HTML file, Markdown for a pull request, or plots."""
 
 from __future__ import annotations
 

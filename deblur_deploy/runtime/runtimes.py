@@ -46,7 +46,7 @@ class Runtime:
             and :class:`OpenOptions`, and gives a :class:`~deblur_deploy.runtime.runner.Runner`.
         precision: Type that a network's float32 layers are computed in. Engines have theirs in their files.
         modules: Modules that it imports.
-        packages: Distributions whose versions are recorded beside what was measured on it.
+        packages: Distributions whose versions are recorded with measurements on it.
         install: The command that installs them.
         unavailable: ``module:function`` that takes the runtime's name and gives the error that this machine would end
             in, or None where it is ready. It is asked after the modules and, where one is needed, a GPU were found.

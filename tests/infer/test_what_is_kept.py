@@ -389,7 +389,7 @@ def test_what_other_formats_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="PNG cannot hold samples of float32"):
         through(floats, target_format="PNG")
     five = tiff(tmp_path / "b.tif", noise(np.uint8, 5), **RGB, extrasamples=["unassalpha", "unspecified"])
-    with pytest.raises(ArtifactError, match="PNG cannot hold 2 channels beside the colours"):
+    with pytest.raises(ArtifactError, match="PNG cannot hold 2 channels besides the colours"):
         through(five, target_format="PNG")
 
 

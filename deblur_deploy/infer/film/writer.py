@@ -1,4 +1,4 @@
-"""The result of a film: its own stream restored, and everything beside it copied."""
+"""The result of a film: its own stream restored, and everything else copied."""
 
 from __future__ import annotations
 
