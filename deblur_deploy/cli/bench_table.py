@@ -21,8 +21,8 @@ NewTable = Annotated[
     Path | None,
     typer.Option(
         "--latency-table",
-        help="Only measure the frame times that `prune --max-ms` needs for a float checkpoint, and write them to this JSON "
-        "file; an interrupted one is completed.",
+        help="Only measure the frame times that `prune --max-ms` needs for a float checkpoint, and write them to this "
+        "JSON file; an interrupted one is completed.",
     ),
 ]
 TableInt8 = Annotated[bool, typer.Option("--int8", help="With --latency-table: times as after `qat`.")]

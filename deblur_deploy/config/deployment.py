@@ -110,8 +110,7 @@ class ShapeConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What the file of an engine can do, besides running (see ``engine/build_settings.py``); names are those of
-    trtexec.
+    """What an engine's file can do besides running (see ``engine/build_settings.py``); names are those of trtexec.
 
     Args:
         timing_cache: File of kernel timings to start from and to add to. The full TensorRT only.
