@@ -74,7 +74,7 @@ class BenchConfig:
         times = (self.warmup_ms, self.duration_ms)
         if not all(0 <= ms < math.inf for ms in times) or self.min_iterations < 1:
             raise ConfigError(
-                "a time to measure is negative or endless, or no iteration is asked for", hint="try the defaults"
+                "a time to measure is negative or infinite, or there are no iterations", hint="try the defaults"
             )
         if not 1 <= self.windows <= self.max_windows:
             raise ConfigError(

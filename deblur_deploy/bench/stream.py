@@ -56,7 +56,8 @@ class StreamConfig:
     def __post_init__(self) -> None:
         if not (0 < self.fps < math.inf and 0 <= self.seconds < math.inf):
             raise ConfigError(
-                f"a stream of {self.fps:g} fps for {self.seconds:g} s is none", hint="give positive numbers, such as 30"
+                f"a stream of {self.fps:g} fps for {self.seconds:g} s has no frames",
+                hint="give positive numbers, such as 30",
             )
 
 

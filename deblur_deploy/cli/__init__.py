@@ -13,9 +13,9 @@ import unicodedata
 
 COMMANDS = {
     "demo": "the whole way on real photographs: prune, qat, ONNX, FP16 engine, benchmark, one table",
-    "run": "a recipe of stages with budgets; goes on after the last finished stage",
+    "run": "run a recipe of stages with budgets; continues after the last finished stage",
     "import": "turn a trained checkpoint (.pth, .pt, .safetensors) into an artifact",
-    "train": "train a generator on sharp photographs, from scratch or on from another",
+    "train": "train a generator on sharp photographs, from scratch or starting from another",
     "prune": "keep the strongest channels of every group, then fine-tune",
     "qat": "fake-quantize to INT8, calibrate, then fine-tune",
     "export-onnx": "write one ONNX file that every runtime reads",

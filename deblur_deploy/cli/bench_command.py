@@ -45,7 +45,7 @@ def command(
     sweep: Annotated[bool, typer.Option("--sweep", help="Measure from 320x180 to 1920x1080.")] = False,
     stream: Annotated[
         str | None,
-        typer.Option(help="Let frames arrive at these rates, such as 30,45,60; tells latency and dropped frames."),
+        typer.Option(help="Let frames arrive at these rates, such as 30,45,60; reports latency and dropped frames."),
     ] = None,
     pipelined: Annotated[
         bool, typer.Option("--pipelined", help="Streams: conversion in parallel with the network.")
@@ -59,9 +59,10 @@ def command(
         ),
     ] = None,
     use_spin_wait: Annotated[
-        bool, typer.Option(help="Wait for a GPU awake, which takes a core, as with trtexec's --useSpinWait.")
+        bool,
+        typer.Option(help="Spin while waiting for the GPU, which occupies a core, as with trtexec's --useSpinWait."),
     ] = True,
-    floor: Annotated[bool, typer.Option(help="Probe the machine's limits and give time over floor.")] = True,
+    floor: Annotated[bool, typer.Option(help="Probe the machine's limits and show times relative to floors.")] = True,
     save: Annotated[Path | None, typer.Option(help="JSONL file for every sample and the facts of the machine.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file for the table.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Markdown file for the table.")] = None,
@@ -73,7 +74,7 @@ def command(
     fail_below: Annotated[float, typer.Option(help="With --compare: lowest speed relative to the earlier one.")] = 0.95,
     other_device: Annotated[bool, typer.Option("--other-device", help="Compare with another device.")] = False,
     budget_ms: Annotated[
-        float | None, typer.Option(help="Exit with 3 unless the fastest stable row is at most this median.")
+        float | None, typer.Option(help="Exit with 3 unless the fastest stable row has at most this median.")
     ] = None,
     latency_table: NewTable = None,
     int8: TableInt8 = False,

@@ -61,7 +61,7 @@ class Gates:
         if not self.other_device:
             refuse_other_device(differences, self.baseline)
         for difference in dict.fromkeys(differences):
-            output.say(f"warning   {self.baseline.name} is of another device: {difference}")
+            output.say(f"warning   {self.baseline.name} was measured on another device: {difference}")
 
     def judge(self, report: BenchReport, output: Output, result: dict[str, Any]) -> BudgetError | None:
         """Print what comes out, and put it into the JSON object.

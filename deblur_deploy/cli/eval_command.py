@@ -112,7 +112,7 @@ def _evaluate_blurred(
     largest = (
         "no flat surface to measure a colour shift on"
         if report.color_shift is None
-        else (f"colour shift at most {report.color_shift:.2f} of 255 on what is flat")
+        else (f"colour shift at most {report.color_shift:.2f} of 255 on flat areas")
     )
     overshoot = f"{report.overshoot_share:.2%} of the pixels overshoot"
     output.say(f"{len(report.per_image)} on {report.runtime}: {largest}, {overshoot}")

@@ -24,7 +24,9 @@ def command(
     res: Res = "640x360",
     dynamic: Annotated[
         bool,
-        typer.Option("--dynamic", help="Leave batch, height and width free; --res is then what figures are given for."),
+        typer.Option(
+            "--dynamic", help="Leave batch, height and width free; --res is then the size that figures are for."
+        ),
     ] = False,
     io: Annotated[
         Literal["float", "uint8"],

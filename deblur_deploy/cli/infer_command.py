@@ -31,7 +31,7 @@ STANDARD_STREAM = Path("-")
 
 Inputs = Annotated[
     list[Path] | None,
-    typer.Argument(help="Pictures, videos and folders of them (with what is below); - for raw frames on stdin."),
+    typer.Argument(help="Pictures, videos and folders of them (with subfolders); - for raw frames on stdin."),
 ]
 Format = Annotated[str | None, typer.Option(help="Format of pictures. Left out: that of each input.")]
 Quality = Annotated[int, typer.Option(help="Quality of formats that have one, such as JPEG, 1 to 100.")]
@@ -82,7 +82,7 @@ def command(
     tile: Tile = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip files that were done in the same way.")] = False,
     watch: Annotated[Path | None, typer.Option(help="Folder to watch for files, until Ctrl-C.")] = None,
-    poll: Annotated[float, typer.Option(help="Seconds between two looks into the watched folder.")] = 1.0,
+    poll: Annotated[float, typer.Option(help="Seconds between two polls of the watched folder.")] = 1.0,
     raw: Raw = None,
     runtime: Runtime = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads. Left out: what the runtime chooses.")] = None,
@@ -105,7 +105,7 @@ def command(
     film = VideoConfig(codec, crf, pixel_format, profile, preset, deinterlace, drop_alpha, *part)
     config = InferConfig(restore, EncodeConfig(kind, quality), film, DicomConfig(keep_uid), resume, keep_going)
     if out is None:
-        raise ConfigError("it is not said where results go", hint="name a folder with --out")
+        raise ConfigError("no folder for the results was named", hint="name a folder with --out")
     given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
     choice = _Choice(tuple(given), out, pattern, suffix, watch, poll)
     if raw is not None or STANDARD_STREAM in given:
@@ -178,7 +178,7 @@ def _restore_files(output: Output, machine: _Machine, choice: _Choice, config: I
     if files.seams:
         output.say(f"warning   {files.seams}")
     if files.deaths:
-        output.say(f"note      {files.deaths} workers died; their files were begun again by others")
+        output.say(f"note      {files.deaths} workers died; others started their files again")
     conclude(output, files.report, choice.out)
 
 
@@ -258,7 +258,7 @@ def _stream(machine: _Machine, choice: _Choice, raw: str | None, as_json: bool, 
             "raw frames come one after the other, so one machine restores them", hint="leave out --engine"
         )
     if as_json:
-        raise ConfigError("--json and raw frames both want stdout", hint="leave out --json")
+        raise ConfigError("--json and raw frames both need stdout", hint="leave out --json")
     size = parse_resolution(raw)
     output = Output(as_json=True)  # stdout is for the frames
     with _opened(machine.artifact(), machine) as runner:

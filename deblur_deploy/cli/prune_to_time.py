@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from deblur_deploy.compress.shaping import TablePlace
 
 MaxMs = Annotated[
-    float | None, typer.Option(help="Keep what fits into so many ms for a frame, instead of a share of the channels.")
+    float | None, typer.Option(help="Keep what fits into this many ms per frame, instead of a share of the channels.")
 ]
 MinFps = Annotated[float | None, typer.Option(help="The same as frames in a second.")]
 FrameCurve = Annotated[
@@ -41,7 +41,8 @@ TableFile = Annotated[
     typer.Option("--latency-table", help="File of measured times. Where there is none, it is measured and written."),
 ]
 OtherDevice = Annotated[
-    bool, typer.Option("--other-device", help="The latency table is of another machine; nothing is timed here.")
+    bool,
+    typer.Option("--other-device", help="The latency table was measured on another machine; nothing is timed here."),
 ]
 Remeasure = Annotated[bool, typer.Option("--remeasure", help="Forget times that were measured before.")]
 

@@ -32,7 +32,7 @@ def command(
         list[str] | None, typer.Option(help="A layer to keep in float, besides the first, the last and the offsets.")
     ] = None,
     include: Annotated[
-        list[str] | None, typer.Option(help="A layer to quantize though it is the first, the last or the offsets'.")
+        list[str] | None, typer.Option(help="A layer to quantize although it is the first, the last or gives offsets.")
     ] = None,
     format: Annotated[str, typer.Option(help="int8, or fp8 (E4M3).")] = "int8",
     weights_only: Annotated[

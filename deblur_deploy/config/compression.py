@@ -90,7 +90,7 @@ class PruneConfig:
         for name, known in _PRUNING_CHOICES.items():
             require(getattr(self, name) in known, f"{name} is {getattr(self, name)!r}", f"give {' or '.join(known)}")
         both = self.scope == "global" and self.allocation == "sensitivity"
-        require(not both, "scope global and allocation sensitivity both share channels out", "give one of them")
+        require(not both, "scope global and allocation sensitivity both distribute channels", "give one of them")
         require(self.rounds >= 1, f"rounds is {self.rounds}", "give 1 (all at once) or more")
         require(self.scan_images >= 1, f"scan_images is {self.scan_images}", "give 1 or more, such as 4")
         require(self.scan_size >= 16, f"scan_size is {self.scan_size}", "give 16 or more, such as 256")

@@ -169,7 +169,9 @@ def _inspect(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -> st
         raise BuildError(f"{flavour.title} cannot load the engine that it built: {logger.last_error}", hint=hint)
     text = str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
     if '"Layers"' not in text:
-        raise BuildError(f"{flavour.title} says nothing of the layers of the engine that it built", hint=hint)
+        raise BuildError(
+            f"{flavour.title} gives no information about the layers of the engine that it built", hint=hint
+        )
     return text
 
 

@@ -68,7 +68,7 @@ def list_layers(artifact: Artifact) -> str:
         )
     except subprocess.TimeoutExpired as err:
         raise ArtifactError(
-            f"Polygraphy was not done with {artifact.path} after {_TIMEOUT_S} s",
+            f"Polygraphy did not finish with {artifact.path} after {_TIMEOUT_S} s",
             hint=f"run it yourself: `polygraphy {shlex.join(options)}`",
         ) from err
     if ended.returncode:

@@ -51,7 +51,7 @@ class Generator(nn.Module, ABC):
         Raises:
             KeyError: An array that every such network has is missing; the exception names it.
         """
-        raise NotImplementedError(f"{cls.__name__} cannot be told by its arrays alone")
+        raise NotImplementedError(f"{cls.__name__} cannot be recognised by its arrays alone")
 
     @classmethod
     def from_published(

@@ -187,7 +187,7 @@ def _check_origin(factory: str, module_name: str) -> None:
     """Refuse what no user has written."""
     package = module_name.partition(".")[0]
     if package in sys.stdlib_module_names:
-        raise ConfigError(f"{factory} is part of Python, and makes no network", hint=_HINT)
+        raise ConfigError(f"{factory} is part of Python, and does not make a network", hint=_HINT)
     if package == _OURS:
         raise ConfigError(
             f"{factory} is part of deblur-deploy", hint="its own networks have names: --arch mimo-unet, for example"

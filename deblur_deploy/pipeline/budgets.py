@@ -60,7 +60,7 @@ def _missed_gain(budget: Budget, quality: Mapping[str, Any]) -> list[str]:
         gain = lost_db(psnr_db["original"], blurred_db)
         return [
             f"the original gains {gain:.2f} dB over the blurred input, too little to say what is kept of it, so "
-            f"min_gain_kept = {budget.min_gain_kept} is not shown"
+            f"min_gain_kept = {budget.min_gain_kept} cannot be checked"
         ]
     if kept >= budget.min_gain_kept:
         return []
@@ -89,7 +89,7 @@ def _missed_speed(budget: Budget, made: RunArtifacts, bench: dict[str, Any] | No
     timed = {row: found[1] for row in made.onnx if (found := fastest(made, row, bench))}
     last = list(made.onnx)[-1] if made.engine is None else list(made.checkpoints)[-1]
     if baseline is None or last not in timed:
-        return [f"{last} could not be timed here, so min_speedup = {budget.min_speedup} is not shown"]
+        return [f"{last} could not be timed here, so min_speedup = {budget.min_speedup} cannot be checked"]
     runtime, baseline_ms = baseline
     speedup = baseline_ms / timed[last]
     if speedup >= budget.min_speedup:

@@ -202,7 +202,7 @@ def _precision_section(stages: Sequence[ReportStage]) -> Section:
         charts.append(layers_chart(engines[-1]))
     else:
         absent = "This run has no engine, so there is no list of layers. `deblur-deploy export-trt --fp16` builds one."
-    intro = "In which type the multiply-accumulates run; an engine's is proven by its own list of layers."
+    intro = "The types that the multiply-accumulates run in; an engine's are proven by its own list of layers."
     return Section("precision-section", "Precision", intro, tuple(chart for chart in charts if chart), absent)
 
 

@@ -111,7 +111,7 @@ def require_provider(session: Any, provider: str, name: str) -> None:
         )
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise MissingDependencyError(
-            f"{name}: onnxruntime {onnxruntime.__version__} does not tell where it computes",
+            f"{name}: onnxruntime {onnxruntime.__version__} does not report where it computes",
             hint=find_runtime(name).install,
         )
     elsewhere = [

@@ -43,7 +43,7 @@ def train(
     on_step: OnStep | None = None,
     run: RunConfig | None = None,
 ) -> Artifact:
-    """Train a generator, from scratch or on from another.
+    """Train a generator, from scratch or starting from another.
 
     While it runs, its state lies in :func:`state_folder`; the artifact is written at the end. Launched in several
     processes, all of them train one network and the first writes it.

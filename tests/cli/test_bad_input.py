@@ -184,7 +184,7 @@ def test_options_that_tensorrt_rtx_lacks(refuse, made):
         (("--version-compatible",), "lean runtime"),
         (("--hardware-compatibility", "ampere_plus"), "no such levels"),
         (("--plugin", "libdeblur_plugin.so"), "no plugins"),
-        (("--int8",), "in float without a word"),
+        (("--int8",), "silently build them in float"),
     ):
         assert reason in refuse(1, "export-trt", made["qat"], *option)
 

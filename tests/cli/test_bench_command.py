@@ -199,7 +199,7 @@ def test_a_baseline_of_another_device_is_refused_before_anything_is_measured(run
     assert "was measured on another device" in refusal
     assert "was Another Processor" in refusal
     assert not (tmp_path / "now.jsonl").exists()
-    assert "warning   baseline.jsonl is of another device" in allowed.out
+    assert "warning   baseline.jsonl was measured on another device" in allowed.out
 
 
 def test_a_budget_of_milliseconds(run, made):
@@ -284,7 +284,7 @@ def test_a_path_that_cannot_be_written_is_found_before_measuring(run, made, tmp_
         (("--stream", "30", "--csv", "a.csv"), "streams are written as JSONL only"),
         (("--stream", "nan"), "--stream is 'nan'"),
         (("--batch", "inf"), "--batch is 'inf'"),
-        (("--seconds", "inf"), "a time to measure is negative or endless"),
+        (("--seconds", "inf"), "a time to measure is negative or infinite"),
         (("--fail-below", "nan"), "--fail-below is nan"),
         (("--budget-ms", "nan"), "--budget-ms is nan"),
         (("--budget-ms", "5", "--batch", "2,4"), "one frame of 32x16, which is not measured"),

@@ -96,7 +96,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(refuse, netwo
     assert "the network alone takes" in refuse(2, "infer", network, photos, "--out", out, "--max-memory", "20MB")
     assert "is not a resolution" in refuse(2, "infer", network, photos, "--out", out, "--tile", "64")
     assert "write `infer SOURCE - --out - --raw" in refuse(2, "infer", network, "-", "--out", out)
-    assert "both want stdout" in refuse(2, "infer", network, "-", "--out", "-", "--raw", "8x8")
+    assert "both need stdout" in refuse(2, "infer", network, "-", "--out", "-", "--raw", "8x8")
     assert "there is no engine 'spark'" in refuse(2, "infer", network, photos, "--out", out, "--engine", "spark")
     assert "--workers is for a cluster" in refuse(2, "infer", network, photos, "--out", out, "--workers", 2)
     assert "poll is 0" in refuse(2, "infer", network, "--watch", photos, "--out", out, "--poll", 0)

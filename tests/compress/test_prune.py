@@ -151,7 +151,7 @@ def test_shares_outside_zero_to_one_are_refused(kind, share):
         ({"importance": "l3"}, "importance is 'l3'"),
         ({"scope": "everywhere"}, "scope is 'everywhere'"),
         ({"allocation": "fair"}, "allocation is 'fair'"),
-        ({"scope": "global", "allocation": "sensitivity"}, "both share channels out"),
+        ({"scope": "global", "allocation": "sensitivity"}, "both distribute channels"),
         ({"rounds": 0}, "rounds is 0"),
         ({"scan_images": 0}, "scan_images is 0"),
         ({"scan_size": 8}, "scan_size is 8"),

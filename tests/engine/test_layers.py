@@ -99,6 +99,6 @@ def test_the_command_is_named_only_where_it_can_run(monkeypatch: pytest.MonkeyPa
 def test_a_polygraphy_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch, onnx_artifact: Artifact) -> None:
     monkeypatch.setattr(layers_module, "find_spec", lambda name: object())
     monkeypatch.setattr(layers_module, "_TIMEOUT_S", 0.01)
-    with pytest.raises(ArtifactError, match="was not done with") as e:
+    with pytest.raises(ArtifactError, match="did not finish with") as e:
         list_layers(onnx_artifact)
     assert "polygraphy inspect model" in e.value.hint

@@ -92,7 +92,7 @@ def test_two_workers_give_the_same_bytes_though_one_is_killed(artifact, photos, 
     assert len(networks) == 2
     assert child.returncode == 1, messages
     assert "1 of 11 files failed: broken.jpg" in messages
-    assert "workers died; their files were begun again by others" in messages
+    assert "workers died; others started their files again" in messages
     report = json.loads(answer)
     assert (report["done"], report["failed"], report["runtime"]) == (FILES, 1, "torch")
     for path in (tmp_path / "alone" / "sub").iterdir():
