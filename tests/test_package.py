@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def project_name(requirement: str) -> str:
+    """The name of a requirement, as PyPI normalises it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
+
+
+def imported_packages(source: str) -> set[str]:
+    """Top-level names of everything that a file imports, except from Python and from this package."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"deblur_deploy"}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Packages that are not installed where the tests run are left out."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    declared = {project_name(entry) for entries in (project["dependencies"], *extras) for entry in entries}
+    providers = packages_distributions()
+    files = (ROOT / "deblur_deploy").rglob("*.py")
+    imported = set().union(*(imported_packages(path.read_text(encoding="utf-8")) for path in files))
+    known = {name: {project_name(provider) for provider in providers[name]} for name in imported if name in providers}
+    assert {"numpy", "torch", "onnx", "PIL"} <= known.keys()
+    assert {name for name, projects in known.items() if not projects & declared} == set()
+
+
+def test_an_import_is_found_wherever_it_is() -> None:
+    source = "import os\nfrom onnx.helper import make_node\ndef f():\n    import ml_dtypes.finfo, deblur_deploy.cli"
+    assert imported_packages(source) == {"onnx", "ml_dtypes"}
+    assert project_name("ML_Dtypes[x]>=0.5") == "ml-dtypes"
 
 
 def call(*arguments: object, cwd: Path) -> str:

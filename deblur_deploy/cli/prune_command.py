@@ -106,7 +106,7 @@ def command(
 ) -> None:
     """Keep the strongest channels of every group, then fine-tune with the unpruned network as teacher.
 
-    With --max-ms, those channels and blocks of which a frame takes at most so long and that lose the least.
+    With --max-ms, keep the channels and blocks that lose the least within a frame time.
     """
     options = {
         **{name: share for name, share in (("keep", keep), ("macs", macs), ("params", params)) if share is not None},

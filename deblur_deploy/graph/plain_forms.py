@@ -19,8 +19,6 @@ from onnx import helper, numpy_helper
 
 from deblur_deploy.graph.edit import remove_unused, set_nodes
 
-_WEIGHTED = frozenset({"Conv", "DeformConv"})
-
 
 def write_pads(model: onnx.ModelProto) -> int:
     """Replace ``auto_pad`` of convolutions of stride 1 by ``pads``, in place.
@@ -36,7 +34,7 @@ def write_pads(model: onnx.ModelProto) -> int:
     for node in model.graph.node:
         attributes = {attribute.name: attribute for attribute in node.attribute}
         way = attributes["auto_pad"].s.decode() if "auto_pad" in attributes else "NOTSET"
-        if node.op_type not in _WEIGHTED or way == "NOTSET":
+        if node.op_type != "Conv" or way == "NOTSET":
             continue
         strides = list(attributes["strides"].ints) if "strides" in attributes else []
         if "kernel_shape" in attributes:
