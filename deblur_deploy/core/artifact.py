@@ -359,7 +359,7 @@ def _staging_directory(out: Path) -> Iterator[Path]:
 
 
 def _clear_up(out: Path) -> None:
-    """Remove what killed runs left beside ``out``; an older artifact that one had set aside is put back."""
+    """Remove what killed runs left beside ``out``, and put back an older artifact that one of them had set aside."""
     for stale in out.parent.glob(f".{glob.escape(out.name)}.*.staging"):
         shutil.rmtree(stale, ignore_errors=True)
     for aside in out.parent.glob(f".{glob.escape(out.name)}.old.*"):

@@ -1,4 +1,4 @@
-"""Rows of latencies in JSONL files as ``bench`` writes them, read by whoever compares or shows them."""
+"""Rows of latencies in JSONL files as ``bench`` writes them, for everything that compares or shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves from stored values to light: which one a picture says it has, and which are near enough to that of sRGB."""
+"""Curves from stored values to light: which one a picture declares, and which are close enough to that of sRGB."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def icc_gamma(profile: bytes | None) -> float | None:
 
 
 def curve_unlike_srgb(image: Image.Image, file: BinaryIO) -> str | None:
-    """What the curve of a picture is called, such as ``linear``; None where it can be taken as sRGB.
+    """The name of a picture's curve, such as ``linear``; None where it can be taken as sRGB.
 
     Args:
         image: The picture, open in Pillow.
@@ -66,7 +66,7 @@ def curve_unlike_srgb(image: Image.Image, file: BinaryIO) -> str | None:
 
 
 def _transfer(file: BinaryIO) -> int | None:
-    """The transfer characteristics that a PNG (cICP), AVIF or HEIF file (nclx) says, or None."""
+    """The transfer characteristics that a PNG (cICP), AVIF or HEIF file (nclx) declares, or None."""
     place = file.tell()  # from which Pillow reads on
     file.seek(0)
     head = file.read(_HEAD_BYTES)

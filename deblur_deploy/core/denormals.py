@@ -1,7 +1,7 @@
 """Numbers too small for full precision, which many processors compute with 10 to 100 times slower, taken for zero.
 
 A float32 below 1.2e-38 is denormal. Nothing that small shows in a picture, but a network with tiny weights makes
-millions of them. Processors have a mode that takes them for zero. It belongs to a thread, and a new thread starts with
+millions of them. Processors have a mode that treats them as zero. It belongs to a thread, and a new thread starts with
 the mode of the thread that made it. So a thread pool that waited already keeps the mode that it began with: what needs
 the mode on all of its threads starts them inside :func:`flushed_denormals`.
 """
@@ -40,7 +40,7 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def _set_mode(flush: bool) -> bool | None:
-    """Switch the mode of this thread; returns what it was, or None where it is not known how to."""
+    """Switch the mode of this thread; returns the previous one, or None on processors where this is not supported."""
     if (math := _math_library()) is None:
         return None
     where, bits = _MODES[platform.machine()]

@@ -46,7 +46,7 @@ class ConfigError(DeblurDeployError):
 
 
 class ArtifactError(DeblurDeployError):
-    """A file or an artifact is missing, damaged, or not what it was taken for."""
+    """A file or an artifact is missing, damaged, or of another kind than expected."""
 
 
 class MissingDependencyError(DeblurDeployError, ImportError):
@@ -66,7 +66,7 @@ class VerificationError(DeblurDeployError):
 
 
 class BudgetError(DeblurDeployError):
-    """Everything was made, and what it costs or buys misses a budget."""
+    """Everything was made, but a budget is missed."""
 
 
 def require(condition: bool, message: str, hint: str) -> None:
@@ -76,6 +76,6 @@ def require(condition: bool, message: str, hint: str) -> None:
 
 
 def first_line(err: BaseException) -> str:
-    """The first line of what an exception says, or its type where it says nothing."""
+    """The first line of an exception's message, or its type where there is none."""
     lines = str(err).strip().splitlines()
     return lines[0] if lines else type(err).__name__

@@ -56,7 +56,7 @@ def _external_file(model: memoryview) -> str | None:
             kind, message = waiting.pop()
             for number, value in _fields(message):
                 if isinstance(value, int):
-                    # An enum is of 32 bits: readers drop what is above.
+                    # An enum has 32 bits: readers drop the bits above.
                     if (kind, number, value & 0xFFFFFFFF) == ("Tensor", _DATA_LOCATION, _EXTERNAL):
                         found = found or ""
                 elif _MESSAGES[kind].get(number) == "Entry":
@@ -77,7 +77,7 @@ def _location(entry: memoryview) -> str | None:
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Numbers and values of a message's fields: varints as numbers, what has a length as its bytes.
 
-    The marks of groups, which ONNX has none of, are passed over, so that their contents count as fields of the message.
+    Group tags, which ONNX does not use, are skipped, so that their contents count as fields of the message.
 
     Raises:
         ValueError: It is not a message.

@@ -14,7 +14,7 @@ from pathlib import Path
 from deblur_deploy.core.errors import ArtifactError
 
 PARTIAL = ".partial"
-"""Stands in the names of files that are being written. What a killed run left, :func:`remove_partials` takes away."""
+"""Part of the names of files that are being written. :func:`remove_partials` removes those that a killed run left."""
 
 
 @contextmanager

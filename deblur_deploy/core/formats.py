@@ -15,7 +15,7 @@ from deblur_deploy.core.lazy import load_named
 
 @dataclass(frozen=True, kw_only=True)
 class PictureFormat:
-    """What a picture format is called and what it holds.
+    """The name of a picture format, and what it can hold.
 
     Args:
         name: Pillow's name.
@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ".hdr": ("Radiance HDR", "save it as TIFF with 32-bit floats"),
     **dict.fromkeys((".svg", ".eps", ".pdf"), ("a drawing without pixels", "export it as PNG")),
 }
-"""What is known by its suffix and refused as what it is: its name, and what to do."""
+"""Formats that are refused by name, by their suffix: the name, and what to do."""
 
 
 def suffixes() -> frozenset[str]:

@@ -20,7 +20,7 @@ from deblur_deploy.core.tiff_repair import SIGNATURES, read_pages, repair
 
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
 _UNSIGNED, _UNKNOWN_FORMAT = 1, 4
-"""What TIFF's SampleFormat says of whole numbers without a sign, and of what it does not know."""
+"""Values of TIFF's SampleFormat for unsigned integers and for samples of unknown kind."""
 
 _SAVE_UNSIGNED = "save it with 8 or 16 bits; infer restores it as it is"
 
@@ -101,7 +101,7 @@ def load_rgb(path: Path) -> NDArray[np.uint8]:
         raise ArtifactError(f"{path} cannot be read: it is not a regular file", hint="give image files")
     formats.prepare(path)
     try:
-        # What Pillow warns of ends in an error, or is metadata that no one asks for here.
+        # What Pillow warns about ends in an error, or is metadata that is not used here.
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
             return _load_rgb(path, file)
     except Image.DecompressionBombError as err:
@@ -143,7 +143,7 @@ def _load_rgb(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
 
 
 def _sound_tiff(path: Path, file: BinaryIO) -> BinaryIO:
-    """A TIFF without what is damaged in it and not needed for its pixels, and not of numbers without a known white."""
+    """A TIFF without damaged tags that its pixels do not need; refused if its samples have no known white."""
     repaired = repair(file)
     repaired.pages[0].check()
     formats_of_samples = read_pages(repaired.file)[0].get(_SAMPLE_FORMAT, (_UNSIGNED,))
@@ -238,7 +238,7 @@ NOISE = 1e-6
 
 
 def with_noise(samples: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Pictures with noise that shows whether a network blows up what float32 rounds.
+    """Pictures with noise that shows whether a network amplifies the rounding of float32.
 
     Args:
         samples: Any shape, in [0, 1].

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def load_named(path: str) -> Any:
-    """What ``module:name`` stands for.
+    """The object that ``module:name`` refers to.
 
     Args:
         path: Dotted module and name of something in it, with a colon between.

@@ -37,7 +37,7 @@ def peak_during(action: Callable[[], object]) -> int | None:
     """How far above its size before an action the process grew during it, in bytes.
 
     Returns:
-        The growth, or None where the system cannot tell; the action has run all the same.
+        The growth, or None where the system does not report it; the action has run in either case.
     """
     _give_back_freed()
     before = resident_bytes() if reset_peak() else None
@@ -58,7 +58,7 @@ _keepers_lock = threading.Lock()
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Have the allocator keep what is freed, for work that allocates the same sizes over and over.
+    """Have the allocator keep freed memory, for work that allocates the same sizes over and over.
 
     By default glibc gives every block above some size back to the system when it is freed, and each page of the next
     such block faults anew. That was 6 to 35 % of a training step in bfloat16. Afterwards the memory is given back.
@@ -86,7 +86,7 @@ def _set_allocator(values: dict[int, int]) -> None:
 
 
 def _give_back_freed() -> None:
-    """Have the allocator return what was freed, which an action would otherwise take unseen (malloc_trim(3))."""
+    """Have the allocator return freed memory, which an action would otherwise reuse unmeasured (malloc_trim(3))."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

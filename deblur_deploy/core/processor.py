@@ -1,4 +1,4 @@
-"""What the processor calls itself and which instruction sets it has, as Linux tells it."""
+"""The name and the instruction sets of the processor, as Linux reports them."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def find_artifacts(runs: Path) -> list[Artifact]:
 
 
 def resolve_source(source: Path | None, runs: Path, fits: Callable[[Artifact], bool]) -> tuple[Artifact, str]:
-    """Find what a command should work on.
+    """Find the artifact that a command should work on.
 
     Args:
         source: What the user named, or None.

@@ -41,8 +41,8 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str, base: T | Non
         cls: A dataclass; nested dataclasses are sub-tables.
         table: Field names to plain values; lists become tuples.
         where: Name of the table in messages.
-        base: What fields that the table leaves out are taken from, instead of the class's defaults. A sub-table is
-            based on the default of its field, so that it changes what it names and nothing else.
+        base: Source of the fields that the table leaves out, instead of the class's defaults. A sub-table is based on
+            the default of its field, so that it changes only what it names.
 
     Raises:
         ConfigError: An unknown field (with the nearest known one), a value of the wrong type, or one out of range.

@@ -38,7 +38,7 @@ def usable_cores() -> int:
 
 
 def default_threads() -> int:
-    """Threads to compute with where nothing is said: one for each usable core, hyper-threads of one core counted once.
+    """Threads to compute with by default: one for each usable core, hyper-threads of one core counted once.
 
     ``OMP_NUM_THREADS`` is a smaller number that the user has set for all libraries.
     """
@@ -91,7 +91,7 @@ class BusyWatch:
         """How many there were in the mean.
 
         Args:
-            at_least_s: How long to watch at least; what has not passed yet is slept.
+            at_least_s: Shortest time to watch; the rest of it is slept.
 
         Returns:
             Between 0 and the number of usable cores; None where the system does not say.

@@ -1,6 +1,6 @@
-"""A TIFF with damaged tags: what points behind the end of the file costs itself, and not the picture.
+"""A TIFF with damaged tags: tags that point behind the end of the file are lost, and the picture is not.
 
-Readers of TIFF give up at the first value that is not there, or leave out what follows it without a word. So damaged
+Readers of TIFF stop at the first missing value, or silently leave out what follows it. So damaged
 entries are taken out of their directories (TIFF 6.0, section 2) before a reader sees the file.
 """
 
@@ -43,7 +43,7 @@ _MAX_PAGES, _MAX_ENTRIES = 10_000, 65_535
 
 @dataclass(frozen=True)
 class Damage:
-    """What of a page was taken out.
+    """The parts of a page that were removed.
 
     Args:
         essential: Names of tags without which there is no picture, also of those that are missing.
@@ -61,7 +61,7 @@ class Damage:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of a page that is read all the same."""
+        """The notes on a page that can be read without its damaged parts."""
         notes = [f"its {what} data are damaged and left out" for what in self.directories]
         if self.others:
             notes.append(f"its metadata are damaged and left out: {', '.join(self.others)}")
@@ -72,7 +72,7 @@ class Damage:
         return tuple(notes)
 
     def check(self) -> None:
-        """Raise a ValueError where what is damaged is needed for the pixels."""
+        """Raise a ValueError where the pixels need what is damaged."""
         if self.essential:
             raise ValueError(f"of its tags, {', '.join(self.essential)} cannot be read")
 
@@ -82,7 +82,7 @@ class Repaired:
     """A TIFF as readers take it.
 
     Args:
-        file: The file itself where it is sound, else the same without what is damaged.
+        file: The file itself where it is undamaged, else a copy without what is damaged.
         pages: What was damaged, page by page.
     """
 
@@ -91,7 +91,7 @@ class Repaired:
 
 
 def repair(file: BinaryIO) -> Repaired:
-    """Take out of a TIFF what points behind its end, or is of a type that its tag cannot have.
+    """Remove tags from a TIFF that point behind its end, or are of a type that they cannot have.
 
     Args:
         file: The TIFF, which has to stay open as long as the result is read.
@@ -177,7 +177,7 @@ def read_pages(file: BinaryIO) -> list[Tags]:
 
 
 def tag_name(tag: int) -> str:
-    """What a tag is called."""
+    """The name of a tag."""
     name = str(TiffTags.lookup(tag).name)
     return f"tag {tag}" if name == "unknown" else name
 
@@ -202,7 +202,7 @@ class _Directory:
 
     @property
     def is_page(self) -> bool:
-        """Whether it describes a picture, and is not what happens to stand at a wrong place."""
+        """Whether it describes a picture, and is not the chance contents of a wrong offset."""
         known = sum(entry.kind in _SIZES for entry in self.entries)
         has_size = {WIDTH, HEIGHT} <= {entry.tag for entry in self.entries}
         return has_size and not self.cut_off and 2 * known > len(self.entries)
@@ -210,7 +210,7 @@ class _Directory:
 
 @dataclass(frozen=True)
 class _Form:
-    """How numbers stand in a file: their order, and whether places have eight bytes."""
+    """How numbers are stored in a file: their byte order, and whether offsets have eight bytes."""
 
     file: BinaryIO
     length: int

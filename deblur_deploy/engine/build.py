@@ -51,13 +51,13 @@ _TURING, _LARGE_ENGINE = "7.5", 10_000_000
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """A serialized engine and what is known about it.
+    """A serialized engine and facts about it.
 
     Args:
         data: The serialized engine.
         flavour: The TensorRT that built it.
         flavour_version: Its version; engines load in this version only.
-        network_sha256: Hash of the ONNX bytes that were handed to the builder.
+        network_sha256: Hash of the ONNX bytes that the builder was given.
         proof: In which type each compute node runs.
         layers: Number of layers of the finished engine, 0 if the builder did not list them.
         seconds: Wall time of the build, start of the process included.
@@ -180,7 +180,7 @@ def _grouped(model: onnx.ModelProto) -> int:
 
 
 def _request(flavour: FlavourName, config: EngineConfig, handover: Handover, plugin: str) -> Request:
-    """What the builder's process is told."""
+    """The request to the builder's process."""
     plan = config.plan
     if plan.timing_cache is not None:
         plan = replace(plan, timing_cache=str(Path(plan.timing_cache).absolute()))
@@ -189,7 +189,7 @@ def _request(flavour: FlavourName, config: EngineConfig, handover: Handover, plu
 
 
 def _figures(built: BuiltEngine, target: BuildTarget, config: EngineConfig) -> dict[str, Any]:
-    """What the manifest says of an engine."""
+    """The manifest's figures for an engine."""
     gpu = find_gpu()
     at_hand = gpu is not None and target == CURRENT
     library = None if built.plugin in (NO_PLUGIN, AOT_PLUGIN) else hash_file(Path(built.plugin))
@@ -229,7 +229,7 @@ def _why_large(built: BuiltEngine, target: BuildTarget) -> str | None:
 
 
 def _image_of(built: BuiltEngine, image: ImageSpec) -> ImageSpec:
-    """What the engine takes: the network's pictures, of one size where it was built for one."""
+    """The engine's input: the network's pictures, of one size where it was built for one."""
     if len({profile.min for profile in built.profiles} | {profile.max for profile in built.profiles}) != 1:
         return image
     shape = built.profiles[0].max

@@ -27,7 +27,7 @@ from deblur_deploy.runtime.nvidia import count_nvidia_gpus
 REQUEST, REPLY = "request.json", "reply.json"
 NETWORK, ENGINE, LAYERS = "network.onnx", "model.engine", "layers.txt"
 LOG = "build.log"
-"""What the process writes to standard output and standard error; the process that starts it sees to that."""
+"""What the process writes to standard output and standard error; the parent process captures both."""
 
 _FAILURE = re.compile(r"Exception caught in (\w+)\(\): (.+)")
 
@@ -35,7 +35,7 @@ _SUGGESTIONS = {
     "DeformConv": "export it as deblur::DeformConv2d, which every TensorRT builds: `deblur-deploy export-onnx`",
     "DeformConv2d": "give the library: --plugin libdeblur_plugin.so; or build from standard operators: --plugin none",
 }
-"""What to do about operators that have another form, instead of the usual advice."""
+"""Hints for operators that have another form, instead of the usual hint."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Request:
         workspace_bytes: Scratch memory that the engine may use, or None for the builder's default.
         optimization_level: How long the builder may search, 0 to 5, or None for its default.
         profiles: Ranges of shapes, where the network's sizes are free.
-        plan: What the file can do; the path of a timing cache is absolute.
+        plan: Options of the engine's file; the path of a timing cache is absolute.
         plugin: What :func:`~deblur_deploy.engine.plugin.check_plugin` found.
     """
 
@@ -137,7 +137,7 @@ def _add_profile(builder: Any, config: Any, profile: Profile) -> None:
 
 
 def _list_layers(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -> str:
-    """The layers of a finished engine: of TensorRT-RTX what the builder lists, else what the inspector says.
+    """The layers of a finished engine: the builder's list from TensorRT-RTX, the inspector's from the full TensorRT.
 
     The full TensorRT's builder lists them too, in a form for people; that is taken where the inspector fails.
     """
@@ -152,7 +152,7 @@ def _list_layers(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -
 
 
 def _inspect(flavour: Flavour, logger: Any, engine: Any, plan: PlanConfig) -> str:
-    """What the full TensorRT's inspector says of an engine, as JSON; empty where there is no GPU to ask.
+    """The full TensorRT's inspector on an engine, as JSON; empty without a GPU.
 
     Raises:
         BuildError: The GPU is there, and nothing is learnt of the engine.
@@ -190,7 +190,7 @@ def _parse(flavour: Flavour, network: Any, logger: Any, path: Path) -> None:
 def _describe(error: Any, log: Path) -> str:
     """A parser error in one line, with the node if it has one."""
     reason = _one_line(error.desc())
-    # What the parser says of an operator that it does not know, and of a plugin that failed in Python.
+    # The parser's errors for an unknown operator, and for a plugin that failed in Python.
     says_nothing = reason in ("", "false") or "Plugin not found" in reason
     if error.node_operator() == "DeformConv2d":
         failure = plugin_failure(log)

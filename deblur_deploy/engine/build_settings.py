@@ -1,11 +1,11 @@
-"""What the builder is told: the sizes that an engine takes, and what its file can do besides running.
+"""The builder's settings: the sizes that an engine takes, and what its file can do besides running.
 
 A network whose sizes are free is built with optimization profiles: ranges of shapes that the engine takes, each tuned
 for one shape in it. Several ``res`` are several profiles of one shape. A single shape needs no profile: the network is
 fixed to it, which gives the builder more to work with.
 
-The flavours differ here more than anywhere else. What TensorRT-RTX has the names of but not the use is refused with the
-reason; what a version lacks is found out by asking for the name. Nothing that was asked for is left out silently.
+The flavours differ here more than anywhere else. Options that TensorRT-RTX names but does not support are refused with
+the reason; what a version lacks is found by looking up the name. No option is silently left out.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _Range = tuple[Resolution, Resolution, Resolution]
 
 
 def check_plan(flavour: FlavourName, plan: PlanConfig, *, has_gpu: bool) -> None:
-    """Refuse what a flavour is known not to have, before any work.
+    """Refuse options that a flavour is known to lack, before any work.
 
     Args:
         flavour: What builds.
@@ -112,7 +112,7 @@ def save_timing_cache(builder_config: Any, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """What is known of a build that failed.
+    """Facts about a failed build.
 
     Args:
         reason: The builder's last error.
@@ -123,7 +123,7 @@ class Failure:
     workspace_bytes: int | None
 
     def hint(self) -> str:
-        """What to change."""
+        """The hint."""
         if "workspace" in self.reason.lower():
             given = "its default" if self.workspace_bytes is None else f"{self.workspace_bytes} bytes"
             return f"out of workspace, which is {given}: give more --workspace, or leave it out for all there is"

@@ -1,4 +1,4 @@
-"""Polygraphy, NVIDIA's tool for models of TensorRT, for what it does well: listing layers, and finding a bad one.
+"""Polygraphy, NVIDIA's tool for TensorRT models, for two tasks: listing layers, and finding a bad one.
 
 It runs in a process of its own, for its choice between the flavours of TensorRT is one of the whole process.
 """
@@ -26,12 +26,12 @@ def has_polygraphy() -> bool:
 
 
 def can_reduce() -> bool:
-    """Whether what :func:`reduce_command` takes is installed."""
+    """Whether everything that :func:`reduce_command` needs is installed."""
     return has_polygraphy() and find_spec("onnx_graphsurgeon") is not None
 
 
 def list_layers(artifact: Artifact) -> str:
-    """What Polygraphy says of a graph: inputs, outputs, and every layer with its tensors.
+    """Polygraphy's description of a graph: inputs, outputs, and every layer with its tensors.
 
     Args:
         artifact: An ONNX file, or an engine for this machine's card.

@@ -1,10 +1,10 @@
-"""What precision an engine really runs in, and how much of its arithmetic.
+"""The precision that an engine really runs in, and for how much of its arithmetic.
 
 The builder of TensorRT-RTX prints a list of the layers of a finished engine, with the type of every tensor and the ONNX
 nodes behind each layer. It does so without a GPU, where the engine cannot be opened. The full TensorRT, which builds on
 the GPU, is asked for the same through its engine inspector. Here that list is laid over the ONNX network: for each
-convolution, deconvolution, deformable convolution and matrix product, the layer that holds its weights says in which
-type it computes. What the list does not show counts as unproven; nothing is inferred from what was asked for.
+convolution, deconvolution, deformable convolution and matrix product, the layer that holds its weights shows the type
+that it computes in. What the list does not show counts as unproven; nothing is inferred from the request.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PrecisionProof:
     Args:
         types: Node to type, or ``unproven``.
         macs: Node to multiply-accumulates.
-        kinds: Node to what it is, as :class:`ComputeNode` has it; a node that is left out is a convolution.
+        kinds: Node to its kind, as in :class:`ComputeNode`; a node that is left out is a convolution.
         reason: Why nodes are unproven; empty where none is.
     """
 
@@ -96,7 +96,7 @@ class PrecisionProof:
         return {name: total / totals.total() for name, total in totals.most_common()} or {UNPROVEN: 1.0}
 
     def kind_of(self, node: str) -> str:
-        """What a node is."""
+        """The kind of a node."""
         return self.kinds.get(node, "convolution")
 
     def kinds_present(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class PrecisionProof:
 
 
 def prove_from_list(text: str, nodes: Sequence[ComputeNode]) -> tuple[PrecisionProof, int]:
-    """Find out from what the builder or the inspector said in which type each compute node runs.
+    """Find the type that each compute node runs in, from the output of the builder or the inspector.
 
     Args:
         text: As for :func:`parse_layers`; empty where neither said anything.

@@ -34,12 +34,12 @@ _CARDS = {
 _FIRST_IN_TENSORRT_10 = (7, 5)
 
 _VARIANTS = re.compile(r"(?<=\d)(ti|super|laptop|maxq|pcie|sxm\d?|gpu)+$")
-"""What follows the number of a card without changing its capability."""
+"""Words after the number of a card that do not change its capability."""
 
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """What an engine is built for.
+    """The card that an engine is built for.
 
     Args:
         name: The card as it is usually written, ``SM75`` where a capability was given, ``portable`` or ``current``.
@@ -153,6 +153,6 @@ def _numbers(capability: str) -> tuple[int, ...]:
 
 
 def _plain(text: str) -> str:
-    """A card's name without case, spaces and what is not its number: ``NVIDIA GeForce RTX 2080 Ti`` is ``2080ti``."""
+    """A card's name in lower case, without brand and spaces: ``NVIDIA GeForce RTX 2080 Ti`` is ``2080ti``."""
     letters = re.sub(r"\b\d+ ?gb\b|[\s_\-]+", "", text.lower())
     return re.sub(r"^(nvidia|geforce|tesla|quadro|rtx|gtx)+(?=.)", "", letters)

@@ -1,4 +1,4 @@
-"""An exported file beside the network that it was made from: one picture, at two sizes where it takes any.
+"""Comparing an exported file with the network that it was made from, at two sizes where it takes any.
 
 Exporters and runtimes disagree with PyTorch in places that no checker sees: where a nearest resize takes its samples
 from, what an assignment to a slice leaves at another size. A file that differs is written with a warning; one that
@@ -45,7 +45,7 @@ _FREE_SIZES = (Resolution(160, 96), Resolution(117, 139))
 
 
 def comparing(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict[str, Any]]:
-    """What compares a file with its network before it is put in place, as ``Draft.measure`` takes it.
+    """The comparison of a file with its network before it is put in place, as ``Draft.measure`` takes it.
 
     Its figures are ``network_difference``, for each runtime at hand how far the file is from the network, as a share of
     white that all but a thousandth of the samples keep to, or the sentence that says why there is none. Those of a

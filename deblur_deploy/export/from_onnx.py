@@ -21,7 +21,7 @@ from deblur_deploy.graph.sizes import fix_sizes
 from deblur_deploy.runtime.runner import open_runner
 
 ARCH = "onnx"
-"""What manifests call a network of which there is a graph and no code."""
+"""The architecture in manifests of networks that have a graph and no code."""
 
 _RGB = 3
 _SIDES = {HEIGHT: 360, WIDTH: 640}
@@ -36,7 +36,7 @@ def import_onnx(path: Path, out: Path) -> Artifact:
 
     Args:
         path: A network from RGB in [0, 1], (N, 3, H, W) float32, or from camera frames, (N, H, W, 3) uint8, to the
-            same. Batch, height and width may be free. Weights in files beside it are taken in.
+            same. Batch, height and width may be free. Weights in external files are included.
         out: The artifact's directory.
 
     Raises:
@@ -139,7 +139,7 @@ def _figures(model: onnx.ModelProto, image: ImageSpec) -> dict[str, Any]:
 
 
 def _tried(artifact: Artifact) -> dict[str, Any]:
-    """One run: a graph that cannot be run here is told so before it is taken."""
+    """Run it once: a graph that cannot run here is refused before it is imported."""
     image = artifact.image
     height, width = image.height or _TRIED_SIDE, image.width or _TRIED_SIDE
     shape = (1, height, width, _RGB) if image.layout == "NHWC" else (1, _RGB, height, width)

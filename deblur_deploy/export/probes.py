@@ -1,6 +1,6 @@
 """Pictures on which an exported network is compared with the one that it was made from.
 
-Photographs show how it does on what it is for. The others are what breaks number formats: flat areas, where variances
+Photographs show how it does in normal use. The others are what breaks number formats: flat areas, where variances
 and norms are zero, borders between them and a photograph, and as much contrast as there can be.
 """
 

@@ -1,4 +1,4 @@
-"""How operators are written that torch's exporter has no ONNX for, or none for every size."""
+"""ONNX for operators that torch's exporter does not support, or not for every size."""
 
 from __future__ import annotations
 

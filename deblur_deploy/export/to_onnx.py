@@ -79,7 +79,7 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
 
 
 def _measures(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict[str, Any]]:
-    """What is measured of a file before it is put in place."""
+    """The measurements on a file before it is put in place."""
     wanted = [comparing(net, config) if config.compare else None, measuring(config)]
 
     def measure(artifact: Artifact) -> dict[str, Any]:

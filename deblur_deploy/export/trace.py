@@ -115,7 +115,7 @@ def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> on
 
 
 def _refused(err: OnnxExporterError, said: list[str]) -> ExportError:
-    """What the exporter has no ONNX for, in one sentence with the operator and where the network has it.
+    """The error for an operator that the exporter does not support, with its place in the network's code.
 
     Args:
         err: What it raised.
@@ -206,7 +206,7 @@ def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]]
 
 @contextlib.contextmanager
 def _exporter_prints_into(said: list[str]) -> Iterator[None]:
-    """While open, what the exporter would print to standard output, which may be for JSON, is kept in a list."""
+    """While open, what the exporter prints to standard output, which may be for JSON, goes into a list."""
     printed = torch._C._jit_onnx_log
     torch._C._jit_onnx_log = lambda *texts: said.append(" ".join(map(str, texts)))
     output = io.StringIO()

@@ -35,7 +35,7 @@ class TritonConfig:
     """How Triton serves a network.
 
     Args:
-        name: What clients call it.
+        name: Its name for clients.
         device: Where it runs: on the graphics cards, on the processor, or wherever Triton chooses.
         instances: How many copies of it run at the same time on each device.
         max_batch: Largest batch that Triton may gather from several requests; only for a graph whose batch is free. 0
@@ -150,7 +150,7 @@ def tensors_of(source: Artifact) -> tuple[Tensor, Tensor]:
 
 
 def _engine_dims(source: Artifact) -> tuple[int, ...]:
-    """Shape of an engine's input: what all profiles have in common, and -1 for what they leave free."""
+    """Shape of an engine's input: the sizes that all profiles share, and -1 for those that they leave free."""
     profiles = source.figures.get("profiles") or ()
     if profiles:
         shapes = [profile[end] for profile in profiles for end in ("min", "max")]
@@ -204,7 +204,7 @@ def model_config(source: Artifact, tensors: Sequence[Tensor], config: TritonConf
 
 
 def _file_name(source: Artifact) -> str:
-    """What Triton's backends call their files."""
+    """The file names that Triton's backends expect."""
     return "model.plan" if source.kind == "engine" else "model.onnx"
 
 

@@ -1,4 +1,4 @@
-"""A network of 16-bit types beside the float32 one that it was made from: no infinity inside, and the same picture.
+"""Checking a network of 16-bit types against its float32 original: no infinity inside, and the same picture.
 
 A float16 ends at 65504; beyond it is infinity, and dividing by it gives a finite, wrong picture. So both networks run
 on photographs and on hard pictures (``probes.py``), with the largest magnitude of every value in view. What breaks
@@ -63,7 +63,7 @@ class Settled:
 
 
 def settle_types(floats: onnx.ModelProto, convert: Convert, photos: Sequence[Image8], image: ImageSpec) -> Settled:
-    """Convert a network, and keep in float32 what the type does not serve.
+    """Convert a network, and keep in float32 what the type cannot hold.
 
     Args:
         floats: The network in float32.
@@ -213,7 +213,7 @@ def _differences(floats: onnx.ModelProto, typed: onnx.ModelProto, batch: NDArray
     names = sorted(rounded_values(floats, typed))
     (other, _), inlined = round_in_float32(typed), inliner.inline_local_functions(floats)
     newest = max(map(_standard_version, (inlined, other)))
-    # One graph has one version of the standard operators, and some say the same in other words in another.
+    # One graph has one version of the standard operators, and some are written differently in another.
     joined, other = (_at_version(model, newest) for model in (inlined, other))
     graph, prefix = joined.graph, "typed/"
     for node in (*graph.node, *other.graph.node):

@@ -55,7 +55,7 @@ class Watched:
 
 
 def open_quietly(model: onnx.ModelProto) -> Any:
-    """A session of onnxruntime on the processor that says nothing."""
+    """A session of onnxruntime on the processor that logs nothing."""
     with flushed_denormals():  # which the first session would set and leave
         serialized, providers = model.SerializeToString(), ["CPUExecutionProvider"]
         return onnxruntime.InferenceSession(serialized, session_options(), providers=providers)

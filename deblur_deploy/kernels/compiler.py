@@ -23,11 +23,11 @@ _OPTIONS = ("--std=c++17", "--ptxas-options=-v")
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler made.
+    """The compiler's output.
 
     Args:
         code: A cubin for a real architecture (``sm_75``), PTX for a virtual one (``compute_75``).
-        log: What the compiler said: for a cubin, the registers and memory of each kernel.
+        log: The compiler's messages: for a cubin, the registers and memory of each kernel.
     """
 
     code: bytes

@@ -1,4 +1,4 @@
-"""What the deformable convolution's kernel is told about a problem, and which entry point and grid serve it.
+"""The parameters of the deformable convolution's kernel for a problem, with the entry point and grid to launch.
 
 Pure arithmetic on sizes: the PyTorch operator, both TensorRT plugins and the tests share it.
 """
@@ -23,7 +23,7 @@ _MAX_ELEMENTS = 2**31 - THREADS
 
 @dataclass(frozen=True)
 class Tile:
-    """What a block makes.
+    """The tile of the output that a block computes.
 
     Args:
         name: The tile's name in ``deform_conv.cu``.

@@ -104,7 +104,7 @@ def build_plugin(config: PluginBuildConfig, out: Path) -> PluginLibrary:
 
 
 def known_capabilities(wanted: tuple[str, ...], cuda_version: str) -> tuple[str, ...]:
-    """What a compiler builds for: all that was named; otherwise the usual cards that it knows.
+    """The capabilities to build for: all that were named; otherwise the usual cards that the compiler knows.
 
     Args:
         wanted: Compute capabilities; :data:`CAPABILITIES` where none were named.

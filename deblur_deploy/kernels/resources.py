@@ -1,4 +1,4 @@
-"""What the compiled kernel takes of a card: registers, spills and shared memory, as the assembler reports them."""
+"""Resources of a card that the compiled kernel takes: registers, spills and shared memory, as the assembler reports."""
 
 from __future__ import annotations
 

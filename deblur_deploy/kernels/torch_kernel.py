@@ -130,7 +130,7 @@ def _check_device(tensors: Sequence[Tensor | None]) -> None:
 
 
 def _geometry(x: Tensor, offset: Tensor, weight: Tensor, steps: ConvSteps) -> Geometry:
-    """What the kernel is told of dense operands with packed weights."""
+    """The kernel's parameters for dense operands with packed weights."""
     return Geometry(
         batch=x.shape[0],
         channels=x.shape[1],

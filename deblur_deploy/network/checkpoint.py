@@ -259,7 +259,7 @@ def _check_kind(weights: Mapping[str, Tensor], arch: str, path: Path) -> None:
 def _misfit(
     err: KeyError | IndexError, weights: Mapping[str, Tensor], architecture: Architecture, path: Path
 ) -> ArtifactError:
-    """What to say of weights off which no config can be read."""
+    """The error for weights that no config can be read from."""
     title, hint = architecture.title, "--arch must name the network that the checkpoint was trained as"
     if isinstance(err, IndexError):
         flat = sorted(name for name, tensor in weights.items() if tensor.ndim == 0)

@@ -28,7 +28,7 @@ class ConvForm:
     Args:
         kernel: Height and width.
         stride: Distance of the outputs.
-        padding: Zeros above and beside.
+        padding: Zeros on every side.
         depthwise: Whether every channel has its own filter.
     """
 

@@ -127,7 +127,7 @@ class DMPHN(Generator):
         return [self.get_submodule("decoder_lv1")(features) + _MIDDLE]
 
     def _features(self, patch: Tensor, level: int) -> Tensor:
-        """What a level and the finer ones make of a patch.
+        """The output of a level and the finer ones for a patch.
 
         Args:
             patch: (N, 3, h, w) of the picture, with the residual of no level yet.

@@ -1,6 +1,6 @@
 """How the difference between two forms of one recurrent network grows on its way through the recurrence.
 
-A scale-recurrent network feeds every pass with what the pass before it made, so a small error of the coarsest scale
+A scale-recurrent network feeds every pass with the output of the pass before it, so a small error of the coarsest scale
 travels on. Two figures show whether it dies out or builds up: the difference after each of the three scales, and after
 each of many applications of one scale to its own estimate and state.
 """

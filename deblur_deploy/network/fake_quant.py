@@ -194,7 +194,7 @@ def without_quantizers(net: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what ModelOpt says: counts on stdout, and warnings of optional parts that quantization does not touch."""
+    """Hide ModelOpt's output: counts on stdout, and warnings about optional parts that quantization does not use."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

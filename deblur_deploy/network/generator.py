@@ -1,4 +1,4 @@
-"""What every generator offers to the stages that work on it."""
+"""The interface of every generator for the stages that work on it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Generator(nn.Module, ABC):
         weights: Mapping[str, Tensor],
         norm: Literal["image", "folded"] | None = None,
     ) -> Mapping[str, Tensor]:
-        """A published checkpoint's weights by the names of this network: as they are, unless it says otherwise.
+        """A published checkpoint's weights by the names of this network; unchanged by default.
 
         Args:
             weights: The checkpoint's.

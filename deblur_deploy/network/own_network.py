@@ -19,7 +19,7 @@ from deblur_deploy.network.reparametrize import bake, baked_weights, has_compute
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
 
 PREFIX = "net."
-"""What stands before the names of the user's own arrays."""
+"""Prefix of the names of the user's own arrays."""
 
 _OURS = __name__.partition(".")[0]
 _HINT = "write package.module:name, where name() gives a torch.nn.Module"
@@ -27,7 +27,7 @@ _HINT = "write package.module:name, where name() gives a torch.nn.Module"
 
 @dataclass(frozen=True)
 class OwnConfig:
-    """What is known of a user's network besides its code.
+    """Facts about a user's network besides its code.
 
     Args:
         multiple_of: Divisor of height and width that it needs; pictures are padded to it.
@@ -63,7 +63,7 @@ class OwnNetwork(Generator):
         apply_widths(self, config.widths)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
-        """What the module gives, as a list.
+        """The module's outputs, as a list.
 
         Raises:
             ConfigError: It is not a picture of the same size.
@@ -105,7 +105,7 @@ def saved_names(factory: str) -> set[str]:
 
 
 def _made(factory: str) -> nn.Module:
-    """What the user's factory gives, on the processor also where networks are made without memory.
+    """The module that the user's factory makes, on the processor even where networks are made without memory.
 
     Raises:
         ConfigError: It cannot be found or used, or gives something else.
@@ -126,7 +126,7 @@ def pictures_of(given: Any, blurred: Tensor, name: str) -> list[Tensor]:
     Args:
         given: A picture, or a list, tuple or mapping of estimates.
         blurred: (N, 3, H, W), what it was given.
-        name: What the network is called in messages.
+        name: The network's name in messages.
 
     Raises:
         ConfigError: The last is not a picture of the same size.
@@ -184,7 +184,7 @@ def _find(factory: str) -> Callable[[], nn.Module]:
 
 
 def _check_origin(factory: str, module_name: str) -> None:
-    """Refuse what no user has written."""
+    """Refuse anything that no user has written."""
     package = module_name.partition(".")[0]
     if package in sys.stdlib_module_names:
         raise ConfigError(f"{factory} is part of Python, and does not make a network", hint=_HINT)

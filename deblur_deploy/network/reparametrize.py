@@ -21,7 +21,7 @@ def has_computed_weights(net: nn.Module) -> bool:
 
 
 def bake(net: nn.Module) -> None:
-    """Replace every weight that is computed by what it is, in place; the pictures are the same."""
+    """Replace every computed weight by its value, in place; the network's output stays the same."""
     net.eval()  # in training mode a spectral norm would take another step
     for layer in list(net.modules()):
         for hook in _older(layer):
@@ -51,7 +51,7 @@ def baked_weights(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _forget_loading(layer: nn.Module) -> None:
-    """Remove what would still ask a state_dict for a spectral norm's arrays; PyTorch overlooks it in its wrapper."""
+    """Remove hooks that would still look for a spectral norm's arrays in a state_dict; PyTorch leaves them."""
     hooks = layer._load_state_dict_pre_hooks
     for key, hook in list(hooks.items()):
         if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):

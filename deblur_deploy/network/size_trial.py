@@ -1,4 +1,4 @@
-"""Which sizes a network of one's own works at, found by trying."""
+"""The sizes that a user's own network works at, found by trying."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def require_sizes(net: Generator) -> None:
         return
     works = next((m for m in _MULTIPLES if m % net.multiple_of == 0 and _failure(net, m) is None), None)
     if works is None:
-        return  # not a matter of sizes: whoever runs it next says what is wrong
+        return  # not a matter of sizes: the next thing that runs it reports what is wrong
     height, width = _size(net.multiple_of)
     raise ConfigError(
         f"{net.arch} does not work at every size: at {width}x{height}, {failure}",

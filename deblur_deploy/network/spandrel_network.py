@@ -24,7 +24,7 @@ from deblur_deploy.network.table import SPANDREL
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
 
 PREFIX = "net."
-"""What stands before the names of the network's own arrays."""
+"""Prefix of the names of the network's own arrays."""
 
 _RGB = 3
 
@@ -34,7 +34,7 @@ _HALF_A_CHECKPOINT = (RuntimeError, LookupError, ValueError, TypeError, Attribut
 
 @dataclass(frozen=True)
 class SpandrelConfig:
-    """What it takes to make the network again.
+    """Everything needed to make the network again.
 
     Args:
         architecture: spandrel's name of it.
@@ -69,7 +69,7 @@ class SpandrelNetwork(Generator):
         apply_widths(self, config.widths)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
-        """What the network gives, as a list.
+        """The network's output, as a list.
 
         Raises:
             ConfigError: It is not a picture of the same size.

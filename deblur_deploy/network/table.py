@@ -17,9 +17,9 @@ class ArchitectureRow:
     """One network.
 
     Args:
-        name: What ``--arch`` calls it.
-        title: What it is called in a sentence, with the article.
-        about: What it is, for people who choose.
+        name: Its name in ``--arch``.
+        title: Its name in a sentence, with the article.
+        about: A description for people who choose.
         checkpoint: What people have of it: the form of the published checkpoint.
         network: ``module:class`` of its :class:`~deblur_deploy.network.generator.Generator`.
         config: ``module:class`` of the frozen dataclass from which it can be built again.
@@ -134,7 +134,7 @@ ARCHITECTURES: dict[str, ArchitectureRow] = {row.name: row for row in _ROWS}
 """The rows by name."""
 
 SPANDREL = "spandrel"
-"""What ``--arch`` calls whatever that library detects."""
+"""The name in ``--arch`` for whatever that library detects."""
 
 
 def known_names() -> str:

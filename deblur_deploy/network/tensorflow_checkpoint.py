@@ -16,7 +16,7 @@ _PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 """Ends of the files that belong to one checkpoint."""
 
 _NEEDED = {"index": "index", "data": "data-00000-of-*"}
-"""The files that hold the weights, by what they are called in a message, and how their names end."""
+"""The files that hold the weights, by their names in messages, and their suffixes."""
 
 
 def is_tensorflow_checkpoint(path: Path) -> bool:
@@ -60,7 +60,7 @@ def read_tensorflow_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _prefix(path: Path) -> Path:
-    """What the names of all files of a checkpoint begin with."""
+    """The common prefix of the names of a checkpoint's files."""
     return path.with_name(_PART.sub("", path.name))
 
 

@@ -1,4 +1,4 @@
-"""Weights files from elsewhere: what is read of them, safely, and which of several sets of weights is taken."""
+"""Reading weights files from elsewhere safely, and choosing among several sets of weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "params", "model", "generator", "
 
 _AVERAGE_PREFIXES = ("generator_ema.", "model_ema.", "ema.")
 _PREFIXES = ("module.", "generator.", "net_g.", "_orig_mod.")
-"""What stands before the names of both in one flat dictionary."""
+"""Prefixes of the names of both in one flat dictionary."""
 
 TORCH_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".pkl", ".h5", ".ckpt", ".bin"})
 """How files with weights of PyTorch are called."""
@@ -73,7 +73,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path, unsafe_pickle: bool = False) -> FoundWeights:
-    """Read the weights of a checkpoint file, and unless told otherwise without running any code in it.
+    """Read the weights of a checkpoint file, by default without running any code in it.
 
     Of weights and their moving average the average is taken: it is what was evaluated and published.
 
@@ -130,7 +130,7 @@ def _read_folder(folder: Path, unsafe_pickle: bool) -> FoundWeights:
 
 
 def require_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that are no numbers.
+    """Refuse weights that are not numbers.
 
     Args:
         weights: Names to tensors.
@@ -176,7 +176,7 @@ def _read_pickle(path: Path, unsafe: bool) -> Any:
     _check_program(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: what the reader cannot read raises below
+            warnings.simplefilter("ignore")  # of pickle protocols: the reader itself raises below
             return torch.load(path, map_location="cpu", weights_only=not unsafe)
     except FileNotFoundError as err:
         raise ArtifactError(f"there is no file {path}", hint="check the path") from err
@@ -194,12 +194,12 @@ def _read_pickle(path: Path, unsafe: bool) -> Any:
 
 
 def _check_page(path: Path) -> None:
-    """Refuse what a browser or a download tool saved in the place of the file: a page that says why there is none."""
+    """Refuse the web page that a browser or a download tool saved instead of the file."""
     try:
         with path.open("rb") as file:
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     except OSError:
-        return  # the reader says what is the matter
+        return  # the reader reports what is wrong
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         raise ArtifactError(
             f"{path} is an HTML page, not a checkpoint",

@@ -1,4 +1,4 @@
-"""Widths that differ from the published network's, as plain data: what pruning leaves of a network with constants.
+"""Widths that differ from the published network's, as plain data, for networks with constants that were pruned.
 
 A pruned network is the published one with smaller arrays. Which arrays, and their shapes, are all that is stored; the
 network is rebuilt by making the published one and giving these arrays their shapes. So a network needs no field for
@@ -110,7 +110,7 @@ def set_arrays(net: nn.Module, arrays: Mapping[str, Tensor]) -> list[nn.Module]:
 
 
 def _settle(layer: nn.Module) -> None:
-    """Make a layer's own numbers say what its arrays say."""
+    """Make a layer's own numbers agree with its arrays."""
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
         _settle_convolution(layer)
     elif isinstance(layer, nn.Linear):

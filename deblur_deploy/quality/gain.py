@@ -16,7 +16,7 @@ SMALL_GAIN_DB = 0.2
 """A gain of the original below this is too small to take a share of."""
 
 TOO_SMALL = "too small to tell"
-"""What stands in tables for the share of such a gain."""
+"""Shown in tables instead of the share of such a gain."""
 
 COMPRESSING = ("prune", "qat")
 """Stages that change what a network restores, and are fine-tuned for it."""
@@ -84,7 +84,7 @@ def blurred_of(figures: Mapping[str, Any]) -> float | None:
 
 
 def gain_figures(quality: Mapping[str, Any], original_db: float | None) -> dict[str, Any]:
-    """What a manifest says of a compressed network's gain.
+    """A manifest's figures for a compressed network's gain.
 
     Args:
         quality: ``psnr_db`` and ``psnr_blurred_db`` of the compressed network.

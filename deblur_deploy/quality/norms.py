@@ -1,4 +1,4 @@
-"""What the two ways of normalising a published checkpoint are worth: by each picture's statistics, or gathered ones.
+"""The quality of a published checkpoint under its two normalisations: by each picture's statistics, or gathered ones.
 
 DeblurGAN-v2's published code restores with its normalisation in training mode. Gathered statistics, folded into the
 convolutions, are faster, and give a pixel the same value whatever else is in the picture; how good they are depends on
@@ -42,7 +42,7 @@ def compare_norms(path: Path, arch: str, options: ImportOptions, pairs: Sequence
     try:
         nets = {norm: read_checkpoint(path, arch, replace(options, norm=norm)).net for norm in get_args(Norm)}
     except ArtifactError:
-        return {}  # the import itself says what is wrong, if it is not the statistics alone
+        return {}  # the import itself reports what is wrong, if it is more than the statistics
     chosen = pairs or [_middle(pair) for pair in load_pairs(None, "evaluation")[:PICTURES]]
     return {norm: evaluate_network(net.eval(), chosen) for norm, net in nets.items()}
 

@@ -93,7 +93,7 @@ def verify(
     tolerances: Tolerances | None = None,
     runtimes: tuple[str | None, str | None] = (None, None),
 ) -> VerifyReport:
-    """Run two artifacts on the same images and compare what comes out.
+    """Run two artifacts on the same images and compare the results.
 
     Args:
         a: One artifact, such as the checkpoint.
@@ -173,7 +173,7 @@ def drift_between(a: Artifact, b: Artifact, images: Sequence[Image8]) -> Drift |
 
 
 def default_tolerances(a: Artifact, b: Artifact) -> Tolerances:
-    """What may be expected of two artifacts: close where both compute in float32, similar where one does not."""
+    """Tolerances for two artifacts: close where both compute in float32, similar where one does not."""
     reduced = any(
         artifact.network.quantization
         or artifact.kind == "engine"

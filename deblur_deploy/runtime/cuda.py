@@ -1,6 +1,6 @@
 """The few calls of the CUDA runtime that an engine needs, through cuda-python: memory, streams, events, graphs.
 
-Pointers and handles are plain integers, so that what uses this class can be tested without a GPU.
+Pointers and handles are plain integers, so that users of this class can be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Cuda:
         self._call("cudaEventSynchronize", event)
 
     def wait_for(self, event: int, stream: int) -> None:
-        """Let what follows on a stream wait for an event."""
+        """Make later work on a stream wait for an event."""
         self._call("cudaStreamWaitEvent", stream, event, 0)
 
     def elapsed_ms(self, start: int, end: int) -> float:
@@ -117,7 +117,7 @@ class Cuda:
         return float(self._call("cudaEventElapsedTime", start, end))
 
     def begin_capture(self, stream: int) -> None:
-        """From here on, what is put on the stream is kept as a graph and does not run."""
+        """Start a capture: work put on the stream from here on becomes a graph and does not run."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
 
@@ -149,7 +149,7 @@ class Cuda:
         return values[0] if values else None
 
     def _error(self, function: str, status: Any) -> DeblurDeployError:
-        """What a failed call means for the user."""
+        """The hint for a failed call."""
         names = self._runtime.cudaError_t
         if status == names.cudaErrorMemoryAllocation:
             return DeblurDeployError("the GPU has no memory left", hint="try a smaller picture, or end other programs")
@@ -161,7 +161,7 @@ class Cuda:
         return DeblurDeployError(f"CUDA's {function} failed: {reason}", hint="check nvidia-smi, then try again")
 
     def _driver_error(self) -> DeblurDeployError:
-        """CUDA answers alike where the driver is old and where there is none; its version tells them apart."""
+        """CUDA gives the same error for an old driver and for none; the version tells them apart."""
         driver, needed = (
             int(getattr(self._runtime, name)()[1]) for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion")
         )

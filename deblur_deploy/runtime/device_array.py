@@ -41,7 +41,7 @@ class DeviceArray:
         dtype: ``float32``, ``float16`` or ``uint8``.
         stream: The stream that it is being made on, or None if it is finished; 0 is kept as the legacy stream's handle.
         device: Number of the GPU, or None where its maker does not say.
-        owner: What must live as long as this array is used.
+        owner: The object that must live as long as this array is used.
     """
 
     address: int

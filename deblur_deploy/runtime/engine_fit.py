@@ -113,7 +113,7 @@ def rebuild_hint(artifact: Artifact, gpu: Gpu | None, flavour: str | None = None
 def driver_hint(artifact: Artifact, gpu: Gpu | None) -> str | None:
     """What to do where an engine does not load and the driver is older than the one that it was built with.
 
-    By itself an older driver does no harm: what an engine needs is that of its TensorRT.
+    An older driver by itself does no harm: an engine needs the one that its TensorRT needs.
     """
     built = artifact.figures.get("driver_cuda")
     if gpu is None or built is None or int(gpu.driver_cuda.split(".")[0]) >= int(str(built).split(".")[0]):

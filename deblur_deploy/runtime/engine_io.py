@@ -1,4 +1,4 @@
-"""What an engine takes and gives: names, types, layout and sizes of its two tensors, and pictures in that form."""
+"""An engine's input and output: names, types, layout and sizes of the two tensors, and pictures in that form."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class LoadedEngine:
 
     Args:
         engine: TensorRT's ``ICudaEngine``.
-        logger: What TensorRT said goes here; ``last_error`` is the last complaint.
+        logger: Receives TensorRT's messages; ``last_error`` is the last error.
         runtime: TensorRT's ``IRuntime``, which must live as long as the engine.
     """
 
@@ -150,7 +150,7 @@ def _read(path: Path) -> bytes:
 
 
 def _check_validity(artifact: Artifact, trt: Any, answer: tuple[Any, Any]) -> None:
-    """Refuse what TensorRT-RTX reads off the engine's head."""
+    """Refuse an engine whose header TensorRT-RTX rejects."""
     validity, bits = answer
     if validity != trt.EngineValidity.INVALID:
         return

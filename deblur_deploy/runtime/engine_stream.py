@@ -1,4 +1,4 @@
-"""One CUDA stream with an execution context and buffers of its own: what one frame in flight needs."""
+"""One CUDA stream with its own execution context and buffers, which one frame in flight needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StreamOptions:
 
     Args:
         capture: Whether to capture a CUDA graph once the same input shape and buffers come a second time in a row.
-        spin_wait: Whether the host asks without end whether the device is done, or sleeps until it is told.
+        spin_wait: Whether the host polls the device until it is done, or sleeps until it is notified.
     """
 
     capture: bool
@@ -71,7 +71,7 @@ class EngineStream:
             self._cleanup = stack.pop_all()
 
     def close(self) -> None:
-        """Wait for what is on the stream, and give everything back."""
+        """Wait for the work on the stream, and release everything."""
         if self._context is None:
             return
         try:
@@ -170,7 +170,7 @@ class EngineStream:
         return self._cuda.device_of(address)
 
     def wait_for(self, stream: int, *, on: int) -> None:
-        """Let what follows on the stream ``on`` wait for everything that is on ``stream`` now."""
+        """Make later work on the stream ``on`` wait for everything that is on ``stream`` now."""
         self._cuda.record(self._marks[0], stream)
         self._cuda.wait_for(self._marks[0], on)
 

@@ -1,4 +1,4 @@
-"""What NVIDIA GPU this machine has, asked of the driver itself, with no library installed."""
+"""The NVIDIA GPU of this machine, as the driver itself reports it, without any library."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def count_nvidia_gpus() -> int | None:
 
 
 def find_gpu(index: int = 0) -> Gpu | None:
-    """What is known of a GPU, or None where there is no such GPU.
+    """Facts about a GPU, or None where there is no such GPU.
 
     Args:
         index: Its number, as CUDA counts.

@@ -1,7 +1,7 @@
 """onnxruntime's execution providers for NVIDIA GPUs: which are there, and whether one really runs the network.
 
-onnxruntime goes on with the processor where a provider cannot be loaded or does not take a node, and says so in its log
-at most. Here that is an error.
+onnxruntime falls back to the processor where a provider cannot be loaded or does not take a node, and says so in its
+log at most. Here that is an error.
 
 What the TensorRT providers build, which takes them minutes, is kept in the user's cache folder and not beside the ONNX
 file, which may be part of an installed package. By onnxruntime's documentation of the TensorRT provider, a kept engine
@@ -130,7 +130,7 @@ def require_provider(session: Any, provider: str, name: str) -> None:
 
 
 def _in_order(provider: str, caches: Mapping[str, str]) -> list[str | tuple[str, dict[str, str]]]:
-    """A provider with its options, and what it leaves shapes and small operators to."""
+    """A provider with its options, and the one that runs shapes and small operators for it."""
     if provider == "CUDAExecutionProvider":
         return [provider, CPU]
     return [(provider, dict(caches)), "CUDAExecutionProvider", CPU]
@@ -186,7 +186,7 @@ def cache_options(artifact: Artifact, provider: str) -> dict[str, str]:
 
 
 def _machine(provider: str) -> str:
-    """What an engine is bound to: the versions, the driver and the card."""
+    """Everything that an engine depends on: the versions, the driver and the card."""
     gpu = find_gpu()
     library = next(filter(None, map(_version, _LIBRARIES[provider])), "unknown")
     card = "no-gpu"

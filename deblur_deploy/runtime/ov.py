@@ -54,7 +54,7 @@ class OpenVINORunner(Runner):
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         if artifact.network.quantization is not None and not multiplies_int8_exactly():
-            settings["LP_TRANSFORMS_MODE"] = False  # what is quantized is computed with in float32
+            settings["LP_TRANSFORMS_MODE"] = False  # quantized files are computed in float32
         try:
             core = openvino.Core()
             with flushed_denormals():  # which compiling would set and leave
@@ -114,7 +114,7 @@ def multiplies_int8_exactly() -> bool:
     """Whether OpenVINO's INT8 convolutions are exact on this processor, found by one with the largest numbers.
 
     Without VNNI or AMX, oneDNN adds pairs of products in 16 bits, which the sum of two large ones does not fit into: it
-    is cut off without a word. Source: oneDNN's developer guide, *Nuances of int8 Computations*.
+    is cut off silently. Source: oneDNN's developer guide, *Nuances of int8 Computations*.
     """
     channels, side, largest = 16, 8, 127
     picture = opset8.parameter([1, channels, side, side], np.float32)

@@ -2,7 +2,8 @@
 
 TensorRT's refitter takes weights by the names that they had in the network that was built, and takes them from an ONNX
 model: from its initializers and its constants. The network that was built is made again from the ONNX file, and has to
-come out the same byte for byte, which the manifest's hash tells. The full TensorRT and TensorRT-RTX do it alike.
+come out the same byte for byte, which the manifest's hash tells. The full TensorRT and TensorRT-RTX work the same way
+here.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def refit(engine: Any, artifact: Artifact, trt: Any, logger: Any) -> None:
 
 
 def _reason(parser: Any, logger: Any) -> str:
-    """What the parser complained of, in one line."""
+    """The parser's errors, in one line."""
     told = [parser.get_error(index).desc() for index in range(parser.num_errors)]
     return " ".join("; ".join(told).split()) or str(logger.last_error)
 

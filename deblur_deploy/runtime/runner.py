@@ -1,4 +1,4 @@
-"""Running an artifact, whatever it is made of: one small interface over every row of the table of runtimes."""
+"""Running an artifact of any kind: one small interface over every row of the table of runtimes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Frames = NDArray[np.uint8]
 """(N, H, W, 3), RGB as a camera gives it."""
 
 Pictures = TypeVar("Pictures", Batch, Frames)
-"""Either of the two; what goes into a runner as one comes out as the same."""
+"""Either of the two; a runner returns the one that it was given."""
 
 
 class Runner(ABC):
     """A loaded network. Leaving its ``with`` block gives its memory back.
 
-    A runtime overrides :meth:`_run` and :meth:`close`, and says what its library raises.
+    A runtime overrides :meth:`_run` and :meth:`close`, and lists what its library raises.
 
     Attributes:
         name: The runtime, one of :data:`RUNTIMES`.
@@ -88,7 +88,7 @@ class Runner(ABC):
 
     @abstractmethod
     def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Run the network on an array of the form that ``image`` says."""
+        """Run the network on an array in the form that ``image`` describes."""
 
     @abstractmethod
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Runner(ABC):
 
     @contextmanager
     def _failures_named(self, shape: tuple[int, ...]) -> Iterator[None]:
-        """What the library raises, as an error that says on what."""
+        """What the library raises, as an error that names the batch."""
         try:
             yield
         except self.failures as err:
@@ -106,13 +106,13 @@ class Runner(ABC):
             ) from err
 
     def _reason(self, err: Exception) -> str:
-        """What an exception of the library says, in one line."""
+        """The message of an exception of the library, in one line."""
         return first_line(err)
 
 
 @runtime_checkable
 class KeepsMemory(Protocol):
-    """A runner that keeps what one inference took for the next one."""
+    """A runner that keeps the memory of one inference for the next one."""
 
     def give_back_memory(self) -> None:
         """Give it back to the system; the next inference takes it anew."""
@@ -199,12 +199,12 @@ def runtime_states() -> dict[str, str | None]:
 
 
 def infer_finite(runner: Runner, batch: Batch, name: str) -> Batch:
-    """Restore a photograph whose quality is to be measured, and refuse what is not a number.
+    """Restore a photograph whose quality is to be measured, and refuse NaN and infinite values.
 
     Args:
         runner: An open runner.
         batch: As for :meth:`Runner.infer`.
-        name: What the photograph is called in the message.
+        name: The photograph's name in the message.
 
     Raises:
         VerificationError: The network gives NaN or infinite values.
@@ -299,7 +299,7 @@ def _unavailable(artifact: Artifact, name: str) -> DeblurDeployError | None:
 
 
 def _missing_here(name: str) -> DeblurDeployError | None:
-    """What this machine lacks for a runtime, whatever is to run on it."""
+    """What this machine lacks for a runtime, independent of the artifact."""
     runtime = RUNTIMES[name]
     if missing := _missing_modules(runtime):
         return MissingDependencyError(f"{name} needs {' and '.join(missing)}", hint=runtime.install)

@@ -18,7 +18,7 @@ from deblur_deploy.runtime.runtimes import OpenOptions
 
 
 class Event(Protocol):
-    """What is used of ``torch.cuda.Event``."""
+    """The part of ``torch.cuda.Event`` that is used here."""
 
     def record(self) -> None:
         """Put the event on the current stream."""

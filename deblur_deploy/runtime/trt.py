@@ -56,7 +56,7 @@ class ContextMaker:
         self._config = engine.create_runtime_config()
         self._config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if cuda_graph else strategy.DISABLED
         self._cache = self._config.create_runtime_cache()
-        with suppress(OSError):  # there is none yet, or it cannot be read: it is made again
+        with suppress(OSError):  # there is none yet, or it cannot be read: make a new one
             self._saved = self._path.read_bytes()
         if self._saved and not self._cache.deserialize(self._saved):
             self._saved = b""  # of another card, driver or version
@@ -80,7 +80,7 @@ class ContextMaker:
         return context
 
     def save(self) -> None:
-        """Write what was compiled, if it is new; a folder that cannot be written to goes without."""
+        """Write newly compiled kernels; a folder that cannot be written to gets none."""
         if self._cache is None:
             return
         data = self._cache.serialize()
@@ -118,7 +118,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Libraries:
-    """What runs an engine.
+    """The runner of an engine.
 
     Args:
         trt: Module of the TensorRT that built it.
