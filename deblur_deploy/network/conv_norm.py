@@ -28,7 +28,7 @@ class ConvForm:
     Args:
         kernel: Height and width.
         stride: Distance of the outputs.
-        padding: Zeros on every side.
+        padding: Zeros above and below, left and right.
         depthwise: Whether every channel has its own filter.
     """
 

@@ -452,7 +452,7 @@ def test_an_engine_that_nothing_is_learnt_of_is_refused(monkeypatch: pytest.Monk
     module = SimpleNamespace(__version__="11.4", Runtime=lambda _: runtime, LayerInformationFormat=formats)
     monkeypatch.setattr(build_child, "count_nvidia_gpus", lambda: 1)
     arguments = (flavour_module.Flavour("tensorrt", module), SimpleNamespace(last_error="no memory"), b"engine")
-    with pytest.raises(BuildError, match="no memory" if said is None else "nothing of the layers") as caught:
+    with pytest.raises(BuildError, match="no memory" if said is None else "no information about the layers") as caught:
         build_child._inspect(*arguments, PlanConfig(version_compatible=True))
     assert "not proven" in caught.value.hint
     assert runtime.engine_host_code_allowed
