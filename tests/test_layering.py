@@ -1,10 +1,11 @@
-"""Imports run downward only, and the command line starts without the heavy libraries."""
+"""Imports run downward only, names stand once, and the command line starts without the heavy libraries."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -128,6 +129,28 @@ def test_a_circle_of_files_is_found(tmp_path: Path) -> None:
     (tmp_path / "core" / "c.py").write_text("import deblur_deploy.core.a\nfrom deblur_deploy.core.d import h")
     (tmp_path / "core" / "d.py").write_text("import numpy")
     assert circles(tmp_path) == [[f"{PACKAGE}.core.{name}" for name in "abc"]]
+
+
+def repeated_names(root: Path) -> list[str]:
+    """Names of files and classes that stand in two places under ``root``; a reader searches for one and finds two."""
+    files = [path for path in root.rglob("*.py") if not path.name.startswith("__")]
+    names = Counter(path.name for path in files)
+    for path in files:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names.update(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    return sorted(name for name, count in names.items() if count > 1)
+
+
+def test_no_file_and_no_class_has_the_name_of_another() -> None:
+    assert repeated_names(ROOT) == []
+
+
+def test_a_name_that_stands_twice_is_found(tmp_path: Path) -> None:
+    for room, source in (("graph", "class Plan: ..."), ("infer", "def f():\n    class Plan: ...\nclass Own: ...")):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").touch()
+        (tmp_path / room / "plan.py").write_text(source)
+    assert repeated_names(tmp_path) == ["Plan", "plan.py"]
 
 
 def test_imports_run_downward_only() -> None:
