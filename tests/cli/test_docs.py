@@ -90,7 +90,7 @@ def prepare(page, run):
         run(*line.split()).done()
     if Path("runs/elsewhere").exists():
         Path("runs/elsewhere").rename("elsewhere")
-        Path("elsewhere/model.onnx").rename("rival.onnx")
+        Path("elsewhere/model.onnx").rename("external.onnx")
 
 
 def run_short(run, words):
