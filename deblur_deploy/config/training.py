@@ -231,6 +231,27 @@ class AugmentConfig:
         require(0 < self.linear_px[0] <= self.linear_px[1], f"linear_px is {self.linear_px}", "try [5.0, 30.0]")
 
 
+@dataclass(frozen=True)
+class ClipConfig:
+    """Clips on which a temporal network trains (see ``data/clips.py``).
+
+    Args:
+        frames: Length of a clip.
+        exposure: Range of the share of the time from one frame to the next in which the shutter is open.
+        consistency: Weight of the flicker (see ``training/clips.py``).
+    """
+
+    frames: int = 4
+    exposure: Range = (0.4, 1.0)
+    consistency: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.frames >= 2, f"frames is {self.frames}", "a clip has 2 frames or more")
+        low, high = self.exposure
+        require(0 < low <= high <= 1, f"exposure is {self.exposure}", "give a range such as [0.4, 1.0]")
+        require(0 <= self.consistency < math.inf, f"consistency is {self.consistency}", "give 0 (off) or more")
+
+
 NO_AUGMENTATION = AugmentConfig(brightness=0.0, contrast=0.0, linear_share=0.0)
 """Flips and turns alone."""
 
@@ -268,6 +289,7 @@ class TrainConfig:
         stem: Side of the blocks of pixels that the first convolution sees as one; None keeps that of the
             network to start from, and is 1 where there is none.
         camera: Blur as cameras make it, instead of ``shake``.
+        clip: Trains a temporal network on clips with the camera's blur, or on films of pairs.
     """
 
     photos: str | None = None
@@ -280,6 +302,7 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     stem: int | None = None
     camera: CameraConfig | None = None
+    clip: ClipConfig | None = None
 
     def __post_init__(self) -> None:
         require(self.base is None or self.base >= 1, f"base is {self.base}", "give 1 or more, such as 24")
@@ -289,6 +312,12 @@ class TrainConfig:
             "the recipe has both [shake] and [camera]",
             "give one of the two blurs",
         )
+        if self.clip is not None:
+            require(self.camera is not None, "the recipe has [clip] and no [camera]", "clips have the camera's blur")
+            seen = self.loss.perceptual + self.loss.adversarial
+            require(seen == 0, "clips train without VGG19 and discriminator", "set perceptual and adversarial to 0")
+            plain = self.augment == NO_AUGMENTATION
+            require(plain, "clips are mirrored and turned alone", "set brightness = 0.0 and contrast = 0.0 in [augment]")
         shallow = self.depths is not None and min(self.depths) < 0
         require(not shallow, f"depths is {self.depths}", "give 0 or more for each level, such as [2, 2, 1]")
         require_path_fits(self.blur, self.fit)

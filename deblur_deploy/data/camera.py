@@ -29,7 +29,7 @@ _FEWEST_FRAMES = 3
 """Of a smooth path, which has one for every pixel of its length."""
 
 
-class _Scene:
+class Scene:
     """The background: it moves with the camera, less where it is far away.
 
     Args:
@@ -44,17 +44,17 @@ class _Scene:
         self.x, self.y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         self.right_of_center, self.below_center = self.x - (width - 1) / 2, self.y - (height - 1) / 2
 
-    def frame(self, number: int) -> Plane:
+    def frame(self, number: int, interpolation: int = cv2.INTER_LINEAR) -> Plane:
         """One frame, (H, W, 3) float32."""
         dx, dy, roll = self.path[number]
         # scaleAdd is a * factor + b, in one pass.
         map_x = cv2.scaleAdd(self.below_center, -roll, cv2.scaleAdd(self.scale, dx, self.x))
         map_y = cv2.scaleAdd(self.right_of_center, roll, cv2.scaleAdd(self.scale, dy, self.y))
-        moved: Plane = cv2.remap(self.light, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        moved: Plane = cv2.remap(self.light, map_x, map_y, interpolation, borderMode=cv2.BORDER_REPLICATE)
         return moved
 
 
-class _Object:
+class MovingObject:
     """What moves in front, on a separate path.
 
     Args:
@@ -93,11 +93,11 @@ def expose(sharp: Image8, config: CameraConfig, rng: np.random.Generator) -> Sha
         The pair. Pixels that a path brings in from outside repeat the border.
     """
     exponent = 1.0 if rng.random() < config.code_share else float(rng.uniform(*config.response))
-    light = _to_light(sharp, exponent, config.highlight_gain)
+    light = to_light(sharp, exponent, config.highlight_gain)
     average = _average(light, config, rng)
-    noisy = _add_noise(np.clip(average, 0.0, 1.0), config, rng)
+    noisy = add_noise(np.clip(average, 0.0, 1.0), config, rng)
     codes: Plane = noisy if exponent == 1.0 else cv2.pow(noisy, 1 / exponent)
-    return ShakenPair(_develop(codes, config, rng), sharp)
+    return ShakenPair(develop(codes, config, rng), sharp)
 
 
 def camera_path(length_px: float, frames: int, config: CameraConfig, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -135,9 +135,9 @@ def _average(light: Plane, config: CameraConfig, rng: np.random.Generator) -> Pl
     else:
         frames = max(_FEWEST_FRAMES, math.ceil(max(lengths)) + 1)
     # The nearest point moves as far as the path is long, so no motion is longer than the path.
-    scale = 1 - np.float32(rng.uniform(0.0, config.parallax)) * _smooth_field(size, rng)
-    scene = _Scene(light, scale, camera_path(lengths[0], frames, config, rng))
-    objects = [_Object(light, _object_mask(size, rng), camera_path(x, frames, config, rng)) for x in lengths[1:]]
+    scale = 1 - np.float32(rng.uniform(0.0, config.parallax)) * smooth_field(size, rng)
+    scene = Scene(light, scale, camera_path(lengths[0], frames, config, rng))
+    objects = [MovingObject(light, object_mask(size, rng), camera_path(x, frames, config, rng)) for x in lengths[1:]]
     total = np.zeros_like(light)
     for number in range(frames):
         frame = scene.frame(number)
@@ -148,7 +148,7 @@ def _average(light: Plane, config: CameraConfig, rng: np.random.Generator) -> Pl
     return total
 
 
-def _to_light(sharp: Image8, exponent: float, highlight_gain: float) -> Plane:
+def to_light(sharp: Image8, exponent: float, highlight_gain: float) -> Plane:
     """What the sensor saw: codes to the power of the response; clipped pixels are brighter than they look."""
     table = (np.arange(256, dtype=np.float64) / 255) ** exponent
     if exponent != 1.0:
@@ -157,7 +157,7 @@ def _to_light(sharp: Image8, exponent: float, highlight_gain: float) -> Plane:
     return light
 
 
-def _add_noise(light: Plane, config: CameraConfig, rng: np.random.Generator) -> Plane:
+def add_noise(light: Plane, config: CameraConfig, rng: np.random.Generator) -> Plane:
     """Photon noise (the Gaussian limit of Poisson, variance signal/photons) plus read noise."""
     photons = float(rng.uniform(*config.photons))
     sigma: Plane = cv2.sqrt(light / np.float32(photons) + np.float32(config.read_noise**2))
@@ -165,7 +165,7 @@ def _add_noise(light: Plane, config: CameraConfig, rng: np.random.Generator) -> 
     return noisy.clip(0.0, 1.0)
 
 
-def _develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Image8:
+def develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Image8:
     """Sharpening, rounding and JPEG: the last steps of a camera's processor."""
     if rng.random() < config.sharpen_share:
         amount = np.float32(rng.uniform(0.1, 0.5))
@@ -179,16 +179,16 @@ def _develop(codes: Plane, config: CameraConfig, rng: np.random.Generator) -> Im
     return rounded
 
 
-def _smooth_field(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
+def smooth_field(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
     """A smooth random field in [0, 1], (H, W) float32."""
     cells = rng.random((int(rng.integers(2, 5)), int(rng.integers(2, 5))), dtype=np.float32)
     field: Plane = cv2.resize(cells, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
     return field.clip(0.0, 1.0)
 
 
-def _object_mask(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
+def object_mask(size: tuple[int, ...], rng: np.random.Generator) -> Plane:
     """A random blob with edges a few pixels soft, (H, W) float32 in [0, 1]."""
-    field = _smooth_field(size, rng)
+    field = smooth_field(size, rng)
     softness = rng.uniform(0.02, 0.15)
     mask: Plane = np.clip((field - np.float32(rng.uniform(0.5, 0.8))) / np.float32(softness), 0.0, 1.0)
     return mask

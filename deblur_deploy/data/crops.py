@@ -11,6 +11,7 @@ import signal
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -207,16 +208,22 @@ def crop_batches(
     return batches_of(BlurredCrops(photos, fit, blur), workers, Share())
 
 
-def batches_of(crops: Crops, workers: int, share: Share) -> DataLoader[tuple[Tensor, Tensor]]:
+class Fitted(Protocol):
+    """Examples that know the schedule that they are made for."""
+
+    fit: FitConfig
+
+
+def batches_of(crops: Fitted, workers: int, share: Share) -> DataLoader[tuple[Tensor, Tensor]]:
     """The batches that one process takes, in order.
 
     Args:
-        crops: All crops of the run.
+        crops: All crops or clips of the run, a dataset.
         workers: Processes that make crops while training runs; 0 makes them in this process.
         share: Where the run goes on, and which part of each batch this process takes.
     """
     return DataLoader(
-        crops,
+        cast(Dataset[Any], crops),
         batch_size=crops.fit.batch // share.world,
         sampler=_SharedOrder(crops.fit, share),
         num_workers=workers,

@@ -49,6 +49,7 @@ class SRNConfig:
         smooth_channels: Outputs of the smoothing convolutions, fine to coarse.
         stem: Side of the blocks of pixels that become channels before the first convolution and pixels again behind
             the last (Shi et al., CVPR 2016). With 2 every level works at half the resolution.
+        temporal: Whether the network also takes over from the frame before (see ``temporal.py``).
     """
 
     level_channels: tuple[int, int, int]
@@ -57,6 +58,12 @@ class SRNConfig:
     pyramid_channels: tuple[int, int, int]
     smooth_channels: tuple[int, int, int]
     stem: int = 1
+    temporal: bool = False
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures a scale sees: its blurred image, the coarser estimate, and the frame before if temporal."""
+        return 3 if self.temporal else 2
 
     @classmethod
     def from_base(cls, base: int, depths: Sequence[int] = (2, 2, 1), stem: int = 1) -> SRNConfig:
@@ -84,13 +91,15 @@ class SRNConfig:
                     return
                 yield out_channels(name)
 
+        stem = max(1, math.isqrt(out_channels("head") // 3))
         return cls(
             (out_channels("levels.0.enter"), out_channels("levels.1.enter"), out_channels("levels.2.enter")),
             (tuple(blocks(0)), tuple(blocks(1)), tuple(blocks(2))),
             out_channels("recurrent.candidate"),
             (out_channels("pyramid.lateral.0"), out_channels("pyramid.lateral.1"), out_channels("pyramid.lateral.2")),
             (out_channels("pyramid.smooth.0"), out_channels("pyramid.smooth.1"), out_channels("pyramid.smooth.2")),
-            max(1, math.isqrt(out_channels("head") // 3)),
+            stem,
+            shapes["levels.0.enter.weight"][1] > 6 * stem**2,
         )
 
 
@@ -145,13 +154,16 @@ class GatedUnit(nn.Module):
         self.candidate = conv3x3(in_channels, channels)
         self.gate = conv3x3(2 * channels, channels)
 
-    def forward(self, x: Tensor, state: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, state: Tensor | None, trust: Tensor | None = None) -> Tensor:
         """New state from ``x`` (N, in_channels, H, W) and the old state (N, channels, H, W).
 
-        The coarsest scale has no state yet. It takes its candidate as both, and then any gate gives the candidate.
+        The coarsest scale has no state yet. It takes its candidate as both, and then any gate gives the candidate. So
+        does an old state as far as it is not trusted, where ``trust`` (N, 1, H, W) from 0 to 1 says so.
         """
         candidate = self.propose(x)
-        return candidate if state is None else self.blend(candidate, state)
+        if state is None:
+            return candidate
+        return self.blend(candidate, state if trust is None else candidate + trust * (state - candidate))
 
     def propose(self, x: Tensor) -> Tensor:
         """The candidate ``f``: (N, in_channels, H, W) to (N, channels, H, W)."""
@@ -203,7 +215,7 @@ class SRN(Generator):
         first, second, third = config.level_channels
         self.levels = nn.ModuleList(
             [
-                Level(6 * config.stem**2, first, config.block_channels[0], stride=1),
+                Level(3 * config.pictures * config.stem**2, first, config.block_channels[0], stride=1),
                 Level(first, second, config.block_channels[1], stride=2),
                 Level(second, third, config.block_channels[2], stride=2),
             ]
@@ -250,38 +262,63 @@ class SRN(Generator):
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
         """The estimates of all scales, coarse to fine, for H and W that are multiples of 16."""
-        pyramid = [blurred]  # (N, 3, H, W), then H/2, then H/4
-        for _ in range(SCALES - 1):
-            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+        return self.forward_recurrent(blurred, None, None)[0]
 
-        estimate, state = pyramid[-1], None
-        estimates: list[Tensor] = []
-        for image in reversed(pyramid):
-            if estimates:
-                estimate = double_size(estimate)
-                state = double_size(state) if state is not None else None
-            estimate, state = self.forward_one_scale(image, estimate, state)
+    def forward_recurrent(
+        self, blurred: Tensor, prior: Tensor | None, carried: tuple[Tensor, Tensor] | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """All scales, from what is known before the first of them.
+
+        Args:
+            blurred: (N, 3, H, W), H and W multiples of :attr:`multiple_of`.
+            prior: By how much an earlier estimate differs from ``blurred``, (N, 3, H, W), of a temporal network alone;
+                None is 0 everywhere.
+            carried: A state (N, R, h, w) for the coarsest scale and how far it is trusted, (N, 1, h, w) from 0 to 1;
+                the candidate fills the rest. None is the candidate alone.
+
+        Returns:
+            The estimates of all scales, coarse to fine, and the state of the coarsest.
+        """
+        images = _pyramid(blurred)
+        priors = [None] * SCALES if prior is None else _pyramid(prior)
+        state, trust = carried or (None, None)
+        estimate, state = self.forward_one_scale(images[-1], images[-1], state, priors[-1], trust)
+        estimates, coarsest = [estimate], state
+        for image, known in zip(reversed(images[:-1]), reversed(priors[:-1]), strict=True):
+            estimate, state = self.forward_one_scale(image, double_size(estimate), double_size(state), known)
             estimates.append(estimate)
-        return estimates
+        return estimates, coarsest
 
-    def forward_one_scale(self, image: Tensor, previous: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward_one_scale(
+        self,
+        image: Tensor,
+        previous: Tensor,
+        state: Tensor | None,
+        prior: Tensor | None = None,
+        trust: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """One pass of the shared encoder-decoder.
 
         Args:
             image: Blurred image of this scale, (N, 3, h, w).
             previous: Estimate of the coarser scale brought to this size, (N, 3, h, w).
             state: State of the coarser scale brought to this size, (N, R, h/4, w/4), or None on the coarsest.
+            prior: By how much an earlier estimate differs from ``image``; see :meth:`forward_recurrent`.
+            trust: How far ``state`` is trusted, (N, 1, h/4, w/4); None is 1 everywhere.
 
         Returns:
             The estimate (N, 3, h, w) and the state (N, R, h/4, w/4).
         """
-        features = self.encode(image, previous)
-        state = self.recurrent(features[-1], state)  # (N, R, h/4, w/4)
+        features = self.encode(image, previous, prior)
+        state = self.recurrent(features[-1], state, trust)  # (N, R, h/4, w/4)
         return self.decode(image, features, state), state
 
-    def encode(self, image: Tensor, previous: Tensor) -> list[Tensor]:
+    def encode(self, image: Tensor, previous: Tensor, prior: Tensor | None = None) -> list[Tensor]:
         """Features of the three levels, fine to coarse: (N, C1, h, w), (N, C2, h/2, w/2), (N, C3, h/4, w/4)."""
-        x = torch.cat([image, previous], dim=1)  # (N, 6, h, w)
+        seen = [image, previous]
+        if self.config.temporal:
+            seen.append(torch.zeros_like(image) if prior is None else prior)
+        x = torch.cat(seen, dim=1)  # (N, 6 or 9, h, w)
         if self.config.stem > 1:
             x = F.pixel_unshuffle(x, self.config.stem)
         features: list[Tensor] = []
@@ -318,6 +355,14 @@ class SRN(Generator):
         features = self.encode(image, image)
         candidate = self.recurrent.propose(features[-1])
         return self.decode(image, features, self.recurrent.blend(candidate, candidate))
+
+
+def _pyramid(image: Tensor) -> list[Tensor]:
+    """The image (N, 3, H, W), then its means at half and at a quarter of the size."""
+    pyramid = [image]
+    for _ in range(SCALES - 1):
+        pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+    return pyramid
 
 
 def double_size(x: Tensor) -> Tensor:

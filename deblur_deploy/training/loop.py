@@ -81,9 +81,18 @@ class Trainer:
         config: Steps and rates.
         objective: What is minimised.
         devices: Where; None stays where the network is.
+        scales: What gives the estimates that the objective compares, from the first tensor of a batch; None is the
+            network's ``forward_scales``.
     """
 
-    def __init__(self, net: nn.Module, config: FitConfig, objective: Objective, devices: Devices | None = None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        config: FitConfig,
+        objective: Objective,
+        devices: Devices | None = None,
+        scales: nn.Module | None = None,
+    ) -> None:
         parameters = [p for p in net.parameters() if p.requires_grad]
         self.devices = devices or Devices(parameters[0].device if parameters else torch.device("cpu"))
         self.net = net.to(self.devices.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,7 +100,7 @@ class Trainer:
         self.objective = objective
         objective.to(self.devices.device)
         net.train()
-        self.forward_scales = self.devices.wrap(_Scales(net))
+        self.forward_scales = self.devices.wrap(scales or _Scales(net))
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.parameters, config)
         self.average = _WeightAverage(self.parameters, config.ema_decay)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deblur_deploy.config import FitConfig, RunConfig, TrainConfig
+from deblur_deploy.config import ClipConfig, FitConfig, RunConfig, TrainConfig
 from deblur_deploy.core.artifact import Artifact, hash_file, load_artifact, new_step
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.images import to_batch
 from deblur_deploy.core.tables import from_table, load_settings
 from deblur_deploy.data.cache import open_pairs, open_photos
+from deblur_deploy.data.clips import Clips, FilmedClips, SequenceClips
 from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, steps_of
+from deblur_deploy.data.layouts import PairFiles
 from deblur_deploy.data.pairs import load_pairs, pair_files, sharp_files
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
 from deblur_deploy.network.generator import padded_side
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.network.temporal import make_temporal
 from deblur_deploy.network.widen import widen
 from deblur_deploy.quality.evaluate import network_quality
+from deblur_deploy.training.clips import ClipObjective, ClipScales
 from deblur_deploy.training.devices import Devices, open_devices
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
 from deblur_deploy.training.loop import FitReport, Trainer
@@ -70,7 +74,8 @@ def train(
     _check_crop(config.fit, net)
     crops, photos = _crops(config, run)
     keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
-    trainer = Trainer(net, crops.fit, _objective(config, run), devices)
+    scales = ClipScales(net) if config.clip else None
+    trainer = Trainer(net, crops.fit, _objective(config, run), devices, scales)
     done = _restore(trainer, keeper) if run.resume else 0
     workers = run.workers if done < crops.fit.last_step else 0
     batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
@@ -117,9 +122,12 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
         ArtifactError: The source is not an SRN.
         ConfigError: The source's widths make no sense.
     """
+    temporal = config.clip is not None
     if source is None:
-        return SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS, config.stem or 1)
+        new = SRNConfig.from_base(config.base or _DEFAULT_BASE, config.depths or _DEFAULT_DEPTHS, config.stem or 1)
+        return dataclasses.replace(new, temporal=temporal)
     have = _config_of(source)
+    temporal = temporal or have.temporal
     stem = config.stem or have.stem
     if stem != have.stem and have.stem != 1:
         raise ConfigError(
@@ -128,12 +136,12 @@ def planned_network(source: Artifact | None, config: TrainConfig) -> SRNConfig:
         )
     depths = config.depths or tuple(len(blocks) for blocks in have.block_channels)
     if config.base is not None:
-        return SRNConfig.from_base(config.base, depths, stem)
+        return dataclasses.replace(SRNConfig.from_base(config.base, depths, stem), temporal=temporal)
     one, two, three = (
         (*blocks[:depth], *(width,) * (depth - len(blocks)))
         for blocks, depth, width in zip(have.block_channels, depths, have.level_channels, strict=True)
     )
-    return dataclasses.replace(have, block_channels=(one, two, three), stem=stem)
+    return dataclasses.replace(have, block_channels=(one, two, three), stem=stem, temporal=temporal)
 
 
 def _config_of(source: Artifact) -> SRNConfig:
@@ -150,7 +158,8 @@ def widened_from(source: Artifact | None, config: TrainConfig) -> SRNConfig | No
     if source is None:
         return None
     have = _config_of(source)
-    return None if have == planned_network(source, config) else have
+    planned = planned_network(source, config)
+    return None if dataclasses.replace(have, temporal=planned.temporal) == planned else have
 
 
 def _widening(source: Artifact | None, config: TrainConfig) -> dict[str, Any]:
@@ -195,13 +204,15 @@ def _check_crop(fit: FitConfig, net: SRN) -> None:
 
 
 def _objective(config: TrainConfig, run: RunConfig) -> Objective:
+    if config.clip:
+        return ClipObjective(config.fit, config.loss, config.clip)
     vgg = load_vgg19(Path(run.vgg_weights) if run.vgg_weights else None) if config.loss.perceptual else None
     critic = MultiScaleDiscriminator() if config.loss.adversarial else None
     return Objective(config.fit, config.loss, features=vgg, discriminator=critic)
 
 
-def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops, int]:
-    """The crops of the whole run, with the number of steps settled, and from how many photographs they come."""
+def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops | Clips, int]:
+    """The crops or clips of the whole run, with the number of steps settled, and from how many photographs they come."""
     folder = Path(config.photos) if config.photos else None
     cache = Path(run.cache) if run.cache else None
     pairs = pair_files(folder, "calibration")
@@ -210,9 +221,30 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops, int]:
     if config.epochs is not None:
         fit = dataclasses.replace(fit, steps=steps_of(config.epochs, len(paths), fit.batch))
     names = [str(path) for path in paths]
+    if config.clip:
+        return _clips(config, config.clip, fit, pairs, paths, cache), len(paths)
     if pairs:
         return PairedCrops(open_pairs(pairs, cache), fit, config.augment, names), len(paths)
     return BlurredCrops(open_photos(paths, cache), fit, config.blur, config.augment, names), len(paths)
+
+
+def _clips(
+    config: TrainConfig,
+    clip: ClipConfig,
+    fit: FitConfig,
+    pairs: Sequence[PairFiles],
+    paths: Sequence[Path],
+    cache: Path | None,
+) -> Clips:
+    """Clips of films, where the photographs are pairs of consecutive frames, else clips made from photographs."""
+    assert config.camera is not None
+    if not pairs:
+        return FilmedClips(open_photos(paths, cache), fit, clip, config.camera, [str(path) for path in paths])
+    films: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        films.setdefault(pair.name.rpartition("/")[0] or str(pair.blurred.parent), []).append(index)
+    frames = open_pairs(pairs, cache)
+    return SequenceClips([[frames[index] for index in film] for film in films.values()], fit, clip, list(films))
 
 
 def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] | None:
@@ -252,4 +284,6 @@ def _start(source: Artifact | None, config: TrainConfig) -> SRN:
         raise ArtifactError(f"{source.path} is quantized", hint="go on from the float checkpoint before it")
     net = load_network(source)
     assert isinstance(net, SRN)
+    if planned.temporal and not net.config.temporal:
+        net = make_temporal(net)
     return net if net.config == planned else widen(net, planned, config.fit.seed)
