@@ -50,6 +50,10 @@ def command(
     sheets: Annotated[
         Path | None, typer.Option(help="With --blurred: folder for a picture of each photograph, before and after.")
     ] = None,
+    temporal: Annotated[
+        bool,
+        typer.Option("--temporal", help="Pairs are frames of films: compare frame by frame and with the frame before."),
+    ] = False,
     runtime: Runtime = None,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -59,11 +63,16 @@ def command(
     With --blurred, on photographs without a sharp partner: colour shift on flat surfaces and the share of pixels that
     overshoot, which need no reference.
     """
-    _check_flags(blurred, sheets, needs_sharp=bool(data or align or lpips or csv))
+    _check_flags(blurred, sheets, needs_sharp=bool(data or align or lpips or csv or temporal))
+    if temporal and (align or lpips or csv):
+        raise ConfigError("--temporal measures PSNR and flicker alone", hint="leave out --align, --lpips and --csv")
     output = Output(as_json)
     artifact = output.source(source, runs, (lambda _: True) if source else is_runnable)
     if blurred is not None:
         _evaluate_blurred(output, artifact, blurred, sheets, runtime)
+        return
+    if temporal:
+        _evaluate_films(output, artifact, data, runtime)
         return
     from deblur_deploy.data.pairs import PairsOnDisk
     from deblur_deploy.quality.evaluate import EvalConfig, evaluate, write_report
@@ -77,12 +86,32 @@ def command(
     output.emit(report.as_json() | kept)
 
 
+def _evaluate_films(output: Output, artifact: Artifact, data: Path | None, runtime: str | None) -> None:
+    """PSNR and flicker of films, frame by frame and with the frame before."""
+    from deblur_deploy.data.films import load_films
+    from deblur_deploy.quality.film import evaluate_films
+
+    films = load_films(data)
+    with output.counting("restoring", 2 * sum(map(len, films))) as on_frame:
+        report = evaluate_films(artifact, films, runtime, on_frame)
+    rows = [
+        [score.way, f"{score.psnr_db:.2f}", "-" if score.flicker is None else f"{score.flicker:.3f}", str(score.cuts)]
+        for score in report.scores
+    ]
+    output.table(["way", "dB", "flicker", "cuts"], rows)
+    output.say(
+        f"{report.films} films of {report.frames} frames together on {report.runtime}; flicker is over that of the "
+        "sharp films"
+    )
+    output.emit(report.as_json())
+
+
 def _check_flags(blurred: Path | None, sheets: Path | None, needs_sharp: bool) -> None:
     """Refuse flags that do not go together."""
     if sheets is not None and blurred is None:
         raise ConfigError("--sheets needs --blurred", hint="name the folder of blurred photographs with --blurred")
     if blurred is not None and needs_sharp:
-        reason = "--blurred has no sharp photographs for --data, --align, --lpips and --csv"
+        reason = "--blurred has no sharp photographs for --data, --align, --lpips, --csv and --temporal"
         raise ConfigError(reason, hint="leave those out, or leave --blurred out")
 
 

@@ -40,6 +40,7 @@ class ImageSpec:
         height: Fixed height in pixels, or None where any is taken.
         width: Fixed width in pixels, or None where any is taken.
         dtype: Type of the values; ``uint8`` stands for camera frames as they come.
+        state: Of a file that takes the frame before, too: channels, height and width of its state; else None.
     """
 
     layout: str = "NCHW"
@@ -49,6 +50,7 @@ class ImageSpec:
     height: int | None = None
     width: int | None = None
     dtype: Literal["float32", "uint8"] = "float32"
+    state: tuple[int, int, int] | None = None
 
     @classmethod
     def of_frames(cls, height: int | None, width: int | None, multiple_of: int = 1) -> ImageSpec:

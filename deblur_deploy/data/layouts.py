@@ -13,7 +13,7 @@ Recognised by what is in the folder:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,6 +81,14 @@ def find_pairs(folder: Path, split: Split) -> list[PairFiles]:
     if (folder / "GT").is_dir():
         return _hide(folder, wanted)
     return sorted(_below(folder / wanted), key=lambda pair: pair.name)
+
+
+def films_of(pairs: Sequence[PairFiles]) -> dict[str, list[PairFiles]]:
+    """Pairs that are consecutive frames, by the sequence that they are of; a folder without sequences is one."""
+    films: dict[str, list[PairFiles]] = {}
+    for pair in pairs:
+        films.setdefault(pair.name.rpartition("/")[0] or pair.blurred.parent.parent.name, []).append(pair)
+    return films
 
 
 def _check_unmixed(folder: Path, splits: set[str]) -> None:

@@ -85,7 +85,7 @@ class PairsOnDisk:
     def __iter__(self) -> Iterator[Pair]:
         """One pair after the other; none is kept."""
         for file in self._files:
-            yield _load_pair(file) if isinstance(file, PairFiles) else _shaken(file)
+            yield load_pair(file) if isinstance(file, PairFiles) else _shaken(file)
 
 
 def load_pairs(folder: Path | None, split: Split = "evaluation") -> list[Pair]:
@@ -258,7 +258,12 @@ def _shake(name: str, photo: Image8) -> Pair:
     return Pair(name, *shake(photo, ShakeConfig(), rng))
 
 
-def _load_pair(files: PairFiles) -> Pair:
+def load_pair(files: PairFiles) -> Pair:
+    """Read a pair.
+
+    Raises:
+        ArtifactError: A file is damaged, or the two differ in size.
+    """
     pair = Pair(files.name, load_rgb(files.blurred), load_rgb(files.sharp))
     check_sizes(files, pair.blurred, pair.sharp)
     return pair

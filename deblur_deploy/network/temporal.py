@@ -12,10 +12,11 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deblur_deploy.network.srn import SRN
+from deblur_deploy.network.generator import pad_to_multiple
+from deblur_deploy.network.srn import MULTIPLE_OF, SRN, SRNConfig
 from deblur_deploy.network.warp import warp
 
 FLOW_STRIDE = 4
@@ -58,7 +59,54 @@ def forward_frame(net: SRN, blurred: Tensor, before: FrameBefore | None) -> tupl
     factor = blurred.shape[-1] // FLOW_STRIDE // before.state.shape[-1]
     flow = F.avg_pool2d(before.flow, factor) / factor
     trust = F.avg_pool2d(before.trust, factor)
-    return net.forward_recurrent(blurred, prior, (warp(before.state, flow), trust))
+    carried = warp(before.state, flow).to(blurred.dtype), trust.to(blurred.dtype)
+    return net.forward_recurrent(blurred, prior, carried)
+
+
+class TemporalStep(nn.Module):
+    """A temporal network as a function of tensors alone, for frames of any size: what runtimes run and exports trace.
+
+    Args:
+        net: The network.
+    """
+
+    def __init__(self, net: SRN) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self, blurred: Tensor, before: Tensor, state: Tensor, flow: Tensor, trust: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Restore one frame.
+
+        Args:
+            blurred: (1, 3, H, W), RGB in [0, 1], any size.
+            before: What was made of the frame before, of the same shape; anything where ``trust`` is 0 everywhere.
+            state: What it gave beside its picture, of :func:`state_shape`; likewise.
+            flow: As in :class:`FrameBefore`, (1, 2, H/4, W/4), rounded up.
+            trust: Likewise, (1, 1, H/4, W/4).
+
+        Returns:
+            The restored frame, (1, 3, H, W), and the state for the next frame.
+        """
+        height, width = blurred.shape[-2:]
+        multiple = self.net.multiple_of
+        padded = pad_to_multiple(blurred, multiple)
+        moves = [pad_to_multiple(plane, multiple // FLOW_STRIDE) for plane in (flow, trust)]
+        known = FrameBefore(pad_to_multiple(before, multiple), state, *moves)
+        estimates, carried = forward_frame(self.net, padded, known)
+        return estimates[-1][..., :height, :width], carried
+
+
+def state_shape(config: SRNConfig, height: int, width: int) -> tuple[int, int, int, int]:
+    """Shape of the state for frames of a size, (1, R, h, w)."""
+    multiple = MULTIPLE_OF * config.stem
+    return 1, config.recurrent_channels, -(-height // multiple), -(-width // multiple)
+
+
+def flow_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the flow for frames of a size."""
+    return -(-height // FLOW_STRIDE), -(-width // FLOW_STRIDE)
 
 
 def _moved_result(before: FrameBefore, blurred: Tensor) -> Tensor:
@@ -67,7 +115,7 @@ def _moved_result(before: FrameBefore, blurred: Tensor) -> Tensor:
         F.interpolate(plane, scale_factor=float(FLOW_STRIDE), mode="bilinear", align_corners=False)
         for plane in (FLOW_STRIDE * before.flow, before.trust)
     )
-    return trust * (warp(before.restored, flow) - blurred)
+    return (trust * (warp(before.restored, flow) - blurred)).to(blurred.dtype)
 
 
 def make_temporal(net: SRN) -> SRN:

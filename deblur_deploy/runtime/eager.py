@@ -16,6 +16,8 @@ from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.threads import default_threads
 from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.network.srn import SRN
+from deblur_deploy.network.temporal import TemporalStep
 from deblur_deploy.runtime.runner import Batch, Pictures, Runner
 from deblur_deploy.runtime.runtimes import OpenOptions, TorchVariant, find_runtime
 
@@ -115,6 +117,20 @@ class TorchRunner(Runner):
             restored = net(picture.contiguous(memory_format=self._format))
             return cast(Batch, restored.float().contiguous().numpy())
 
+    def run_step(self, tensors: dict[str, Any]) -> tuple[Batch, Batch]:
+        """As :meth:`deblur_deploy.runtime.temporal.RunsSteps.run_step`; the network is a ``TemporalStep``."""
+        assert self._net is not None, "the runner was closed"
+        return self._worker.submit(self._step_in_worker, self._net, tensors).result()
+
+    def _step_in_worker(self, net: Callable[..., Any], tensors: dict[str, Any]) -> tuple[Batch, Batch]:
+        self._use_threads()
+        with torch.inference_mode(), flushed_denormals():
+            given = {name: torch.from_numpy(array).to(self._variant.device) for name, array in tensors.items()}
+            for name in ("blurred", "before", "state"):  # places stay float32
+                given[name] = given[name].to(getattr(torch, self._variant.dtype)).contiguous(memory_format=self._format)
+            restored, state = (tensor.float().contiguous().cpu().numpy() for tensor in net(**given))
+            return restored, state
+
     def _use_threads(self) -> None:
         """Set how many threads work for this thread, which PyTorch keeps for each, and for libraries of the process."""
         if torch.get_num_threads() != self._threads:
@@ -128,8 +144,22 @@ def open_torch(artifact: Artifact, name: str, options: OpenOptions) -> TorchRunn
         ArtifactError: Weights and manifest do not belong together.
         MissingDependencyError: The network is quantized and ModelOpt is not installed.
     """
-    net = prepare_network(load_network(artifact), variant_of(name))
+    net = network_to_run(artifact, name, options)
     return TorchRunner(net, artifact.image, name, options.threads)
+
+
+def network_to_run(artifact: Artifact, name: str, options: OpenOptions) -> nn.Module:
+    """An artifact's network as a runtime of PyTorch uses it; a temporal one with the frame before where that is asked.
+
+    Raises:
+        ArtifactError: Weights and manifest do not belong together.
+        MissingDependencyError: The network is quantized and ModelOpt is not installed.
+    """
+    net: nn.Module = load_network(artifact)
+    if options.temporal:
+        assert isinstance(net, SRN)
+        net = TemporalStep(net)
+    return prepare_network(net, variant_of(name))
 
 
 def prepare_network(net: nn.Module, variant: TorchVariant) -> nn.Module:

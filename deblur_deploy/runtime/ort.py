@@ -91,6 +91,12 @@ class OnnxruntimeRunner(Runner):
             restored: NDArray[Any] = self._session.run(None, {self._input: batch})[0]
         return restored
 
+    def run_step(self, tensors: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As :meth:`deblur_deploy.runtime.temporal.RunsSteps.run_step`."""
+        with flushed_denormals():
+            restored, state = self._session.run(None, tensors)
+        return restored, state
+
     def give_back_memory(self) -> None:
         """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`; on the processor, at any size.
 

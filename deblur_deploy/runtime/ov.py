@@ -75,6 +75,12 @@ class OpenVINORunner(Runner):
             restored: NDArray[Any] = self._request.infer({0: batch})[0]
         return restored
 
+    def run_step(self, tensors: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As :meth:`deblur_deploy.runtime.temporal.RunsSteps.run_step`."""
+        with flushed_denormals():
+            found = self._request.infer(tensors)
+        return found[0], found[1]
+
     def _reason(self, err: Exception) -> str:
         return _reason(err)
 

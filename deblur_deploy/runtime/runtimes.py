@@ -89,11 +89,13 @@ class OpenOptions:
         threads: Processor threads to use; None leaves it to the runtime.
         batch: How many pictures at a time it will be given.
         spin_wait: Whether the host waits for a GPU awake, which takes a core, or asleep.
+        temporal: Whether the network is given the frame before (see ``temporal.py``).
     """
 
     threads: int | None = None
     batch: int = 1
     spin_wait: bool = True
+    temporal: bool = False
 
 
 def _torch(variant: TorchVariant, *, on_request: bool = False) -> Runtime:

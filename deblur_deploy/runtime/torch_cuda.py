@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import ImageSpec
-from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.runtime.device_timings import DeviceTimings, Span, spans_between
-from deblur_deploy.runtime.eager import TorchRunner, prepare_network, variant_of
+from deblur_deploy.runtime.eager import TorchRunner, network_to_run
 from deblur_deploy.runtime.runner import Batch, Pictures
 from deblur_deploy.runtime.runtimes import OpenOptions
 
@@ -145,5 +144,5 @@ def open_torch_cuda(artifact: Artifact, name: str, options: OpenOptions) -> Torc
         ArtifactError: Weights and manifest do not belong together.
         MissingDependencyError: The network is quantized and ModelOpt is not installed.
     """
-    net = prepare_network(load_network(artifact), variant_of(name))
+    net = network_to_run(artifact, name, options)
     return TorchCudaRunner(net, artifact.image, name, TorchDevice(spin_wait=options.spin_wait))

@@ -18,7 +18,7 @@ from deblur_deploy.core.tables import from_table, load_settings
 from deblur_deploy.data.cache import open_pairs, open_photos
 from deblur_deploy.data.clips import Clips, FilmedClips, SequenceClips
 from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, steps_of
-from deblur_deploy.data.layouts import PairFiles
+from deblur_deploy.data.layouts import PairFiles, films_of
 from deblur_deploy.data.pairs import load_pairs, pair_files, sharp_files
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
@@ -240,11 +240,9 @@ def _clips(
     assert config.camera is not None
     if not pairs:
         return FilmedClips(open_photos(paths, cache), fit, clip, config.camera, [str(path) for path in paths])
-    films: dict[str, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        films.setdefault(pair.name.rpartition("/")[0] or str(pair.blurred.parent), []).append(index)
-    frames = open_pairs(pairs, cache)
-    return SequenceClips([[frames[index] for index in film] for film in films.values()], fit, clip, list(films))
+    films = films_of(pairs)
+    opened = [open_pairs(frames, cache) for frames in films.values()]
+    return SequenceClips(opened, fit, clip, list(films))
 
 
 def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] | None:
