@@ -36,6 +36,9 @@ def command(
         Literal["plugin", "standard", "native"],
         typer.Option(help="plugin: deblur::DeformConv2d. standard: DeformConv. native: GridSample and Conv."),
     ] = "plugin",
+    temporal: Annotated[
+        bool, typer.Option("--temporal", help="Of a temporal network: with the frame before as further inputs.")
+    ] = False,
     evaluation: Annotated[
         Path | None, typer.Option("--data", help="Folder to measure quality on. Left out: the shipped pairs.")
     ] = None,
@@ -47,7 +50,9 @@ def command(
     """Write one ONNX file, for one size or for all, with int8 weights for a quantized source."""
     resolution = parse_resolution(res)
     pairs = str(evaluation) if evaluation else None
-    config = ExportConfig(resolution.width, resolution.height, evaluate, pairs, dynamic, io, deform_op)
+    config = ExportConfig(
+        resolution.width, resolution.height, evaluate, pairs, dynamic, io, deform_op, temporal=temporal
+    )
     from deblur_deploy.export.to_onnx import export_onnx
 
     output = Output(as_json)

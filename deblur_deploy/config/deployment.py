@@ -32,6 +32,7 @@ class ExportConfig:
         io: ``float`` takes (N, 3, H, W) in [0, 1], ``uint8`` camera frames, (N, H, W, 3).
         deform_op: How the deformable convolution is written (see ``graph/deform_op.py``).
         compare: Hold the file against the network in the runtimes at hand (see ``export/fidelity.py``).
+        temporal: Write a temporal network with the frame before as further inputs (see ``network/temporal.py``).
     """
 
     width: int = 640
@@ -42,8 +43,12 @@ class ExportConfig:
     io: Io = "float"
     deform_op: DeformOp = "plugin"
     compare: bool = True
+    temporal: bool = False
 
     def __post_init__(self) -> None:
+        if self.temporal:
+            require(not self.dynamic, "a temporal file has one size", "leave out --dynamic, and give the size by --res")
+            require(self.io == "float", "a temporal file takes floats", "leave out --io uint8")
         require(self.width >= 1 and self.height >= 1, f"size is {self.width}x{self.height}", "try 640x360")
         require(self.io in get_args(Io), f"io is {self.io!r}", "give float or uint8")
         forms = get_args(DeformOp)

@@ -17,10 +17,11 @@ import onnx
 
 from deblur_deploy.config import DeformOp, ExportConfig, Io
 from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
+from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.export.fidelity import comparing
 from deblur_deploy.export.measuring import measuring
-from deblur_deploy.export.trace import trace, trace_any_size
+from deblur_deploy.export.trace import trace, trace_any_size, trace_steps
 from deblur_deploy.graph.check import check_graph
 from deblur_deploy.graph.constant_folding import fold_constants
 from deblur_deploy.graph.deform_op import OPSET, write_deform_op
@@ -40,6 +41,8 @@ from deblur_deploy.graph.shrink import halve_float_weights, merge_duplicates, sh
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.srn import SRN
+from deblur_deploy.network.temporal import state_shape
 
 
 def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
@@ -58,7 +61,10 @@ def export_onnx(source: Artifact, config: ExportConfig, out: Path) -> Artifact:
     """
     net = load_network(source)
     resolution = Resolution(config.width, config.height)
-    model = network_to_onnx(net, None if config.dynamic else resolution, config.io, config.deform_op)
+    if config.temporal:
+        model = steps_to_onnx(_temporal(net, source), resolution, config.deform_op)
+    else:
+        model = network_to_onnx(net, None if config.dynamic else resolution, config.io, config.deform_op)
     image = _describe_image(config, net)
     write_facts(model, source, image)
     deformable = any(isinstance(layer, DeformConv2d) for layer in net.modules())
@@ -97,7 +103,22 @@ def _describe_image(config: ExportConfig, net: Generator) -> ImageSpec:
     multiple_of = net.multiple_of if config.dynamic else 1
     if config.io == "uint8":
         return ImageSpec.of_frames(height, width, multiple_of)
-    return ImageSpec(multiple_of=multiple_of, height=height, width=width)
+    state = state_shape(net.config, config.height, config.width)[1:] if config.temporal else None
+    return ImageSpec(multiple_of=multiple_of, height=height, width=width, state=state)
+
+
+def _temporal(net: Generator, source: Artifact) -> SRN:
+    """The network, if it takes the frame before.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if isinstance(net, SRN) and net.config.temporal:
+        return net
+    raise ConfigError(
+        f"{source.directory} is not a temporal network",
+        hint="leave out --temporal, or train one: a recipe with [clip], and --init with this one",
+    )
 
 
 def network_to_onnx(
@@ -123,24 +144,59 @@ def network_to_onnx(
         model = trace(net, Resolution(width, height))
     else:
         model = trace_any_size(net)
+    quantized = _simplify(model)
+    if resolution:
+        pad_to_size(model, resolution, Resolution(width, height))
+    else:
+        pad_any_size(model, net.multiple_of, net.smallest_side)
+    _shrink(model, quantized)
+    if io == "uint8":
+        take_frames(model)
+    return _finish(model, deform_op)
+
+
+def steps_to_onnx(net: SRN, resolution: Resolution, deform_op: DeformOp = "plugin") -> onnx.ModelProto:
+    """Trace a temporal network into a self-contained ONNX model that takes the frame before, too.
+
+    Args:
+        net: In evaluation mode, float or fake-quantized.
+        resolution: Size of the frames.
+        deform_op: How the deformable convolution is written.
+
+    Returns:
+        Model with the inputs ``blurred``, ``before``, ``state``, ``flow`` and ``trust``, and the outputs ``restored``
+        and ``state_out`` (see :class:`~deblur_deploy.network.temporal.TemporalStep`).
+
+    Raises:
+        ExportError: As for :func:`network_to_onnx`.
+    """
+    model = trace_steps(net, resolution)
+    for value, like in zip(model.graph.output, (model.graph.input[0], model.graph.input[2]), strict=True):
+        value.type.CopyFrom(like.type)  # the tracer does not see that padding is cut off again
+    _shrink(model, _simplify(model))
+    return _finish(model, deform_op)
+
+
+def _simplify(model: onnx.ModelProto) -> bool:
+    """Rewrite what the exporter wrote in a way that runtimes do not want, in place; whether it is quantized."""
     write_standard_fp8(model)
     share_constants(model)
     fold_constants(model)
     write_pads(model)
     replace_batch_norms(model)
-    quantized = fold_weight_quantizers(model)
-    if resolution:
-        pad_to_size(model, resolution, Resolution(width, height))
-    else:
-        pad_any_size(model, net.multiple_of, net.smallest_side)
+    return fold_weight_quantizers(model)
+
+
+def _shrink(model: onnx.ModelProto, quantized: bool) -> None:
     drop_idle_casts(model)
     if quantized:
         quantize_before_concat(model)
         halve_float_weights(model)
     merge_duplicates(model)
     shorten(model)
-    if io == "uint8":
-        take_frames(model)
+
+
+def _finish(model: onnx.ModelProto, deform_op: DeformOp) -> onnx.ModelProto:
     model = write_deform_op(model, deform_op)
     model.ir_version = min(model.ir_version, 10)
     model.producer_name = "deblur-deploy"

@@ -13,6 +13,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from deblur_deploy.graph.padding import BATCH, HEIGHT, PADDED, UNCROPPED, WIDTH
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.plain_attention import plain_attention
+from deblur_deploy.network.srn import SRN
+from deblur_deploy.network.temporal import STEP_INPUTS, STEP_OUTPUTS, TemporalStep, flow_size, state_shape
 
 _SMALLEST_TRACE = 32
 """Pixels of the shorter side of a trace that holds for every size. Of fewer, reflection pads by more than there
@@ -92,10 +95,43 @@ class _LastScale(nn.Module):
         return estimates[-1]
 
 
-def _trace(net: Generator, frame: Tensor, axes: dict[str, dict[int, str]]) -> onnx.ModelProto:
+def trace_steps(net: SRN, size: Resolution) -> onnx.ModelProto:
+    """The graph of a temporal network for frames of one size, padding included.
+
+    Returns:
+        A model with the inputs and outputs of :class:`~deblur_deploy.network.temporal.TemporalStep`, named by
+        :data:`STEP_INPUTS` and :data:`STEP_OUTPUTS`, float32.
+
+    Raises:
+        ExportError: The size takes more memory than there is.
+    """
+    small = flow_size(size.height, size.width)
+    shapes = [
+        *[(1, 3, size.height, size.width)] * 2,
+        state_shape(net.config, size.height, size.width),
+        (1, 2, *small),
+        (1, 1, *small),
+    ]
+    tensors = tuple(torch.zeros(shape) for shape in shapes)
+    return _trace(net, tensors[0], {}, _Traced(TemporalStep(net), tensors, STEP_INPUTS, STEP_OUTPUTS))
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """What is traced: a module with example tensors, and what its inputs and outputs are called."""
+
+    module: nn.Module
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[str, ...] = (PADDED,)
+    outputs: tuple[str, ...] = (UNCROPPED,)
+
+
+def _trace(
+    net: Generator, frame: Tensor, axes: dict[str, dict[int, str]], traced: _Traced | None = None
+) -> onnx.ModelProto:
     said: list[str] = []
     try:
-        model = _run_exporter(_LastScale(net), frame, axes, said)
+        model = _run_exporter(traced or _Traced(_LastScale(net), (frame,)), axes, said)
     except OnnxExporterError as err:
         raise _refused(err, said) from err
     except _NETWORK_ERRORS as err:
@@ -183,7 +219,8 @@ _REWRITE = "write that line with other operators, or restore with the checkpoint
 _LONGEST_REASON = 300
 
 
-def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]], said: list[str]) -> onnx.ModelProto:
+def _run_exporter(traced: _Traced, axes: dict[str, dict[int, str]], said: list[str]) -> onnx.ModelProto:
+    net = traced.module
     buffer = io.BytesIO()
     quiet = _exporter_prints_into(said)
     with own_symbolics(), warnings.catch_warnings(), torch.no_grad(), plain_attention(), quiet:
@@ -192,10 +229,10 @@ def _run_exporter(net: nn.Module, frame: Tensor, axes: dict[str, dict[int, str]]
         warnings.simplefilter("ignore")
         torch.onnx.export(
             net,
-            (frame,),
+            traced.tensors,
             buffer,  # type: ignore[arg-type]  # a file object is taken too
-            input_names=[PADDED],
-            output_names=[UNCROPPED],
+            input_names=list(traced.inputs),
+            output_names=list(traced.outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
             custom_opsets={DOMAIN: 1} if any(isinstance(layer, DeformConv2d) for layer in net.modules()) else {},

@@ -26,16 +26,11 @@ except ModuleNotFoundError as err:
         "motion between frames is found with OpenCV, which is not installed", hint="pip install 'deblur-deploy[video]'"
     ) from err
 
-INPUTS = ("blurred", "before", "state", "flow", "trust")
-OUTPUTS = ("restored", "state_out")
-"""What the tensors are called in files."""
-
-
 class RunsSteps(Protocol):
     """A runner that can run a temporal network on all its tensors."""
 
     def run_step(self, tensors: dict[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The restored frame and the next state, for :data:`INPUTS` by name."""
+        """The restored frame and the next state, for the tensors of a ``TemporalStep`` by name."""
 
 
 class TemporalRunner(Runner):
