@@ -317,7 +317,7 @@ class TrainConfig:
             seen = self.loss.perceptual + self.loss.adversarial
             require(seen == 0, "clips train without VGG19 and discriminator", "set perceptual and adversarial to 0")
             plain = self.augment == NO_AUGMENTATION
-            require(plain, "clips are mirrored and turned alone", "set brightness = 0.0 and contrast = 0.0 in [augment]")
+            require(plain, "clips are mirrored and turned alone", "set brightness and contrast to 0.0")
         shallow = self.depths is not None and min(self.depths) < 0
         require(not shallow, f"depths is {self.depths}", "give 0 or more for each level, such as [2, 2, 1]")
         require_path_fits(self.blur, self.fit)

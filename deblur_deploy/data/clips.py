@@ -1,14 +1,15 @@
 """Training clips: consecutive frames of a film with the motion between them, made from photographs or real.
 
-A synthetic film is one continuous camera path over a photograph; each frame's exposure is a stretch of it, and its sharp
-frame is the photograph from the middle of that stretch. Objects move on paths of their own. Camera, response and noise
-are those of :mod:`deblur_deploy.data.camera`.
+A synthetic film is one continuous camera path over a photograph; each frame's exposure is a stretch of it, and its
+sharp frame is the photograph from the middle of that stretch. Objects move on paths of their own. Camera, response and
+noise are those of :mod:`deblur_deploy.data.camera`.
 
 Clip ``i`` depends on the seed and ``i`` alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -23,8 +24,17 @@ from torch.utils.data import Dataset
 
 from deblur_deploy.config import CameraConfig, ClipConfig, FitConfig
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.data.camera import MovingObject, Plane, Scene, add_noise, camera_path, develop, object_mask
-from deblur_deploy.data.camera import smooth_field, to_light
+from deblur_deploy.data.camera import (
+    MovingObject,
+    Plane,
+    Scene,
+    add_noise,
+    camera_path,
+    develop,
+    object_mask,
+    smooth_field,
+    to_light,
+)
 from deblur_deploy.data.crops import detail
 from deblur_deploy.data.optical_flow import STRIDE, Motion, find_motion, quarter_gray
 
@@ -55,7 +65,8 @@ def film(photo: Image8, config: CameraConfig, clip: ClipConfig, rng: np.random.G
     """
     size = photo.shape[:2]
     exponent = 1.0 if rng.random() < config.code_share else float(rng.uniform(*config.response))
-    light, codes = to_light(photo, exponent, config.highlight_gain), photo.astype(np.float32) / 255
+    light = to_light(photo, exponent, config.highlight_gain)
+    codes: Plane = photo.astype(np.float32) / np.float32(255)
     lengths = rng.uniform(*config.length_px, 1 + int(rng.integers(*config.objects, endpoint=True)))
     poses = math.ceil(max(lengths)) + 1  # between two frames: one for every pixel
     exposed = max(1, round(poses * float(rng.uniform(*clip.exposure))))
@@ -63,8 +74,7 @@ def film(photo: Image8, config: CameraConfig, clip: ClipConfig, rng: np.random.G
     paths = [camera_path(clip.frames * length, clip.frames * poses, config, rng) for length in lengths]
     masks = [object_mask(size, rng) for _ in lengths[1:]]
     taken, still = (
-        _World(plane, scale, paths, masks, how)
-        for plane, how in ((light, cv2.INTER_LINEAR), (codes, cv2.INTER_CUBIC))
+        _World(plane, scale, paths, masks, how) for plane, how in ((light, cv2.INTER_LINEAR), (codes, cv2.INTER_CUBIC))
     )
     blurred, sharp = [], []
     for number in range(clip.frames):
@@ -148,7 +158,7 @@ class Clips(Dataset[tuple[Tensor, Tensor]]):
 
     def _stacked(self, frames: Sequence[Image8]) -> Tensor:
         grays = [quarter_gray(frame) for frame in frames]
-        motions = [None, *(find_motion(current, before) for before, current in zip(grays, grays[1:], strict=False))]
+        motions = [None, *(find_motion(current, before) for before, current in itertools.pairwise(grays))]
         planes = [self._planes(frame, motion) for frame, motion in zip(frames, motions, strict=True)]
         return torch.from_numpy(np.concatenate(planes))
 

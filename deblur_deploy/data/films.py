@@ -46,5 +46,5 @@ def _made_from(path: Path) -> list[Pair]:
     margin = math.ceil(_CLIP.frames * _CAMERA.length_px[1] / 2)
     top, left = (min(margin, max(0, (side - _LEAST_SIDE) // 2)) for side in photo.shape[:2])
     inside = np.s_[top : photo.shape[0] - top, left : photo.shape[1] - left]
-    frames = zip(made.blurred, made.sharp, strict=True)
-    return [Pair(f"{path.name}#{index}", blurred[inside], sharp[inside]) for index, (blurred, sharp) in enumerate(frames)]
+    frames = enumerate(zip(made.blurred, made.sharp, strict=True))
+    return [Pair(f"{path.name}#{index}", blurred[inside], sharp[inside]) for index, (blurred, sharp) in frames]

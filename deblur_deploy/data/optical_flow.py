@@ -1,9 +1,9 @@
 """Motion between two frames of a film, and how far it is to be trusted.
 
-DIS flow (Kroeger et al., *Fast Optical Flow using Dense Inverse Search*, ECCV 2016), in OpenCV, at a quarter of the size
-along each side: blur does little harm there, and it takes a millisecond or two. It is computed both ways; where the way
-back does not lead to where one came from, something was covered or has left the picture, and the flow is not trusted
-(Sundaram et al., *Dense Point Trajectories by GPU-accelerated Large Displacement Optical Flow*, ECCV 2010).
+DIS flow (Kroeger et al., *Fast Optical Flow using Dense Inverse Search*, ECCV 2016), in OpenCV, at a quarter of the
+size along each side: blur does little harm there, and it takes a millisecond or two. It is computed both ways; where
+the way back does not lead to where one came from, something was covered or has left the picture, and the flow is not
+trusted (Sundaram et al., *Dense Point Trajectories by GPU-accelerated Large Displacement Optical Flow*, ECCV 2010).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def find_motion(current: Image8, before: Image8) -> Motion:
     height, width = current.shape
     if min(height, width) < _LEAST_SIDE:
         return Motion(np.zeros((2, height, width), np.float32), np.zeros((1, height, width), np.float32))
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     there = dis.calc(current, before, None)  # (h, w, 2): the frame before at x + there[x] looks like this one at x
     back = dis.calc(before, current, None)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

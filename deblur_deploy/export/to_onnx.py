@@ -184,7 +184,7 @@ def _simplify(model: onnx.ModelProto) -> bool:
     fold_constants(model)
     write_pads(model)
     replace_batch_norms(model)
-    return fold_weight_quantizers(model)
+    return fold_weight_quantizers(model) > 0
 
 
 def _shrink(model: onnx.ModelProto, quantized: bool) -> None:

@@ -1,8 +1,8 @@
 """Quality of restored films: PSNR of their frames, and how much they flicker.
 
 A frame's flicker is the mean difference between it and the frame before, moved along the motion of the sharp frames,
-where that motion is trusted. Sharp frames have some, too: light changes, motion is found to a fraction of a pixel. So it
-is told over that of the sharp frames: 1 is as even as the sharp film.
+where that motion is trusted. Sharp frames have some, too: light changes, motion is found to a fraction of a pixel. So
+it is told over that of the sharp frames: 1 is as even as the sharp film.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from deblur_deploy.core.images import from_batch, to_batch
 from deblur_deploy.data.optical_flow import STRIDE, Motion, find_motion, quarter_gray
 from deblur_deploy.data.pairs import Image8, Pair
 from deblur_deploy.quality.metrics import mean_psnr_db, psnr_db
-from deblur_deploy.runtime.runner import infer_finite, open_runner
+from deblur_deploy.runtime.runner import infer_finite, open_with
+from deblur_deploy.runtime.runtimes import OpenOptions
 from deblur_deploy.runtime.temporal import TemporalRunner
+
 
 @dataclass(frozen=True)
 class FilmScore:
@@ -87,7 +89,7 @@ def evaluate_films(
     measures = [_Measure("blurred"), _Measure("frame by frame"), _Measure("temporal")]
     done = 0
     for temporal, measure in zip((False, True), measures[1:], strict=True):
-        with open_runner(artifact, runtime, temporal=temporal) as runner:
+        with open_with(artifact, runtime, OpenOptions(temporal=temporal)) as runner:
             for pairs in films:
                 if isinstance(runner, TemporalRunner):
                     runner.begin_film()
@@ -101,9 +103,7 @@ def evaluate_films(
                         on_frame(done)
             name, measure.cuts = runner.name, getattr(runner, "cuts", 0)
     frames = sum(len(pairs) for pairs in films)
-    return FilmReport(
-        str(artifact.directory), name, len(films), frames, tuple(measure.score() for measure in measures)
-    )
+    return FilmReport(str(artifact.directory), name, len(films), frames, tuple(measure.score() for measure in measures))
 
 
 def _check(films: Sequence[Sequence[Pair]]) -> None:

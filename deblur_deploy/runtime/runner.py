@@ -129,7 +129,6 @@ def open_runner(
     *,
     batch: int = 1,
     spin_wait: bool = True,
-    temporal: bool = False,
 ) -> Runner:
     """Load an artifact, ready to run.
 
@@ -139,30 +138,40 @@ def open_runner(
         threads: Processor threads to use; by default what the runtime chooses.
         batch: How many pictures at a time it will be given; an engine that does not take so many is refused at once.
         spin_wait: How engines and PyTorch on a GPU wait for it: awake, which takes a core, or asleep.
-        temporal: Whether pictures are frames of a film in order, and the network is a temporal one: the runner is then
-            a :class:`~deblur_deploy.runtime.temporal.TemporalRunner`. Without it, a temporal network restores each
-            picture by itself.
 
     Returns:
         The runner, to be used in a ``with`` block.
 
     Raises:
         ConfigError: There is no such runtime, or it runs other kinds of artifact, or an engine takes other numbers of
-            pictures alone, or the network is not a temporal one and should be.
+            pictures alone.
         MissingDependencyError: The runtime is not installed.
         ArtifactError: The runtime cannot read the payload.
         DeblurDeployError: This machine cannot run it.
     """
+    return open_with(artifact, runtime, OpenOptions(threads, batch, spin_wait))
+
+
+def open_with(artifact: Artifact, runtime: str | None, options: OpenOptions) -> Runner:
+    """As :func:`open_runner`, with all that a runtime has a choice of.
+
+    With ``options.temporal`` pictures are frames of a film, in order, and the runner is a
+    :class:`~deblur_deploy.runtime.temporal.TemporalRunner`. Without it, a temporal network restores each picture by
+    itself.
+
+    Raises:
+        ConfigError: As there, or the network is not a temporal one and should be.
+        DeblurDeployError: As there.
+    """
     name = runtime or default_runtime(artifact)
     if unavailable := _unavailable(artifact, name):
         raise unavailable
-    takes_steps = temporal or artifact.image.state is not None
+    takes_steps = options.temporal or artifact.image.state is not None
     if takes_steps:
         load_named(f"{_TEMPORAL}:require_temporal")(artifact, name)
-    options = OpenOptions(threads, batch, spin_wait, temporal)
     runner = cast(Runner, load_named(RUNTIMES[name].opener)(artifact, name, options))
     if takes_steps:
-        return cast(Runner, load_named(f"{_TEMPORAL}:TemporalRunner")(runner, artifact, remembers=temporal))
+        return cast(Runner, load_named(f"{_TEMPORAL}:TemporalRunner")(runner, artifact, remembers=options.temporal))
     return runner
 
 

@@ -26,6 +26,7 @@ except ModuleNotFoundError as err:
         "motion between frames is found with OpenCV, which is not installed", hint="pip install 'deblur-deploy[video]'"
     ) from err
 
+
 class RunsSteps(Protocol):
     """A runner that can run a temporal network on all its tensors."""
 

@@ -72,7 +72,10 @@ class ClipObjective(Objective):
         """
         targets = _frames(sharp)
         by_frame = [estimates[start : start + SCALES] for start in range(0, len(estimates), SCALES)]
-        found = [super(ClipObjective, self).terms(of, blurred, target[0]) for of, target in zip(by_frame, targets, strict=True)]
+        found = [
+            super(ClipObjective, self).terms(of, blurred, target[0])
+            for of, target in zip(by_frame, targets, strict=True)
+        ]
         terms = {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
         if self.clip.consistency and len(targets) > 1:
             results = [of[-1].float() for of in by_frame]
@@ -99,5 +102,5 @@ def flicker(results: list[Tensor], sharp: tuple[Tensor, Tensor], flow: Tensor, t
 
 def _frames(clips: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Picture, flow and trust of every frame: (N, 3, H, W), (N, 2, H, W) and (N, 1, H, W)."""
-    frames = clips.split(PLANES, dim=1)
-    return [cast(tuple[Tensor, Tensor, Tensor], frame.split((3, 2, 1), dim=1)) for frame in frames]
+    frames = torch.split(clips, PLANES, dim=1)
+    return [cast(tuple[Tensor, Tensor, Tensor], torch.split(frame, [3, 2, 1], dim=1)) for frame in frames]

@@ -212,7 +212,7 @@ def _objective(config: TrainConfig, run: RunConfig) -> Objective:
 
 
 def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops | Clips, int]:
-    """The crops or clips of the whole run, with the number of steps settled, and from how many photographs they come."""
+    """The crops or clips of the whole run, the number of steps settled, and from how many photographs they come."""
     folder = Path(config.photos) if config.photos else None
     cache = Path(run.cache) if run.cache else None
     pairs = pair_files(folder, "calibration")
@@ -222,27 +222,19 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops | Clips, int]:
         fit = dataclasses.replace(fit, steps=steps_of(config.epochs, len(paths), fit.batch))
     names = [str(path) for path in paths]
     if config.clip:
-        return _clips(config, config.clip, fit, pairs, paths, cache), len(paths)
+        if pairs:
+            return _clips_of(pairs, fit, config.clip, cache), len(paths)
+        assert config.camera is not None
+        return FilmedClips(open_photos(paths, cache), fit, config.clip, config.camera, names), len(paths)
     if pairs:
         return PairedCrops(open_pairs(pairs, cache), fit, config.augment, names), len(paths)
     return BlurredCrops(open_photos(paths, cache), fit, config.blur, config.augment, names), len(paths)
 
 
-def _clips(
-    config: TrainConfig,
-    clip: ClipConfig,
-    fit: FitConfig,
-    pairs: Sequence[PairFiles],
-    paths: Sequence[Path],
-    cache: Path | None,
-) -> Clips:
-    """Clips of films, where the photographs are pairs of consecutive frames, else clips made from photographs."""
-    assert config.camera is not None
-    if not pairs:
-        return FilmedClips(open_photos(paths, cache), fit, clip, config.camera, [str(path) for path in paths])
+def _clips_of(pairs: Sequence[PairFiles], fit: FitConfig, clip: ClipConfig, cache: Path | None) -> SequenceClips:
+    """Clips of films: pairs are consecutive frames."""
     films = films_of(pairs)
-    opened = [open_pairs(frames, cache) for frames in films.values()]
-    return SequenceClips(opened, fit, clip, list(films))
+    return SequenceClips([open_pairs(frames, cache) for frames in films.values()], fit, clip, list(films))
 
 
 def _teller(on_step: OnStep | None, steps: int) -> Callable[[int, float], None] | None:
