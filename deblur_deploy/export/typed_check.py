@@ -21,7 +21,7 @@ from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import ImageSpec, with_noise
 from deblur_deploy.data.pairs import Image8
 from deblur_deploy.export.probes import as_taken, probe_pictures
-from deblur_deploy.export.watched import Seen, Watched, has_weights, layer_name, open_quietly
+from deblur_deploy.export.watched import Seen, Watched, fed_to, has_weights, layer_name, open_quietly
 from deblur_deploy.graph.float_nodes import largest_of
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
@@ -237,7 +237,7 @@ def _differences(floats: onnx.ModelProto, typed: onnx.ModelProto, batch: NDArray
             graph.node.append(helper.make_node("ReduceL2", [value], [f"{value}/norm"], keepdims=0))
             graph.output.append(helper.make_tensor_value_info(f"{value}/norm", TensorProto.FLOAT, []))
     session = open_quietly(joined)
-    norms = [float(norm) for norm in session.run(None, {session.get_inputs()[0].name: batch})]
+    norms = [float(norm) for norm in session.run(None, fed_to(session, batch))]
     pairs = zip(names, norms[::2], norms[1::2], strict=True)
     return {name: far / max(own, _TINY) if np.isfinite(far) else np.inf for name, far, own in pairs}
 

@@ -17,6 +17,10 @@ from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.runtime.ort import session_options
 
 
+_MOTION_PX = 0.3
+"""Between the frames of a film that a network is tried on, of the size at which motion is told."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a network gave for a picture, and the largest magnitudes on the way; NaN where a value is not finite."""
@@ -45,11 +49,13 @@ class Watched:
                 graph.node.append(helper.make_node("Abs", [name], [magnitudes]))
                 graph.node.append(helper.make_node(kind, [magnitudes], [result], keepdims=0))
                 graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, []))
+        self._own_outputs = len(model.graph.output)
         self._session = open_quietly(watched)
 
     def run(self, batch: NDArray[Any]) -> Seen:
         """Run the network on pictures in the form that it takes."""
-        output, *rest = self._session.run(None, {self._session.get_inputs()[0].name: batch})
+        output, *rest = self._session.run(None, fed_to(self._session, batch))
+        rest = rest[self._own_outputs - 1 :]
         pairs = zip(self._names, rest[::2], rest[1::2], strict=True)
         return Seen(output, {n: float(peak) if np.isfinite(total) else float("nan") for n, peak, total in pairs})
 
@@ -59,6 +65,16 @@ def open_quietly(model: onnx.ModelProto) -> Any:
     with flushed_denormals():  # which the first session would set and leave
         serialized, providers = model.SerializeToString(), ["CPUExecutionProvider"]
         return onnxruntime.InferenceSession(serialized, session_options(), providers=providers)
+
+
+def fed_to(session: Any, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """What a session is given for pictures: of a temporal network, as frames of a film that stands nearly still."""
+    picture, *others = session.get_inputs()
+    feeds = {picture.name: batch}
+    for value in others:
+        of_film = {"before": batch, "trust": np.ones(value.shape), "flow": np.full(value.shape, _MOTION_PX)}
+        feeds[value.name] = of_film.get(value.name, np.zeros(value.shape)).astype(np.float32)
+    return feeds
 
 
 def layer_name(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
