@@ -51,6 +51,10 @@ MaxMemory = Annotated[str, typer.Option(help="What the program may take; larger 
 Strength = Annotated[float, typer.Option(help="How much of the change is taken, from 0 (none) to 1 (all).")]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Restore cut-off JPEGs as far as they go.")]
 KeepUid = Annotated[bool, typer.Option("--keep-uid", help="Results of DICOM files keep the UID of their picture.")]
+Temporal = Annotated[
+    bool,
+    typer.Option("--temporal", help="Of a temporal network: restore films and numbered frames with the frame before."),
+]
 Preview = Annotated[bool, typer.Option("--preview", help="Show a part of a few pictures before and after, and stop.")]
 Tile = Annotated[str | None, typer.Option(help="Size of tiles as WIDTHxHEIGHT, instead of what fits.")]
 Engine = Annotated[str, typer.Option(help="What runs the network on many files: local, or ray for a Ray cluster.")]
@@ -77,6 +81,7 @@ def command(
     strength: Strength = 1.0,
     keep_going: KeepGoing = False,
     keep_uid: KeepUid = False,
+    temporal: Temporal = False,
     preview: Preview = False,
     max_memory: MaxMemory = "2GB",
     tile: Tile = None,
@@ -103,10 +108,14 @@ def command(
     restore = RestoreConfig(parse_memory(max_memory), size, strength=strength)
     part = parse_part(in_point, out_point)
     film = VideoConfig(codec, crf, pixel_format, profile, preset, deinterlace, drop_alpha, *part)
-    config = InferConfig(restore, EncodeConfig(kind, quality), film, DicomConfig(keep_uid), resume, keep_going)
+    config = InferConfig(
+        restore, EncodeConfig(kind, quality), film, DicomConfig(keep_uid), resume, keep_going, temporal
+    )
     if out is None:
         raise ConfigError("no folder for the results was named", hint="name a folder with --out")
-    given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers)
+    given, machine = inputs or [], _Machine(source, runtime, threads, trust, engine, workers, temporal)
+    if temporal and (preview or watch is not None):
+        raise ConfigError("--temporal is for whole films", hint="leave out --preview and --watch")
     choice = _Choice(tuple(given), out, pattern, suffix, watch, poll)
     if raw is not None or STANDARD_STREAM in given:
         _stream(machine, choice, raw, as_json, config)
@@ -121,7 +130,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Machine:
-    """What runs: the path, the runtime, the number of threads, whether an engine file is trusted; and where it runs."""
+    """What runs: the path, the runtime, the threads, whether an engine file is trusted; where, and on what."""
 
     source: Path
     runtime: str | None
@@ -129,8 +138,11 @@ class _Machine:
     trust: bool
     engine: str
     workers: int | None
+    temporal: bool = False
 
     def __post_init__(self) -> None:
+        if self.temporal and self.engine != "local":
+            raise ConfigError("frames of a film need the frame before them", hint="leave out --engine, or --temporal")
         if self.engine not in ("local", "ray"):
             raise ConfigError(f"there is no engine {self.engine!r}", hint="choose local or ray")
         if self.workers is not None and self.engine == "local":
@@ -238,9 +250,11 @@ def _file_runner(artifact: Artifact, machine: _Machine, out: Path, config: Infer
 
 @contextmanager
 def _opened(artifact: Artifact, machine: _Machine) -> Iterator[Runner]:
-    from deblur_deploy.runtime.runner import open_runner
+    from deblur_deploy.runtime.runner import open_with
+    from deblur_deploy.runtime.runtimes import OpenOptions
 
-    with open_runner(artifact, machine.runtime, machine.threads) as runner:
+    options = OpenOptions(machine.threads, temporal=machine.temporal)
+    with open_with(artifact, machine.runtime, options) as runner:
         yield runner
 
 
@@ -262,10 +276,11 @@ def _stream(machine: _Machine, choice: _Choice, raw: str | None, as_json: bool, 
     size = parse_resolution(raw)
     output = Output(as_json=True)  # stdout is for the frames
     with _opened(machine.artifact(), machine) as runner:
-        frames = restore_raw(
-            sys.stdin.buffer, sys.stdout.buffer, size, Restorer(runner, config.restore), lambda count: None
-        )
+        restorer = Restorer(runner, config.restore)
+        frames = restore_raw(sys.stdin.buffer, sys.stdout.buffer, size, restorer, lambda count: None)
     output.say(f"restored  {frames} frames of {size}")
+    if restorer.cuts:
+        output.say(f"note      the film is cut {restorer.cuts} times, and the network began anew behind each cut")
 
 
 def _serve(output: Output, files: FileRestorer, watch: Path, choice: _Choice) -> None:

@@ -36,6 +36,7 @@ def restore_raw(
         DeblurDeployError: The network failed.
     """
     count = 0
+    restorer.begin_film()
 
     def restore(frame: NDArray[np.uint8]) -> bytes:
         nonlocal count

@@ -25,7 +25,7 @@ from deblur_deploy.infer.tiles import (
     plan_tiles,
     smallest_tile,
 )
-from deblur_deploy.runtime.runner import KeepsMemory, Runner, fixed_size
+from deblur_deploy.runtime.runner import FollowsFilm, KeepsMemory, Runner, fixed_size
 
 Float = NDArray[np.float32]
 Samples = TypeVar("Samples", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
@@ -111,6 +111,18 @@ class Restorer:
             )
         if fixed_size(runner.image) is None and config.tile is None:
             self._measured("bytes_per_pixel", measure_bytes_per_pixel)
+
+        self.begin_film()  # what was measured was none
+
+    def begin_film(self) -> None:
+        """The next picture follows none, where the network keeps the frame before."""
+        if isinstance(self._runner, FollowsFilm):
+            self._runner.begin_film()
+
+    @property
+    def cuts(self) -> int:
+        """How often a film was found to be cut, where the network keeps the frame before."""
+        return self._runner.cuts if isinstance(self._runner, FollowsFilm) else 0
 
     def require(self, count: int, name: str) -> None:
         """Refuse a file that takes more memory than there is before a single pixel went through the network.
@@ -202,6 +214,8 @@ class Restorer:
     def _new_plan(self, width: int, height: int, stored_bytes: int, held_bytes: int) -> TilePlan:
         multiple, size = self._runner.image.multiple_of, fixed_size(self._runner.image)
         tile = size or self._config.tile
+        if isinstance(self._runner, FollowsFilm):
+            self._require_whole(width, height, stored_bytes, held_bytes)
         if tile is not None:
             fits = width <= tile.width and height <= tile.height
             margin = 0 if fits else self._margin(tile)
@@ -213,6 +227,19 @@ class Restorer:
             if self.shows_seams:
                 raise self._needs_whole(width, height, needs, held_bytes)
         return plan_tiles(width, height, needs, budget)
+
+    def _require_whole(self, width: int, height: int, stored_bytes: int, held_bytes: int) -> None:
+        """Refuse frames that would go in tiles, of which none could keep the frame before."""
+        size = fixed_size(self._runner.image)
+        if size is not None:
+            fits, why = (width, height) == (size.width, size.height), f"the graph takes frames of {size} alone"
+            hint = f"export it with --res {width}x{height}"
+        else:
+            needs = TileNeeds(0, 1, self.known.get("bytes_per_pixel", 0), stored_bytes)
+            fits = self._config.tile is None and fits_whole(width, height, needs, self._available - held_bytes)
+            why, hint = "the frame before is kept for whole frames alone", "give more with --max-memory, without --tile"
+        if not fits:
+            raise ConfigError(f"frames of {width}x{height} would go through in tiles, and {why}", hint=hint)
 
     def _needs_whole(self, width: int, height: int, needs: TileNeeds, held_bytes: int) -> ConfigError:
         """The error for a picture that does not fit as a whole, of a network that tiles do not serve."""

@@ -12,12 +12,13 @@ from typing import Any, Literal, Protocol
 
 from deblur_deploy import __version__
 from deblur_deploy.core.artifact import Artifact, hash_file
-from deblur_deploy.core.errors import DeblurDeployError
+from deblur_deploy.core.errors import ConfigError, DeblurDeployError
 from deblur_deploy.infer.bad_files import as_own_error
 from deblur_deploy.infer.done_log import DoneLog, Fingerprint
 from deblur_deploy.infer.encode import write_picture
 from deblur_deploy.infer.jobs import Job
 from deblur_deploy.infer.memory import MemoryGate
+from deblur_deploy.infer.numbered import FrameNumber, in_order, wanted_again
 from deblur_deploy.infer.one_file import Restored, keep_dates, restore_file
 from deblur_deploy.infer.overlap import overlap
 from deblur_deploy.infer.picture import Picture
@@ -176,6 +177,7 @@ class FileRunner:
         self._done_log = DoneLog(out, fingerprint)
         self._restorer = Restorer(runner, config.restore, dict(self._done_log.measured))
         self._gate = MemoryGate(self._restorer.in_flight_bytes)
+        self._frame: FrameNumber | None = None
         self.report = InferReport(str(artifact.directory), runner.name)
         self.deaths = 0
 
@@ -197,6 +199,8 @@ class FileRunner:
                     self._note(job, failed_result(job, job.conflict), notify)
             clear = [job for job in jobs if job.conflict is None]
             pictures = [job for job in clear if job.kind == "picture"]
+            if self._config.temporal:
+                pictures = in_order(pictures)
             stop = threading.Event()
             overlap(self._decode_all(pictures, stop), self._restore, lambda item: self._finish(item, notify), stop)
             for job in clear:
@@ -207,10 +211,12 @@ class FileRunner:
 
     def _decode_all(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[_Decoded]:
         """In the reading thread."""
-        for job in jobs:
+        done = [self._is_done(job) for job in jobs]
+        again = wanted_again(jobs, done) if self._config.temporal else [False] * len(jobs)
+        for job, is_done, for_the_next in zip(jobs, done, again, strict=True):
             entered = 0
             try:
-                if self._config.resume and self._done_log.is_done(job.name, job.source, job.target):
+                if is_done and not for_the_next:
                     yield _Decoded(job, skipped=True)
                     continue
                 needed = decoding_bytes(job.source, self._config.encode.format)
@@ -230,12 +236,14 @@ class FileRunner:
                     continue
                 self._restorer.make_room(needed)
                 picture = read_picture(job.source, cut_off=self._config.keep_going)
-                yield _Decoded(job, cost, input_hash, picture, notes=picture.notes)
+                yield _Decoded(job, cost, input_hash, picture, notes=picture.notes, skipped=is_done)
             except Exception as err:
                 yield _Decoded(job, entered, error=as_own_error(err, job.source))
 
     def _restore(self, item: _Decoded) -> _Decoded:
         """In the caller's thread; what is streamed is written in a thread of its own."""
+        begun = self._follow(item) if self._config.temporal else ()
+        cuts = self._restorer.cuts
         try:
             if item.reader is not None:
                 target_format = self._config.encode.format
@@ -245,8 +253,21 @@ class FileRunner:
             else:
                 return item
         except Exception as err:
+            self._frame = None
             return _Decoded(item.job, item.gate_bytes, error=as_own_error(err, item.job.source))
-        return replace(item, reader=None, tiles=tiles, notes=(*item.notes, *notes))
+        if self._restorer.cuts > cuts:
+            begun = (*begun, "the film is cut before this frame, and the network began anew")
+        if item.skipped:  # it went through for the frames behind it, and its result is there
+            return replace(item, picture=None)
+        return replace(item, reader=None, tiles=tiles, notes=(*item.notes, *begun, *notes))
+
+    def _follow(self, item: _Decoded) -> tuple[str, ...]:
+        """Begin a film where a picture does not follow the one before; what is to be said of that."""
+        before, self._frame = self._frame, FrameNumber.of(item.job.source) if item.error is None else None
+        missing = self._frame.missing_after(before) if self._frame else None
+        if missing != 0:
+            self._restorer.begin_film()
+        return (f"{missing} frames are missing before this one, and the network began anew",) if missing else ()
 
     def _finish(self, item: _Decoded, notify: Notify) -> None:
         """In the writing thread."""
@@ -267,8 +288,12 @@ class FileRunner:
     def _run_stream(self, job: Job, notify: Notify) -> None:
         """A video or a DICOM file, which overlaps its own frames."""
         try:
-            if self._config.resume and self._done_log.is_done(job.name, job.source, job.target):
+            if self._is_done(job):
                 return self._note(job, FileResult(str(job.source), str(job.target), "skipped"), notify)
+            if self._config.temporal and job.kind == "dicom":
+                raise ConfigError(
+                    f"{job.name} is a DICOM file, whose pictures are restored one by one", hint="leave out --temporal"
+                )
             restored = restore_file(
                 job, self._restorer, self._config, lambda count, of: notify(Progress(job, count, of))
             )
@@ -276,6 +301,9 @@ class FileRunner:
             return self._note(job, failed_result(job, as_own_error(err, job.source)), notify)
         self._done(job, restored, notify)
         return None
+
+    def _is_done(self, job: Job) -> bool:
+        return self._config.resume and self._done_log.is_done(job.name, job.source, job.target)
 
     def _done(self, job: Job, restored: Restored, notify: Notify) -> None:
         if restored.ended_early is not None:  # a second run with --resume tries again

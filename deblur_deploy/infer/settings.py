@@ -90,6 +90,7 @@ class InferConfig:
         dicom: The UID of DICOM files.
         resume: Skip files that are done.
         keep_going: Restore a JPEG that is cut off as far as it goes.
+        temporal: Give the network the frame before, in films and in folders of numbered frames.
     """
 
     restore: RestoreConfig = field(default_factory=RestoreConfig)
@@ -98,3 +99,4 @@ class InferConfig:
     dicom: DicomConfig = DicomConfig()
     resume: bool = False
     keep_going: bool = False
+    temporal: bool = False

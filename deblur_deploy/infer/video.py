@@ -68,10 +68,15 @@ def restore_video(source: Path, target: Path, restorer: Restorer, config: VideoC
             raise refuse_interlaced(source)
         with whole_file(target) as partial, opened(source) as reader, quiet_encoders():
             film = open_film(source, reader, facts, surveyed, config)
-            run = _Run(film)
+            restorer.begin_film()
+            cuts, run = restorer.cuts, _Run(film)
             with FilmWriter(film, partial) as writer:
                 run.run(writer, restorer, tick)
             notes = [*writer.notes, *run.notes()]
+            if restorer.cuts > cuts:
+                notes.append(
+                    f"the film is cut {restorer.cuts - cuts} times, and the network began anew behind each cut"
+                )
             if partial.is_file():
                 notes += losses(source, facts, partial, writer.target.colors)
     except av.error.FFmpegError as err:

@@ -122,6 +122,20 @@ class KeepsMemory(Protocol):
         """Give it back to the system; the next inference takes it anew."""
 
 
+@runtime_checkable
+class FollowsFilm(Protocol):
+    """A runner that keeps the frame before.
+
+    Attributes:
+        cuts: How often the film was found to be cut.
+    """
+
+    cuts: int
+
+    def begin_film(self) -> None:
+        """Forget it: the next frame is the first of a film."""
+
+
 def open_runner(
     artifact: Artifact,
     runtime: str | None = None,
