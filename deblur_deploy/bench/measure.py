@@ -30,8 +30,8 @@ from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_frames
 from deblur_deploy.core.process_memory import peak_resident_bytes, reset_peak, resident_bytes
 from deblur_deploy.core.threads import default_threads, pinned
-from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
-from deblur_deploy.runtime.runtimes import RUNTIMES
+from deblur_deploy.runtime.runner import Runner, open_with, reason_unavailable, takes_film
+from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions
 
 _SETTINGS = ("torch", "provider", "cuda_graph")
 """What the table of runtimes says of how a network is run; the rest says what it needs."""
@@ -172,10 +172,8 @@ class _Contender:
         can_tell = reset_peak()
         try:
             entry = self.entry
-            opened = open_runner(
-                entry.artifact, entry.runtime, config.threads, batch=config.batch, spin_wait=config.spin_wait
-            )
-            self.runner = stack.enter_context(opened)
+            options = OpenOptions(config.threads, config.batch, config.spin_wait, takes_film(entry.artifact))
+            self.runner = stack.enter_context(open_with(entry.artifact, entry.runtime, options))
             frame, end = _frame(config, entry.artifact.image), time.perf_counter() + config.warmup_ms / 1000
             self.runner.infer(frame)  # where pictures stay on the device, they are there from now on
             while time.perf_counter() < end:

@@ -25,7 +25,8 @@ from deblur_deploy.bench.samples import Latency, summarize
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution, from_batch, to_batch
 from deblur_deploy.core.threads import default_threads, pinned
-from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable
+from deblur_deploy.runtime.runner import Runner, open_with, reason_unavailable, takes_film
+from deblur_deploy.runtime.runtimes import OpenOptions
 
 _SPIN_S = 0.001
 """The last part of a wait is spent awake, because a sleep may last longer than requested."""
@@ -121,11 +122,12 @@ def measure_stream(entry: BenchEntry, config: StreamConfig) -> StreamRow:
     threads = config.threads or default_threads()
     size = (config.resolution.height, config.resolution.width, 3)
     frame: Frame = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    options = OpenOptions(threads, spin_wait=config.spin_wait, temporal=takes_film(entry.artifact))
     arrivals = [index / config.fps for index in range(max(1, round(config.fps * config.seconds)))]
     try:
         with (
             pinned(threads),
-            open_runner(entry.artifact, entry.runtime, threads, spin_wait=config.spin_wait) as runner,
+            open_with(entry.artifact, entry.runtime, options) as runner,
         ):
             settings = getattr(runner, "settings", {})
             steps = _steps(runner)

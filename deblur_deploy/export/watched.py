@@ -16,7 +16,6 @@ from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.graph.operators import WEIGHTED
 from deblur_deploy.runtime.ort import session_options
 
-
 _MOTION_PX = 0.3
 """Between the frames of a film that a network is tried on, of the size at which motion is told."""
 

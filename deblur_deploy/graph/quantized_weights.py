@@ -108,8 +108,11 @@ def drop_idle_casts(model: onnx.ModelProto) -> None:
     """
     graph = onnx.shape_inference.infer_shapes(model).graph
     floats = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    outputs = {value.name for value in model.graph.output}
     idle: dict[str, str] = {}
     for node in model.graph.node:
+        if outputs.intersection(node.output):
+            continue
         if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT and node.input[0] in floats:
             idle[node.output[0]] = idle.get(node.input[0], node.input[0])
     set_nodes(model.graph, [node for node in model.graph.node if node.output[0] not in idle], idle)

@@ -180,13 +180,18 @@ def open_with(artifact: Artifact, runtime: str | None, options: OpenOptions) -> 
     name = runtime or default_runtime(artifact)
     if unavailable := _unavailable(artifact, name):
         raise unavailable
-    takes_steps = options.temporal or artifact.image.state is not None
+    takes_steps = options.temporal or takes_film(artifact)
     if takes_steps:
         load_named(f"{_TEMPORAL}:require_temporal")(artifact, name)
     runner = cast(Runner, load_named(RUNTIMES[name].opener)(artifact, name, options))
     if takes_steps:
         return cast(Runner, load_named(f"{_TEMPORAL}:TemporalRunner")(runner, artifact, remembers=options.temporal))
     return runner
+
+
+def takes_film(artifact: Artifact) -> bool:
+    """Whether a file takes the frame before as further inputs; timed, it is timed as on a film, motion included."""
+    return artifact.image.state is not None
 
 
 def default_runtime(artifact: Artifact) -> str:
