@@ -24,10 +24,12 @@ from deblur_deploy.config import EngineConfig
 from deblur_deploy.core.artifact import Artifact, Draft, NetworkSpec, new_step, write_artifact
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.deblurgan_v2 import DeblurGANv2MobileNet
 from deblur_deploy.network.deform_conv import DeformConv2dPack
 from deblur_deploy.network.generator import Generator
-from deblur_deploy.network.srn import SRNConfig
+from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.network.temporal import make_temporal
 
 
 def pytest_configure() -> None:
@@ -230,3 +232,21 @@ def save(tmp_path: Path) -> Save:
         return write_artifact(out, Draft("onnx", "model.onnx", write, NetworkSpec("tiny", {}), image, step))
 
     return save_model
+
+
+@pytest.fixture(scope="session")
+def temporal_artifact(tmp_path_factory: pytest.TempPathFactory, soften: Soften) -> Artifact:
+    """A temporal network on whose results the frame before shows."""
+    torch.manual_seed(4)
+    net = make_temporal(SRN(SRNConfig.from_base(8, (1, 1, 1))))
+    soften(net)
+    torch.nn.init.normal_(net.head.weight, std=0.05)
+    torch.nn.init.normal_(net.levels[0].enter.weight[:, 6:], std=0.1)
+    out = tmp_path_factory.mktemp("temporal") / "checkpoint"
+    return save_network(out, net.eval(), spec_of(net), new_step("train", {}, None, {}))
+
+
+@pytest.fixture(scope="session")
+def film_frames(_drawn_photo: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Five frames of a film, (96, 128, 3) uint8: a window that moves over a photograph."""
+    return [np.ascontiguousarray(_drawn_photo[3 * i : 3 * i + 96, 4 * i : 4 * i + 128]) for i in range(5)]

@@ -26,8 +26,10 @@ _LEAST_SIDE = 16
 _ERROR_PX, _ERROR_SHARE = 0.5, 0.05
 """How far the way there and back may miss: this many pixels of the small frame, and this share of the motion."""
 
-_CUT_SHARE = 0.25
-"""Share of the picture below which a trusted flow means that the film was cut."""
+_CUT_SHARE, _CUT_RESIDUE, _CUT_CODES, _CUT_STEP = 0.25, 0.7, 4.0, 64.0
+"""A film was cut where less than this share of the flow is trusted; where the frame before, moved, explains less than
+the rest of what this one shows, told in its mean contrast, and what is left is more than noise, in codes; or where the
+brightness jumps by so many codes."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,12 @@ class Motion:
     Args:
         flow: (2, H/4, W/4) float32, to the right and down, in pixels of that size.
         trust: (1, H/4, W/4) float32, 1 where the flow is trusted, else 0.
+        is_cut: Whether the two frames show different scenes.
     """
 
     flow: Float
     trust: Float
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether so little of the flow is trusted that the two frames show different scenes."""
-        return float(self.trust.mean()) < _CUT_SHARE
+    is_cut: bool = False
 
 
 def quarter_gray(frame: Image8) -> Image8:
@@ -84,5 +83,18 @@ def find_motion(current: Image8, before: Image8) -> Motion:
     error = np.hypot(returned[..., 0], returned[..., 1])
     inside = (map_x >= 0) & (map_x <= width - 1) & (map_y >= 0) & (map_y <= height - 1)
     trusted = inside & (error <= _ERROR_PX + _ERROR_SHARE * np.hypot(there[..., 0], there[..., 1]))
+    moved = cv2.remap(before, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    is_cut = float(trusted.mean()) < _CUT_SHARE or _shows_another_scene(current[inside], moved[inside])
     flow = np.ascontiguousarray(there.transpose(2, 0, 1))
-    return Motion(flow, trusted[None].astype(np.float32))
+    return Motion(flow, trusted[None].astype(np.float32), is_cut)
+
+
+def _shows_another_scene(current: Image8, moved: Image8) -> bool:
+    """Whether two frames differ by more than blur and light explain, though a motion between them was found."""
+    if not current.size:
+        return True
+    left = current.astype(np.float32) - moved
+    step = float(left.mean())
+    residue = float(np.abs(left - step).mean())
+    contrast = max(float(np.abs(each - each.mean()).mean()) for each in (current, moved))
+    return abs(step) > _CUT_STEP or (residue > _CUT_CODES and residue > _CUT_RESIDUE * contrast)
