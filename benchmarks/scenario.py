@@ -10,6 +10,7 @@ from typing import Any
 
 from claims import PublishedClaims
 from compression import Compression
+from films import Films
 from frame_floor import FrameFloor
 from gpu_proofs import Emulation, GpuProofs
 from kernels import KernelBuild, KernelPtx, KernelSpeed
@@ -52,6 +53,7 @@ Work = (
     | TrainStep
     | RealNetwork
     | MaxMs
+    | Films
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -78,6 +80,7 @@ KINDS: Mapping[str, type[Work]] = {
     "train-step": TrainStep,
     "real-network": RealNetwork,
     "max-ms": MaxMs,
+    "films": Films,
 }
 """Kinds of measurement by the name that scenario files use."""
 

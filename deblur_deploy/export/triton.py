@@ -86,9 +86,14 @@ def export_triton(source: Artifact, config: TritonConfig, out: Path) -> Path:
 
     Raises:
         ArtifactError: ``source`` is of another kind, or ``out`` is not empty or cannot be written.
-        ConfigError: Batches are asked for, and the network takes one picture at a time.
+        ConfigError: Batches are asked for, and the network takes one picture at a time; or it takes the frame before.
         ExportError: The graph's input or output has a type that is not served.
     """
+    if source.image.state is not None:
+        raise ConfigError(
+            f"{source.directory} takes the frame before, and Triton's models here keep nothing between requests",
+            hint="export the network without --temporal",
+        )
     tensors = tensors_of(source)
     text = model_config(source, tensors, config)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

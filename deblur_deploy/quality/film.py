@@ -21,9 +21,8 @@ from deblur_deploy.core.images import from_batch, to_batch
 from deblur_deploy.data.optical_flow import STRIDE, Motion, find_motion, quarter_gray
 from deblur_deploy.data.pairs import Image8, Pair
 from deblur_deploy.quality.metrics import mean_psnr_db, psnr_db
-from deblur_deploy.runtime.runner import infer_finite, open_with
+from deblur_deploy.runtime.runner import FollowsFilm, infer_finite, open_with
 from deblur_deploy.runtime.runtimes import OpenOptions
-from deblur_deploy.runtime.temporal import TemporalRunner
 
 
 @dataclass(frozen=True)
@@ -86,24 +85,64 @@ def evaluate_films(
         VerificationError: The network gives no numbers.
     """
     _check(films)
-    measures = [_Measure("blurred"), _Measure("frame by frame"), _Measure("temporal")]
-    done = 0
-    for temporal, measure in zip((False, True), measures[1:], strict=True):
-        with open_with(artifact, runtime, OpenOptions(temporal=temporal)) as runner:
-            for pairs in films:
-                if isinstance(runner, TemporalRunner):
-                    runner.begin_film()
-                for index, pair in enumerate(pairs):
-                    restored = from_batch(infer_finite(runner, to_batch(pair.blurred), pair.name))
-                    measure.add(restored, pair.sharp, begins=index == 0)
-                    if not temporal:
-                        measures[0].add(pair.blurred, pair.sharp, begins=index == 0)
-                    done += 1
-                    if on_frame:
-                        on_frame(done)
-            name, measure.cuts = runner.name, getattr(runner, "cuts", 0)
-    frames = sum(len(pairs) for pairs in films)
-    return FilmReport(str(artifact.directory), name, len(films), frames, tuple(measure.score() for measure in measures))
+    total = sum(len(pairs) for pairs in films)
+
+    def later(frame: int) -> None:
+        if on_frame:
+            on_frame(total + frame)
+
+    single, runtime = film_score(artifact, films, runtime, temporal=False, on_frame=on_frame)
+    temporal, runtime = film_score(artifact, films, runtime, temporal=True, on_frame=later)
+    scores = _blurred_score(films), single, temporal
+    return FilmReport(str(artifact.directory), runtime, len(films), total, scores)
+
+
+def film_score(
+    artifact: Artifact,
+    films: Sequence[Sequence[Pair]],
+    runtime: str | None,
+    *,
+    temporal: bool,
+    on_frame: Callable[[int], None] | None = None,
+) -> tuple[FilmScore, str]:
+    """Restore films in one way.
+
+    Args:
+        artifact: Any network, frame by frame; with ``temporal`` a temporal one.
+        films: As for :func:`evaluate_films`.
+        runtime: Likewise.
+        temporal: Whether the network is given the frame before.
+        on_frame: Called after each frame with how many are done.
+
+    Returns:
+        The score, and the runtime.
+
+    Raises:
+        DeblurDeployError: As for :func:`evaluate_films`.
+    """
+    measure, done = _Measure("temporal" if temporal else "frame by frame"), 0
+    with open_with(artifact, runtime, OpenOptions(temporal=temporal)) as runner:
+        for pairs in films:
+            measure.begin_film()
+            if isinstance(runner, FollowsFilm):
+                runner.begin_film()
+            for pair in pairs:
+                measure.add(from_batch(infer_finite(runner, to_batch(pair.blurred), pair.name)), pair.sharp)
+                done += 1
+                if on_frame:
+                    on_frame(done)
+        if isinstance(runner, FollowsFilm):
+            measure.cuts = runner.cuts
+        return measure.score(), runner.name
+
+
+def _blurred_score(films: Sequence[Sequence[Pair]]) -> FilmScore:
+    measure = _Measure("blurred")
+    for pairs in films:
+        measure.begin_film()
+        for pair in pairs:
+            measure.add(pair.blurred, pair.sharp)
+    return measure.score()
 
 
 def _check(films: Sequence[Sequence[Pair]]) -> None:
@@ -128,10 +167,14 @@ class _Measure:
         self._changes: list[tuple[float, float]] = []
         self._before: tuple[Image8, Image8] | None = None
 
-    def add(self, restored: Image8, sharp: Image8, *, begins: bool) -> None:
+    def begin_film(self) -> None:
+        """The next frame follows none."""
+        self._before = None
+
+    def add(self, restored: Image8, sharp: Image8) -> None:
         """The next frame of a film."""
         self._psnr.append(psnr_db(restored, sharp))
-        if self._before is not None and not begins:
+        if self._before is not None:
             motion = find_motion(quarter_gray(_whole(sharp)), quarter_gray(_whole(self._before[1])))
             if motion.trust.any() and not motion.is_cut:
                 change, wanted = (

@@ -10,6 +10,7 @@ from deblur_deploy import __version__
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.report.canvas import Chart
 from deblur_deploy.report.charts import latency_chart, quality_chart, size_chart, tradeoff_chart
+from deblur_deploy.report.film_strips import film_strips, temporal_artifact
 from deblur_deploy.report.layer_charts import (
     frame_times_chart,
     layers_chart,
@@ -59,6 +60,7 @@ class Content:
         key_figures: Figures that stand out.
         photographs: Photographs before and after.
         photographs_absent: Why there are none, or an empty text.
+        films: Films in the same way, of a temporal network, frames in a row.
         sections: Charts.
         chain: Where the last stage comes from.
         libraries: Versions.
@@ -72,6 +74,7 @@ class Content:
     key_figures: tuple[KeyFigure, ...]
     photographs: tuple[Photograph, ...]
     photographs_absent: str
+    films: tuple[Photograph, ...]
     sections: tuple[Section, ...]
     chain: tuple[Link, ...]
     libraries: tuple[tuple[str, str], ...]
@@ -113,6 +116,7 @@ def gather(run: Path, images: Path | None = None, on_photograph: OnPhotograph | 
         key_figures=tuple(key_figures),
         photographs=photographs,
         photographs_absent=reason,
+        films=_films(stages, images),
         sections=(
             _cost_section(stages),
             *_speed_sections(stages, sessions),
@@ -145,6 +149,17 @@ def _photographs(
             raise
         return (), f"{err.message}. {err.hint}."
     return tuple(sorted(restored, key=lambda photograph: -photograph.gain_db)), ""
+
+
+def _films(stages: Sequence[ReportStage], images: Path | None) -> tuple[Photograph, ...]:
+    """Films of a temporal network; none of other networks, and where there are no films of its size."""
+    artifact = temporal_artifact(stages)
+    if artifact is None:
+        return ()
+    try:
+        return tuple(film_strips(artifact, images or photographs_folder(stages)))
+    except DeblurDeployError:  # the photographs' own section says what cannot be shown here
+        return ()
 
 
 def _cost_section(stages: Sequence[ReportStage]) -> Section:

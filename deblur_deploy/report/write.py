@@ -19,7 +19,7 @@ from deblur_deploy.core.files import write_text
 from deblur_deploy.core.markdown_table import escape, table
 from deblur_deploy.report.canvas import draw_png, draw_svg
 from deblur_deploy.report.content import Content, Section
-from deblur_deploy.report.photographs import encode_photographs, make_folder, save_sheet
+from deblur_deploy.report.photographs import Photograph, encode_photographs, make_folder, save_sheet
 
 Format = Literal["html", "md", "png"]
 
@@ -84,7 +84,8 @@ def _write_plots(content: Content, folder: Path) -> list[Path]:
         except OSError as err:
             raise ArtifactError(f"{path} cannot be written: {err}", hint="check permissions and free space") from err
         written.append(path)
-    sheets: Sequence[Path] = [save_sheet(folder / "photographs", photograph) for photograph in content.photographs]
+    shown = (*content.photographs, *content.films)
+    sheets: Sequence[Path] = [save_sheet(folder / "photographs", photograph) for photograph in shown]
     return [*written, *sheets]
 
 
@@ -97,7 +98,9 @@ def render_markdown(content: Content) -> str:
     lines = [f"# {escape(content.title)}", "", *(line for text in content.sentences for line in (escape(text), ""))]
     for section in content.sections:
         lines += _section(section)
-    lines += ["## Photographs", "", *_photographs(content)]
+    lines += ["## Photographs", "", *_photographs(content.photographs, content.photographs_absent)]
+    if content.films:
+        lines += ["## Films", "", *_photographs(content.films, "")]
     lines += ["## Where it comes from", ""]
     chain = [(link.stage, f"{link.created} UTC", link.sha256) for link in content.chain]
     lines += [*table(("step", "finished", "SHA-256"), chain), ""]
@@ -123,13 +126,13 @@ def _section(section: Section) -> list[str]:
     return lines
 
 
-def _photographs(content: Content) -> list[str]:
-    if not content.photographs:
-        return [escape(content.photographs_absent or "None."), ""]
-    views = [view.label for view in content.photographs[0].views if view.psnr_db is not None]
+def _photographs(photographs: Sequence[Photograph], absent: str) -> list[str]:
+    if not photographs:
+        return [escape(absent or "None."), ""]
+    views = [view.label for view in photographs[0].views if view.psnr_db is not None]
     rows = [
         (photograph.name, *(f"{view.psnr_db:.2f}" for view in photograph.views if view.psnr_db is not None))
-        for photograph in content.photographs
+        for photograph in photographs
     ]
     return [*table(("photograph", *(f"{label}, dB" for label in views)), rows), ""]
 
@@ -147,14 +150,15 @@ def render_page(content: Content) -> str:
         content: What it says.
     """
     script = _templates().loader.get_source(_templates(), "report.js")[0]  # type: ignore[union-attr]
-    photographs = encode_photographs(content.photographs)
+    shown = (*content.photographs, *content.films)
+    photographs = encode_photographs(shown)
     return (
         _templates()
         .get_template("report.html")
         .render(
             content=content,
             photographs=photographs,
-            left_out=len(content.photographs) - len(photographs),
+            left_out=len(shown) - len(photographs),
             # Matplotlib and ElementTree have escaped every name in a chart.
             svg={chart.slug: Markup(draw_svg(chart)) for chart in content.charts},
             script=Markup(script),

@@ -10,13 +10,15 @@ import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import save_rgb
 from deblur_deploy.report import content as content_module
 from deblur_deploy.report.content import gather
 from deblur_deploy.report.photographs import encode_photographs
-from deblur_deploy.report.write import format_of, render_page, write_report
+from deblur_deploy.report.write import format_of, render_markdown, render_page, write_report
 from tests.report.conftest import COST, DEVICE, Photographs, Run, quality, write
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -253,3 +255,20 @@ def test_a_report_replaces_an_older_one_whole(whole_run: Run, tmp_path: Path) ->
     write_report(content, path, "html")
     assert [file.name for file in path.parent.iterdir()] == ["r.html"]
     assert path.read_text().startswith("<!doctype html>")
+
+
+def test_a_run_with_a_temporal_network_shows_films(temporal_artifact, tmp_path, photo):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        save_rgb(tmp_path / "photos" / name, photo)
+    shutil.copytree(temporal_artifact.directory, tmp_path / "run" / "network")
+
+    content = gather(tmp_path / "run", tmp_path / "photos")
+
+    assert [film.name for film in content.films] == ["film of a.png, last 3 frames", "film of b.png, last 3 frames"]
+    film = content.films[0]
+    assert [view.label for view in film.views] == ["blurred", "frame by frame", "temporal", "sharp"]
+    assert all(view.image.shape == (128, 384, 3) for view in film.views)
+    assert not np.array_equal(film.views[1].image, film.views[2].image)
+    assert "## Films" in render_markdown(content)
+    assert 'data-label="temporal"' in render_page(content)
