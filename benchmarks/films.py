@@ -58,11 +58,9 @@ class Films:
         ratio = times[1] / times[0] if all(times) else None
         details: dict[str, Any] = {"scores": found, "latency_ratio": ratio, "model_sha256": single.sha256}
         details |= {"temporal_sha256": temporal.sha256, "flicker_excess": _excess(real)}
-        details["table"] = {
-            "headings": _HEADINGS,
-            "rows": [row for films in found for row in _cells(films, found[films])],
-        }
-        samples = {row.artifact: row.samples_ms for row in report.rows}
+        rows = [row for films, scores in found.items() for row in _cells(films, scores)]
+        details["table"] = {"headings": _HEADINGS, "rows": rows}
+        samples = {Path(row.artifact).name: row.windows_ms for row in report.rows}
         return Measurement(gain, "dB", samples, _note(real, times), details, all(row.stable for row in report.rows))
 
     def _scores(

@@ -33,6 +33,7 @@ BEFORE: dict[str, list[str]] = {
         "export-onnx --res 64x48",
         "export-onnx --res 64x48 --out runs/elsewhere",
     ],
+    "temporal.md": ["import generator.pth --out runs/generator"],
     "report.md": ["import generator.pth --runs runs/my-run", "export-onnx --res 64x48 --runs runs/my-run"],
 }
 """What a user has done before the commands of a page."""
@@ -78,7 +79,8 @@ def project(photo, tiny_weights, tmp_path, monkeypatch):
     Path("my-photos").mkdir()
     for index, view in enumerate((large, large[::-1], large[:, ::-1])):
         save_rgb(Path(f"my-photos/{index}.png"), np.ascontiguousarray(view))
-    for block in (*blocks("your-own-checkpoint.md", "toml"), *blocks("training.md", "toml")):
+    recipes = ("your-own-checkpoint.md", "training.md", "temporal.md")
+    for block in (block for page in recipes for block in blocks(page, "toml")):
         name = block.splitlines()[0].removeprefix("# ")
         # Two steps on a network of random weights keep nothing of a gain that it does not have.
         Path(name).write_text(re.sub(r"min_gain_kept = .*\n", "", re.sub(r"steps = \d+", "steps = 2", block)))
