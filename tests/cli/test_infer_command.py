@@ -217,3 +217,39 @@ def test_the_example_of_the_readme_type_checks(example):
         timeout=280,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_numbered_frames_are_restored_as_a_film(run, temporal_artifact, film_frames, tmp_path):
+    (tmp_path / "film").mkdir()
+    for index, frame in enumerate(film_frames[:2]):
+        save_rgb(tmp_path / "film" / f"{index}.png", frame)
+    film = ("infer", temporal_artifact.directory, tmp_path / "film", "--out")
+
+    answer = run(*film, tmp_path / "together", "--temporal", "--json").done().json
+    run(*film, tmp_path / "alone").done()
+
+    assert (answer["done"], answer["failed"]) == (2, 0)
+    first, second = ([load_rgb(tmp_path / way / f"{index}.png") for way in ("together", "alone")] for index in (0, 1))
+    assert np.array_equal(*first)
+    assert not np.array_equal(*second)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--preview"], "--temporal is for whole films"),
+        (["--engine", "ray"], "frames of a film need the frame before them"),
+        (["--tile", "64x64"], "would go through in tiles"),
+    ],
+)
+def test_what_does_not_go_with_films_is_refused(run, temporal_artifact, photos, more, message):
+    out = photos.with_name("out")
+    outcome = run("infer", temporal_artifact.directory, photos, "--out", out, "--temporal", *more)
+
+    assert message in outcome.refusal(1)
+
+
+def test_a_network_that_takes_no_frame_before_is_refused(run, network, photos, tmp_path):
+    outcome = run("infer", network, photos, "--out", tmp_path / "out", "--temporal")
+
+    assert "is not a temporal network" in outcome.refusal(1)

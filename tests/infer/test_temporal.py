@@ -179,3 +179,29 @@ def test_done_frames_go_again_only_where_one_behind_them_is_not_done():
 
     assert wanted_again(jobs, [True, True, False, True, True]) == [True, True, False, False, False]
     assert wanted_again(jobs, [True, False, True, True, False]) == [True, False, False, True, False]
+
+
+def test_a_film_begins_anew_behind_its_cut_and_the_next_film_again(temporal, film_frames, tmp_path):
+    av = pytest.importorskip("av", reason="films need the extra `video`")
+    from deblur_deploy.infer.settings import VideoConfig
+    from deblur_deploy.infer.video import restore_video
+    from tests.infer.test_video import frames_of
+
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as writer:
+        stream = writer.add_stream("ffv1", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "bgr0"
+        for frame in (*film_frames[:2], noise, noise, *film_frames[2:]):
+            writer.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        writer.mux(stream.encode(None))
+    restorer = Restorer(temporal)
+
+    notes = []
+    for name in ("first.mkv", "second.mkv"):
+        film = restore_video(tmp_path / "a.mkv", tmp_path / name, restorer, VideoConfig(), lambda count, of: None)
+        notes.append(film.notes)
+
+    assert all("the film is cut 2 times, and the network began anew behind each cut" in found for found in notes)
+    first, second = (frames_of(tmp_path / name)[1] for name in ("first.mkv", "second.mkv"))
+    assert len(first) == 7
+    assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))

@@ -21,6 +21,11 @@ LIMITED, FULL = 1, 2
 class Same:
     """A network that changes nothing; it remembers what it was given."""
 
+    cuts = 0
+
+    def begin_film(self):
+        pass
+
     def __init__(self, change=None):
         self.given, self._change = [], change
 
