@@ -6,16 +6,16 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deblur_deploy.cli.console import Output
 from deblur_deploy.cli.options import RUNS, Json, Out, Runs, new_directory
-from deblur_deploy.config import RunConfig, TrainConfig
+from deblur_deploy.config import RunConfig, TrainConfig, UnpairedConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.sources import describe
@@ -31,6 +31,13 @@ def command(
         typer.Option(
             help="Float checkpoint to go on from: widened where the recipe's base, depths or stem are larger, and of "
             "its own widths where the recipe has none. Left out: random weights."
+        ),
+    ] = None,
+    unpaired: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of blurred pictures and films, or one film, without sharp twins: train on them beside the "
+            "sharp photographs of --data, by cycle consistency. Needs --init."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run that --out names.")] = False,
@@ -62,6 +69,9 @@ def command(
     config = load_recipe(recipe)
     if data is not None:
         config = dataclasses.replace(config, photos=str(data))
+    if unpaired is not None:
+        footage = dataclasses.replace(config.unpaired or UnpairedConfig(), blurred=str(unpaired))
+        config = dataclasses.replace(config, unpaired=footage)
     source = load_artifact(init) if init else None
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first and source:
@@ -115,6 +125,20 @@ def _explained_interrupt(output: Output, directory: Path, is_first: bool) -> Ite
 def _report(output: Output, artifact: Artifact) -> None:
     figures = artifact.figures
     output.say(f"quality   {figures['psnr_db']:.2f} dB on the shipped pairs")
+    if "unpaired" in figures:
+        output.say(f"footage   {_footage(figures['unpaired'])}")
     share = figures["data_seconds"] / max(figures["seconds"], 1e-9)
     output.say(f"time      {figures['seconds']:.0f} s, {share:.0%} of it waiting for crops")
     output.wrote(artifact)
+
+
+def _footage(found: Mapping[str, Any]) -> str:
+    """What the guard of a run on footage found, in a sentence."""
+    checks = {step: "no picture" if psnr is None else f"{psnr:.2f} dB" for step, psnr in found["checks"]}
+    last = max(checks)
+    seen = f"{found['footage']} blurred pictures; on the shipped pairs {checks[0]} at the start"
+    if found["turned_at"] is None:
+        return f"{seen}, {checks[last]} at the end"
+    kept = found["kept_step"]
+    state = f"the state of step {kept}, {checks[kept]}" if kept else "what it started from"
+    return f"{seen}, {checks[last]} at step {last}, where the run turned and was ended; kept: {state}"

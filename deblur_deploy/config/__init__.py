@@ -33,6 +33,7 @@ from deblur_deploy.config.training import (
     ShakeConfig,
     TrainConfig,
 )
+from deblur_deploy.config.unpaired import UnpairedConfig
 
 __all__ = [
     "DEFAULT_PRECISION",
@@ -62,6 +63,7 @@ __all__ = [
     "ShapeConfig",
     "TrainConfig",
     "TuningConfig",
+    "UnpairedConfig",
     "listed_precisions",
     "load_converter",
     "precision_of_stage",

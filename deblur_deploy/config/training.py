@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from deblur_deploy.config.unpaired import UnpairedConfig
 from deblur_deploy.core.errors import require
 
 Range = tuple[float, float]
@@ -290,6 +291,8 @@ class TrainConfig:
             network to start from, and is 1 where there is none.
         camera: Blur as cameras make it, instead of ``shake``.
         clip: Trains a temporal network on clips with the camera's blur, or on films of pairs.
+        unpaired: Blurred footage without sharp partners to train on, instead of blur that is made; ``photos`` are then
+            sharp pictures of anything.
     """
 
     photos: str | None = None
@@ -303,6 +306,7 @@ class TrainConfig:
     stem: int | None = None
     camera: CameraConfig | None = None
     clip: ClipConfig | None = None
+    unpaired: UnpairedConfig | None = None
 
     def __post_init__(self) -> None:
         require(self.base is None or self.base >= 1, f"base is {self.base}", "give 1 or more, such as 24")

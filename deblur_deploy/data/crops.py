@@ -151,13 +151,7 @@ class BlurredCrops(Crops):
 
     def draw(self, rng: np.random.Generator) -> tuple[Image8, Image8]:
         """A piece with margin, twice; where the photograph is large enough, half of the time at half its size."""
-        photo = self.photos[int(rng.integers(len(self.photos)))]
-        side = self.fit.crop + 2 * self.margin
-        factor = 2 if min(photo.shape[:2]) >= 2 * side and rng.random() < 0.5 else 1
-        top, left = (int(rng.integers(size - side * factor + 1)) for size in photo.shape[:2])
-        piece = photo[top : top + side * factor, left : left + side * factor]
-        if factor > 1:
-            piece = np.asarray(Image.fromarray(piece).reduce(factor))
+        piece = sharp_piece(self.photos, self.fit.crop + 2 * self.margin, rng)
         return piece, piece
 
     def blur(self, piece: tuple[Image8, Image8], rng: np.random.Generator) -> tuple[Image8, Image8]:
@@ -192,6 +186,21 @@ class PairedCrops(Crops):
         top, left = (int(rng.integers(size - side + 1)) for size in sharp.shape[:2])
         here = np.s_[top : top + side, left : left + side]
         return blurred[here], sharp[here]
+
+
+def sharp_piece(photos: Sequence[Image8], side: int, rng: np.random.Generator) -> Image8:
+    """A square of a random photograph; where that is large enough, half of the time at half its size.
+
+    Args:
+        photos: (H, W, 3) uint8, no side shorter than ``side``.
+        side: Side of the square in pixels.
+        rng: Decides which.
+    """
+    photo = photos[int(rng.integers(len(photos)))]
+    factor = 2 if min(photo.shape[:2]) >= 2 * side and rng.random() < 0.5 else 1
+    top, left = (int(rng.integers(size - side * factor + 1)) for size in photo.shape[:2])
+    piece = photo[top : top + side * factor, left : left + side * factor]
+    return piece if factor == 1 else np.asarray(Image.fromarray(piece).reduce(factor))
 
 
 def crop_batches(

@@ -12,9 +12,9 @@ from typing import Literal
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.files import PARTIAL
+from deblur_deploy.core.film_suffixes import FILM_SUFFIXES, is_film_name
 from deblur_deploy.core.formats import describe_suffixes, format_of_suffix, is_picture, suffixes
 from deblur_deploy.infer.done_log import DONE_LOG
-from deblur_deploy.infer.film.suffixes import FILM_SUFFIXES, is_film_name
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 

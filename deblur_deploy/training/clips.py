@@ -62,6 +62,11 @@ class ClipObjective(Objective):
         super().__init__(fit, loss)
         self.clip = clip
 
+    def scales_of(self, net: nn.Module) -> nn.Module:
+        """The network on whole clips."""
+        assert isinstance(net, SRN)
+        return ClipScales(net)
+
     def terms(self, estimates: list[Tensor], blurred: Tensor, sharp: Tensor) -> dict[str, Tensor]:
         """Every loss that is switched on, already weighted.
 

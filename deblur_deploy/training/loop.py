@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from deblur_deploy.config import FitConfig
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.process_memory import freed_memory_kept
+from deblur_deploy.training.average import WeightAverage
 from deblur_deploy.training.devices import Devices, dilated_in_float32
+from deblur_deploy.training.guard import Check, Guard
 from deblur_deploy.training.losses import FeatureMatch, Objective
 from deblur_deploy.training.monitor import Monitor
 from deblur_deploy.training.state import SavedState, StateKeeper, deferred_signals
@@ -81,8 +83,7 @@ class Trainer:
         config: Steps and rates.
         objective: What is minimised.
         devices: Where; None stays where the network is.
-        scales: What gives the estimates that the objective compares, from the first tensor of a batch; None is the
-            network's ``forward_scales``.
+        guard: Watches the moving average on held-out pairs, and ends the run where that has become bad.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Trainer:
         config: FitConfig,
         objective: Objective,
         devices: Devices | None = None,
-        scales: nn.Module | None = None,
+        guard: Guard | None = None,
     ) -> None:
         parameters = [p for p in net.parameters() if p.requires_grad]
         self.devices = devices or Devices(parameters[0].device if parameters else torch.device("cpu"))
@@ -100,11 +101,17 @@ class Trainer:
         self.objective = objective
         objective.to(self.devices.device)
         net.train()
-        self.forward_scales = self.devices.wrap(scales or _Scales(net))
+        self.forward_scales = self.devices.wrap(objective.scales_of(net))
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.parameters, config)
-        self.average = _WeightAverage(self.parameters, config.ema_decay)
-        self.critic = objective.discriminator
+        self.partner = objective.partner
+        self.partner_parameters = list(self.partner.parameters()) if self.partner is not None else []
+        if self.partner_parameters:
+            factor = objective.partner_lr / config.lr
+            self.optimizer.add_param_group({"params": self.partner_parameters, "factor": factor})
+        self.average = WeightAverage(self.parameters, config.ema_decay)
+        self.guard = guard
+        self.critic = objective.critic
         self.critic_optimizer = (
             torch.optim.Adam(self.critic.parameters(), lr=objective.loss.discriminator_lr, betas=(0.5, 0.99))
             if self.critic is not None
@@ -122,7 +129,7 @@ class Trainer:
         keeper: StateKeeper | None = None,
         monitor: Monitor | None = None,
     ) -> FitReport:
-        """Train to the last step; the moving average replaces the weights at the end.
+        """Train to the last step; the moving average replaces the weights at the end, or the guard's best does.
 
         Args:
             batches: Blurred and sharp crops, each (N, 3, H, W) float32 in [0, 1], from the first step not yet done.
@@ -143,7 +150,7 @@ class Trainer:
             if self.devices.device.type == "cpu" and uses_bfloat16(self.config, self.devices.device):
                 stack.enter_context(dilated_in_float32(self.net))
             try:
-                while len(self.losses) < self.config.last_step:
+                while not self._is_over():
                     self._run_step(source, keeper, monitor)
                     if on_step:
                         on_step(len(self.losses), self.losses[-1])
@@ -152,8 +159,19 @@ class Trainer:
                     keeper.save(self.state())
                 raise
         self.average.copy_to_parameters()
+        if self.guard is not None and self.guard.has_turned:
+            self.guard.put_best(self.net)
         self.net.eval()
         return FitReport(len(self.losses), self.seconds, self.data_seconds, _final_loss(self.losses))
+
+    def _is_over(self) -> bool:
+        """Whether the last step is done, or the guard, whose check may be due, finds that the run does harm."""
+        step = len(self.losses)
+        if self.guard is not None and self.guard.is_due(step, self.config.last_step):
+            with self.average.in_place():
+                found = torch.tensor(self.guard.psnr_db(self.net), dtype=torch.float64, device=self.devices.device)
+                self.guard.note(Check(step, float(self.devices.mean(found))), self.net)
+        return step >= self.config.last_step or (self.guard is not None and self.guard.has_turned)
 
     def _run_step(
         self, source: Iterator[tuple[Tensor, Tensor]], keeper: StateKeeper | None, monitor: Monitor | None
@@ -189,9 +207,15 @@ class Trainer:
         if self.critic is not None and self.critic_optimizer is not None:
             tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.state_dict().items()}
             tensors |= _moments("critic_optimizer", self.critic_optimizer)
+        if self.partner is not None:
+            tensors |= {f"partner.{name}": tensor for name, tensor in self.partner.state_dict().items()}
         tensors |= _get_generators(self.devices.device) if generators is None else generators
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        facts = {"updates": self.average.updates, "seconds": self.seconds, "data_seconds": self.data_seconds}
+        facts: dict[str, Any] = {"updates": self.average.updates, "seconds": self.seconds}
+        facts["data_seconds"] = self.data_seconds
+        if self.guard is not None:
+            weights, facts["checks"] = self.guard.state()
+            tensors |= {f"guard.{name}": tensor for name, tensor in weights.items()}
         return SavedState(len(self.losses), tensors, facts)
 
     def restore(self, state: SavedState) -> None:
@@ -204,6 +228,10 @@ class Trainer:
         if self.critic is not None and self.critic_optimizer is not None:
             self.critic.load_state_dict(_below("critic", tensors))
             _set_moments(self.critic_optimizer, _below("critic_optimizer", tensors))
+        if self.partner is not None:
+            self.partner.load_state_dict(_below("partner", tensors))
+        if self.guard is not None:
+            self.guard.restore(_below("guard", tensors), state.facts["checks"])
         self._generators = {name: tensor for name, tensor in tensors.items() if name.startswith("generator.")}
         self.losses = tensors["losses"].tolist()
         self.average.updates = state.facts["updates"]
@@ -214,7 +242,10 @@ class Trainer:
         device = self.devices.device
         blurred = blurred.to(device, non_blocking=True, memory_format=torch.channels_last)
         sharp = sharp.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(self.config, device)):
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(self.config, device)),
+            torch.set_grad_enabled(step > self.objective.frozen_steps),
+        ):
             estimates = self.forward_scales(blurred)
         terms = self.objective.terms(estimates, blurred, sharp)
         loss = torch.stack(list(terms.values())).sum()
@@ -222,12 +253,13 @@ class Trainer:
         _check_finite("loss", value, step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        self.devices.average_gradients(self.partner_parameters)
+        norm = float(nn.utils.clip_grad_norm_([*self.parameters, *self.partner_parameters], self.config.clip_norm))
         _check_finite("gradient", norm, step)
         values = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
         values |= {"loss/total": value, "gradient norm": norm}
         if self.critic_optimizer is not None:
-            values["loss/discriminator"] = self._backward_critic(step, estimates[-1].float(), sharp)
+            values["loss/discriminator"] = self._backward_critic(step, estimates[-1].float(), blurred, sharp)
             self.critic_optimizer.step()
         values["learning rate"] = _set_rate(self.optimizer, step, self.config)
         self.optimizer.step()
@@ -235,12 +267,12 @@ class Trainer:
         self.losses.append(value)
         return values
 
-    def _backward_critic(self, step: int, restored: Tensor, sharp: Tensor) -> float:
+    def _backward_critic(self, step: int, restored: Tensor, blurred: Tensor, sharp: Tensor) -> float:
         """The discriminator's gradients, averaged over processes; returns its loss."""
         assert self.critic is not None
         assert self.critic_optimizer is not None
         self.critic_optimizer.zero_grad(set_to_none=True)
-        loss = self.critic.telling_loss(restored, sharp, self.objective.loss.gradient_penalty)
+        loss = self.objective.telling_loss(restored, blurred, sharp)
         value = float(self.devices.mean(loss.detach()))
         _check_finite("discriminator's loss", value, step)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -248,17 +280,6 @@ class Trainer:
         norm = float(nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.clip_norm))
         _check_finite("discriminator's gradient", norm, step)
         return value
-
-
-class _Scales(nn.Module):
-    """A generator whose plain call gives all scales: what is wrapped for several processes must be called plainly."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, blurred: Tensor) -> list[Tensor]:
-        return self.net.forward_scales(blurred)  # type: ignore[no-any-return, operator]
 
 
 def uses_bfloat16(config: FitConfig, device: torch.device) -> bool:
@@ -290,10 +311,10 @@ def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, config: FitConfig) -> float:
-    """Set and return the learning rate of a step, counted from 1."""
+    """Set and return the learning rate of a step, counted from 1; a group's ``factor`` is against that of the net."""
     rate = config.lr * _rate(step - 1, config)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
     return rate
 
 
@@ -353,22 +374,3 @@ def _set_generators(states: dict[str, Tensor], device: torch.device) -> None:
         torch.set_rng_state(states["generator.cpu"])
     if "generator.cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["generator.cuda"], device)
-
-
-class _WeightAverage:
-    """Exponential moving average of parameters, with the start-up bias removed by a growing decay."""
-
-    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
-        self.parameters = parameters
-        self.decay = decay
-        self.updates = 0
-        self.shadow = [copy.deepcopy(p.data) for p in parameters]
-
-    def update(self) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.shadow, [p.data for p in self.parameters], 1 - decay)
-
-    def copy_to_parameters(self) -> None:
-        for parameter, average in zip(self.parameters, self.shadow, strict=True):
-            parameter.data.copy_(average)

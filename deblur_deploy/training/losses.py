@@ -139,6 +139,22 @@ def _shrunk(target: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(target, (height, width))
 
 
+class Scales(nn.Module):
+    """A generator whose plain call gives all scales: what is wrapped for several processes must be called plainly.
+
+    Args:
+        net: The generator.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, blurred: Tensor) -> list[Tensor]:
+        """The estimates of ``forward_scales``."""
+        return self.net.forward_scales(blurred)  # type: ignore[no-any-return, operator]
+
+
 class Objective:
     """The weighted sum of losses that a run minimises.
 
@@ -169,16 +185,27 @@ class Objective:
         self.features = features if self.loss.perceptual else None
         self.discriminator = discriminator if self.loss.adversarial else None
         self.match: FeatureMatch | None = None
+        self.critic: nn.Module | None = self.discriminator
+        """What learns against the generator; an optimizer of its own trains it."""
+        self.partner: nn.Module | None = None
+        """Another network that the same loss trains, and the generator's optimizer."""
+        self.partner_lr = fit.lr
+        self.frozen_steps = 0
+        """Steps at the beginning in which the generator itself stands still."""
         if self.loss.perceptual and features is None:
             raise ConfigError("the perceptual loss has no VGG19", hint="give --vgg-weights, or set perceptual = 0")
         if self.loss.adversarial and discriminator is None:
             raise ConfigError("the adversarial loss has no discriminator", hint="set adversarial = 0")
 
     def to(self, device: torch.device) -> None:
-        """Move teacher, VGG19 and discriminator to a device."""
-        for part in (self.teacher, self.features, self.discriminator):
+        """Move teacher, VGG19 and what else is trained to a device."""
+        for part in (self.teacher, self.features, self.critic, self.partner):
             if part is not None:
                 part.to(device)
+
+    def scales_of(self, net: nn.Module) -> nn.Module:
+        """What gives the estimates that are compared, from the first tensor of a batch."""
+        return Scales(net)
 
     def terms(self, estimates: list[Tensor], blurred: Tensor, sharp: Tensor) -> dict[str, Tensor]:
         """Every loss that is switched on, already weighted.
@@ -205,6 +232,17 @@ class Objective:
             if self.match is not None:
                 terms["features"] = self.fit.feature_weight * self.match.loss()
         return terms
+
+    def telling_loss(self, restored: Tensor, blurred: Tensor, sharp: Tensor) -> Tensor:
+        """What :attr:`critic` minimises, after :meth:`terms` of the same pictures; no gradient reaches the generator.
+
+        Args:
+            restored: (N, 3, H, W), the generator's.
+            blurred: Same shape.
+            sharp: Same shape.
+        """
+        assert self.discriminator is not None
+        return self.discriminator.telling_loss(restored, sharp, self.loss.gradient_penalty)
 
 
 class FeatureTap:

@@ -19,6 +19,7 @@ from deblur_deploy.data.cache import open_pairs, open_photos
 from deblur_deploy.data.clips import Clips, FilmedClips, SequenceClips
 from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, steps_of
 from deblur_deploy.data.layouts import PairFiles, films_of
+from deblur_deploy.data.footage import UnpairedCrops
 from deblur_deploy.data.pairs import load_pairs, pair_files, sharp_files
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
@@ -34,6 +35,13 @@ from deblur_deploy.training.loop import FitReport, Trainer
 from deblur_deploy.training.losses import Objective, load_vgg19
 from deblur_deploy.training.monitor import Monitor
 from deblur_deploy.training.state import StateKeeper
+from deblur_deploy.training.unpaired import (
+    check_unpaired,
+    guard_of,
+    unpaired_crops,
+    unpaired_figures,
+    unpaired_objective,
+)
 
 OnStep = Callable[[int, int, float], None]
 
@@ -68,14 +76,19 @@ def train(
     """
     run = run or RunConfig()
     devices = open_devices(config.fit.batch)
+    if config.unpaired is not None:
+        check_unpaired(source, config)
     _check_fresh(state_folder(out), run)
     torch.manual_seed(config.fit.seed)
     net = _start(source, config)
     _check_crop(config.fit, net)
     crops, photos = _crops(config, run)
-    keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | {"photos used": photos})
-    scales = ClipScales(net) if config.clip else None
-    trainer = Trainer(net, crops.fit, _objective(config, run), devices, scales)
+    recipe = _recipe(source, config, run) | {"photos used": photos}
+    if isinstance(crops, UnpairedCrops):
+        recipe["footage used"] = len(crops.footage)
+    keeper = StateKeeper(state_folder(out), run.save_minutes, recipe)
+    guard = guard_of(config.unpaired, load_pairs(None, "evaluation")) if config.unpaired is not None else None
+    trainer = Trainer(net, crops.fit, _objective(config, run, crops.fit, net), devices, guard)
     done = _restore(trainer, keeper) if run.resume else 0
     workers = run.workers if done < crops.fit.last_step else 0
     batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
@@ -86,6 +99,8 @@ def train(
     if devices.is_main:
         figures = {**measure_cost(net), "photos": photos, **_figures(net, report), "processes": devices.world}
         figures |= _widening(source, config)
+        if isinstance(crops, UnpairedCrops) and guard is not None:
+            figures["unpaired"] = unpaired_figures(crops, guard)
         step = new_step("train", config, source, figures)
         save_network(out, net, spec_of(net), step, source.history if source else ())
         keeper.clear()
@@ -203,9 +218,11 @@ def _check_crop(fit: FitConfig, net: SRN) -> None:
         )
 
 
-def _objective(config: TrainConfig, run: RunConfig) -> Objective:
-    if config.clip:
+def _objective(config: TrainConfig, run: RunConfig, fit: FitConfig, net: SRN) -> Objective:
+    if config.clip is not None:
         return ClipObjective(config.fit, config.loss, config.clip)
+    if config.unpaired is not None:
+        return unpaired_objective(config, fit, net)
     vgg = load_vgg19(Path(run.vgg_weights) if run.vgg_weights else None) if config.loss.perceptual else None
     critic = MultiScaleDiscriminator() if config.loss.adversarial else None
     return Objective(config.fit, config.loss, features=vgg, discriminator=critic)
@@ -216,10 +233,16 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops | Clips, int]:
     folder = Path(config.photos) if config.photos else None
     cache = Path(run.cache) if run.cache else None
     pairs = pair_files(folder, "calibration")
+    if pairs and config.unpaired is not None:
+        raise ConfigError(
+            f"{folder} holds blurred and sharp pairs", hint="train on them without --unpaired, or name its sharp folder"
+        )
     paths = [pair.sharp for pair in pairs] or sharp_files(folder, "calibration")
     fit = config.fit
     if config.epochs is not None:
         fit = dataclasses.replace(fit, steps=steps_of(config.epochs, len(paths), fit.batch))
+    if config.unpaired is not None:
+        return unpaired_crops(config, fit, paths, cache), len(paths)
     names = [str(path) for path in paths]
     if config.clip:
         if pairs:

@@ -15,38 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.film_color import (
+    BT601_MATRIX,
+    FULL,
+    LIMITED,
+    RGB_MATRIX,
+    exact_interpolation,
+    matrix_of,
+    range_of,
+)
 from deblur_deploy.infer.bad_files import BAD_FILE_ERRORS
 from deblur_deploy.infer.film.deep_color import rgb_from_yuv, subsampled, yuv_change
 from deblur_deploy.infer.film.source import COLOR_FIELDS, FilmFacts
 
-_FLAGS = (
-    av.video.reformatter.Interpolation.BICUBIC
-    | av.video.reformatter.Interpolation.ACCURATE_RND
-    | av.video.reformatter.Interpolation.FULL_CHR_H_INT
-    | av.video.reformatter.Interpolation.FULL_CHR_H_INP
-)
-"""libswscale's fast path rounds down: neutral 100 came back as 99."""
-
-_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-"""libswscale's tables by the code points of H.273, table 4; 10 is BT.2020 with constant luminance, taken as 9."""
-
-RGB_MATRIX, UNSPECIFIED_MATRIX, BT709_MATRIX, BT601_MATRIX = 0, 2, 1, 5
-LIMITED, FULL = 1, 2
-
-
-def matrix_of(colorspace: int, width: int, height: int) -> int:
-    """Libswscale's table for a colour space; unspecified is BT.709 from 720 lines on, as players take it.
-
-    Raises:
-        ArtifactError: libswscale has none, as for YCgCo and ICtCp.
-    """
-    if colorspace in (RGB_MATRIX, UNSPECIFIED_MATRIX, 3):
-        return BT709_MATRIX if width >= 1280 or height > 576 else BT601_MATRIX
-    if colorspace not in _MATRICES:
-        raise ArtifactError(
-            f"the colour space with code {colorspace} of H.273 cannot be converted", hint="convert it to BT.709 first"
-        )
-    return _MATRICES[colorspace]
+_FLAGS = exact_interpolation()
 
 
 @dataclass(frozen=True)
@@ -84,9 +66,9 @@ class ColorBridge:
     def __init__(self, facts: FilmFacts, target: Target) -> None:
         self._target = target
         self._matrix = matrix_of(facts.colors["colorspace"], facts.width, facts.height)
-        self._range = _range_of(facts.colors["color_range"], facts.pix_fmt)
+        self._range = range_of(facts.colors["color_range"], facts.pix_fmt)
         self._target_matrix = matrix_of(target.colors["colorspace"], facts.width, facts.height)
-        self._target_range = _range_of(target.colors["color_range"], target.pix_fmt)
+        self._target_range = range_of(target.colors["color_range"], target.pix_fmt)
         self._layout = "rgb48le" if facts.bits > 8 else "rgb24"
         self._deep_source = facts.bits if facts.bits > 8 and _is_planar_yuv(facts.pix_fmt) else None
         self._deep_target = facts.bits > 8 and _is_planar_yuv(target.pix_fmt)
@@ -176,10 +158,6 @@ class ColorBridge:
             dst_colorspace=ways[2],
             dst_color_range=ways[3],
         )
-
-
-def _range_of(color_range: int, pix_fmt: str) -> int:
-    return color_range or (FULL if pix_fmt.startswith("yuvj") else LIMITED)
 
 
 def _is_planar_yuv(pix_fmt: str) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import av
 
 from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.film_suffixes import FILM_SUFFIXES
 from deblur_deploy.infer.film.source import FilmFacts
-from deblur_deploy.infer.film.suffixes import FILM_SUFFIXES
 
 _FAMILIES = {
     "matroska": ("matroska", "webm"),

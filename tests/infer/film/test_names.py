@@ -13,7 +13,7 @@ from film_maker import Recipe, film_frames, make_film, pictures, restored
 
 from deblur_deploy.cli.infer_preview import write_previews
 from deblur_deploy.core.errors import ArtifactError
-from deblur_deploy.infer.film.suffixes import FILM_SUFFIXES
+from deblur_deploy.core.film_suffixes import FILM_SUFFIXES
 from deblur_deploy.infer.jobs import find_jobs
 from deblur_deploy.infer.settings import InferConfig
 
