@@ -24,6 +24,7 @@ from reading import Reading
 from real_network import RealNetwork
 from shipped_pair import ShippedPair
 from train_step import TrainStep
+from unpaired import Unpaired
 from users_time import Commands, Demo, SetUp
 
 from deblur_deploy.core.errors import ConfigError
@@ -54,6 +55,7 @@ Work = (
     | RealNetwork
     | MaxMs
     | Films
+    | Unpaired
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -81,6 +83,7 @@ KINDS: Mapping[str, type[Work]] = {
     "real-network": RealNetwork,
     "max-ms": MaxMs,
     "films": Films,
+    "unpaired": Unpaired,
 }
 """Kinds of measurement by the name that scenario files use."""
 

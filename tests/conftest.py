@@ -79,6 +79,29 @@ def photo(_drawn_photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return _drawn_photo.copy()
 
 
+@pytest.fixture
+def write_film() -> Callable[..., Path]:
+    """Writes a film: ``write_film(path, pictures, codec, **fields of its frames)``; FFV1 loses nothing of RGB."""
+    av = pytest.importorskip("av", reason="needs PyAV: pip install 'deblur-deploy[video]'")
+
+    def write(path: Path, pictures: list[NDArray[np.uint8]], codec: str = "ffv1", **fields: int) -> Path:
+        with av.open(str(path), "w") as writer:
+            stream = writer.add_stream(codec, rate=25)
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
+            for name, value in fields.items():
+                setattr(stream.codec_context, name, value)
+            for picture in pictures:
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=stream.pix_fmt)
+                for name, value in fields.items():
+                    setattr(frame, name, value)
+                writer.mux(stream.encode(frame))
+            writer.mux(stream.encode(None))
+        return path
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def tensorrt_stubs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Libraries with the names that the full TensorRT's Python bindings ask for, so that they can be imported."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deblur_deploy.config import CameraConfig, FitConfig, ShakeConfig, TrainConfig, TuningConfig
+from deblur_deploy.config import CameraConfig, FitConfig, ShakeConfig, TrainConfig, TuningConfig, UnpairedConfig
 from deblur_deploy.core.errors import ConfigError
 
 
@@ -72,3 +72,27 @@ def test_paths_that_lead_out_of_the_crops_are_refused(kind: Any, blur: dict[str,
         kind(fit=FitConfig(10, crop=32), **blur)
     assert "crops of 160 px or more" in caught.value.hint
     assert kind(fit=FitConfig(10, crop=48), **blur).blur.length_px[1] == 40
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"film_frames": 0},
+        {"cycle": 0.0},
+        {"cycle": math.nan},
+        {"identity": -1.0},
+        {"identity": math.inf},
+        {"adversarial": -0.1},
+        {"guard_db": -0.3},
+        {"guard_db": math.nan},
+        {"discriminator_lr": 0.0},
+        {"blur_lr": math.inf},
+        {"blur_base": 0},
+        {"blur_share": 1.0},
+        {"blur_share": -0.1},
+        {"check_every": 0},
+    ],
+)
+def test_settings_of_training_on_footage_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        UnpairedConfig(**values)

@@ -148,7 +148,8 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(freed_memory_kept())
             if self.devices.device.type == "cpu" and uses_bfloat16(self.config, self.devices.device):
-                stack.enter_context(dilated_in_float32(self.net))
+                for part in (self.net, *([self.partner] if self.partner is not None else [])):
+                    stack.enter_context(dilated_in_float32(part))
             try:
                 while not self._is_over():
                     self._run_step(source, keeper, monitor)
@@ -168,7 +169,7 @@ class Trainer:
         """Whether the last step is done, or the guard, whose check may be due, finds that the run does harm."""
         step = len(self.losses)
         if self.guard is not None and self.guard.is_due(step, self.config.last_step):
-            with self.average.in_place():
+            with deferred_signals(), self.average.in_place():
                 found = torch.tensor(self.guard.psnr_db(self.net), dtype=torch.float64, device=self.devices.device)
                 self.guard.note(Check(step, float(self.devices.mean(found))), self.net)
         return step >= self.config.last_step or (self.guard is not None and self.guard.has_turned)

@@ -186,7 +186,19 @@ def unpaired_objective(config: TrainConfig, fit: FitConfig, net: SRN) -> Unpaire
 
 def guard_of(config: UnpairedConfig, pairs: list[Pair]) -> Guard:
     """What watches a run on footage: PSNR on pairs that have nothing to do with it."""
-    return Guard(lambda net: evaluate_network(net, pairs), config.guard_db, config.check_every)
+    return Guard(lambda net: evaluate_network(_FromHost(net), pairs), config.guard_db, config.check_every)
+
+
+class _FromHost(nn.Module):
+    """A network on any device, for evaluation, which has its pictures in the memory of the processor."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        device = next(self.net.parameters()).device
+        return self.net(image.to(device)).cpu()  # type: ignore[no-any-return]
 
 
 def unpaired_figures(crops: UnpairedCrops, guard: Guard) -> dict[str, Any]:

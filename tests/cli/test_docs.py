@@ -34,6 +34,7 @@ BEFORE: dict[str, list[str]] = {
         "export-onnx --res 64x48 --out runs/elsewhere",
     ],
     "temporal.md": ["import generator.pth --out runs/generator"],
+    "unpaired.md": ["import generator.pth --out runs/generator"],
     "report.md": ["import generator.pth --runs runs/my-run", "export-onnx --res 64x48 --runs runs/my-run"],
 }
 """What a user has done before the commands of a page."""
@@ -79,7 +80,9 @@ def project(photo, tiny_weights, tmp_path, monkeypatch):
     Path("my-photos").mkdir()
     for index, view in enumerate((large, large[::-1], large[:, ::-1])):
         save_rgb(Path(f"my-photos/{index}.png"), np.ascontiguousarray(view))
-    recipes = ("your-own-checkpoint.md", "training.md", "temporal.md")
+    Path("my-footage").mkdir()
+    save_rgb(Path("my-footage/0.png"), np.ascontiguousarray(large[::-1, ::-1]))
+    recipes = ("your-own-checkpoint.md", "training.md", "temporal.md", "unpaired.md")
     for block in (block for page in recipes for block in blocks(page, "toml")):
         name = block.splitlines()[0].removeprefix("# ")
         # Two steps on a network of random weights keep nothing of a gain that it does not have.
