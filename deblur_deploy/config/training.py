@@ -317,6 +317,7 @@ class TrainConfig:
             "give one of the two blurs",
         )
         if self.clip is not None:
+            require(self.unpaired is None, "the recipe has both [clip] and [unpaired]", "train one after the other")
             require(self.camera is not None, "the recipe has [clip] and no [camera]", "clips have the camera's blur")
             seen = self.loss.perceptual + self.loss.adversarial
             require(seen == 0, "clips train without VGG19 and discriminator", "set perceptual and adversarial to 0")

@@ -18,8 +18,8 @@ from deblur_deploy.core.tables import from_table, load_settings
 from deblur_deploy.data.cache import open_pairs, open_photos
 from deblur_deploy.data.clips import Clips, FilmedClips, SequenceClips
 from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, steps_of
-from deblur_deploy.data.layouts import PairFiles, films_of
 from deblur_deploy.data.footage import UnpairedCrops
+from deblur_deploy.data.layouts import PairFiles, films_of
 from deblur_deploy.data.pairs import load_pairs, pair_files, sharp_files
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.cost import measure_cost
@@ -28,9 +28,10 @@ from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.network.temporal import make_temporal
 from deblur_deploy.network.widen import widen
 from deblur_deploy.quality.evaluate import network_quality
-from deblur_deploy.training.clips import ClipObjective, ClipScales
+from deblur_deploy.training.clips import ClipObjective
 from deblur_deploy.training.devices import Devices, open_devices
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
+from deblur_deploy.training.guard import Guard
 from deblur_deploy.training.loop import FitReport, Trainer
 from deblur_deploy.training.losses import Objective, load_vgg19
 from deblur_deploy.training.monitor import Monitor
@@ -39,7 +40,6 @@ from deblur_deploy.training.unpaired import (
     check_unpaired,
     guard_of,
     unpaired_crops,
-    unpaired_figures,
     unpaired_objective,
 )
 
@@ -74,33 +74,25 @@ def train(
         DeblurDeployError: The loss is no longer a number.
         KeyboardInterrupt: Ctrl-C, after the state was saved; SystemExit likewise.
     """
-    run = run or RunConfig()
-    devices = open_devices(config.fit.batch)
-    if config.unpaired is not None:
-        check_unpaired(source, config)
+    check_unpaired(source, config)
+    run, devices = run or RunConfig(), open_devices(config.fit.batch)
     _check_fresh(state_folder(out), run)
     torch.manual_seed(config.fit.seed)
     net = _start(source, config)
-    _check_crop(config.fit, net)
     crops, photos = _crops(config, run)
-    recipe = _recipe(source, config, run) | {"photos used": photos}
-    if isinstance(crops, UnpairedCrops):
-        recipe["footage used"] = len(crops.footage)
-    keeper = StateKeeper(state_folder(out), run.save_minutes, recipe)
+    keeper = StateKeeper(state_folder(out), run.save_minutes, _recipe(source, config, run) | _used(crops, photos))
     guard = guard_of(config.unpaired, load_pairs(None, "evaluation")) if config.unpaired is not None else None
     trainer = Trainer(net, crops.fit, _objective(config, run, crops.fit, net), devices, guard)
     done = _restore(trainer, keeper) if run.resume else 0
     workers = run.workers if done < crops.fit.last_step else 0
     batches = batches_of(crops, workers, Share(done, devices.rank, devices.world))
-    tell = _teller(on_step, crops.fit.last_step)
     with _monitor(run, keeper, devices, done) as monitor:
+        tell = _teller(on_step, crops.fit.last_step)
         report = trainer.run(batches, tell, keeper if devices.is_main else None, monitor)
     net.cpu()
     if devices.is_main:
         figures = {**measure_cost(net), "photos": photos, **_figures(net, report), "processes": devices.world}
-        figures |= _widening(source, config)
-        if isinstance(crops, UnpairedCrops) and guard is not None:
-            figures["unpaired"] = unpaired_figures(crops, guard)
+        figures |= _widening(source, config) | _footage_figures(crops, guard)
         step = new_step("train", config, source, figures)
         save_network(out, net, spec_of(net), step, source.history if source else ())
         keeper.clear()
@@ -200,6 +192,19 @@ def _recipe(source: Artifact | None, config: TrainConfig, run: RunConfig) -> dic
     }
 
 
+def _used(crops: Crops | Clips, photos: int) -> dict[str, int]:
+    """How many pictures a run has, which is part of what it is."""
+    footage = {"footage used": len(crops.footage)} if isinstance(crops, UnpairedCrops) else {}
+    return {"photos used": photos, **footage}
+
+
+def _footage_figures(crops: Crops | Clips, guard: Guard | None) -> dict[str, Any]:
+    """What the manifest says of a run on footage."""
+    if guard is None or not isinstance(crops, UnpairedCrops):
+        return {}
+    return {"unpaired": {"footage": len(crops.footage), **guard.figures()}}
+
+
 def _check_fresh(folder: Path, run: RunConfig) -> None:
     """Refuse to overwrite the state of an interrupted run with that of a new one."""
     if not run.resume and any(folder.glob("state-*")):
@@ -289,14 +294,14 @@ def _figures(net: SRN, report: FitReport) -> dict[str, Any]:
 
 
 def _start(source: Artifact | None, config: TrainConfig) -> SRN:
-    """The network to train: the source's, widened where that is wanted, or a new one with random weights."""
+    """The network to train, which takes the crops: the source's, widened where that is wanted, or a new one."""
     planned = planned_network(source, config)
-    if source is None:
-        return SRN(planned)
-    if source.network.quantization is not None:
+    if source is not None and source.network.quantization is not None:
         raise ArtifactError(f"{source.path} is quantized", hint="go on from the float checkpoint before it")
-    net = load_network(source)
+    net = SRN(planned) if source is None else load_network(source)
     assert isinstance(net, SRN)
     if planned.temporal and not net.config.temporal:
         net = make_temporal(net)
-    return net if net.config == planned else widen(net, planned, config.fit.seed)
+    net = net if net.config == planned else widen(net, planned, config.fit.seed)
+    _check_crop(config.fit, net)
+    return net

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,12 +120,13 @@ def check_unpaired(source: Artifact | None, config: TrainConfig) -> None:
 
     Args:
         source: What the run starts from.
-        config: A recipe with ``unpaired``.
+        config: Any recipe; one without ``unpaired`` is not looked at.
 
     Raises:
         ConfigError: There is nothing to start from or no footage, or the recipe has settings of other training.
     """
-    assert config.unpaired is not None
+    if config.unpaired is None:
+        return
     require(
         config.unpaired.blurred is not None,
         "the recipe has [unpaired], and no footage is named",
@@ -199,8 +199,3 @@ class _FromHost(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         device = next(self.net.parameters()).device
         return self.net(image.to(device)).cpu()  # type: ignore[no-any-return]
-
-
-def unpaired_figures(crops: UnpairedCrops, guard: Guard) -> dict[str, Any]:
-    """What the manifest says beside the figures of every run."""
-    return {"footage": len(crops.footage), **guard.figures()}
