@@ -57,7 +57,7 @@ class Unpaired:
             f"{before['psnr_blurred_db']:.2f} dB blurred, {before['psnr_db']:.2f} dB before, {after['psnr_db']:.2f} dB "
             f"after {found['kept_step']} of {self.train.fit.steps} steps{turned}"
         )
-        details = {"before": before, "after": after, "training": tuned.figures}
+        details = {"before": before, "after": after, "guard": found}
         details["table"] = {"headings": _HEADINGS, "rows": rows}
         return Measurement(after["psnr_db"] - before["psnr_db"], "dB", {}, note, details)
 

@@ -77,13 +77,14 @@ def test_a_stopped_run_goes_on_and_records_the_gain(run, root: Path, monkeypatch
         run(*places)
     assert run(*places) == 0
     assert steps == [1, 2]
-    (record,) = [json.loads(line) for line in (root / "results" / "here" / "footage.jsonl").open()]
+    (line,) = (root / "results" / "here" / "footage.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(line)
     before, after = record["details"]["before"], record["details"]["after"]
     assert record["figure"] == pytest.approx(after["psnr_db"] - before["psnr_db"], abs=1e-6)
     assert record["figure"] != 0
     assert record["command"] == "python benchmarks/run.py footage --pairs DIR --photos DIR"
     assert record["parameters"]["photos"] == "1 photographs"
-    assert [step for step, _ in record["details"]["training"]["unpaired"]["checks"]] == [0, 1, 2]
+    assert [step for step, _ in record["details"]["guard"]["checks"]] == [0, 1, 2]
     assert [row[0] for row in record["details"]["table"]["rows"]] == ["before", "after"]
     assert str(root) not in json.dumps(record)
 

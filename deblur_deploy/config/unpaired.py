@@ -37,7 +37,7 @@ class UnpairedConfig:
     discriminator_lr: float = 1e-4
     blur_base: int = 16
     blur_lr: float = 1e-3
-    blur_share: float = 0.25
+    blur_share: float = 0.5
     guard_db: float = 0.3
     check_every: int = 100
 
@@ -51,5 +51,5 @@ class UnpairedConfig:
             rate = getattr(self, name)
             require(0 < rate < math.inf, f"{name} is {rate}", "give a learning rate, such as 1e-4")
         require(self.blur_base >= 1, f"blur_base is {self.blur_base}", "give 1 or more, such as 16")
-        require(0 <= self.blur_share < 1, f"blur_share is {self.blur_share}", "give 0 to below 1, such as 0.25")
+        require(0 <= self.blur_share < 1, f"blur_share is {self.blur_share}", "give 0 to below 1, such as 0.5")
         require(self.check_every >= 1, f"check_every is {self.check_every}", "give 1 or more steps")
