@@ -11,7 +11,7 @@ small blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ from deblur_deploy.core.process_memory import peak_during
 from deblur_deploy.runtime.runner import Runner, fixed_size
 
 Float = NDArray[np.float32]
+
+Index = tuple[slice, slice]
+Look = Callable[[Float, Float, Index], Float]
+"""What a network makes of a picture (H, W, 3) with a part of it, by rows and columns, taken from another: (3, H, W)."""
 
 TOLERANCE = 0.1 / 255
 """Change that counts as none. Seams stay below 0.5/255 with room for pictures that carry further than the drawn one."""
@@ -62,10 +66,23 @@ def measure_receptive_field(runner: Runner) -> ReceptiveField:
     Args:
         runner: The network; of one that takes a single size, tiles of that size are used.
     """
+
+    def look(picture: Float, other: Float, part: Index) -> Float:
+        mixed = picture.copy()
+        mixed[part] = other[part]
+        restored: Float = runner.infer(as_batch(mixed))[0]
+        return restored
+
     if size := fixed_size(runner.image):
-        return _reach_in(runner, [(size.height, size.width)])
-    for length, width in PROBES:
-        reach = _reach_in(runner, [(width, length), (length, width)])
+        return _reach_in(look, [(size.height, size.width)])
+    return reach_of(look)
+
+
+def reach_of(look: Look, probes: Sequence[tuple[int, int]] = PROBES, axes: Sequence[int] = (0, 1)) -> ReceptiveField:
+    """How far something looks that takes pictures of any size, down (0), across (1), or both."""
+    for length, width in probes:
+        shapes = {0: (length, width), 1: (width, length)}
+        reach = _reach_in(look, [shapes[axis] for axis in axes])
         if not reach.is_capped:
             break
     return reach
@@ -76,10 +93,10 @@ def measure_margin(runner: Runner) -> int:
     return measure_receptive_field(runner).margin
 
 
-def _reach_in(runner: Runner, shapes: Sequence[tuple[int, int]]) -> ReceptiveField:
+def _reach_in(look: Look, shapes: Sequence[tuple[int, int]]) -> ReceptiveField:
     """The reach in pictures of some shapes, along their longer sides."""
     looks = [(shape, axis) for shape in shapes for axis in (0, 1) if shape[axis] >= max(shape)]
-    reach = max(_reach_along(runner, shape, axis) for shape, axis in looks)
+    reach = max(_reach_along(look, shape, axis) for shape, axis in looks)
     is_capped = reach > min(shape[axis] // 2 for shape, axis in looks) - _ROUND_MARGIN
     margin = -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN if reach else 0
     return ReceptiveField(margin, is_capped)
@@ -103,21 +120,20 @@ def measure_bytes_per_pixel(runner: Runner) -> int:
     return max(1, -(-growth // MEMORY_PROBE**2 // _ROUND_BYTES)) * _ROUND_BYTES
 
 
-def _reach_along(runner: Runner, shape: tuple[int, int], axis: int) -> int:
+def _reach_along(look: Look, shape: tuple[int, int], axis: int) -> int:
     """The furthest pixel from a cut across one axis that feels it, on either side of the cut."""
     picture = draw_probe(*shape)
     cut = shape[axis] // 2
-    before = runner.infer(as_batch(picture))[0]
-    noise = np.abs(runner.infer(as_batch(noisy(picture)))[0] - before)
+    nothing = slice(0), slice(0)
+    before = look(picture, picture, nothing)
+    noise = np.abs(look(noisy(picture), picture, nothing) - before)
     is_noisy = noise.max() > TOLERANCE
     tolerance = _NOISE_ROOM * float(block_means(noise).max()) if is_noisy else TOLERANCE
     furthest = 0
     for changed, flipped in ((slice(cut, None), True), (slice(None, cut), False)):
         for content in (1 - picture, np.zeros_like(picture)):
-            other = picture.copy()
             index = (changed, slice(None)) if axis == 0 else (slice(None), changed)
-            other[index] = content[index]
-            difference = np.abs(runner.infer(as_batch(other))[0] - before)
+            difference = np.abs(look(picture, content, index) - before)
             if is_noisy:
                 along = block_means(difference).max(axis=1 - axis).repeat(min(_NOISE_BLOCK, shape[axis]))
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -13,41 +13,20 @@ from numpy.typing import NDArray
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.process_memory import resident_bytes
-from deblur_deploy.infer.receptive_field import measure_bytes_per_pixel, measure_receptive_field, warm_up
-from deblur_deploy.infer.tile_trial import BOUND, tile_difference
-from deblur_deploy.infer.tiles import (
-    TILE_BYTES_PER_PIXEL,
-    TileNeeds,
-    TilePlan,
-    TileRows,
-    fits_whole,
-    largest_margin,
-    plan_tiles,
-    smallest_tile,
-)
-from deblur_deploy.runtime.runner import FollowsFilm, KeepsMemory, Runner, fixed_size
+from deblur_deploy.infer.planner import IN_FLIGHT_SHARE, Planner
+from deblur_deploy.infer.receptive_field import warm_up
+from deblur_deploy.infer.scale_plan import ScalePlan
+from deblur_deploy.infer.scale_rows import ScaledRows
+from deblur_deploy.infer.tiles import TILE_BYTES_PER_PIXEL, TilePlan, TileRows
+from deblur_deploy.runtime.runner import Batch, FollowsFilm, KeepsMemory, Runner, RunsScales, fixed_size
 
 Float = NDArray[np.float32]
 Samples = TypeVar("Samples", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])
 
 DEFAULT_MAX_MEMORY = 2_000_000_000
-_IN_FLIGHT_SHARE = 4
-"""The part of the memory, as a divisor, for pictures that wait to be restored or written."""
-
-_ROUNDING_UP = 1_000_000
-"""Amounts of memory are said in whole megabytes."""
 
 _UNKNOWN_BASE_BYTES, _ROUND_BASE = 600_000_000, 128_000_000
 """Size of the process before its first picture, where the system does not say, and what it is rounded up to."""
-
-_CAPPED, _DIFFERENCE, _PARTS = "margin_capped", "tile_difference", 1000
-"""Names of measurements, and the parts of a level in which the difference is kept."""
-
-_TRIAL_SIDE, _MARGIN_WITHOUT_END = 256, 64
-"""Tiles that are tried, and their margin where the network has no end to its reach."""
-
-_UNKNOWN_MARGIN = 208
-"""Taken for the margin of tiles before it is measured: more than half of what it is measured on."""
 
 _CODES: dict[np.dtype[Any], int] = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 """White in every kind of sample."""
@@ -97,7 +76,8 @@ class Restorer:
         self._runner = runner
         self._config = config
         self.known: dict[str, int] = {} if known is None else known
-        self._plans: dict[tuple[int, int, int, int], TilePlan] = {}
+        self._planner = Planner(runner, config.tile, self.known)
+        self._plans: dict[tuple[int, int, int, int], TilePlan | ScalePlan] = {}
         base = 0
         if config.count_process:
             if fixed_size(runner.image) is None:
@@ -109,8 +89,7 @@ class Restorer:
                 f"the network alone takes {base / 1e6:.0f} MB, and {config.max_memory / 1e6:.0f} MB are allowed",
                 hint="give more with --max-memory",
             )
-        if fixed_size(runner.image) is None and config.tile is None:
-            self._measured("bytes_per_pixel", measure_bytes_per_pixel)
+        self._planner.measure_memory()
 
         self.begin_film()  # what was measured was none
 
@@ -144,8 +123,7 @@ class Restorer:
 
     def _enough_for(self, count: int) -> int:
         """Memory with which a picture that takes so much to decode goes through the network in the smallest tiles."""
-        side = smallest_tile(self.known.get("margin", _UNKNOWN_MARGIN), self._runner.image.multiple_of)
-        tile = side**2 * (self.known.get("bytes_per_pixel", 0) + TILE_BYTES_PER_PIXEL)
+        tile = self._planner.smallest_tile_pixels * (self.known.get("bytes_per_pixel", 0) + TILE_BYTES_PER_PIXEL)
         # The next process may be a step larger, and a row of tiles of the picture takes less than decoding it.
         return self._base + _ROUND_BASE + 2 * count + tile
 
@@ -166,7 +144,7 @@ class Restorer:
     @property
     def in_flight_bytes(self) -> int:
         """What pictures that wait to be restored or written may take together."""
-        return self._available // _IN_FLIGHT_SHARE
+        return self._available // IN_FLIGHT_SHARE
 
     @property
     def takes_frames(self) -> bool:
@@ -181,20 +159,9 @@ class Restorer:
     @property
     def seams(self) -> str:
         """Why tiles that pictures went through show, with what to do about it; empty where they do not."""
-        size = fixed_size(self._runner.image)
-        if size is not None:
-            if self.known.get("margin", 0) <= self._margin_that_fits(size):
-                return ""
-            return "seams may show: the graph's size is less than the network reaches; export it with more --res"
-        levels = self.known.get(_DIFFERENCE, 0) / _PARTS
-        if levels <= BOUND:
-            return ""
-        return (
-            f"tiles differ from the whole picture by {levels:.1f} of 255 levels on a trial picture, and by more on "
-            "some: the network looks at all of it. Leave out --tile, and give the memory of the whole with --max-memory"
-        )
+        return self._planner.seams
 
-    def plan(self, width: int, height: int, stored_bytes: int = 3, held_bytes: int = 0) -> TilePlan:
+    def plan(self, width: int, height: int, stored_bytes: int = 3, held_bytes: int = 0) -> TilePlan | ScalePlan:
         """The tiles for a picture.
 
         Args:
@@ -211,71 +178,12 @@ class Restorer:
             self._plans[key] = self._new_plan(*key)
         return self._plans[key]
 
-    def _new_plan(self, width: int, height: int, stored_bytes: int, held_bytes: int) -> TilePlan:
-        multiple, size = self._runner.image.multiple_of, fixed_size(self._runner.image)
-        tile = size or self._config.tile
-        if isinstance(self._runner, FollowsFilm):
-            self._require_whole(width, height, stored_bytes, held_bytes)
-        if tile is not None:
-            fits = width <= tile.width and height <= tile.height
-            margin = 0 if fits else self._margin(tile)
-            return TilePlan(width, height, tile.width, tile.height, margin, multiple, fixed=size is not None)
-        budget = self._available - held_bytes
-        needs = TileNeeds(0, multiple, self.known["bytes_per_pixel"], stored_bytes)
-        if not fits_whole(width, height, needs, budget):
-            needs = replace(needs, margin=self._margin(None))
-            if self.shows_seams:
-                raise self._needs_whole(width, height, needs, held_bytes)
-        return plan_tiles(width, height, needs, budget)
+    def _new_plan(self, width: int, height: int, stored_bytes: int, held_bytes: int) -> TilePlan | ScalePlan:
+        def enough_for(work: int) -> int:
+            # More memory also lets more pictures wait, and they take their share of it.
+            return self._base + max(work + held_bytes, work * IN_FLIGHT_SHARE // (IN_FLIGHT_SHARE - 1))
 
-    def _require_whole(self, width: int, height: int, stored_bytes: int, held_bytes: int) -> None:
-        """Refuse frames that would go in tiles, of which none could keep the frame before."""
-        size = fixed_size(self._runner.image)
-        if size is not None:
-            fits, why = (width, height) == (size.width, size.height), f"the graph takes frames of {size} alone"
-            hint = f"export it with --res {width}x{height}"
-        else:
-            needs = TileNeeds(0, 1, self.known.get("bytes_per_pixel", 0), stored_bytes)
-            fits = self._config.tile is None and fits_whole(width, height, needs, self._available - held_bytes)
-            why, hint = "the frame before is kept for whole frames alone", "give more with --max-memory, without --tile"
-        if not fits:
-            raise ConfigError(f"frames of {width}x{height} would go through in tiles, and {why}", hint=hint)
-
-    def _needs_whole(self, width: int, height: int, needs: TileNeeds, held_bytes: int) -> ConfigError:
-        """The error for a picture that does not fit as a whole, of a network that tiles do not serve."""
-        work = width * height * (needs.tile_bytes + needs.band_bytes)
-        # More memory also lets more pictures wait, and they take their share of it.
-        whole = self._base + max(work + held_bytes, work * _IN_FLIGHT_SHARE // (_IN_FLIGHT_SHARE - 1)) + _ROUNDING_UP
-        levels = self.known[_DIFFERENCE] / _PARTS
-        return ConfigError(
-            f"the network looks at the whole picture, and {width}x{height} takes {whole / 1e6:.0f} MB as a whole; "
-            f"in tiles it comes out different by {levels:.1f} of 255 levels and more",
-            hint=f"give more than {whole / 1e6:.0f}MB with --max-memory, or accept the difference with --tile 512x512",
-        )
-
-    def _margin(self, tile: Resolution | None) -> int:
-        """Pixels to throw away along a cut edge; for networks of any size, tiles are tried with it once."""
-        size = fixed_size(self._runner.image)
-        if "margin" not in self.known:
-            reach = measure_receptive_field(self._runner)
-            self.known |= {"margin": reach.margin, _CAPPED: int(reach.is_capped)}
-        margin = self.known["margin"]
-        if size is not None:
-            return min(margin, self._margin_that_fits(size))
-        is_capped = bool(self.known.get(_CAPPED, 0))
-        if is_capped:  # no margin is enough, so the difference is measured with one that leaves room
-            margin = min(margin, _MARGIN_WITHOUT_END if tile is None else self._margin_that_fits(tile))
-        if _DIFFERENCE not in self.known:
-            side = _TRIAL_SIDE if tile is None else min(tile.width, tile.height, _TRIAL_SIDE)
-            levels = tile_difference(self._runner, margin, side)
-            if levels > BOUND and not is_capped and tile is None:
-                margin = self.known["margin"] = 2 * margin  # what carries less far than was looked for adds up
-                levels = tile_difference(self._runner, margin, side)
-            self.known[_DIFFERENCE] = round(levels * _PARTS)
-        return margin
-
-    def _margin_that_fits(self, size: Resolution) -> int:
-        return largest_margin(min(size.width, size.height), self._runner.image.multiple_of)
+        return self._planner.plan(width, height, stored_bytes, self._available - held_bytes, enough_for)
 
     def restore(self, samples: Samples) -> Samples:
         """Restore a picture.
@@ -312,7 +220,9 @@ class Restorer:
                 top += len(rows)
         return plan.tiles
 
-    def begin_rows(self, plan: TilePlan, dtype: np.dtype[Any]) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    def begin_rows(
+        self, plan: TilePlan | ScalePlan, dtype: np.dtype[Any]
+    ) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
         """A picture that is given row by row.
 
         Args:
@@ -332,24 +242,34 @@ class Restorer:
                 hint="use the checkpoint, or export it with --io float",
             )
         white = np.float32(_CODES[dtype])
-        tiles = TileRows(plan, lambda tile: self._restore_tile(tile, white))
+        tiles = self._tiles(plan, white)
 
         def restore(rows: NDArray[Any]) -> list[NDArray[Any]]:
             finished = []
             for blended, given in tiles.feed(rows):
                 restored = given.copy()
+                if _is_gray(given):
+                    blended = blended.mean(axis=2, keepdims=True)
                 restored[:, :, : blended.shape[2]] = _quantize(blended, dtype)
                 finished.append(restored)
             return finished
 
         return restore
 
+    def _tiles(self, plan: TilePlan | ScalePlan, white: np.float32) -> TileRows | ScaledRows:
+        if isinstance(plan, ScalePlan):
+            assert isinstance(self._runner, RunsScales)
+            return ScaledRows(plan, self._runner, lambda tile: _as_batch(tile, white), self._result)
+        return TileRows(plan, lambda tile, place: self._restore_tile(tile, white))
+
     def _restore_tile(self, tile: NDArray[Any], white: np.float32) -> Float:
-        """(h, w, C) as stored to (h, w, 1 or 3) in [0, 1]."""
-        colors = 1 if tile.shape[2] < 3 else 3
-        batch = np.empty((1, 3, *tile.shape[:2]), np.float32)
-        np.divide(tile[:, :, :colors].transpose(2, 0, 1), white, out=batch[0], dtype=np.float32)
-        restored = self._runner.infer(batch)[0].transpose(1, 2, 0)
+        """(h, w, C) as stored to (h, w, 3) in [0, 1]."""
+        batch = _as_batch(tile, white)
+        return self._result(batch, self._runner.infer(batch))
+
+    def _result(self, batch: Batch, output: Batch) -> Float:
+        """What is taken of the network's output: (h, w, 3)."""
+        restored: Float = output[0].transpose(1, 2, 0)
         if not np.isfinite(restored).all():
             raise VerificationError(
                 f"the network gives NaN or infinite values on {self._runner.name}, and no picture can be written",
@@ -359,12 +279,7 @@ class Restorer:
         if self._config.strength != 1:
             given = batch[0].transpose(1, 2, 0)
             restored = given + np.float32(self._config.strength) * (restored - given)
-        return cast(Float, restored.mean(axis=2, keepdims=True)) if colors == 1 else restored
-
-    def _measured(self, name: str, measure: Callable[[Runner], int]) -> int:
-        if name not in self.known:
-            self.known[name] = measure(self._runner)
-        return self.known[name]
+        return restored
 
 
 def deblur(runner: Runner, image: Samples, max_memory: int = DEFAULT_MAX_MEMORY) -> Samples:
@@ -387,6 +302,18 @@ def deblur(runner: Runner, image: Samples, max_memory: int = DEFAULT_MAX_MEMORY)
     known = _MEASURED.setdefault(runner, {})
     restored = Restorer(runner, RestoreConfig(max_memory, count_process=False), known).restore(deep)
     return cast(Samples, restored.reshape(image.shape))
+
+
+def _is_gray(samples: NDArray[Any]) -> bool:
+    return bool(samples.shape[2] < 3)
+
+
+def _as_batch(tile: NDArray[Any], white: np.float32) -> Batch:
+    """(h, w, C) as stored to (1, 3, h, w) in [0, 1]; gray three times, without what is not colour."""
+    colors = 1 if _is_gray(tile) else 3
+    batch = np.empty((1, 3, *tile.shape[:2]), np.float32)
+    np.divide(tile[:, :, :colors].transpose(2, 0, 1), white, out=batch[0], dtype=np.float32)
+    return batch
 
 
 def _check(samples: NDArray[Any]) -> None:

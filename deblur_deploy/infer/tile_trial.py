@@ -7,6 +7,8 @@ second. So two cheap pictures go through whole and in tiles whose borders are no
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,18 +42,28 @@ def tile_difference(runner: Runner, margin: int, side: int) -> float:
     smallest = smallest_tile(margin, runner.image.multiple_of)
     side = max(side, smallest + _ROOM)
     long, short = _LONGER * side, PROBE_WIDTH
-    return max(_difference(runner, margin, side, shape) for shape in ((long, short), (short, long)))
+
+    def in_tiles(picture: Float) -> Float:
+        height, width, _ = picture.shape
+        plan = TilePlan(width, height, min(side, width), min(side, height), margin, runner.image.multiple_of)
+        rows = TileRows(plan, lambda tile, place: _run(runner, tile))
+        return np.concatenate([restored for restored, _ in rows.feed(picture)])
+
+    return max(difference_on(runner, in_tiles, shape) for shape in ((long, short), (short, long)))
 
 
-def _difference(runner: Runner, margin: int, side: int, shape: tuple[int, int]) -> float:
-    """The difference on one strip of some (height, width)."""
+def difference_on(runner: Runner, in_tiles: Callable[[Float], Float], shape: tuple[int, int]) -> float:
+    """The difference on one strip, in levels of 255.
+
+    Args:
+        runner: The network.
+        in_tiles: The network on (H, W, 3) in tiles.
+        shape: Height and width of the strip.
+    """
     picture = draw_probe(*shape)
     height, width, _ = picture.shape
     picture[height // 2 if height > width else 0 :, width // 2 if width > height else 0 :] *= _DARK
-    whole = _run(runner, picture)
-    plan = TilePlan(width, height, min(side, width), min(side, height), margin, runner.image.multiple_of)
-    rows = TileRows(plan, lambda tile: _run(runner, tile))
-    tiled = np.concatenate([restored for restored, _ in rows.feed(picture)])
+    whole, tiled = _run(runner, picture), in_tiles(picture).clip(0, 1)
     apart = np.abs(tiled - whole)
     levels = float(apart.max() * 255)
     if levels > BOUND:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,18 @@ class Span:
         return share
 
 
+class Place(NamedTuple):
+    """Where a tile lies.
+
+    Args:
+        row: From top to bottom.
+        column: From left to right.
+    """
+
+    row: Span
+    column: Span
+
+
 @dataclass(frozen=True)
 class TilePlan:
     """A grid of tiles over a picture.
@@ -88,6 +100,7 @@ class TilePlan:
         margin: Pixels along a cut edge that are thrown away.
         multiple: Tiles begin at multiples of this.
         fixed: Whether the network takes tiles of exactly this size; otherwise those at the end are cut to the picture.
+        margin_down: The margin along edges above and below, where it is another than at the sides.
     """
 
     width: int
@@ -97,16 +110,18 @@ class TilePlan:
     margin: int
     multiple: int
     fixed: bool = False
+    margin_down: int | None = None
 
     @property
     def columns(self) -> list[Span]:
         """The tiles' places from left to right."""
-        return self._spans(self.width, self.tile_width)
+        return self._spans(self.width, self.tile_width, self.margin)
 
     @property
     def rows(self) -> list[Span]:
         """The tiles' places from top to bottom."""
-        return self._spans(self.height, self.tile_height)
+        down = self.margin if self.margin_down is None else self.margin_down
+        return self._spans(self.height, self.tile_height, down)
 
     @property
     def tiles(self) -> int:
@@ -118,14 +133,14 @@ class TilePlan:
         """Pixels that the network works through."""
         return sum(s.stop - s.start for s in self.columns) * sum(s.stop - s.start for s in self.rows)
 
-    def _spans(self, length: int, tile: int) -> list[Span]:
+    def _spans(self, length: int, tile: int, margin: int) -> list[Span]:
         grid = _grid(self.multiple)
-        step = (tile - 2 * self.margin - FEATHER) // grid * grid
+        step = (tile - 2 * margin - FEATHER) // grid * grid
         last = max(0, _round_up(length - tile, grid))  # the last tile moves back to end with the picture
         if last and step <= 0:
             raise ConfigError(
-                f"tiles of {tile} pixels leave nothing between two margins of {self.margin}",
-                hint=f"give tiles of at least {smallest_tile(self.margin, self.multiple)} pixels",
+                f"tiles of {tile} pixels leave nothing between two margins of {margin}",
+                hint=f"give tiles of at least {smallest_tile(margin, self.multiple)} pixels",
             )
         starts = [*range(0, last, step), last] if last else [0]
         stops = [start + tile if self.fixed else min(start + tile, length) for start in starts]
@@ -152,12 +167,14 @@ class TileNeeds:
         multiple: Divisor of the network.
         bytes_per_pixel: Memory of the network per pixel of a tile.
         stored_bytes: Bytes of a pixel of the picture as it is stored, such as 3 for RGB with 8 bits.
+        beside_bytes: What else is held per pixel of the picture in one row of tiles.
     """
 
     margin: int
     multiple: int
     bytes_per_pixel: int
     stored_bytes: int = 3
+    beside_bytes: int = 0
 
     @property
     def tile_bytes(self) -> int:
@@ -167,7 +184,7 @@ class TileNeeds:
     @property
     def band_bytes(self) -> int:
         """Memory per pixel of the picture in one row of tiles."""
-        return _BLENDED_BYTES_PER_PIXEL + _STORED_COPIES * self.stored_bytes
+        return _BLENDED_BYTES_PER_PIXEL + _STORED_COPIES * self.stored_bytes + self.beside_bytes
 
 
 def fits_whole(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> bool:
@@ -196,13 +213,9 @@ def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> 
         return TilePlan(width, height, width, height, needs.margin, needs.multiple)
     best = _fewest_pixels(width, height, needs, budget_bytes)
     if best is None:
-        least, left = _least_bytes(width, height, needs), max(0, budget_bytes)
-        raise ConfigError(
-            f"{width}x{height} does not fit into the memory: the smallest tiles take {least / 1e6:.0f} MB, and "
-            f"{left / 1e6:.0f} MB are left",
-            # A quarter of what is added goes to pictures that wait.
-            hint=f"give {-(-(least - left) * 4 // 3_000_000)} MB more with --max-memory",
-        )
+        smallest = smallest_tile(needs.margin, needs.multiple)
+        tile = min(smallest, width) * min(smallest, height) * needs.tile_bytes
+        raise too_little_memory(width, height, tile + min(smallest, height) * width * needs.band_bytes, budget_bytes)
     for share in FRUGAL_SHARES:
         frugal = _fewest_pixels(width, height, needs, budget_bytes // share)
         if frugal is not None and frugal.pixels <= FRUGAL_WORK * best.pixels:
@@ -210,7 +223,19 @@ def plan_tiles(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> 
     return best
 
 
+def too_little_memory(width: int, height: int, least_bytes: int, budget_bytes: int) -> ConfigError:
+    """The error where not even the smallest tiles of a picture fit."""
+    left = max(0, budget_bytes)
+    return ConfigError(
+        f"{width}x{height} does not fit into the memory: the smallest tiles take {least_bytes / 1e6:.0f} MB, and "
+        f"{left / 1e6:.0f} MB are left",
+        # A quarter of what is added goes to pictures that wait.
+        hint=f"give {-(-(least_bytes - left) * 4 // 3_000_000)} MB more with --max-memory",
+    )
+
+
 def _fewest_pixels(width: int, height: int, needs: TileNeeds, budget_bytes: int) -> TilePlan | None:
+    """The grid within a budget that makes the network work through the fewest pixels, or None where none fits."""
     smallest = smallest_tile(needs.margin, needs.multiple)
     best: TilePlan | None = None
     for tile_height in range(smallest, height + smallest, _grid(needs.multiple)):
@@ -225,12 +250,6 @@ def _fewest_pixels(width: int, height: int, needs: TileNeeds, budget_bytes: int)
     return best
 
 
-def _least_bytes(width: int, height: int, needs: TileNeeds) -> int:
-    smallest = smallest_tile(needs.margin, needs.multiple)
-    tile = min(smallest, width) * min(smallest, height) * needs.tile_bytes
-    return tile + min(smallest, height) * width * needs.band_bytes
-
-
 class TileRows:
     """A picture that is given from top to bottom, through a network one row of tiles after the other.
 
@@ -238,15 +257,20 @@ class TileRows:
 
     Args:
         plan: The grid.
-        restore: The network on one tile: (h, w, C) of what is given to (h, w, colours) float32.
+        restore: The network on one tile: (h, w, C) of what is given, and its place, to (h, w, colours) float32.
     """
 
-    def __init__(self, plan: TilePlan, restore: Callable[[NDArray[Any]], Float]) -> None:
+    def __init__(self, plan: TilePlan, restore: Callable[[NDArray[Any], Place], Float]) -> None:
         self._plan, self._restore = plan, restore
         self._spans = plan.rows
         self._window: NDArray[Any] | None = None
         self._begin, self._seen = 0, 0  # rows [begin, seen) of the picture are in the window
         self._unfinished: Float | None = None  # sums that the next row of tiles will add to
+
+    @property
+    def needed_from(self) -> int:
+        """The first row of the picture that the tiles to come begin with."""
+        return self._begin if self._spans else self._plan.height
 
     def feed(self, rows: NDArray[Any]) -> Iterator[tuple[Float, NDArray[Any]]]:
         """Give the next rows of the picture.
@@ -302,7 +326,8 @@ class TileRows:
                 pads = ((0, row.stop - row.start - height), (0, column.stop - column.start - width), (0, 0))
                 tile = np.pad(tile, pads, mode="edge")
             used = column.used(plan.width)
-            restored = self._restore(tile)[:height, used.start - column.start : used.stop - column.start]
+            restored = self._restore(tile, Place(row, column))
+            restored = restored[:height, used.start - column.start : used.stop - column.start]
             if band is None:
                 band = np.zeros((height, plan.width, restored.shape[2]), np.float32)
             band[:, used] += restored * column.weights(plan.width)[None, :, None]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deblur_deploy.core.curves import HDR_CURVES, LINEAR, is_like_srgb
 from deblur_deploy.infer.picture import Layout, Picture, Tones, row_bands
 from deblur_deploy.infer.restore import Restorer
+from deblur_deploy.infer.scale_plan import ScalePlan
 from deblur_deploy.infer.tiles import TilePlan
 
 Float = NDArray[np.float64]
@@ -114,7 +115,7 @@ class TonedRows:
         self._tones, self._colors = tones, layout.shape[2] - len(layout.extra)
         self.bytes_per_pixel = 4 * (self._colors + layout.shape[2])
 
-    def begin(self, restorer: Restorer, plan: TilePlan) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+    def begin(self, restorer: Restorer, plan: TilePlan | ScalePlan) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
         """As :meth:`Restorer.begin_rows`, for rows as they are stored."""
         restore = restorer.begin_rows(plan, np.dtype(np.float32))
         waiting: list[NDArray[Any]] = []

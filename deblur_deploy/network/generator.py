@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from deblur_deploy.network.scales import Scales
 
 
 class Generator(nn.Module, ABC):
@@ -116,6 +118,28 @@ class Generator(nn.Module, ABC):
         return padded_side(height, self.multiple_of, self.smallest_side), padded_side(
             width, self.multiple_of, self.smallest_side
         )
+
+
+@runtime_checkable
+class ScaleRecurrent(Protocol):
+    """A generator whose scales can be run one by one, coarse to fine."""
+
+    @property
+    def scales(self) -> Scales:
+        """How its scales fit together."""
+
+    def run_scale(self, image: Tensor, coarser: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Run one scale.
+
+        Args:
+            image: Blurred picture of this scale, (N, 3, h, w), h and w divisible by twice the state's stride, or by the
+                stride on the coarsest scale.
+            coarser: What this method gave on the coarser scale: estimate (N, 3, h/2, w/2) and state; None on the
+                coarsest.
+
+        Returns:
+            The estimate (N, 3, h, w) and the state (N, R, h/stride, w/stride).
+        """
 
 
 def padded_side(side: int, multiple: int, smallest: int = 1) -> int:

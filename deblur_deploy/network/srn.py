@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from deblur_deploy.network.deform_conv import DeformConv2dPack
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.scales import Scales
 
 SCALES = 3
 """Sizes of the image pyramid: 1/4, 1/2 and 1."""
@@ -288,6 +289,17 @@ class SRN(Generator):
             estimate, state = self.forward_one_scale(image, double_size(estimate), double_size(state), known)
             estimates.append(estimate)
         return estimates, coarsest
+
+    @property
+    def scales(self) -> Scales:
+        """How its scales fit together, for :meth:`run_scale`."""
+        return Scales(SCALES, 4 * self.config.stem, self.config.recurrent_channels)
+
+    def run_scale(self, image: Tensor, coarser: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """One scale by itself, as :class:`~deblur_deploy.network.generator.ScaleRecurrent` has it."""
+        if coarser is None:
+            return self.forward_one_scale(image, image, None)
+        return self.forward_one_scale(image, double_size(coarser[0]), double_size(coarser[1]))
 
     def forward_one_scale(
         self,

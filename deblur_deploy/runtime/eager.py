@@ -16,6 +16,7 @@ from deblur_deploy.core.errors import DeblurDeployError, MissingDependencyError
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.core.threads import default_threads
 from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.network.generator import ScaleRecurrent
 from deblur_deploy.network.srn import SRN
 from deblur_deploy.network.temporal import TemporalStep
 from deblur_deploy.runtime.runner import Batch, Pictures, Runner
@@ -88,6 +89,8 @@ class TorchRunner(Runner):
         super().__init__(name, image)
         self._variant = variant_of(name)
         self._net: Callable[[Tensor], Tensor] | None = _in_mode(net, self._variant)
+        self._recurrent = net if self._variant.mode == "eager" and isinstance(net, ScaleRecurrent) else None
+        self.scales = self._recurrent.scales if self._recurrent else None
         self._format = _memory_format(self._variant)
         self._threads_before = torch.get_num_threads()
         self._threads = threads or min(self._threads_before, default_threads())
@@ -97,7 +100,7 @@ class TorchRunner(Runner):
 
     def close(self) -> None:
         """As :meth:`Runner.close`."""
-        self._net = None
+        self._net = self._recurrent = None
         self._worker.shutdown()
         torch.set_num_threads(self._threads_before)
 
@@ -113,8 +116,7 @@ class TorchRunner(Runner):
     def _run_in_worker(self, net: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
         self._use_threads()
         with torch.inference_mode(), flushed_denormals():
-            picture = torch.from_numpy(batch).to(getattr(torch, self._variant.dtype))
-            restored = net(picture.contiguous(memory_format=self._format))
+            restored = net(self._placed(batch))
             return cast(Batch, restored.float().contiguous().numpy())
 
     def run_step(self, tensors: dict[str, Any]) -> tuple[Batch, Batch]:
@@ -130,6 +132,26 @@ class TorchRunner(Runner):
                 given[name] = given[name].to(getattr(torch, self._variant.dtype)).contiguous(memory_format=self._format)
             restored, state = (tensor.float().contiguous().cpu().numpy() for tensor in net(**given))
             return restored, state
+
+    def infer_scale(self, image: Batch, coarser: tuple[Batch, Batch] | None) -> tuple[Batch, Batch]:
+        """As :meth:`deblur_deploy.runtime.runner.RunsScales.infer_scale`."""
+        assert self._recurrent is not None, "the runner was closed, or runs no single scales"
+        with self._failures_named(image.shape):
+            return self._worker.submit(self._run_scale_in_worker, self._recurrent, image, coarser).result()
+
+    def _run_scale_in_worker(
+        self, net: ScaleRecurrent, image: Batch, coarser: tuple[Batch, Batch] | None
+    ) -> tuple[Batch, Batch]:
+        self._use_threads()
+        with torch.inference_mode(), flushed_denormals():
+            given = None if coarser is None else (self._placed(coarser[0]), self._placed(coarser[1]))
+            estimate, state = (x.float().cpu().contiguous() for x in net.run_scale(self._placed(image), given))
+            return estimate.numpy(), state.numpy()
+
+    def _placed(self, values: Batch) -> Tensor:
+        """Values on the device, in the type and order of the network."""
+        moved = torch.from_numpy(values).to(self._variant.device, getattr(torch, self._variant.dtype))
+        return moved.contiguous(memory_format=self._format)
 
     def _use_threads(self) -> None:
         """Set how many threads work for this thread, which PyTorch keeps for each, and for libraries of the process."""

@@ -22,6 +22,7 @@ from deblur_deploy.core.errors import (
 )
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.core.lazy import load_named
+from deblur_deploy.network.scales import Scales
 from deblur_deploy.runtime.engine_fit import engine_unavailable, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime, find_runtime
@@ -134,6 +135,24 @@ class FollowsFilm(Protocol):
 
     def begin_film(self) -> None:
         """Forget it: the next frame is the first of a film."""
+
+
+@runtime_checkable
+class RunsScales(Protocol):
+    """A runner that can run the scales of a scale-recurrent network one by one.
+
+    Attributes:
+        scales: How they fit together, or None where this network or this way of running it does not allow it.
+    """
+
+    scales: Scales | None
+
+    def infer_scale(self, image: Batch, coarser: tuple[Batch, Batch] | None) -> tuple[Batch, Batch]:
+        """Run one scale, as :class:`~deblur_deploy.network.generator.ScaleRecurrent` has it; all arrays are float32.
+
+        Raises:
+            DeblurDeployError: The runtime failed.
+        """
 
 
 def open_runner(

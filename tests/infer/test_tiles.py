@@ -17,7 +17,7 @@ from deblur_deploy.infer.tiles import (
 
 def collect(picture, plan, restore=lambda tile: tile, band=13):
     """What comes out of a plan when the picture goes in some rows at a time."""
-    tiles, strips, given, top = TileRows(plan, restore), [], 0, 0
+    tiles, strips, given, top = TileRows(plan, lambda tile, place: restore(tile)), [], 0, 0
     for start in range(0, len(picture), band):
         given += len(picture[start : start + band])
         for blended, rows in tiles.feed(picture[start : start + band]):
