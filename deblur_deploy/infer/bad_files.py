@@ -87,6 +87,8 @@ def as_own_error(err: Exception, source: Path) -> DeblurDeployError:
         err: What was raised while a file was read, restored or written.
         source: The file.
     """
+    if source.is_file() and source.stat().st_size == 0:
+        return ArtifactError(f"{source} is empty", hint="copy it again")
     if isinstance(err, DeblurDeployError):
         return err
     _LOG.debug("%s", source, exc_info=err)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import MissingDependencyError
 from deblur_deploy.infer.picture import straight_colors
+from deblur_deploy.infer.png_passes import decode_passes, is_interlaced
 
 try:
     import imagecodecs
@@ -35,7 +36,8 @@ def decode_png(content: bytes, transparent: bytes | None) -> NDArray[Any]:
         content: The file.
         transparent: The gray level or colour that is transparent, as the file has it; alpha is made of it.
     """
-    samples = imagecodecs.png_decode(content)
+    decode = imagecodecs.png_decode
+    samples = decode_passes(content, decode) if is_interlaced(content) else decode(content)
     samples = samples[:, :, None] if samples.ndim == 2 else samples
     if transparent is not None and samples.shape[2] in (1, 3):
         key = np.frombuffer(transparent, ">u2")[: samples.shape[2]]

@@ -23,6 +23,9 @@ Kind = Literal["picture", "video", "dicom"]
 EARLIER_RESULTS = "results of an earlier run"
 """What files below a folder with a done log are counted as."""
 
+BROKEN_LINKS, NO_FILES = "broken links", "pipes and devices"
+"""What is counted so that has the suffix of a picture or film, but nothing to read at once."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -145,11 +148,13 @@ def inputs_under(folder: Path, out: Path, pattern: str | None, passed: Counter[s
     earlier = {log.parent for log in folder.rglob(DONE_LOG) if log.parent != folder}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+        if any(part.startswith(".") for part in relative.parts) or path.is_dir():
             continue
         if results in path.resolve().parents or PARTIAL in path.suffixes:
             continue
-        if not earlier.isdisjoint(path.parents):
+        if not path.is_file():
+            kind = NO_FILES if path.exists() else BROKEN_LINKS
+        elif not earlier.isdisjoint(path.parents):
             kind = EARLIER_RESULTS
         elif _is_known(path):
             if pattern is None or _matches(relative, pattern):

@@ -22,8 +22,8 @@ _TILE_SHARES = (0.9, 0.75, 0.6, 0.45, 0.3)
 _FINEST_SHARES = (0.2, 0.4, 0.6)
 """Parts of that rest that are tried for the finest scale; the others share what it leaves."""
 
-_UNEVEN = 1.3
-"""How much more than the smallest tiles the memory has to be for such parts to suffice."""
+_NEAR = 1.02
+"""How near to the least memory that suffices the one is that is named."""
 
 _HEIGHTS = 16
 """How many heights of tiles are tried."""
@@ -123,6 +123,22 @@ class ScalePlanner:
         Raises:
             ConfigError: Not even the smallest tiles fit.
         """
+        best = self._best(width, height, stored_bytes, budget_bytes)
+        if best is None:
+            too_little, enough = budget_bytes, 2 * max(1, budget_bytes)
+            while self._best(width, height, stored_bytes, enough) is None:
+                too_little, enough = enough, 2 * enough
+            while enough > _NEAR * too_little:
+                middle = (too_little + enough) // 2
+                if self._best(width, height, stored_bytes, middle) is None:
+                    too_little = middle
+                else:
+                    enough = middle
+            raise too_little_memory(width, height, enough, budget_bytes)
+        return best
+
+    def _best(self, width: int, height: int, stored_bytes: int, budget_bytes: int) -> ScalePlan | None:
+        """The plan of the least work out of some ways to share the memory, if any suffices."""
         needs = [self._needs(index, stored_bytes) for index in range(self._scales.count)]
         best: ScalePlan | None = None
         for tile_share, finest_share in product(_TILE_SHARES, _FINEST_SHARES):
@@ -137,8 +153,6 @@ class ScalePlanner:
             found = ScalePlan(width, height, tuple(plan for plan in plans if plan is not None))
             if None not in plans and (best is None or found.pixels < best.pixels):
                 best = found
-        if best is None:
-            raise too_little_memory(width, height, self._least_bytes(width, height, needs), budget_bytes)
         return best
 
     def _fewest_pixels(self, width: int, height: int, largest: int, rows: int) -> TilePlan | None:
@@ -167,20 +181,15 @@ class ScalePlanner:
         """What tiles of a scale take, with the rows of the finer scales that wait for a row of them."""
         stored = [stored_bytes] + [_FLOAT_PIXEL] * index
         waiting = sum(4 ** (index - finer) * stored[finer] for finer in range(index))
-        return TileNeeds(max(self._margins), self._multiple, self._bytes, stored[index], waiting + self._given_bytes)
+        if index:  # nothing of a coarser scale is on its way to a file: there are its window, and sums
+            return self._tile_needs(0, 2 * _FLOAT_PIXEL + waiting + self._given_bytes)
+        return self._tile_needs(stored_bytes, self._given_bytes)
+
+    def _tile_needs(self, stored_bytes: int, beside_bytes: int) -> TileNeeds:
+        return TileNeeds(max(self._margins), self._multiple, self._bytes, stored_bytes, beside_bytes)
 
     @property
     def _given_bytes(self) -> int:
         """What estimate and state of the coarser scale take per pixel, twice while they are moved."""
         area = self._scales.state_stride**2  # of the coarser scale, whose pixels are four of this one
         return -(-2 * (_FLOAT_PIXEL * area + 4 * self._scales.state_channels) // (4 * area))
-
-    def _least_bytes(self, width: int, height: int, needs: Sequence[TileNeeds]) -> int:
-        held, largest = 0, 0
-        for index, each in enumerate(needs):
-            wide, tall = self._size(width, height, index)
-            rows = min(self.smallest.height, tall)
-            held += rows * wide * each.band_bytes
-            largest = max(largest, rows * min(self.smallest.width, wide))
-        # The memory is shared in fixed parts, of which some are more than is needed.
-        return int(_UNEVEN * (held + largest * needs[0].tile_bytes))

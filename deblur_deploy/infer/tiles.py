@@ -131,9 +131,13 @@ class TilePlan:
     @property
     def pixels(self) -> int:
         """Pixels that the network works through."""
-        return sum(s.stop - s.start for s in self.columns) * sum(s.stop - s.start for s in self.rows)
+        down = self.margin if self.margin_down is None else self.margin_down
+        return self._covered(self.width, self.tile_width, self.margin) * self._covered(
+            self.height, self.tile_height, down
+        )
 
-    def _spans(self, length: int, tile: int, margin: int) -> list[Span]:
+    def _starts(self, length: int, tile: int, margin: int) -> tuple[range, int]:
+        """Where all tiles but the last begin, and the last."""
         grid = _grid(self.multiple)
         step = (tile - 2 * margin - FEATHER) // grid * grid
         last = max(0, _round_up(length - tile, grid))  # the last tile moves back to end with the picture
@@ -142,7 +146,16 @@ class TilePlan:
                 f"tiles of {tile} pixels leave nothing between two margins of {margin}",
                 hint=f"give tiles of at least {smallest_tile(margin, self.multiple)} pixels",
             )
-        starts = [*range(0, last, step), last] if last else [0]
+        return range(0, last, step) if last else range(0), last
+
+    def _covered(self, length: int, tile: int, margin: int) -> int:
+        """Lengths of all tiles together; all but the last lie within the picture."""
+        starts, last = self._starts(length, tile, margin)
+        return len(starts) * tile + (tile if self.fixed else min(tile, length - last))
+
+    def _spans(self, length: int, tile: int, margin: int) -> list[Span]:
+        before, last = self._starts(length, tile, margin)
+        starts = [*before, last]
         stops = [start + tile if self.fixed else min(start + tile, length) for start in starts]
         ramps = [(start + stop - FEATHER) // 2 for start, stop in zip(starts[1:], stops[:-1], strict=True)]
         return [Span(*place) for place in zip(starts, stops, [None, *ramps], [*ramps, None], strict=True)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import pytest
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.infer.done_log import DONE_LOG
-from deblur_deploy.infer.jobs import EARLIER_RESULTS, find_jobs, parse_format
+from deblur_deploy.infer.jobs import BROKEN_LINKS, EARLIER_RESULTS, NO_FILES, find_jobs, parse_format
 
 
 @pytest.fixture
@@ -109,6 +110,14 @@ def test_what_is_passed_over_is_counted_and_named(folder, tmp_path, out):
         ArtifactError, match=r"holds no pictures or videos, only 2 \.nef \(camera RAW\), 1 \.gif \(GIF\)"
     ):
         find_jobs([tmp_path / "raw"], out)
+
+
+def test_links_to_nothing_and_pipes_are_counted(folder, out):
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    passed = Counter()
+    assert not {"gone.png", "pipe.png"} & {job.name for job in find_jobs([folder], out, passed=passed)}
+    assert passed == {".txt": 1, BROKEN_LINKS: 1, NO_FILES: 1}
 
 
 def test_a_missing_input_and_an_empty_folder(tmp_path, out):

@@ -81,13 +81,6 @@ def test_tiles_leave_no_seam_on_a_tiny_network(runner, wide_photo):
     assert np.abs(tiles.restore(picture) - whole).max() <= SEAM
 
 
-def test_tiles_without_their_margin_do_leave_a_seam(runner, wide_photo):
-    """The measured margin is what keeps seams away, so taking it off must show."""
-    picture = (wide_photo / 255).astype(np.float32)
-    tiles = Restorer(runner, RestoreConfig(tile=Resolution(128, 128)), {"margin": 0})
-    assert np.abs(tiles.restore(picture) - deblur(runner, picture)).max() > SEAM
-
-
 def test_tiles_leave_no_seam_on_a_trained_network_or_say_so(moving_photo):
     """On a real photograph, whose smooth parts carry further than drawn ones; beyond what INT8 rounds anyway."""
     with open_runner(load_artifact(shipped("models") / "srn-demo-p70-int8"), "torch") as runner:

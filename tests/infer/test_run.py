@@ -67,6 +67,14 @@ def test_bad_files_are_named_and_the_others_go_on(artifact, runner, photos, out)
     json.dumps(report.as_json())
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.avif", "a.dcm", "a.mp4", "a.mkv"])
+def test_an_empty_file_is_named_as_that(artifact, runner, tmp_path, out, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).touch()
+    _, report = restore(artifact, runner, tmp_path / "in", out)
+    assert [failure.error for failure in report.failures] == [f"{tmp_path / 'in' / name} is empty; copy it again"]
+
+
 def _reason(report, index):
     return report.failures[index].error.split("cannot be read: ")[1]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,35 @@ def test_a_transparent_level_of_16_bits_becomes_alpha(tmp_path, color):
     assert again.shape[2] == channels + 1
     assert np.array_equal(again[..., :channels], samples)
     assert np.array_equal(again[..., -1] == 0, (samples == key).all(axis=2))
+
+
+def interlaced(samples):
+    """The seven passes of a PNG, each row without a filter, but for one that is stored as differences."""
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    data = b""
+    for top, left, down, right in passes:
+        part = samples[top::down, left::right]
+        rows = [row.astype(">u2").tobytes() for row in part] if part.size else []
+        data += b"".join(b"\0" + row for row in rows[:1])
+        for above, row in pairwise(rows):  # filter 2: the difference from the row above
+            data += b"\2" + bytes((a - b) % 256 for a, b in zip(row, above, strict=True))
+    return data
+
+
+@pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("size", [(60, 80), (1, 1), (3, 2), (9, 5)])
+def test_an_interlaced_picture_of_16_bits_is_read_in_silence(tmp_path, capfd, size, color, channels):
+    samples = np.random.default_rng(0).integers(0, 65536, (*size, channels), np.uint16)
+    header = struct.pack(">IIBBBBB", size[1], size[0], 16, color, 0, 0, 1)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(interlaced(samples))), chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(SIGNATURE + b"".join(parts))
+    assert np.array_equal(read_picture(through(tmp_path / "a.png")[0]).samples, samples)
+    assert capfd.readouterr() == ("", "")
+
+    short = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(interlaced(samples)[:-2])), chunk(b"IEND", b"")
+    (tmp_path / "b.png").write_bytes(SIGNATURE + b"".join(short))
+    with pytest.raises(ArtifactError, match="cannot be read: its pixels end too early"):
+        read_picture(tmp_path / "b.png")
 
 
 def test_large_pictures_keep_the_same_in_rows(tmp_path):
