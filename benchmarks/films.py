@@ -66,7 +66,7 @@ class Films:
     def _scores(
         self, single: Artifact, temporal: Artifact, films: Sequence[Sequence[Pair]]
     ) -> dict[str, dict[str, Any]]:
-        from deblur_deploy.quality.film import evaluate_films, film_score
+        from deblur_deploy.quality.film_quality import evaluate_films, film_score
 
         alone, _ = film_score(single, films, "torch", temporal=False)
         report = evaluate_films(temporal, films, "torch")

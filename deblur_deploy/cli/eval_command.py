@@ -89,7 +89,7 @@ def command(
 def _evaluate_films(output: Output, artifact: Artifact, data: Path | None, runtime: str | None) -> None:
     """PSNR and flicker of films, frame by frame and with the frame before."""
     from deblur_deploy.data.films import load_films
-    from deblur_deploy.quality.film import evaluate_films
+    from deblur_deploy.quality.film_quality import evaluate_films
 
     films = load_films(data)
     with output.counting("restoring", 2 * sum(map(len, films))) as on_frame:

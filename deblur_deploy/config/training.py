@@ -239,7 +239,7 @@ class ClipConfig:
     Args:
         frames: Length of a clip.
         exposure: Range of the share of the time from one frame to the next in which the shutter is open.
-        consistency: Weight of the flicker (see ``training/clips.py``).
+        consistency: Weight of the flicker (see ``training/clip_loss.py``).
     """
 
     frames: int = 4

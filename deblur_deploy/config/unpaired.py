@@ -10,7 +10,7 @@ from deblur_deploy.core.errors import require
 
 @dataclass(frozen=True)
 class UnpairedConfig:
-    """Training on blurred footage beside sharp photographs of something else (see ``training/unpaired.py``).
+    """Training on blurred footage beside sharp photographs of something else (see ``training/cycle.py``).
 
     Args:
         blurred: Folder of blurred pictures and films, or one film; ``--unpaired`` names it.

@@ -44,14 +44,14 @@ PLANES = 6
 """Of a frame in a clip: red, green and blue in [0, 1]; flow to the right and down; trust in the flow."""
 
 
-class Film(NamedTuple):
+class ClipFrames(NamedTuple):
     """Some consecutive frames, (H, W, 3) uint8 sRGB each, as they were taken and sharp."""
 
     blurred: tuple[Image8, ...]
     sharp: tuple[Image8, ...]
 
 
-def film(photo: Image8, config: CameraConfig, clip: ClipConfig, rng: np.random.Generator) -> Film:
+def film(photo: Image8, config: CameraConfig, clip: ClipConfig, rng: np.random.Generator) -> ClipFrames:
     """Move a camera over a photograph.
 
     Args:
@@ -85,7 +85,7 @@ def film(photo: Image8, config: CameraConfig, clip: ClipConfig, rng: np.random.G
         noisy = add_noise(np.clip(average / exposed, 0.0, 1.0), config, rng)
         blurred.append(develop(noisy if exponent == 1.0 else cv2.pow(noisy, 1 / exponent), config, rng))
         sharp.append(np.clip(still.frame(first + exposed // 2) * 255 + 0.5, 0, 255).astype(np.uint8))
-    return Film(tuple(blurred), tuple(sharp))
+    return ClipFrames(tuple(blurred), tuple(sharp))
 
 
 class _World:
@@ -143,7 +143,7 @@ class Clips(Dataset[tuple[Tensor, Tensor]]):
             )
 
     @abstractmethod
-    def shoot(self, rng: np.random.Generator) -> Film:
+    def shoot(self, rng: np.random.Generator) -> ClipFrames:
         """A clip of ``side`` x ``side`` pixels."""
 
     def __len__(self) -> int:
@@ -191,7 +191,7 @@ class FilmedClips(Clips):
         super().__init__([photo.shape[:2] for photo in photos], fit, clip, reach_px, names)
         self.photos, self.camera = photos, camera
 
-    def shoot(self, rng: np.random.Generator) -> Film:
+    def shoot(self, rng: np.random.Generator) -> ClipFrames:
         """A film over a piece of a photograph, which is mirrored and turned by chance."""
         piece = max((self._piece(rng) for _ in range(self.fit.candidates)), key=detail)
         if rng.random() < 0.5:
@@ -235,7 +235,7 @@ class SequenceClips(Clips):
                 )
         self.sequences = sequences
 
-    def shoot(self, rng: np.random.Generator) -> Film:
+    def shoot(self, rng: np.random.Generator) -> ClipFrames:
         """Consecutive frames of a film, cut at one place, by chance backwards, mirrored or turned."""
         sequence = self.sequences[int(rng.integers(len(self.sequences)))]
         start = int(rng.integers(len(sequence) - self.clip.frames + 1))
@@ -249,4 +249,4 @@ class SequenceClips(Clips):
             return np.ascontiguousarray(piece.transpose(1, 0, 2) if turned else piece)
 
         frames = frames[::-1] if backwards else frames
-        return Film(tuple(cut(blurred) for blurred, _ in frames), tuple(cut(sharp) for _, sharp in frames))
+        return ClipFrames(tuple(cut(blurred) for blurred, _ in frames), tuple(cut(sharp) for _, sharp in frames))

@@ -16,7 +16,8 @@ from deblur_deploy.infer.scale_reach import measure_scale_margins, scale_differe
 from deblur_deploy.infer.tile_trial import BOUND, tile_difference
 from deblur_deploy.infer.tiles import TileNeeds, TilePlan, fits_whole, largest_margin, plan_tiles, smallest_tile
 from deblur_deploy.network.scales import Scales
-from deblur_deploy.runtime.runner import FollowsFilm, Runner, RunsScales, fixed_size
+from deblur_deploy.runtime.abilities import FollowsFilm, RunsScales
+from deblur_deploy.runtime.runner import Runner, fixed_size
 
 IN_FLIGHT_SHARE = 4
 """The part of the memory, as a divisor, for pictures that wait to be restored or written."""

@@ -18,7 +18,8 @@ from deblur_deploy.infer.receptive_field import warm_up
 from deblur_deploy.infer.scale_plan import ScalePlan
 from deblur_deploy.infer.scale_rows import ScaledRows
 from deblur_deploy.infer.tiles import TILE_BYTES_PER_PIXEL, TilePlan, TileRows
-from deblur_deploy.runtime.runner import Batch, FollowsFilm, KeepsMemory, Runner, RunsScales, fixed_size
+from deblur_deploy.runtime.abilities import FollowsFilm, KeepsMemory, RunsScales
+from deblur_deploy.runtime.runner import Batch, Runner, fixed_size
 
 Float = NDArray[np.float32]
 Samples = TypeVar("Samples", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32])

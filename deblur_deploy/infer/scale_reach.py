@@ -15,7 +15,8 @@ from deblur_deploy.infer.scale_plan import Margins, ScalePlanner
 from deblur_deploy.infer.scale_rows import ScaledRows, halved
 from deblur_deploy.infer.tile_trial import difference_on
 from deblur_deploy.network.scales import Scales
-from deblur_deploy.runtime.runner import Batch, Runner, RunsScales
+from deblur_deploy.runtime.abilities import RunsScales
+from deblur_deploy.runtime.runner import Batch, Runner
 
 Float = NDArray[np.float32]
 

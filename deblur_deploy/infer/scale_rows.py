@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from deblur_deploy.infer.band import Band
 from deblur_deploy.infer.scale_plan import ScalePlan
 from deblur_deploy.infer.tiles import Place, TilePlan, TileRows
-from deblur_deploy.runtime.runner import Batch, RunsScales
+from deblur_deploy.runtime.abilities import RunsScales
+from deblur_deploy.runtime.runner import Batch
 
 Float = NDArray[np.float32]
 

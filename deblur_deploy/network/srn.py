@@ -50,7 +50,7 @@ class SRNConfig:
         smooth_channels: Outputs of the smoothing convolutions, fine to coarse.
         stem: Side of the blocks of pixels that become channels before the first convolution and pixels again behind
             the last (Shi et al., CVPR 2016). With 2 every level works at half the resolution.
-        temporal: Whether the network also takes over from the frame before (see ``temporal.py``).
+        temporal: Whether the network also takes over from the frame before (see ``network/temporal.py``).
     """
 
     level_channels: tuple[int, int, int]

@@ -120,7 +120,7 @@ class TorchRunner(Runner):
             return cast(Batch, restored.float().contiguous().numpy())
 
     def run_step(self, tensors: dict[str, Any]) -> tuple[Batch, Batch]:
-        """As :meth:`deblur_deploy.runtime.temporal.RunsSteps.run_step`; the network is a ``TemporalStep``."""
+        """As :meth:`deblur_deploy.runtime.film_runner.RunsSteps.run_step`; the network is a ``TemporalStep``."""
         assert self._net is not None, "the runner was closed"
         return self._worker.submit(self._step_in_worker, self._net, tensors).result()
 
@@ -134,7 +134,7 @@ class TorchRunner(Runner):
             return restored, state
 
     def infer_scale(self, image: Batch, coarser: tuple[Batch, Batch] | None) -> tuple[Batch, Batch]:
-        """As :meth:`deblur_deploy.runtime.runner.RunsScales.infer_scale`."""
+        """As :meth:`deblur_deploy.runtime.abilities.RunsScales.infer_scale`."""
         assert self._recurrent is not None, "the runner was closed, or runs no single scales"
         with self._failures_named(image.shape):
             return self._worker.submit(self._run_scale_in_worker, self._recurrent, image, coarser).result()

@@ -92,13 +92,13 @@ class OnnxruntimeRunner(Runner):
         return restored
 
     def run_step(self, tensors: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As :meth:`deblur_deploy.runtime.temporal.RunsSteps.run_step`."""
+        """As :meth:`deblur_deploy.runtime.film_runner.RunsSteps.run_step`."""
         with flushed_denormals():
             restored, state = self._session.run(None, tensors)
         return restored, state
 
     def give_back_memory(self) -> None:
-        """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`; on the processor, at any size.
+        """As :meth:`deblur_deploy.runtime.abilities.KeepsMemory.give_back_memory`; on the processor, at any size.
 
         onnxruntime gives back only after a run. A network that refuses the small picture for it keeps its memory.
         """

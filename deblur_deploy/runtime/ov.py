@@ -76,7 +76,7 @@ class OpenVINORunner(Runner):
         return restored
 
     def run_step(self, tensors: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """As :meth:`deblur_deploy.runtime.temporal.RunsSteps.run_step`."""
+        """As :meth:`deblur_deploy.runtime.film_runner.RunsSteps.run_step`."""
         with flushed_denormals():
             found = self._request.infer(tensors)
         return found[0], found[1]
@@ -85,7 +85,7 @@ class OpenVINORunner(Runner):
         return _reason(err)
 
     def give_back_memory(self) -> None:
-        """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`."""
+        """As :meth:`deblur_deploy.runtime.abilities.KeepsMemory.give_back_memory`."""
         self._request = None
         self._compiled.release_memory()
         self._request = self._compiled.create_infer_request()

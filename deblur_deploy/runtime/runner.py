@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from deblur_deploy.core.errors import (
 )
 from deblur_deploy.core.images import ImageSpec, Resolution, from_frames, to_frames
 from deblur_deploy.core.lazy import load_named
-from deblur_deploy.network.scales import Scales
 from deblur_deploy.runtime.engine_fit import engine_unavailable, flavour_of, flavour_title, rebuild_hint
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus, find_gpu
 from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions, Runtime, find_runtime
@@ -37,7 +36,7 @@ Pictures = TypeVar("Pictures", Batch, Frames)
 """Either of the two; a runner returns the one that it was given."""
 
 
-_TEMPORAL = "deblur_deploy.runtime.temporal"
+_TEMPORAL = "deblur_deploy.runtime.film_runner"
 """Imported where it is wanted: it needs OpenCV, and this module."""
 
 
@@ -115,46 +114,6 @@ class Runner(ABC):
         return first_line(err)
 
 
-@runtime_checkable
-class KeepsMemory(Protocol):
-    """A runner that keeps the memory of one inference for the next one."""
-
-    def give_back_memory(self) -> None:
-        """Give it back to the system; the next inference takes it anew."""
-
-
-@runtime_checkable
-class FollowsFilm(Protocol):
-    """A runner that keeps the frame before.
-
-    Attributes:
-        cuts: How often the film was found to be cut.
-    """
-
-    cuts: int
-
-    def begin_film(self) -> None:
-        """Forget it: the next frame is the first of a film."""
-
-
-@runtime_checkable
-class RunsScales(Protocol):
-    """A runner that can run the scales of a scale-recurrent network one by one.
-
-    Attributes:
-        scales: How they fit together, or None where this network or this way of running it does not allow it.
-    """
-
-    scales: Scales | None
-
-    def infer_scale(self, image: Batch, coarser: tuple[Batch, Batch] | None) -> tuple[Batch, Batch]:
-        """Run one scale, as :class:`~deblur_deploy.network.generator.ScaleRecurrent` has it; all arrays are float32.
-
-        Raises:
-            DeblurDeployError: The runtime failed.
-        """
-
-
 def open_runner(
     artifact: Artifact,
     runtime: str | None = None,
@@ -189,7 +148,7 @@ def open_with(artifact: Artifact, runtime: str | None, options: OpenOptions) -> 
     """As :func:`open_runner`, with all that a runtime has a choice of.
 
     With ``options.temporal`` pictures are frames of a film, in order, and the runner is a
-    :class:`~deblur_deploy.runtime.temporal.TemporalRunner`. Without it, a temporal network restores each picture by
+    :class:`~deblur_deploy.runtime.film_runner.TemporalRunner`. Without it, a temporal network restores each picture by
     itself.
 
     Raises:

@@ -89,7 +89,7 @@ class OpenOptions:
         threads: Processor threads to use; None leaves it to the runtime.
         batch: How many pictures at a time it will be given.
         spin_wait: Whether the host waits for a GPU awake, which takes a core, or asleep.
-        temporal: Whether the network is given the frame before (see ``temporal.py``).
+        temporal: Whether the network is given the frame before (see ``film_runner.py``).
     """
 
     threads: int | None = None

@@ -139,7 +139,7 @@ def _shrunk(target: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(target, (height, width))
 
 
-class Scales(nn.Module):
+class ForwardScales(nn.Module):
     """A generator whose plain call gives all scales: what is wrapped for several processes must be called plainly.
 
     Args:
@@ -205,7 +205,7 @@ class Objective:
 
     def scales_of(self, net: nn.Module) -> nn.Module:
         """What gives the estimates that are compared, from the first tensor of a batch."""
-        return Scales(net)
+        return ForwardScales(net)
 
     def terms(self, estimates: list[Tensor], blurred: Tensor, sharp: Tensor) -> dict[str, Tensor]:
         """Every loss that is switched on, already weighted.

@@ -28,7 +28,13 @@ from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.network.temporal import make_temporal
 from deblur_deploy.network.widen import widen
 from deblur_deploy.quality.evaluate import network_quality
-from deblur_deploy.training.clips import ClipObjective
+from deblur_deploy.training.clip_loss import ClipObjective
+from deblur_deploy.training.cycle import (
+    check_unpaired,
+    guard_of,
+    unpaired_crops,
+    unpaired_objective,
+)
 from deblur_deploy.training.devices import Devices, open_devices
 from deblur_deploy.training.discriminator import MultiScaleDiscriminator
 from deblur_deploy.training.guard import Guard
@@ -36,12 +42,6 @@ from deblur_deploy.training.loop import FitReport, Trainer
 from deblur_deploy.training.losses import Objective, load_vgg19
 from deblur_deploy.training.monitor import Monitor
 from deblur_deploy.training.state import StateKeeper
-from deblur_deploy.training.unpaired import (
-    check_unpaired,
-    guard_of,
-    unpaired_crops,
-    unpaired_objective,
-)
 
 OnStep = Callable[[int, int, float], None]
 

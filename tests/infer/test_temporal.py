@@ -139,7 +139,7 @@ def test_frames_that_would_go_in_tiles_are_refused(temporal, film_frames):
 
 
 def test_dicom_files_are_refused(temporal_artifact, temporal, tmp_path, out):
-    (tmp_path / "a.dcm").write_bytes(b"")
+    (tmp_path / "a.dcm").write_bytes(b"DICM")
     files = FileRunner(temporal_artifact, temporal, out, ANEW)
 
     files.run([Job(tmp_path / "a.dcm", out / "a.dcm", "a.dcm")], lambda progress: None)

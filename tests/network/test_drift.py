@@ -51,7 +51,7 @@ def test_an_error_that_each_pass_hands_on_is_seen_to_grow(net: SRN, frame: NDArr
         """Adds a constant to its previous estimate, whatever the image is."""
 
         def forward_one_scale(
-            self, image: torch.Tensor, previous: torch.Tensor, state: torch.Tensor | None
+            self, image: torch.Tensor, previous: torch.Tensor, state: torch.Tensor | None, *_: torch.Tensor | None
         ) -> tuple[torch.Tensor, torch.Tensor]:
             assert self.head.bias is not None
             return previous + self.head.bias.view(3, 1, 1), image if state is None else state

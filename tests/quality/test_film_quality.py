@@ -8,7 +8,7 @@ import pytest
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.data.optical_flow import Motion
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.quality.film import evaluate_films, flicker
+from deblur_deploy.quality.film_quality import evaluate_films, flicker
 from deblur_deploy.quality.metrics import psnr_db
 
 

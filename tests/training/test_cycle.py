@@ -37,9 +37,9 @@ from deblur_deploy.data.shake import shake
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.training import train as train_module
+from deblur_deploy.training.cycle import Critics, UnpairedObjective, unpaired_objective
 from deblur_deploy.training.loop import Trainer
 from deblur_deploy.training.train import load_recipe, train
-from deblur_deploy.training.unpaired import Critics, UnpairedObjective, unpaired_objective
 
 RECIPE = """
 [fit]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError, MissingDependencyError
 from deblur_deploy.core.tables import from_table
-from deblur_deploy.runtime.runner import Batch, KeepsMemory, Runner
+from deblur_deploy.runtime.abilities import KeepsMemory
+from deblur_deploy.runtime.runner import Batch, Runner
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 try:
@@ -66,7 +67,7 @@ class TemporalRunner(Runner):
         self._inner.close()
 
     def give_back_memory(self) -> None:
-        """As :meth:`deblur_deploy.runtime.runner.KeepsMemory.give_back_memory`."""
+        """As :meth:`deblur_deploy.runtime.abilities.KeepsMemory.give_back_memory`."""
         if isinstance(self._inner, KeepsMemory):
             self._inner.give_back_memory()
 

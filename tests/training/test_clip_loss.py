@@ -14,7 +14,7 @@ from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.srn import SCALES, SRN, SRNConfig
 from deblur_deploy.network.temporal import make_temporal
 from deblur_deploy.training import train as train_module
-from deblur_deploy.training.clips import ClipObjective, ClipScales, flicker
+from deblur_deploy.training.clip_loss import ClipObjective, ClipScales, flicker
 from deblur_deploy.training.train import load_recipe, train
 
 RECIPE = """
