@@ -98,8 +98,12 @@ def _reach_in(look: Look, shapes: Sequence[tuple[int, int]]) -> ReceptiveField:
     looks = [(shape, axis) for shape in shapes for axis in (0, 1) if shape[axis] >= max(shape)]
     reach = max(_reach_along(look, shape, axis) for shape, axis in looks)
     is_capped = reach > min(shape[axis] // 2 for shape, axis in looks) - _ROUND_MARGIN
-    margin = -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN if reach else 0
-    return ReceptiveField(margin, is_capped)
+    return ReceptiveField(rounded_margin(reach), is_capped)
+
+
+def rounded_margin(reach: int) -> int:
+    """The margin for a reach in pixels: the next multiple of 16, and one more as reserve."""
+    return -(-reach // _ROUND_MARGIN) * _ROUND_MARGIN + _ROUND_MARGIN if reach else 0
 
 
 def warm_up(runner: Runner) -> None:

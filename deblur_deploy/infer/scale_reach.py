@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.infer.receptive_field import PROBE_WIDTH, PROBES, Index, as_batch, reach_of
+from deblur_deploy.infer.receptive_field import PROBE_WIDTH, PROBES, Index, as_batch, reach_of, rounded_margin
 from deblur_deploy.infer.scale_plan import Margins, ScalePlanner
 from deblur_deploy.infer.scale_rows import ScaledRows, halved
 from deblur_deploy.infer.tile_trial import difference_on
@@ -25,9 +25,14 @@ _ROOM = 64
 
 
 def measure_scale_margins(runner: RunsScales, scales: Scales) -> Margins:
-    """How far a scale looks, in its own pixels; all of them have the same layers."""
+    """How far a scale looks, in its own pixels; all of them have the same layers.
+
+    What layers see on paper is the least: of a photograph's smooth parts more comes from far away than of what is drawn
+    here. What offsets add to it is measured.
+    """
     look = _FinestScale(runner, scales)
-    across, down = (reach_of(look, PROBES[1:], [axis]).margin for axis in (1, 0))
+    on_paper = rounded_margin(scales.reach)
+    across, down = (max(on_paper, reach_of(look, PROBES[1:], [axis]).margin) for axis in (1, 0))
     return Margins(across, down)
 
 

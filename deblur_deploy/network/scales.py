@@ -13,11 +13,13 @@ class Scales:
         count: How many there are.
         state_stride: Pixels of a scale along one side of a value of its state.
         state_channels: Channels of the state.
+        reach: Pixels of a scale that its layers see to either side, on paper; offsets may reach further.
     """
 
     count: int
     state_stride: int
     state_channels: int
+    reach: int
 
     @property
     def multiple_of(self) -> int:

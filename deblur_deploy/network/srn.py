@@ -293,7 +293,14 @@ class SRN(Generator):
     @property
     def scales(self) -> Scales:
         """How its scales fit together, for :meth:`run_scale`."""
-        return Scales(SCALES, 4 * self.config.stem, self.config.recurrent_channels)
+        strides = [self.config.stem * 2**level for level in range(3)]
+        depths = [len(blocks) for blocks in self.config.block_channels]
+        # A convolution into each level, at the resolution before it, and two for each block, of dilation 1 or 2 and 1.
+        reach = sum(strides[max(0, level - 1)] for level in range(3))
+        reach += sum(stride * (2 * depth + depth // 2) for stride, depth in zip(strides, depths, strict=True))
+        # Offsets, deformable layer, candidate and gate; doubling the state; smoothing, upsampling and the head.
+        reach += 4 * strides[2] + 2 * strides[2] + sum(strides) + sum(strides[1:]) + strides[0]
+        return Scales(SCALES, strides[2], self.config.recurrent_channels, reach)
 
     def run_scale(self, image: Tensor, coarser: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """One scale by itself, as :class:`~deblur_deploy.network.generator.ScaleRecurrent` has it."""
