@@ -16,11 +16,11 @@ from deblur_deploy.network.scales import Scales
 _FLOAT_PIXEL = 12
 """Bytes of three float32."""
 
-_TILE_SHARES = (0.9, 0.75, 0.6, 0.45, 0.3)
+_TILE_SHARES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.2)
 """Parts of the memory that are tried for the network on one tile; rows that are held share the rest."""
 
-_FINEST_SHARES = (0.2, 0.4, 0.6)
-"""Parts of that rest that are tried for the finest scale; the others share what it leaves."""
+_FINEST_WEIGHTS = (1, 2, 4)
+"""How much higher tiles of the finest scale may be than those of the others, as is tried."""
 
 _NEAR = 1.02
 """How near to the least memory that suffices the one is that is named."""
@@ -141,15 +141,18 @@ class ScalePlanner:
         """The plan of the least work out of some ways to share the memory, if any suffices."""
         needs = [self._needs(index, stored_bytes) for index in range(self._scales.count)]
         best: ScalePlan | None = None
-        for tile_share, finest_share in product(_TILE_SHARES, _FINEST_SHARES):
-            held = budget_bytes * (1 - tile_share)
-            coarser_share = (1 - finest_share) / (len(needs) - 1)
+        sizes = [self._size(width, height, index) for index in range(len(needs))]
+        row_bytes = [wide * each.band_bytes for (wide, _), each in zip(sizes, needs, strict=True)]
+        for tile_share, weight in product(_TILE_SHARES, _FINEST_WEIGHTS):
+            held = int(budget_bytes * (1 - tile_share))
+            rows = held // (weight * row_bytes[0] + sum(row_bytes[1:]))
+            coarser = [min(rows, tall) for _, tall in sizes[1:]]
+            finest = (held - sum(a * b for a, b in zip(coarser, row_bytes[1:], strict=True))) // row_bytes[0]
             largest = int(budget_bytes * tile_share) // needs[0].tile_bytes
-            plans = []
-            for index, each in enumerate(needs):
-                wide, tall = self._size(width, height, index)
-                rows = int(held * (coarser_share if index else finest_share)) // (wide * each.band_bytes)
-                plans.append(self._fewest_pixels(wide, tall, largest, rows))
+            plans = [
+                self._fewest_pixels(wide, tall, largest, limit)
+                for (wide, tall), limit in zip(sizes, (finest, *coarser), strict=True)
+            ]
             found = ScalePlan(width, height, tuple(plan for plan in plans if plan is not None))
             if None not in plans and (best is None or found.pixels < best.pixels):
                 best = found

@@ -107,12 +107,12 @@ def test_other_ways_of_running_it_take_the_network_as_a_whole():
 
 
 @pytest.mark.parametrize("size", [(1280, 640), (6000, 4000), (12240, 8160), (200, 90_000)])
-@pytest.mark.parametrize(("budget", "stored"), [(650_000_000, 1), (900_000_000, 3), (1_500_000_000, 8)])
+@pytest.mark.parametrize(("budget", "stored"), [(1_000_000_000, 1), (1_200_000_000, 3), (2_000_000_000, 8)])
 def test_a_plan_keeps_to_its_budget(size, budget, stored):
     """Rows of all scales are held at once, and one tile of one scale is worked on."""
     width, height = size
     scales = Scales(3, 8, 96, 254)
-    plan = ScalePlanner(scales, Margins(304, 144), 384).within(width, height, stored, budget)
+    plan = ScalePlanner(scales, Margins(304, 272), 384).within(width, height, stored, budget)
 
     largest = max(tiles.tile_width * tiles.tile_height for tiles in plan.scales)
     held = 0
@@ -126,13 +126,13 @@ def test_a_plan_keeps_to_its_budget(size, budget, stored):
 
 
 def test_a_margin_of_one_scale_costs_a_fraction_of_the_whole_networks():
-    plan = ScalePlanner(Scales(3, 8, 96, 254), Margins(304, 144), 384).within(6000, 4000, 3, 1_000_000_000)
-    assert plan.pixels < 3.5 * 6000 * 4000
+    plan = ScalePlanner(Scales(3, 8, 96, 254), Margins(304, 272), 384).within(6000, 4000, 3, 1_000_000_000)
+    assert plan.pixels < 5.5 * 6000 * 4000
 
 
 @pytest.mark.parametrize("size", [(6000, 4000), (20_000, 300), (90_000, 200)])
 def test_too_little_memory_is_refused_with_what_is_enough(size):
-    planner = ScalePlanner(Scales(3, 8, 96, 254), Margins(304, 144), 384)
+    planner = ScalePlanner(Scales(3, 8, 96, 254), Margins(304, 272), 384)
     with pytest.raises(ConfigError, match=r"does not fit into the memory: the smallest tiles take \d+ MB") as refused:
         planner.within(*size, 3, 100_000_000)
     more = int(refused.value.hint.split(" MB more")[0].split("give ")[1])
