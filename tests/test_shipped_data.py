@@ -29,6 +29,7 @@ from deblur_deploy.training.train import load_recipe, planned_network
 MAX_BYTES = {
     "srn-demo": 7_500_000,
     "srn-base": 13_000_000,
+    "srn-base-temporal": 13_000_000,
 }
 
 MAX_COLOR_SHIFT = 1.0
@@ -111,7 +112,7 @@ def test_the_training_reruns_from_one_command_with_the_settings_that_the_history
     steps = steps[len(steps) - len(recipes) :]
     for recipe, step in zip(recipes, steps, strict=True):
         settings = dataclasses.asdict(load_recipe(recipe))
-        for table in ("fit", "loss", "camera", "shake", "augment"):
+        for table in ("fit", "loss", "camera", "shake", "augment", "clip"):
             ours, theirs = without_infinity(settings[table]), step.config.get(table)
             changed = differing(ours or {}, theirs or {})
             # Processors of this kind compute the fastest precision in bfloat16; older manifests name it.
