@@ -99,6 +99,9 @@ def command(
         list[str] | None,
         typer.Option("--keep-fp32", help="Layers that stay float32, by name: '/head/*'. May be given several times."),
     ] = None,
+    temporal: Annotated[
+        bool, typer.Option("--temporal", help="Of a temporal checkpoint: with the frame before as further inputs.")
+    ] = False,
     target: Target = "RTX 2080 Ti",
     flavour: Annotated[Literal["auto", "rtx", "tensorrt"], typer.Option(help="auto, rtx or tensorrt.")] = "auto",
     res: Res = None,
@@ -124,16 +127,17 @@ def command(
     plan = PlanConfig(cache, strip_weights, refit, version_compatible, hardware_compatibility)
     scratch = workspace_bytes(workspace)
     config = EngineConfig(target, flavour, precision, scratch, optimization_level, shapes, plan, plugin)
-    _build(Output(as_json), source, config, _Places(runs, out, tuple(keep_fp32 or ())))
+    _build(Output(as_json), source, config, _Places(runs, out, tuple(keep_fp32 or ()), temporal))
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where artifacts are found and written, and which layers of the intermediate one stay float32."""
+    """Where artifacts are found and written, which layers of the intermediate one stay float32, and what it takes."""
 
     runs: Path
     out: Path | None
     keep_fp32: tuple[str, ...]
+    temporal: bool = False
 
 
 def _build(output: Output, source: Path | None, config: EngineConfig, places: _Places) -> None:
@@ -164,7 +168,7 @@ def _build(output: Output, source: Path | None, config: EngineConfig, places: _P
         _check_free_sizes(artifact)
         size = sizes[-1] if sizes else DEFAULT_SIZE
         config = replace(config, shapes=with_default_size(shapes))
-    export = ExportConfig(size.width, size.height, dynamic=not one_size)
+    export = ExportConfig(size.width, size.height, dynamic=not one_size, temporal=places.temporal)
     typing = PrecisionConfig(places.keep_fp32, check_overflow=True, precision=precision)
     typed = typed_onnx(output, artifact, export, runs, typing)
     engine = build_engine(typed, config, directory)

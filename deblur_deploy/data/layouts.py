@@ -7,6 +7,7 @@ Recognised by what is in the folder:
 - RealBlur-J and -R (Rim et al., 2020): ``sceneNNN/{blur/blur_K,gt/gt_K}.png``, split by
   ``RealBlur_*_{train,test}_list.txt`` in the folder or beside it, where there are any;
 - HIDE (Shen et al., 2019): ``train/``, ``test/test-close-ups/``, ``test/test-long-shot/``, and ``GT/`` for all of them;
+- REDS (Nah et al., 2019): ``{train,val}/{train,val}_{blur,sharp}/SEQ/``, or those two folders by themselves;
 - plain folders of equal file names, under any of those pairs of names.
 """
 
@@ -25,6 +26,7 @@ from deblur_deploy.core.images import list_images
 Split = Literal["evaluation", "calibration"]
 
 _SPLIT_FOLDERS: dict[Split, str] = {"evaluation": "test", "calibration": "train"}
+_REDS_FOLDERS: dict[Split, str] = {"evaluation": "val", "calibration": "train"}
 _PARTNER_FOLDERS = (("blur", "sharp"), ("input", "target"), ("blur", "gt"))
 
 
@@ -68,6 +70,8 @@ def find_pairs(folder: Path, split: Split) -> list[PairFiles]:
             f"{folder} has a RealBlur list of its {present} pairs and none of its {wanted} pairs",
             hint=f"put RealBlur*_{wanted}_list.txt beside it",
         )
+    if films := _reds(folder, split):
+        return films
     splits = {name for name in _SPLIT_FOLDERS.values() if (folder / name).is_dir()}
     if not splits:
         return sorted(_below(folder), key=lambda pair: pair.name)
@@ -121,15 +125,20 @@ def _partner_names(folder: Path) -> tuple[str, str] | None:
 
 
 def _matched(folder: Path, blurred_name: str, sharp_name: str, prefix: str) -> Iterator[PairFiles]:
+    """Files of two folders in one that belong together."""
+    return _matched_files(folder / blurred_name, folder / sharp_name, prefix)
+
+
+def _matched_files(blurred_folder: Path, sharp_folder: Path, prefix: str) -> Iterator[PairFiles]:
     """Files of two folders that belong together: of equal names, but for RealBlur's prefixes."""
-    blurred = {path.name.removeprefix("blur_"): path for path in list_images(folder / blurred_name)}
-    sharp = {path.name.removeprefix("gt_"): path for path in list_images(folder / sharp_name)}
+    blurred = {path.name.removeprefix("blur_"): path for path in list_images(blurred_folder)}
+    sharp = {path.name.removeprefix("gt_"): path for path in list_images(sharp_folder)}
     if unpaired := sorted(blurred.keys() ^ sharp.keys()):
         name = unpaired[0]
-        present, absent = (blurred, sharp_name) if name in blurred else (sharp, blurred_name)
+        present, absent = (blurred, sharp_folder) if name in blurred else (sharp, blurred_folder)
         raise ArtifactError(
-            f"{present[name]} has no partner in {folder / absent}",
-            hint=f"{blurred_name}/ and {sharp_name}/ need files of equal names",
+            f"{present[name]} has no partner in {absent}",
+            hint=f"{blurred_folder.name}/ and {sharp_folder.name}/ need files of equal names",
         )
     for name in sorted(blurred):
         yield PairFiles(f"{prefix}{blurred[name].name}", blurred[name], sharp[name])
@@ -145,6 +154,34 @@ def _hide(folder: Path, split: str) -> list[PairFiles]:
         if not sharp.is_file():
             raise ArtifactError(f"{blurred} has no partner in {folder / 'GT'}", hint="GT/ needs a file of equal name")
         pairs.append(PairFiles(blurred.relative_to(folder / split).as_posix(), blurred, sharp))
+    return pairs
+
+
+def _reds(folder: Path, split: Split) -> list[PairFiles]:
+    """REDS: the sequences of a split, blurred and sharp in two folders; none if the folder is of another kind.
+
+    Raises:
+        ArtifactError: It has the other split alone, or a sequence lacks its partner.
+    """
+    found: dict[str, Path] = {}
+    for name in _REDS_FOLDERS.values():
+        for place in (folder, folder / name):
+            if all((place / f"{name}_{kind}").is_dir() for kind in ("blur", "sharp")):
+                found[name] = place
+    if not found:
+        return []
+    wanted = _REDS_FOLDERS[split]
+    if wanted not in found:
+        raise ArtifactError(
+            f"{folder} has no {wanted}_blur/ and {wanted}_sharp/, only {min(found)}_blur/ and {min(found)}_sharp/",
+            hint=f"add {wanted}/, or rename the two folders to blur/ and sharp/",
+        )
+    blurred, sharp = (found[wanted] / f"{wanted}_{kind}" for kind in ("blur", "sharp"))
+    pairs: list[PairFiles] = []
+    for sequence in sorted(path for path in blurred.iterdir() if path.is_dir()):
+        if not (sharp / sequence.name).is_dir():
+            raise ArtifactError(f"{sequence} has no partner in {sharp}", hint="restore the set")
+        pairs += _matched_files(sequence, sharp / sequence.name, f"{sequence.name}/")
     return pairs
 
 

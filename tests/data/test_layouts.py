@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.images import save_rgb
-from deblur_deploy.data.layouts import find_pairs
+from deblur_deploy.data.layouts import films_of, find_pairs
 from deblur_deploy.data.pairs import load_pairs, load_photos
 
 
@@ -176,3 +176,33 @@ def test_partners_of_two_sizes_are_named(tmp_path: Path, photo: NDArray[np.uint8
     save_rgb(root / "test/seq/sharp/1.png", photo)
     with pytest.raises(ArtifactError, match=r"seq/blur/1\.png.*24x16 and 208x160"):
         load_pairs(root)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_reds_is_films_of_its_two_splits(tmp_path, photo, nested):
+    for part, sequences in (("train", ("000", "001")), ("val", ("007",))):
+        for kind in ("blur", "sharp"):
+            for sequence in sequences:
+                place = (tmp_path / part if nested else tmp_path) / f"{part}_{kind}" / sequence
+                place.mkdir(parents=True)
+                for name in ("00000000.png", "00000001.png"):
+                    save_rgb(place / name, photo[:8, :8])
+
+    train, val = (find_pairs(tmp_path, split) for split in ("calibration", "evaluation"))
+
+    assert [pair.name for pair in train] == [f"{s}/0000000{i}.png" for s in ("000", "001") for i in (0, 1)]
+    assert [pair.name for pair in val] == ["007/00000000.png", "007/00000001.png"]
+    assert all("_blur" in str(pair.blurred) and "_sharp" in str(pair.sharp) for pair in (*train, *val))
+    assert list(films_of(train)) == ["000", "001"]
+
+
+def test_reds_without_a_split_or_a_sequence_is_named(tmp_path, photo):
+    for kind in ("blur", "sharp"):
+        (tmp_path / "train" / f"train_{kind}" / "000").mkdir(parents=True)
+        save_rgb(tmp_path / "train" / f"train_{kind}" / "000" / "0.png", photo[:8, :8])
+
+    with pytest.raises(ArtifactError, match="has no val_blur/ and val_sharp/, only train_blur/"):
+        find_pairs(tmp_path, "evaluation")
+    (tmp_path / "train" / "train_blur" / "001").mkdir()
+    with pytest.raises(ArtifactError, match="001 has no partner"):
+        find_pairs(tmp_path, "calibration")

@@ -10,13 +10,15 @@ import pytest
 from onnx import TensorProto
 
 from deblur_deploy.compress.calibration import calibrate
-from deblur_deploy.config import ExportConfig, PrecisionConfig
+from deblur_deploy.compress.plan import prune_network
+from deblur_deploy.config import ExportConfig, PrecisionConfig, PruneConfig
+from deblur_deploy.core.artifact import new_step
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution, to_batch
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx, steps_to_onnx
 from deblur_deploy.graph.retype import tensor_types
-from deblur_deploy.network.checkpoint import load_network
+from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import QuantScheme, insert_quantizers
 from deblur_deploy.network.temporal import STEP_INPUTS, STEP_OUTPUTS
 from deblur_deploy.runtime.runner import open_with
@@ -91,3 +93,17 @@ def test_a_quantized_network_keeps_both_outputs(temporal_artifact, film_frames):
 def test_what_temporal_files_cannot_be_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         ExportConfig(64, 64, temporal=True, **change)
+
+
+def test_pruning_keeps_the_frame_before(temporal_artifact, film_frames, tmp_path):
+    net, _ = prune_network(load_network(temporal_artifact), PruneConfig(keep=0.5, round_to=4))
+    pruned = save_network(tmp_path / "pruned", net.eval(), spec_of(net), new_step("prune", {}, None, {}))
+
+    assert pruned.network.config["temporal"] is True
+    assert tuple(net.levels[0].enter.weight.shape[:2]) == (4, 9)
+    exported = export_onnx(pruned, SIZE, tmp_path / "onnx")
+    found = []
+    for artifact, runtime in ((pruned, "torch"), (exported, "onnxruntime")):
+        with open_with(artifact, runtime, OpenOptions(1, temporal=True)) as runner:
+            found.append([runner.infer(np.ascontiguousarray(to_batch(f)[..., :88, :116])) for f in film_frames[:3]])
+    assert max(np.abs(one - other).max() for one, other in zip(*found, strict=True)) < 1e-4
