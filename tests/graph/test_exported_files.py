@@ -57,7 +57,7 @@ RECORDED = {
     "dmphn": (21_722_508, 316, "99dad8f6779342536da8789192adb0b9cf3962516d45f0b752eee9f6d4a02178"),
     "restormer": (104_510_763, 2448, "1d4f9690fd3c6af7a9e577020240d1291e854528e479e238165732f78906e81e"),
 }
-"""Bytes, nodes and structure of the files at 60x44: the first five as they were when every pass was the package's own."""
+"""Bytes, nodes and structure of the files at 60x44; of the first five as when every pass was the package's own."""
 
 QUICK = ("srn", "srn-demo", "srn-demo-p70-int8")
 
