@@ -279,8 +279,8 @@ def _stream(machine: _Machine, choice: _Choice, raw: str | None, as_json: bool, 
         restorer = Restorer(runner, config.restore)
         frames = restore_raw(sys.stdin.buffer, sys.stdout.buffer, size, restorer, lambda count: None)
     output.say(f"restored  {frames} frames of {size}")
-    if restorer.cuts:
-        output.say(f"note      the film is cut {restorer.cuts} times; the network began anew behind each cut")
+    for note in restorer.cut_notes(0):
+        output.say(f"note      {note}")
 
 
 def _serve(output: Output, files: FileRestorer, watch: Path, choice: _Choice) -> None:

@@ -104,6 +104,12 @@ class Restorer:
         """How often a film was found to be cut, where the network keeps the frame before."""
         return self._runner.cuts if isinstance(self._runner, FollowsFilm) else 0
 
+    def cut_notes(self, before: int) -> tuple[str, ...]:
+        """What is to be said of the cuts that were found since there were ``before`` of them, if any."""
+        count = self.cuts - before
+        times = "once" if count == 1 else f"{count} times"
+        return (f"the film is cut {times}, and the network began anew there",) if count else ()
+
     def require(self, count: int, name: str) -> None:
         """Refuse a file that takes more memory than there is before a single pixel went through the network.
 

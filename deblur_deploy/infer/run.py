@@ -211,12 +211,12 @@ class FileRunner:
 
     def _decode_all(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[_Decoded]:
         """In the reading thread."""
-        done = [self._is_done(job) for job in jobs]
-        again = wanted_again(jobs, done) if self._config.temporal else [False] * len(jobs)
-        for job, is_done, for_the_next in zip(jobs, done, again, strict=True):
+        again = self._wanted_again(jobs)
+        for job in jobs:
             entered = 0
             try:
-                if is_done and not for_the_next:
+                is_done = self._is_done(job)
+                if is_done and job.name not in again:
                     yield _Decoded(job, skipped=True)
                     continue
                 needed = decoding_bytes(job.source, self._config.encode.format)
@@ -239,6 +239,18 @@ class FileRunner:
                 yield _Decoded(job, cost, input_hash, picture, notes=picture.notes, skipped=is_done)
             except Exception as err:
                 yield _Decoded(job, entered, error=as_own_error(err, job.source))
+
+    def _wanted_again(self, jobs: Sequence[Job]) -> set[str]:
+        """Frames that are done and go through the network again, for those behind them that are not done."""
+        if not (self._config.temporal and self._config.resume):
+            return set()
+        done = []
+        for job in jobs:
+            try:
+                done.append(self._is_done(job))
+            except DeblurDeployError:  # it is told when its turn comes
+                done.append(False)
+        return {job.name for job, wanted in zip(jobs, wanted_again(jobs, done), strict=True) if wanted}
 
     def _restore(self, item: _Decoded) -> _Decoded:
         """In the caller's thread; what is streamed is written in a thread of its own."""
@@ -267,7 +279,10 @@ class FileRunner:
         missing = self._frame.missing_after(before) if self._frame else None
         if missing != 0:
             self._restorer.begin_film()
-        return (f"{missing} frames are missing before this one, and the network began anew",) if missing else ()
+        if not missing:
+            return ()
+        what = "1 frame is" if missing == 1 else f"{missing} frames are"
+        return (f"{what} missing before this one, and the network began anew",)
 
     def _finish(self, item: _Decoded, notify: Notify) -> None:
         """In the writing thread."""

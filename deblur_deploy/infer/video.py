@@ -72,11 +72,7 @@ def restore_video(source: Path, target: Path, restorer: Restorer, config: VideoC
             cuts, run = restorer.cuts, _Run(film)
             with FilmWriter(film, partial) as writer:
                 run.run(writer, restorer, tick)
-            notes = [*writer.notes, *run.notes()]
-            if restorer.cuts > cuts:
-                notes.append(
-                    f"the film is cut {restorer.cuts - cuts} times, and the network began anew behind each cut"
-                )
+            notes = [*writer.notes, *run.notes(), *restorer.cut_notes(cuts)]
             if partial.is_file():
                 notes += losses(source, facts, partial, writer.target.colors)
     except av.error.FFmpegError as err:

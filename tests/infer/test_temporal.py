@@ -68,7 +68,7 @@ def test_a_missing_number_and_a_bad_frame_begin_anew_and_it_is_said(temporal_art
     results = restore(temporal_artifact, temporal, folder, out)
 
     assert results["frame11.png"].status == "failed"
-    assert "1 frames are missing before this one" in results["frame10.png"].notes[0]
+    assert "1 frame is missing before this one" in results["frame10.png"].notes[0]
     temporal.begin_film()
     alone = from_batch(temporal.infer(to_batch(load_rgb(folder / "frame10.png"))))
     assert np.array_equal(load_rgb(out / "frame10.png"), alone)
@@ -201,7 +201,7 @@ def test_a_film_begins_anew_behind_its_cut_and_the_next_film_again(temporal, fil
         film = restore_video(tmp_path / "a.mkv", tmp_path / name, restorer, VideoConfig(), lambda count, of: None)
         notes.append(film.notes)
 
-    assert all("the film is cut 2 times, and the network began anew behind each cut" in found for found in notes)
+    assert all("the film is cut 2 times, and the network began anew there" in found for found in notes)
     first, second = (frames_of(tmp_path / name)[1] for name in ("first.mkv", "second.mkv"))
     assert len(first) == 7
     assert all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))

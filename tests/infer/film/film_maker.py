@@ -26,6 +26,9 @@ class Same:
     def begin_film(self):
         pass
 
+    def cut_notes(self, before):
+        return ()
+
     def __init__(self, change=None):
         self.given, self._change = [], change
 
