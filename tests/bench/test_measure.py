@@ -29,6 +29,7 @@ from deblur_deploy.core.threads import usable_cores
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.runtime.device_timings import DeviceTimings
+from deblur_deploy.runtime.runtimes import OpenOptions
 
 SMALL = Resolution(32, 16)
 QUICK = BenchConfig(SMALL, threads=1, warmup_ms=0, duration_ms=60, min_iterations=6, max_windows=3)
@@ -67,7 +68,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Callable[[], 
 
     def use(actions: Mapping[str, Callable[[], None]]) -> dict[str, FakeRunner]:
         runners = {name: FakeRunner(action) for name, action in actions.items()}
-        monkeypatch.setattr(measure_module, "open_runner", lambda artifact, *_, **__: runners[artifact.directory.name])
+        monkeypatch.setattr(measure_module, "open_with", lambda artifact, *_: runners[artifact.directory.name])
         return runners
 
     return use
@@ -314,12 +315,12 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[TimedFake]:
     """The runners that were opened, each with what it was told."""
     opened: list[TimedFake] = []
 
-    def open_runner(artifact: Artifact, runtime: str, threads: int, *, spin_wait: bool, batch: int) -> TimedFake:
+    def open_with(artifact: Artifact, runtime: str, options: OpenOptions) -> TimedFake:
         opened.append(TimedFake(lambda: None))
-        opened[-1].settings["spin_wait"] = spin_wait
+        opened[-1].settings["spin_wait"] = options.spin_wait
         return opened[-1]
 
-    monkeypatch.setattr(measure_module, "open_runner", open_runner)
+    monkeypatch.setattr(measure_module, "open_with", open_with)
     monkeypatch.setattr(measure_module, "reason_unavailable", lambda *_: None)
     return opened
 

@@ -16,7 +16,7 @@ from deblur_deploy.core.images import ImageSpec, Resolution, from_batch, to_batc
 from deblur_deploy.core.process_memory import resident_bytes
 from deblur_deploy.core.sources import shipped
 from deblur_deploy.export.to_onnx import export_onnx
-from deblur_deploy.infer.receptive_field import block_means, measure_bytes_per_pixel, measure_margin, noisy
+from deblur_deploy.infer.receptive_field import block_means, measure_bytes_per_pixel, noisy
 from deblur_deploy.infer.restore import RestoreConfig, Restorer, deblur
 from deblur_deploy.runtime.runner import open_runner
 
@@ -74,8 +74,7 @@ def test_what_is_no_picture_is_refused(runner, bad):
 def test_tiles_leave_no_seam_on_a_tiny_network(runner, wide_photo):
     picture = (wide_photo / 255).astype(np.float32)
     whole = deblur(runner, picture)
-    margin = measure_margin(runner)
-    tiles = Restorer(runner, RestoreConfig(tile=Resolution(2 * margin + 48, 2 * margin + 64)))
+    tiles = Restorer(runner, RestoreConfig(tile=Resolution(208, 224)))
 
     assert tiles.plan(416, 320).tiles > 4
     assert np.abs(tiles.restore(picture) - whole).max() <= SEAM
