@@ -23,11 +23,6 @@ FLOW_STRIDE = 4
 """Pixels of a frame for one of its flow, along each side."""
 
 
-STEP_INPUTS = ("blurred", "before", "state", "flow", "trust")
-STEP_OUTPUTS = ("restored", "state_out")
-"""What the tensors of a :class:`TemporalStep` are called in exported files."""
-
-
 @dataclass(frozen=True)
 class FrameBefore:
     """The frame before, for a frame of H x W pixels, both multiples of the network's ``multiple_of``.

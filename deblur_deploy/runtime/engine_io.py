@@ -188,13 +188,24 @@ def describe_io(engine: Any, image: ImageSpec) -> EngineIO:
         profiles = tuple((tuple(low), tuple(high)) for low, _, high in ranges)
     else:
         profiles = ((shape, shape),)
-    dtypes = [_dtype(engine, name) for name in (inputs[0], outputs[0])]
+    dtypes = [tensor_dtype(engine, name) for name in (inputs[0], outputs[0])]
     channels_last = len(shape) == 4 and shape[1] != image.channels and shape[3] == image.channels
     return EngineIO(inputs[0], outputs[0], dtypes[0], dtypes[1], channels_last, profiles)
 
 
-def _dtype(engine: Any, name: str) -> str:
-    """A tensor's type, if its values can be handed over as they lie in memory."""
+def tensor_dtype(engine: Any, name: str) -> str:
+    """A tensor's type, if its values can be handed over as they lie in memory.
+
+    Args:
+        engine: TensorRT's ``ICudaEngine``.
+        name: The tensor.
+
+    Returns:
+        NumPy's name of the type.
+
+    Raises:
+        ArtifactError: They cannot.
+    """
     dtype, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name
     if dtype not in _DTYPES or layout != "LINEAR" or engine.get_tensor_location(name).name != "DEVICE":
         raise ArtifactError(

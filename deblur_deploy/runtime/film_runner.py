@@ -128,10 +128,10 @@ def require_temporal(artifact: Artifact, name: str) -> None:
             hint="leave out --temporal, or export a temporal checkpoint with export-onnx --temporal",
         )
     variant = RUNTIMES[name].torch
-    if RUNTIMES[name].kind == "engine" or (variant is not None and variant.mode == "graph"):
+    if variant is not None and variant.mode == "graph":
         raise ConfigError(
-            f"{name} does not run temporal networks",
-            hint="use another runtime; a program of your own can run the engine (docs/temporal.md)",
+            f"{name} replays one graph of one picture, and a temporal network takes the frame before, too",
+            hint=f"use {name.removesuffix('-graph')}",
         )
 
 

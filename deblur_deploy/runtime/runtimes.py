@@ -156,7 +156,7 @@ def _engine(flavour: Literal["rtx", "tensorrt"], *, cuda_graph: bool) -> Runtime
     module, package = ("tensorrt_rtx", "tensorrt-rtx-cu13") if flavour == "rtx" else ("tensorrt", "tensorrt")
     return Runtime(
         kind="engine",
-        opener="deblur_deploy.runtime.trt:open_engine",
+        opener="deblur_deploy.runtime.engine_steps:open_engine",
         modules=(module, "cuda.bindings"),
         packages=(package, "cuda-python"),
         install=f"pip install {package} cuda-python",

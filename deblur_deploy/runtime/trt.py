@@ -27,7 +27,7 @@ from deblur_deploy.runtime.engine_io import describe_io
 from deblur_deploy.runtime.engine_load import load_engine
 from deblur_deploy.runtime.engine_stream import EngineStream, StreamOptions
 from deblur_deploy.runtime.runner import Pictures, Runner
-from deblur_deploy.runtime.runtimes import RUNTIMES, OpenOptions
+from deblur_deploy.runtime.runtimes import RUNTIMES
 
 SUFFIX = ".runtime_cache"
 
@@ -294,12 +294,6 @@ class EngineRunner(Runner):
     def _first(self) -> EngineStream:
         assert self._streams, "the runner was closed"
         return self._streams[0]
-
-
-def open_engine(artifact: Artifact, name: str, options: OpenOptions) -> EngineRunner:
-    """Load an engine for one of TensorRT's runtimes; see :class:`EngineRunner`."""
-    how = EngineOptions(cuda_graph=RUNTIMES[name].cuda_graph, spin_wait=options.spin_wait, batch=options.batch)
-    return EngineRunner(artifact, how)
 
 
 def engine_runtime(flavour: str, *, cuda_graph: bool) -> str:

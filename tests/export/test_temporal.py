@@ -20,7 +20,7 @@ from deblur_deploy.export.to_onnx import export_onnx, steps_to_onnx
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import QuantScheme, insert_quantizers
-from deblur_deploy.network.temporal import STEP_INPUTS, STEP_OUTPUTS
+from deblur_deploy.network.steps import STEP_INPUTS, STEP_OUTPUTS
 from deblur_deploy.runtime.runner import open_with
 from deblur_deploy.runtime.runtimes import OpenOptions
 
