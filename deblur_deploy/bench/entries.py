@@ -15,7 +15,7 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError, DeblurDeployEr
 from deblur_deploy.core.external_data import refuse_external_data
 from deblur_deploy.core.images import ImageSpec
 from deblur_deploy.runtime.nvidia import count_nvidia_gpus
-from deblur_deploy.runtime.runner import measurable_runtimes, runtimes_for
+from deblur_deploy.runtime.runner import measurable_runtimes, runtimes_for, takes_film
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 EXTERNAL_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -159,7 +159,9 @@ class Selection:
     transfers: bool | None = True
 
     def adds_without_transfers(self, artifact: Artifact, runtime: str) -> bool:
-        """Whether there is a second row, without copies."""
+        """Whether there is a second row, without copies; films are moved along on the host, so theirs have none."""
+        if takes_film(artifact):
+            return False
         if self.transfers is None:
             return artifact.kind == "engine" and count_nvidia_gpus() is not None
         return not self.transfers and RUNTIMES[runtime].can_keep_pictures

@@ -62,3 +62,10 @@ def test_pytorch_on_a_gpu_does_without_transfers_only_where_that_is_asked_for(ti
 def test_what_cannot_keep_pictures_on_the_gpu_is_refused(tiny_checkpoint: Artifact, runtime: str) -> None:
     with pytest.raises(ConfigError, match=f"{runtime} cannot run a network on pictures that stay"):
         BenchEntry(tiny_checkpoint, runtime, transfers=False)
+
+
+@pytest.mark.usefixtures("driver")
+def test_engines_of_films_have_no_row_without_transfers(engine: Artifact) -> None:
+    film = dataclasses.replace(engine, image=dataclasses.replace(engine.image, state=(8, 4, 5)))
+
+    assert all(entry.transfers for entry in entries_of(film, None, Selection(transfers=False)))
