@@ -30,7 +30,7 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="GoPro, RealBlur, HIDE, a folder with blur/ and sharp/, or of sharp photographs to shake. "
+            help="GoPro, REDS, RealBlur, HIDE, a folder with blur/ and sharp/, or of sharp photographs to shake. "
             "Left out: the shipped pairs."
         ),
     ] = None,

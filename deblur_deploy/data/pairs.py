@@ -4,7 +4,7 @@ Three kinds of folder are recognised by what is in them:
 
 - ``set.toml``: a photo set like those that are shipped, each file with its sha256 and its split; where it names a
   ``sharp_set``, its photographs are blurred, and the sharp ones are those of that set beside it;
-- GoPro, RealBlur, HIDE and plain pairs of folders (see ``layouts.py``);
+- GoPro, REDS, RealBlur, HIDE and plain pairs of folders (see ``layouts.py``);
 - anything else: the user's own sharp photographs.
 
 Sharp photographs become pairs by synthetic camera shake. The shake is seeded by a constant and the file's name, so a
