@@ -64,8 +64,8 @@ def test_what_cannot_keep_pictures_on_the_gpu_is_refused(tiny_checkpoint: Artifa
         BenchEntry(tiny_checkpoint, runtime, transfers=False)
 
 
-@pytest.mark.usefixtures("driver")
-def test_engines_of_films_have_no_row_without_transfers(engine: Artifact) -> None:
+@pytest.mark.parametrize("driver", [1], indirect=True)
+def test_engines_of_films_have_no_row_without_transfers(driver: int, engine: Artifact) -> None:
     film = dataclasses.replace(engine, image=dataclasses.replace(engine.image, state=(8, 4, 5)))
 
     assert all(entry.transfers for entry in entries_of(film, None, Selection(transfers=False)))
