@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import Resolution, from_batch, to_batch
-from deblur_deploy.data.films import load_films
 from deblur_deploy.data.pairs import Pair, crop_pair
 from deblur_deploy.quality.metrics import psnr_db
 from deblur_deploy.report.photographs import Photograph, View
@@ -43,6 +42,8 @@ def film_strips(artifact: Artifact, folder: Path | None) -> Iterator[Photograph]
     Raises:
         DeblurDeployError: There are no films of the network's size, or it cannot be run here.
     """
+    from deblur_deploy.data.films import load_films  # it needs OpenCV, and other reports do not
+
     size = fixed_size(artifact.image)
     for pairs in load_films(folder)[:_FILMS]:
         frames = [crop_pair(pair, size) for pair in pairs] if size else pairs

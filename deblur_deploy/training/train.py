@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,8 +16,7 @@ from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.images import to_batch
 from deblur_deploy.core.tables import from_table, load_settings
 from deblur_deploy.data.cache import open_pairs, open_photos
-from deblur_deploy.data.clips import Clips, FilmedClips, SequenceClips
-from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, steps_of
+from deblur_deploy.data.crops import BlurredCrops, Crops, PairedCrops, Share, batches_of, blur_function, steps_of
 from deblur_deploy.data.footage import UnpairedCrops
 from deblur_deploy.data.layouts import PairFiles, films_of
 from deblur_deploy.data.pairs import load_pairs, pair_files, sharp_files
@@ -28,7 +27,6 @@ from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.network.temporal import make_temporal
 from deblur_deploy.network.widen import widen
 from deblur_deploy.quality.evaluate import network_quality
-from deblur_deploy.training.clip_loss import ClipObjective
 from deblur_deploy.training.cycle import (
     check_unpaired,
     guard_of,
@@ -42,6 +40,9 @@ from deblur_deploy.training.loop import FitReport, Trainer
 from deblur_deploy.training.losses import Objective, load_vgg19
 from deblur_deploy.training.monitor import Monitor
 from deblur_deploy.training.state import StateKeeper
+
+if TYPE_CHECKING:
+    from deblur_deploy.data.clips import Clips, SequenceClips
 
 OnStep = Callable[[int, int, float], None]
 
@@ -225,6 +226,8 @@ def _check_crop(fit: FitConfig, net: SRN) -> None:
 
 def _objective(config: TrainConfig, run: RunConfig, fit: FitConfig, net: SRN) -> Objective:
     if config.clip is not None:
+        from deblur_deploy.training.clip_loss import ClipObjective  # clips need OpenCV, and other training does not
+
         return ClipObjective(config.fit, config.loss, config.clip)
     if config.unpaired is not None:
         return unpaired_objective(config, fit, net)
@@ -250,9 +253,12 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops | Clips, int]:
         return unpaired_crops(config, fit, paths, cache), len(paths)
     names = [str(path) for path in paths]
     if config.clip:
+        assert config.camera is not None
+        blur_function(config.camera)  # it says so where OpenCV is missing, before anything else needs it
         if pairs:
             return _clips_of(pairs, fit, config.clip, cache), len(paths)
-        assert config.camera is not None
+        from deblur_deploy.data.clips import FilmedClips
+
         return FilmedClips(open_photos(paths, cache), fit, config.clip, config.camera, names), len(paths)
     if pairs:
         return PairedCrops(open_pairs(pairs, cache), fit, config.augment, names), len(paths)
@@ -261,6 +267,8 @@ def _crops(config: TrainConfig, run: RunConfig) -> tuple[Crops | Clips, int]:
 
 def _clips_of(pairs: Sequence[PairFiles], fit: FitConfig, clip: ClipConfig, cache: Path | None) -> SequenceClips:
     """Clips of films: pairs are consecutive frames."""
+    from deblur_deploy.data.clips import SequenceClips
+
     films = films_of(pairs)
     return SequenceClips([open_pairs(frames, cache) for frames in films.values()], fit, clip, list(films))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from deblur_deploy.config import ClipConfig, FitConfig, LossConfig, RunConfig
-from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError, MissingDependencyError
 from deblur_deploy.data.clips import PLANES
 from deblur_deploy.data.pairs import load_pairs
 from deblur_deploy.network.checkpoint import load_network
@@ -148,3 +150,10 @@ def test_a_run_on_clips_resumes_bit_for_bit(config, tmp_path):
 def test_recipes_with_impossible_clips_are_refused(write_recipe, change, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(write_recipe(RECIPE.replace(*change)))
+
+
+def test_clips_without_opencv_name_what_is_missing(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deblur_deploy.data.camera", None)
+
+    with pytest.raises(MissingDependencyError, match="needs OpenCV"):
+        train(None, config, tmp_path / "out")
