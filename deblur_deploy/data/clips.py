@@ -36,7 +36,8 @@ from deblur_deploy.data.camera import (
     to_light,
 )
 from deblur_deploy.data.crops import detail
-from deblur_deploy.data.optical_flow import STRIDE, Motion, find_motion, quarter_gray
+from deblur_deploy.data.optical_flow import Motion, find_motion, quarter_gray
+from deblur_deploy.network.steps import FLOW_STRIDE
 
 Image8 = NDArray[np.uint8]
 
@@ -133,7 +134,7 @@ class Clips(Dataset[tuple[Tensor, Tensor]]):
         self, sizes: Sequence[tuple[int, ...]], fit: FitConfig, clip: ClipConfig, reach_px: float, names: Sequence[str]
     ) -> None:
         self.fit, self.clip = fit, clip
-        self.margin = math.ceil(reach_px / STRIDE) * STRIDE
+        self.margin = math.ceil(reach_px / FLOW_STRIDE) * FLOW_STRIDE
         self.side = fit.crop + 2 * self.margin
         smallest, index = min((min(size), index) for index, size in enumerate(sizes))
         if smallest < self.side:
@@ -168,7 +169,7 @@ class Clips(Dataset[tuple[Tensor, Tensor]]):
         planes[:3] = frame.transpose(2, 0, 1) / np.float32(255)
         if motion is not None:
             small = np.concatenate([motion.flow, motion.trust])
-            planes[3:] = small.repeat(STRIDE, axis=1).repeat(STRIDE, axis=2)
+            planes[3:] = small.repeat(FLOW_STRIDE, axis=1).repeat(FLOW_STRIDE, axis=2)
         inside = slice(self.margin, self.margin + self.fit.crop)
         return planes[:, inside, inside]
 

@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deblur_deploy.network.steps import FLOW_STRIDE, flow_size
+
 Float = NDArray[np.float32]
 Image8 = NDArray[np.uint8]
-
-STRIDE = 4
-"""Pixels of a frame for one of its flow, along each side."""
 
 _LEAST_SIDE = 16
 """Sides, at a quarter of the size, below which DIS finds no motion: two of its patches."""
@@ -51,14 +50,17 @@ def quarter_gray(frame: Image8) -> Image8:
     """What motion is looked for in: means over 4x4 pixels of the luma.
 
     Args:
-        frame: (H, W, 3) uint8 RGB, both sides multiples of 4.
+        frame: (H, W, 3) uint8 RGB; the last row and column are repeated until 4 divides the sides.
 
     Returns:
-        (H/4, W/4) uint8.
+        (H/4, W/4) uint8, rounded up.
     """
+    height, width = flow_size(*frame.shape[:2])
+    below, right = FLOW_STRIDE * height - frame.shape[0], FLOW_STRIDE * width - frame.shape[1]
+    if below or right:
+        frame = np.pad(frame, ((0, below), (0, right), (0, 0)), mode="edge")
     gray = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-    size = frame.shape[1] // STRIDE, frame.shape[0] // STRIDE
-    return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def find_motion(current: Image8, before: Image8) -> Motion:

@@ -17,7 +17,6 @@ import onnx
 
 from deblur_deploy.config import DeformOp, ExportConfig, Io
 from deblur_deploy.core.artifact import Artifact, Draft, new_step, write_artifact
-from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import ImageSpec, Resolution
 from deblur_deploy.export.fidelity import comparing
 from deblur_deploy.export.measuring import measuring
@@ -42,6 +41,7 @@ from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn import SRN
+from deblur_deploy.network.steps import not_temporal
 from deblur_deploy.network.temporal import state_shape
 
 
@@ -115,10 +115,7 @@ def _temporal(net: Generator, source: Artifact) -> SRN:
     """
     if isinstance(net, SRN) and net.config.temporal:
         return net
-    raise ConfigError(
-        f"{source.directory} is not a temporal network",
-        hint="leave out --temporal, or train one: a recipe with [clip], and --init with this one",
-    )
+    raise not_temporal(source.directory)
 
 
 def network_to_onnx(

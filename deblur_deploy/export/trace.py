@@ -35,8 +35,8 @@ from deblur_deploy.network.deform_conv import DeformConv2d
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.plain_attention import plain_attention
 from deblur_deploy.network.srn import SRN
-from deblur_deploy.network.steps import STEP_INPUTS, STEP_OUTPUTS
-from deblur_deploy.network.temporal import TemporalStep, flow_size, state_shape
+from deblur_deploy.network.steps import STEP_INPUTS, STEP_OUTPUTS, flow_size
+from deblur_deploy.network.temporal import TemporalStep, state_shape
 
 _SMALLEST_TRACE = 32
 """Pixels of the shorter side of a trace that holds for every size. Of fewer, reflection pads by more than there

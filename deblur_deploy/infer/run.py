@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -211,12 +212,13 @@ class FileRunner:
 
     def _decode_all(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[_Decoded]:
         """In the reading thread."""
-        again = self._wanted_again(jobs)
-        for job in jobs:
+        done = self._done_frames(jobs)
+        again = wanted_again(jobs, [done.get(job.name, False) for job in jobs])
+        for job, for_the_next in zip(jobs, again, strict=True):
             entered = 0
             try:
-                is_done = self._is_done(job)
-                if is_done and job.name not in again:
+                is_done = done[job.name] if job.name in done else self._is_done(job)
+                if is_done and not for_the_next:
                     yield _Decoded(job, skipped=True)
                     continue
                 needed = decoding_bytes(job.source, self._config.encode.format)
@@ -240,17 +242,13 @@ class FileRunner:
             except Exception as err:
                 yield _Decoded(job, entered, error=as_own_error(err, job.source))
 
-    def _wanted_again(self, jobs: Sequence[Job]) -> set[str]:
-        """Frames that are done and go through the network again, for those behind them that are not done."""
-        if not (self._config.temporal and self._config.resume):
-            return set()
-        done = []
-        for job in jobs:
-            try:
-                done.append(self._is_done(job))
-            except DeblurDeployError:  # it is told when its turn comes
-                done.append(False)
-        return {job.name for job, wanted in zip(jobs, wanted_again(jobs, done), strict=True) if wanted}
+    def _done_frames(self, jobs: Sequence[Job]) -> dict[str, bool]:
+        """Of frames of films, by name which are done; those that cannot be looked at are told when their turn comes."""
+        done: dict[str, bool] = {}
+        for job in jobs if self._config.temporal and self._config.resume else ():
+            with contextlib.suppress(DeblurDeployError):
+                done[job.name] = self._is_done(job)
+        return done
 
     def _restore(self, item: _Decoded) -> _Decoded:
         """In the caller's thread; what is streamed is written in a thread of its own."""

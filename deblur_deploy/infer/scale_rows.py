@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.infer.band import Band
+from deblur_deploy.infer.receptive_field import as_batch
 from deblur_deploy.infer.scale_plan import ScalePlan
 from deblur_deploy.infer.tiles import Place, TilePlan, TileRows
 from deblur_deploy.runtime.abilities import RunsScales
@@ -88,7 +89,7 @@ class _EstimateAndState:
         self.states = Band()
 
     def __call__(self, tile: Float, place: Place, coarser: tuple[Batch, Batch] | None) -> Float:
-        estimate, state = self._runner.infer_scale(_as_batch(tile), coarser)
+        estimate, state = self._runner.infer_scale(as_batch(tile), coarser)
         self._keep(_as_rows(state), place)
         return _as_rows(estimate)
 
@@ -158,7 +159,7 @@ class _Scale:
         stride = self._state.stride
         row_of_state, column_of_state = (slice(part.start // stride, part.stop // stride) for part in (row, column))
         estimate, state = self.estimates.cut(row, column), self._state.states.cut(row_of_state, column_of_state)
-        return _as_batch(estimate), _as_batch(state)
+        return as_batch(estimate), as_batch(state)
 
     def let_go(self, before: int) -> None:
         """Forget rows that no tile of the finer scale needs any more."""
@@ -187,11 +188,6 @@ def halved(image: Float) -> Float:
     """Means of blocks of 2x2: (2h, 2w, C) to (h, w, C), as the network halves pictures."""
     means: Float = (image[::2, ::2] + image[::2, 1::2] + image[1::2, ::2] + image[1::2, 1::2]) / np.float32(4)
     return means
-
-
-def _as_batch(values: Float) -> Batch:
-    """(H, W, C) to (1, C, H, W)."""
-    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
 def _as_rows(batch: Batch) -> Float:

@@ -17,10 +17,8 @@ from torch.nn import functional as F
 
 from deblur_deploy.network.generator import pad_to_multiple
 from deblur_deploy.network.srn import MULTIPLE_OF, SRN, SRNConfig
+from deblur_deploy.network.steps import FLOW_STRIDE
 from deblur_deploy.network.warp import warp
-
-FLOW_STRIDE = 4
-"""Pixels of a frame for one of its flow, along each side."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,6 @@ def state_shape(config: SRNConfig, height: int, width: int) -> tuple[int, int, i
     """Shape of the state for frames of a size, (1, R, h, w)."""
     multiple = MULTIPLE_OF * config.stem
     return 1, config.recurrent_channels, -(-height // multiple), -(-width // multiple)
-
-
-def flow_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the flow for frames of a size."""
-    return -(-height // FLOW_STRIDE), -(-width // FLOW_STRIDE)
 
 
 def _moved_result(before: FrameBefore, blurred: Tensor) -> Tensor:

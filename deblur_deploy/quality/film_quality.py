@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import from_batch, to_batch
-from deblur_deploy.data.optical_flow import STRIDE, Motion, find_motion, quarter_gray
+from deblur_deploy.data.optical_flow import Motion, find_motion, quarter_gray
 from deblur_deploy.data.pairs import Image8, Pair
+from deblur_deploy.network.steps import FLOW_STRIDE
 from deblur_deploy.quality.metrics import mean_psnr_db, psnr_db
 from deblur_deploy.runtime.abilities import FollowsFilm
 from deblur_deploy.runtime.runner import infer_finite, open_with
@@ -176,7 +177,7 @@ class _Measure:
         """The next frame of a film."""
         self._psnr.append(psnr_db(restored, sharp))
         if self._before is not None:
-            motion = find_motion(quarter_gray(_whole(sharp)), quarter_gray(_whole(self._before[1])))
+            motion = find_motion(quarter_gray(sharp), quarter_gray(self._before[1]))
             if motion.trust.any() and not motion.is_cut:
                 change, wanted = (
                     flicker(now, then, motion) for now, then in zip((restored, sharp), self._before, strict=True)
@@ -200,18 +201,13 @@ def flicker(now: Image8, before: Image8, motion: Motion) -> float:
         motion: From ``now`` to ``before``, of a quarter of the size.
     """
     height, width = now.shape[:2]
-    whole = motion.flow.shape[2] * STRIDE, motion.flow.shape[1] * STRIDE
-    flow = [cv2.resize(plane, whole, interpolation=cv2.INTER_LINEAR)[:height, :width] for plane in motion.flow * STRIDE]
+    whole = motion.flow.shape[2] * FLOW_STRIDE, motion.flow.shape[1] * FLOW_STRIDE
+    flow = [
+        cv2.resize(plane, whole, interpolation=cv2.INTER_LINEAR)[:height, :width] for plane in motion.flow * FLOW_STRIDE
+    ]
     trust = cv2.resize(motion.trust[0], whole, interpolation=cv2.INTER_NEAREST)[:height, :width] > 0
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     moved: NDArray[np.float32] = cv2.remap(
         before.astype(np.float32), x + flow[0], y + flow[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return float(np.abs(now - moved)[trust].mean())
-
-
-def _whole(frame: Image8) -> Image8:
-    """The frame without the last rows and columns that make no whole cell of the flow; at least one cell."""
-    height, width = frame.shape[:2]
-    pad = ((0, -height % STRIDE), (0, -width % STRIDE), (0, 0))
-    return np.pad(frame, pad, mode="edge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import Resolution, from_batch, to_batch
-from deblur_deploy.data.pairs import Pair, crop_pair
+from deblur_deploy.data.pairs import crop_pair
 from deblur_deploy.quality.metrics import psnr_db
 from deblur_deploy.report.photographs import Photograph, View
 from deblur_deploy.report.stages import ReportStage
-from deblur_deploy.runtime.runner import fixed_size, open_with, takes_film
+from deblur_deploy.runtime.abilities import FollowsFilm
+from deblur_deploy.runtime.runner import Runner, fixed_size, open_with, takes_film
 from deblur_deploy.runtime.runtimes import OpenOptions
 
 _FILMS, _FRAMES, _FRAME_WIDTH = 2, 3, 320
@@ -24,12 +26,10 @@ _FILMS, _FRAMES, _FRAME_WIDTH = 2, 3, 320
 
 def temporal_artifact(stages: Sequence[ReportStage]) -> Artifact | None:
     """The last checkpoint or file among some stages that takes the frame before."""
-    taking = [
-        stage.artifact
-        for stage in stages
-        if takes_film(stage.artifact) or (stage.artifact.kind == "checkpoint" and _is_temporal(stage.artifact))
-    ]
-    return next((artifact for artifact in reversed(taking) if artifact.kind != "engine"), None)
+    for artifact in (stage.artifact for stage in reversed(stages) if stage.artifact.kind != "engine"):
+        if takes_film(artifact) or (artifact.kind == "checkpoint" and artifact.network.config.get("temporal")):
+            return artifact
+    return None
 
 
 def film_strips(artifact: Artifact, folder: Path | None) -> Iterator[Photograph]:
@@ -45,24 +45,24 @@ def film_strips(artifact: Artifact, folder: Path | None) -> Iterator[Photograph]
     from deblur_deploy.data.films import load_films  # it needs OpenCV, and other reports do not
 
     size = fixed_size(artifact.image)
-    for pairs in load_films(folder)[:_FILMS]:
-        frames = [crop_pair(pair, size) for pair in pairs] if size else pairs
-        ways = {"frame by frame": _restored(artifact, frames, temporal=False)}
-        ways["temporal"] = _restored(artifact, frames, temporal=True)
-        blurred, sharp = [frame.blurred for frame in frames], [frame.sharp for frame in frames]
-        versions = {"blurred": blurred, **ways}
-        views = [View(way, _strip(pictures), _mean_db(pictures, sharp)) for way, pictures in versions.items()]
-        name = f"film of {pairs[0].name.partition('#')[0]}, last {min(_FRAMES, len(frames))} frames"
-        yield Photograph(name, (*views, View("sharp", _strip(sharp), None)))
+    with ExitStack() as stack:
+        runners = {
+            way: stack.enter_context(open_with(artifact, None, OpenOptions(temporal=temporal)))
+            for way, temporal in (("frame by frame", False), ("temporal", True))
+        }
+        for pairs in load_films(folder)[:_FILMS]:
+            frames = [crop_pair(pair, size) for pair in pairs] if size else pairs
+            blurred, sharp = [frame.blurred for frame in frames], [frame.sharp for frame in frames]
+            versions = {"blurred": blurred} | {way: _restored(runner, blurred) for way, runner in runners.items()}
+            views = [View(way, _strip(pictures), _mean_db(pictures, sharp)) for way, pictures in versions.items()]
+            name = f"film of {pairs[0].name.partition('#')[0]}, last {min(_FRAMES, len(frames))} frames"
+            yield Photograph(name, (*views, View("sharp", _strip(sharp), None)))
 
 
-def _is_temporal(artifact: Artifact) -> bool:
-    return bool(artifact.network.config.get("temporal"))
-
-
-def _restored(artifact: Artifact, frames: Sequence[Pair], *, temporal: bool) -> list[NDArray[np.uint8]]:
-    with open_with(artifact, None, OpenOptions(temporal=temporal)) as runner:
-        return [from_batch(runner.infer(to_batch(frame.blurred))) for frame in frames]
+def _restored(runner: Runner, film: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    if isinstance(runner, FollowsFilm):
+        runner.begin_film()
+    return [from_batch(runner.infer(to_batch(frame))) for frame in film]
 
 
 def _mean_db(pictures: Sequence[NDArray[np.uint8]], sharp: Sequence[NDArray[np.uint8]]) -> float:

@@ -8,20 +8,22 @@ cut.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError, MissingDependencyError
+from deblur_deploy.core.images import from_batch
 from deblur_deploy.core.tables import from_table
+from deblur_deploy.network.steps import flow_size, not_temporal
 from deblur_deploy.runtime.abilities import KeepsMemory
 from deblur_deploy.runtime.runner import Batch, Runner
 from deblur_deploy.runtime.runtimes import RUNTIMES
 
 try:
-    from deblur_deploy.data.optical_flow import STRIDE, find_motion, quarter_gray
+    from deblur_deploy.data.optical_flow import find_motion, quarter_gray
 except ModuleNotFoundError as err:
     raise MissingDependencyError(
         "motion between frames is found with OpenCV, which is not installed", hint="pip install 'deblur-deploy[video]'"
@@ -77,7 +79,7 @@ class TemporalRunner(Runner):
         height, width = batch.shape[-2:]
         before, gray = self._before, None
         if self._remembers:
-            gray = quarter_gray(_padded_to_stride(_codes(batch)))
+            gray = quarter_gray(from_batch(batch))
         if before is None or gray is None or before.restored.shape != batch.shape:
             known, self.begins = None, self.begins + 1
         else:
@@ -86,7 +88,7 @@ class TemporalRunner(Runner):
             self.cuts += motion.is_cut
         tensors: dict[str, NDArray[np.float32]] = {"blurred": batch}
         if before is None or known is None:
-            small = -(-height // STRIDE), -(-width // STRIDE)
+            small = flow_size(height, width)
             tensors |= {"before": batch, "state": np.zeros(self._state_of(height, width), np.float32)}
             tensors |= {"flow": np.zeros((1, 2, *small), np.float32), "trust": np.zeros((1, 1, *small), np.float32)}
         else:
@@ -99,11 +101,12 @@ class TemporalRunner(Runner):
         return restored
 
 
-class _Before:
+class _Before(NamedTuple):
     """The frame before: its result (1, 3, H, W), its state, and what motion is looked for in."""
 
-    def __init__(self, restored: Batch, state: NDArray[np.float32], gray: NDArray[np.uint8]) -> None:
-        self.restored, self.state, self.gray = restored, state, gray
+    restored: Batch
+    state: NDArray[np.float32]
+    gray: NDArray[np.uint8]
 
 
 def require_temporal(artifact: Artifact, name: str) -> None:
@@ -118,10 +121,7 @@ def require_temporal(artifact: Artifact, name: str) -> None:
             does not run it.
     """
     if artifact.kind == "checkpoint" and not artifact.network.config.get("temporal"):
-        raise ConfigError(
-            f"{artifact.path} is not a temporal network",
-            hint="leave out --temporal, or train one: a recipe with [clip], and --init with this one",
-        )
+        raise not_temporal(artifact.path)
     if artifact.kind != "checkpoint" and artifact.image.state is None:
         raise ConfigError(
             f"{artifact.path} does not take the frame before",
@@ -146,14 +146,3 @@ def _state_of(artifact: Artifact) -> Callable[[int, int], tuple[int, ...]]:
 
     config = from_table(SRNConfig, artifact.network.config, "network.config")
     return lambda height, width: state_shape(config, height, width)
-
-
-def _codes(batch: Batch) -> NDArray[np.uint8]:
-    """(1, 3, H, W) in [0, 1] to (H, W, 3) uint8."""
-    codes: NDArray[np.uint8] = (np.clip(batch[0].transpose(1, 2, 0), 0, 1) * 255 + 0.5).astype(np.uint8)
-    return codes
-
-
-def _padded_to_stride(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = frame.shape[:2]
-    return np.pad(frame, ((0, -height % STRIDE), (0, -width % STRIDE), (0, 0)), mode="edge")

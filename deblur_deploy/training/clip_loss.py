@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from deblur_deploy.config import ClipConfig, FitConfig, LossConfig
 from deblur_deploy.data.clips import PLANES
 from deblur_deploy.network.srn import SCALES, SRN
-from deblur_deploy.network.temporal import FLOW_STRIDE, FrameBefore, forward_frame
+from deblur_deploy.network.steps import FLOW_STRIDE
+from deblur_deploy.network.temporal import FrameBefore, forward_frame
 from deblur_deploy.network.warp import warp
 from deblur_deploy.training.losses import Objective
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deblur_deploy.data.optical_flow import STRIDE, find_motion, quarter_gray
+from deblur_deploy.data.optical_flow import find_motion, quarter_gray
+from deblur_deploy.network.steps import FLOW_STRIDE
 
 
 def moved(photo: NDArray[np.uint8], right: int, down: int) -> NDArray[np.uint8]:
@@ -30,7 +31,7 @@ def test_a_shift_is_found_in_pixels_of_a_quarter_of_the_size(photo, right, down)
     assert not motion.is_cut
     # What is here now was further left and further up.
     found = motion.flow[:, inside].mean(axis=1)
-    assert found == pytest.approx((-right / STRIDE, -down / STRIDE), abs=0.2)
+    assert found == pytest.approx((-right / FLOW_STRIDE, -down / FLOW_STRIDE), abs=0.2)
 
 
 def test_what_came_in_from_outside_is_not_trusted(photo):

@@ -11,10 +11,10 @@ from torch import Tensor
 from deblur_deploy.core.artifact import new_step
 from deblur_deploy.network.checkpoint import import_checkpoint, load_network, save_network, spec_of
 from deblur_deploy.network.srn import SRN, SRNConfig
+from deblur_deploy.network.steps import flow_size
 from deblur_deploy.network.temporal import (
     FrameBefore,
     TemporalStep,
-    flow_size,
     forward_frame,
     make_temporal,
     state_shape,
