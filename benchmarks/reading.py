@@ -79,7 +79,7 @@ class Reading:
         original: Name of a shipped generator.
         compressed: Name of the INT8 one made from it.
         runtime: What both run in, as ONNX files.
-        photos: How many of the shipped evaluation photographs are used, the first of them.
+        images: How many of the shipped evaluation photographs are used, the first of them.
         repeats: How often each photograph and each CT slice is used, with other texts and another motion.
         heights: Range of the heights of capital letters, in pixels.
         blurs: The blurs.
@@ -90,7 +90,7 @@ class Reading:
     original: str
     compressed: str
     runtime: str
-    photos: int
+    images: int
     repeats: int
     heights: tuple[float, float]
     blurs: tuple[Blur, ...]
@@ -127,7 +127,7 @@ class Reading:
     def _read(self, index: int, runners: Sequence[Runner]) -> NDArray[np.int64]:
         """What is read under one blur: (pictures, versions, 4) characters read, all, plates read in full, all."""
         reader, expose, found = TextReader(), blur_function(self.blurs[index].config), []
-        for number, photo in enumerate(load_photos(None, "evaluation")[: self.photos]):
+        for number, photo in enumerate(load_photos(None, "evaluation")[: self.images]):
             for repeat in range(self.repeats):
                 written, texts = write_on(photo, self.heights, np.random.default_rng([number, repeat]))
                 blurred = expose(written, np.random.default_rng([number, repeat, index])).blurred

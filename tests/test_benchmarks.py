@@ -248,6 +248,12 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
     assert str(scenarios["frame-640x360"].work.bench.resolution) == "640x360"
 
 
+def test_what_is_given_on_the_command_line_is_not_in_the_scenarios(benchmarks):
+    for scenario in benchmarks.load_scenarios(BENCHMARKS):
+        set_already = [name for name in benchmarks._PLACES if getattr(scenario.work, name, None) is not None]
+        assert not set_already, scenario.name
+
+
 def test_the_pruned_network_of_the_scenario_has_2_6_million_parameters(benchmarks):
     work = benchmarks.load_scenario(BENCHMARKS / "scenarios/prune-graph.toml").work
     with torch.device("meta"):

@@ -166,14 +166,21 @@ def test_a_compressed_generator_comes_from_the_shipped_one_and_costs_what_its_ca
     earlier = len(original.history)
     assert compressed.history[:earlier] == original.history
     assert compressed.history[earlier].parent == original.sha256
-    assert [step.stage for step in compressed.history[earlier:]] == ["prune", "qat"]
+    pruned, quantized, reduced = compressed.history[earlier:]
+    assert [step.stage for step in (pruned, quantized, reduced)] == ["prune", "qat", "qat"]
     recipe = load_run_recipe(shipped("models") / name / "recipe.toml")
     assert recipe.prune
     assert recipe.qat
     keep = int(name.split("-p")[1].split("-")[0]) / 100  # srn-base-p70-int8
     assert recipe.prune.budget == ("keep", keep)  # which an older manifest has as None, the default
-    for settings, step in zip((recipe.prune, recipe.qat), compressed.history[earlier:], strict=True):
-        assert differing(without_infinity(dataclasses.asdict(settings)), step.config) <= {"keep", "tuning.photos"}
+    for settings, step, others in (
+        (recipe.prune, pruned, {"keep"}),
+        (recipe.qat, quantized, set()),
+        (recipe.qat, reduced, {"tuning.fit.steps"}),
+    ):
+        made = without_infinity(dataclasses.asdict(settings))
+        assert differing(made, step.config) <= {"tuning.photos", *others}
+    assert compressed.network.quantization["reduce_range"]
 
     exported = export_onnx(compressed, ExportConfig(640, 360), tmp_path / "onnx")
     report = evaluate(exported, pairs, "onnxruntime")

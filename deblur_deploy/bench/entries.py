@@ -130,12 +130,14 @@ class BenchEntry:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What to know about an INT8 file on the processor before its time is taken for that of INT8."""
-        if (self.artifact.network.quantization or {}).get("format") != "int8" or self.artifact.kind != "onnx":
+        quantization = self.artifact.network.quantization or {}
+        if quantization.get("format") != "int8" or self.artifact.kind != "onnx":
             return ()
         if self.runtime == "onnxruntime":
             return (INT8_IN_ONNXRUNTIME,)
-        if self.runtime.startswith("openvino") and not _multiplies_int8_exactly():
-            return ("this processor has no VNNI, so what is quantized is computed in float32",)
+        reduced = quantization.get("reduce_range")
+        if self.runtime.startswith("openvino") and not reduced and not _multiplies_int8_exactly():
+            return ("this processor has no VNNI, so what is quantized over the full range is computed in float32",)
         return ()
 
     @property

@@ -38,6 +38,10 @@ def command(
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Quantize weights and leave activations in float.")
     ] = False,
+    reduce_range: Annotated[
+        bool,
+        typer.Option(help="Keep INT8 weights within ±64, so that processors without VNNI compute in INT8, too."),
+    ] = True,
     calibrator: Annotated[str, typer.Option(help="Activation ranges by: max, percentile, entropy or mse.")] = "max",
     percentile: Annotated[float, typer.Option(help="For --calibrator percentile: percent within the range.")] = 99.99,
     max_drop: Annotated[
@@ -56,6 +60,7 @@ def command(
         include=tuple(include or ()),
         format=cast(Any, format),
         weights_only=weights_only,
+        reduce_range=reduce_range,
         calibrator=cast(Any, calibrator),
         percentile=percentile,
         max_drop=max_drop,

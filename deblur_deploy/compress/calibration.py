@@ -1,6 +1,10 @@
 """Ranges of quantizers: read from pictures before the fine-tuning, followed during its first part.
 
-Weights always take the largest magnitude of each channel: they are few and known, so none is clipped.
+Weights always take the largest magnitude of each channel: they are few and known, so none is clipped. With a reduced
+range it is twice that, which leaves codes within ±64: a sum of two products with 8-bit activations then fits into 16
+bits, which is all that x86 processors without VNNI have for it, and they multiply in INT8, too. PyTorch and onnxruntime
+call this ``reduce_range``.
+
 Activations have four calibrators (``--calibrator``), all over the magnitudes that enter a layer on the calibration
 pictures: the largest (``max``), one that a share of the values stays below (``percentile``), the one whose quantized
 histogram diverges least from the true one (``entropy``), and the one with the least squared error (``mse``).
@@ -61,13 +65,14 @@ def calibrate(net: nn.Module, frames: Sequence[NDArray[np.float32]], scheme: Qua
             f"nothing but zeros enters {', '.join(dead)} on the calibration pictures, so its range is degenerate",
             hint=f"calibrate on other photographs, or keep it in float with --exempt {dead[0]}",
         )
-    if scheme.calibrator == "max":
-        for quantizer in quantizers.values():
-            quantizer.load_calib_amax()
-        return watch.peaks
     inputs = {name: quantizer for name, quantizer in quantizers.items() if name.endswith(_INPUT)}
     for name in quantizers.keys() - inputs.keys():
         quantizers[name].load_calib_amax()
+        quantizers[name].amax = quantizers[name].amax * _headroom(scheme)
+    if scheme.calibrator == "max":
+        for quantizer in inputs.values():
+            quantizer.load_calib_amax()
+        return watch.peaks
     for name, quantizer in inputs.items():
         quantizer.set_from_attribute_config({"calibrator": "histogram"})
         # One value at the peak lays out the bins, which would otherwise grow with the first picture's range.
@@ -76,6 +81,34 @@ def calibrate(net: nn.Module, frames: Sequence[NDArray[np.float32]], scheme: Qua
     for quantizer in inputs.values():
         _load_range(quantizer, scheme)
     return watch.peaks
+
+
+def settle_weights(net: nn.Module, scheme: QuantScheme) -> None:
+    """Clip the weights that have grown out of a reduced range while it was frozen, in place.
+
+    Args:
+        net: A fine-tuned network with quantizers.
+        scheme: Says whether the range is reduced; if not, the quantizers themselves clip.
+    """
+    if scheme.reduce_range:
+        for quantizer, weight in _quantized_weights(net):
+            largest = quantizer.amax / _headroom(scheme)
+            weight.data.copy_(torch.minimum(torch.maximum(weight.data, -largest), largest))
+
+
+def _headroom(scheme: QuantScheme) -> float:
+    """By how much the range of a weight exceeds its largest magnitude."""
+    return 2.0 if scheme.reduce_range else 1.0
+
+
+def _quantized_weights(net: nn.Module) -> list[tuple[Any, Tensor]]:
+    """The quantizer of every quantized weight, with the weight."""
+    parameters = dict(net.named_parameters(remove_duplicate=False))  # a weight of several layers under each name
+    return [
+        (quantizer, parameters[name.removesuffix("_quantizer")])
+        for name, quantizer in enabled_quantizers(net)
+        if not name.endswith(_INPUT)
+    ]
 
 
 def _check_frames(frames: Sequence[NDArray[np.float32]]) -> None:
@@ -205,19 +238,16 @@ class RangeFollower(PeakWatch):
         net: A calibrated network.
         peaks: What :func:`calibrate` returned for it.
         momentum: Share of the way that an activation's range moves in one step.
+        scheme: Says whether the range of weights is reduced.
     """
 
-    def __init__(self, net: nn.Module, peaks: Mapping[str, float], momentum: float) -> None:
+    def __init__(self, net: nn.Module, peaks: Mapping[str, float], momentum: float, scheme: QuantScheme) -> None:
         super().__init__(net)
         self._momentum = momentum
         self._average = dict(peaks)
         self._part = {name: float(self._quantizers[name].amax) / peak for name, peak in peaks.items()}
-        parameters = dict(net.named_parameters(remove_duplicate=False))  # a weight of several layers under each name
-        self._weights = [
-            (quantizer, parameters[name.removesuffix("_quantizer")])
-            for name, quantizer in enabled_quantizers(net)
-            if not name.endswith(_INPUT)
-        ]
+        self._weights = _quantized_weights(net)
+        self._headroom = _headroom(scheme)
 
     def step(self) -> None:
         """Move the ranges after an optimiser step."""
@@ -228,4 +258,4 @@ class RangeFollower(PeakWatch):
         self.peaks.clear()
         for quantizer, weight in self._weights:
             shared = [axis for axis in range(weight.ndim) if quantizer.axis != axis]
-            quantizer.amax = weight.detach().abs().amax(shared).reshape(quantizer.amax.shape)
+            quantizer.amax = self._headroom * weight.detach().abs().amax(shared).reshape(quantizer.amax.shape)

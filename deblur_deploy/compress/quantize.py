@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from deblur_deploy.compress.calibration import RangeFollower, calibrate
+from deblur_deploy.compress.calibration import RangeFollower, calibrate, settle_weights
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, tuning_photos
 from deblur_deploy.compress.quant_sensitivity import QuantScanReport, hold_budget, scan_layers
 from deblur_deploy.compress.teacher import measure_teacher
@@ -68,9 +68,10 @@ def qat(source: Artifact, config: QatConfig, out: Path, on_step: OnStep | None =
     pairs = evaluation_pairs(config.tuning)
     judged = measure_teacher(source, teacher, pairs)
     figures: dict[str, Any] = {"psnr_float_db": judged.psnr_db, "psnr_untuned_db": evaluate_network(net, pairs)}
-    follower = RangeFollower(net, peaks, RANGE_MOMENTUM)
+    follower = RangeFollower(net, peaks, RANGE_MOMENTUM, scheme)
     with follower:
         report = finetune(net, teacher, config.tuning, _following(follower, config, on_step))
+    settle_weights(net, scheme)
     round_float_weights(net)
     held: dict[str, Any] = {}
     if config.max_drop is not None:
@@ -139,6 +140,7 @@ def plan_scheme(net: Generator, config: QatConfig) -> QuantScheme:
     return QuantScheme(
         config.format,
         weights_only=config.weights_only,
+        reduce_range=config.reduce_range and config.format == "int8" and not config.weights_only,
         calibrator=config.calibrator,
         percentile=config.percentile if config.calibrator == "percentile" else None,
         exempt=tuple(name for name in exempt if name not in config.include),

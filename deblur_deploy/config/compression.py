@@ -138,6 +138,7 @@ class QatConfig:
         exempt: Further layers that stay in float, besides the first, the last and those that predict offsets.
         include: Layers of those three kinds to quantize all the same.
         format: ``int8``, or ``fp8`` (E4M3); ``weights_only`` leaves activations in float.
+        reduce_range: Codes of INT8 weights stay within ±64, with which processors without VNNI multiply exactly.
         calibrator: How ranges are found on ``calibration_images`` photographs (see ``compress/calibration.py``).
         max_drop: Most dB that may be lost against the float source; sensitive layers are exempted until it holds.
         freeze_share: Last share of the fine-tuning steps, in which the ranges no longer follow the network.
@@ -148,6 +149,7 @@ class QatConfig:
     include: tuple[str, ...] = ()
     format: Literal["int8", "fp8"] = "int8"
     weights_only: bool = False
+    reduce_range: bool = True
     calibrator: Literal["max", "percentile", "entropy", "mse"] = "max"
     percentile: float = 99.99
     calibration_images: int = 8

@@ -46,6 +46,7 @@ class QuantScheme:
         format: ``int8``, or ``fp8`` (E4M3).
         bits: Bits of a quantized value, which is 8 in both formats.
         weights_only: Activations stay in float.
+        reduce_range: The codes of INT8 weights stay within ±64.
         calibrator: How the ranges of activations were found.
         percentile: Share of the values in percent that lies within the range, where the calibrator is ``percentile``.
         exempt: Layers that stay in float.
@@ -54,6 +55,7 @@ class QuantScheme:
     format: Literal["int8", "fp8"] = "int8"
     bits: Literal[8] = 8
     weights_only: bool = False
+    reduce_range: bool = False
     calibrator: Literal["max", "percentile", "entropy", "mse"] = "max"
     percentile: float | None = None
     exempt: tuple[str, ...] = ()

@@ -22,6 +22,9 @@ from deblur_deploy.runtime.runner import Runner
 from deblur_deploy.runtime.runtimes import OpenOptions, find_runtime
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_LARGEST_CODE = 64
+"""Of a weight: 64 * 255 + 64 * 255 still fits into 16 bits with a sign."""
+
 _WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
 """Instruction sets without bfloat16, as oneDNN calls them."""
 
@@ -29,9 +32,9 @@ _WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "
 class OpenVINORunner(Runner):
     """An ONNX file in OpenVINO's CPU plugin, tuned for latency.
 
-    Convolutions between QuantizeLinear and DequantizeLinear run in INT8 with either precision, where the processor
-    multiplies 8-bit integers exactly; the precision is that of everything else. Nothing is left to OpenVINO's defaults
-    that would give another picture on another processor.
+    Convolutions between QuantizeLinear and DequantizeLinear run in INT8 with either precision; the precision is that of
+    everything else. Where the processor adds products in 16 bits, a file whose weights need more is computed in
+    float32. Nothing is left to OpenVINO's defaults that would give another picture on another processor.
 
     Args:
         artifact: An ONNX artifact.
@@ -53,12 +56,13 @@ class OpenVINORunner(Runner):
             "CPU_DENORMALS_OPTIMIZATION": True,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
-        if artifact.network.quantization is not None and not multiplies_int8_exactly():
-            settings["LP_TRANSFORMS_MODE"] = False  # quantized files are computed in float32
         try:
             core = openvino.Core()
+            model = read_for_openvino(core, artifact.path)
+            if not multiplies_int8_exactly() and not _adds_within_16_bits(model):
+                settings["LP_TRANSFORMS_MODE"] = False  # what is quantized is computed in float32
             with flushed_denormals():  # which compiling would set and leave
-                compiled = core.compile_model(read_for_openvino(core, artifact.path), "CPU", settings)
+                compiled = core.compile_model(model, "CPU", settings)
         except (RuntimeError, OSError, DecodeError, onnx.checker.ValidationError) as err:
             raise ArtifactError(
                 f"OpenVINO cannot read {artifact.path}: {_reason(err)}", hint="export it again"
@@ -133,6 +137,13 @@ def multiplies_int8_exactly() -> bool:
     compiled = openvino.Core().compile_model(openvino.Model([convolved], [picture]), "CPU", settings)
     found = compiled(np.full((1, channels, side, side), largest, np.float32))[0]
     return bool(np.all(found == largest * largest * channels * 9))
+
+
+def _adds_within_16_bits(model: openvino.Model) -> bool:
+    """Whether no sum of two products of an 8-bit weight and an 8-bit activation leaves 16 bits (``reduce_range``)."""
+    kinds = (openvino.Type.i8, openvino.Type.u8)
+    constants = (op for op in model.get_ops() if op.get_type_name() == "Constant" and op.get_element_type() in kinds)
+    return all(np.abs(op.data.astype(np.int16)).max(initial=0) <= _LARGEST_CODE for op in constants)
 
 
 def _reason(err: BaseException) -> str:

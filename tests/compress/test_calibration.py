@@ -149,7 +149,7 @@ def test_a_followed_range_is_a_moving_average_that_keeps_its_part_of_the_largest
     insert_quantizers(net, dataclasses.asdict(scheme))
     peaks = calibrate(net, frames, scheme)
     before = float(read_ranges(net)[f"{LAYER}.input_quantizer._amax"])
-    with RangeFollower(net, peaks, momentum=0.25) as follower, torch.no_grad():
+    with RangeFollower(net, peaks, momentum=0.25, scheme=scheme) as follower, torch.no_grad():
         net(torch.from_numpy(frames[0] * 0.5))
         peak = follower.peaks[LAYER]
         follower.step()
@@ -179,12 +179,12 @@ def test_layers_with_one_weight_are_quantized_and_followed(frames):
     scheme = plan_scheme(net, QatConfig())
     insert_quantizers(net, dataclasses.asdict(scheme))
     peaks = calibrate(net, frames, scheme)
-    with RangeFollower(net, peaks, momentum=0.5) as follower, torch.no_grad():
+    with RangeFollower(net, peaks, momentum=0.5, scheme=scheme) as follower, torch.no_grad():
         net.layers[1].weight *= 2
         net(torch.from_numpy(frames[0]))
         follower.step()
     round_float_weights(net)
-    largest = net.layers[1].weight.detach().abs().amax((1, 2, 3))
+    largest = 2 * net.layers[1].weight.detach().abs().amax((1, 2, 3))  # with a reduced range
     for name in ("1", "2"):
         torch.testing.assert_close(read_ranges(net)[f"layers.{name}.weight_quantizer._amax"].flatten(), largest)
     assert net.layers[3].weight is net.layers[0].weight

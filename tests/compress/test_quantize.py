@@ -22,6 +22,7 @@ from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import default_exemptions, quantizable_layers, read_ranges
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.quality.evaluate import evaluate_network
+from deblur_deploy.training.loop import FitReport
 
 EXEMPT = ("levels.0.enter", "deform.deform.conv_offset", "head")
 
@@ -201,6 +202,7 @@ def test_a_quantized_artifact_is_plain_data_and_rebuilds_bit_for_bit(net, config
         "format": "int8",
         "bits": 8,
         "weights_only": False,
+        "reduce_range": True,
         "calibrator": "max",
         "percentile": None,
         "exempt": list(EXEMPT),
@@ -213,6 +215,35 @@ def test_a_quantized_artifact_is_plain_data_and_rebuilds_bit_for_bit(net, config
     assert read_ranges(first).keys() == read_ranges(second).keys()
     assert quantized.figures["psnr_db"] > 10
     assert capsys.readouterr().out == ""  # stdout belongs to --json
+
+
+@pytest.mark.parametrize(
+    ("config", "reduced"),
+    [({}, True), ({"reduce_range": False}, False), ({"weights_only": True}, False), ({"format": "fp8"}, False)],
+    ids=["by default", "not asked for", "weights only", "fp8"],
+)
+def test_where_the_range_of_weights_is_reduced(net, config, reduced):
+    assert plan_scheme(net, QatConfig(**config)).reduce_range is reduced
+
+
+def test_weights_that_grew_after_the_ranges_were_frozen_stay_within_64_codes(net, config, tmp_path, monkeypatch):
+    def grow(net, *_):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter *= 1.5
+        return FitReport(0, 0.0, 0.0, None)
+
+    monkeypatch.setattr(quantize, "finetune", grow)
+    source = save_network(tmp_path / "net", net, spec_of(net), new_step("import", {}, None, {}))
+    quantized = load_network(qat(source, config, tmp_path / "qat"))
+    weights, ranges = dict(quantized.named_parameters()), read_ranges(quantized)
+    largest = [
+        float((weights[name.removesuffix("_quantizer._amax")].detach() * 127 / amax).abs().max())
+        for name, amax in ranges.items()
+        if name.endswith("weight_quantizer._amax")
+    ]
+    assert max(largest) <= 64
+    assert min(largest) > 63  # the range that is there is used
 
 
 def test_quantizing_twice_is_refused(net, config, tmp_path):

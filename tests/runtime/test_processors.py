@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,6 +40,7 @@ QUICK = (
     "graph/test_for_openvino.py::test_the_projects_own_node_is_the_same_operator",
     "graph/test_for_openvino.py::test_a_bias_used_twice_is_copied_and_changes_nothing",
     "runtime/test_processors.py::test_the_largest_int8_numbers_are_multiplied_exactly",
+    "runtime/test_processors.py::test_a_reduced_range_is_multiplied_exactly_in_int8",
     "export/test_quantized_export.py::test_runtimes_give_the_picture_of_fake_quantization[int8-openvino]",
 )
 THOROUGH = ("runtime", "network/test_deform_conv.py", "export/test_precision.py", "graph/test_frames.py")
@@ -84,10 +86,16 @@ def test_a_limit_on_onednn_is_one_on_bfloat16(monkeypatch: pytest.MonkeyPatch, n
     assert not computes_bf16()
 
 
-def write_artifact_of(model: onnx.ModelProto, path: Path, *, quantized: bool = False) -> Artifact:
+def write_artifact_of(model: onnx.ModelProto, path: Path) -> Artifact:
     onnx.save(model, path)
-    network = NetworkSpec("probe", {}, {"format": "int8"} if quantized else None)
-    return Artifact("onnx", path, "0" * 64, network, ImageSpec(), (Step("probe", {}, {}, None, "", {}),))
+    steps = (Step("probe", {}, {}, None, "", {}),)
+    return Artifact("onnx", path, "0" * 64, NetworkSpec("probe", {}, None), ImageSpec(), steps)
+
+
+def primitives(runner: ov.OpenVINORunner) -> list[str]:
+    """What OpenVINO computes each operator with."""
+    operators = runner._compiled.get_runtime_model().get_ordered_ops()
+    return [op.get_rt_info()["primitiveType"].astype(str) for op in operators]
 
 
 def largest_int8_model(signed: bool) -> onnx.ModelProto:
@@ -115,7 +123,7 @@ def largest_int8_model(signed: bool) -> onnx.ModelProto:
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_the_largest_int8_numbers_are_multiplied_exactly(tmp_path: Path, runtime: str, signed: bool) -> None:
-    artifact = write_artifact_of(largest_int8_model(signed), tmp_path / "largest.onnx", quantized=True)
+    artifact = write_artifact_of(largest_int8_model(signed), tmp_path / "largest.onnx")
     with open_runner(artifact, runtime, threads=1) as runner:
         found = runner.infer(np.ones((1, 3, 16, 16), np.float32))
     np.testing.assert_allclose(found[0, :, 1:-1, 1:-1], 27.0, rtol=1e-5)
@@ -126,10 +134,9 @@ def test_without_exact_int8_arithmetic_openvino_computes_in_float32(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool
 ) -> None:
     monkeypatch.setattr(ov, "multiplies_int8_exactly", lambda: exact)
-    artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx", quantized=True)
+    artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx")
     with ov.OpenVINORunner(artifact, threads=1) as runner:
-        operators = runner._compiled.get_runtime_model().get_ordered_ops()
-        kinds = [op.get_rt_info()["primitiveType"].astype(str) for op in operators]
+        kinds = primitives(runner)
         found = runner.infer(np.ones((1, 3, 16, 16), np.float32))
     in_int8 = any(kind.endswith("_I8") for kind in kinds)
     if not exact:
@@ -139,11 +146,62 @@ def test_without_exact_int8_arithmetic_openvino_computes_in_float32(
         assert in_int8
 
 
+def reduced_model(signed: bool, operator: str, settings: dict[str, Any]) -> tuple[onnx.ModelProto, NDArray[np.int8]]:
+    """A quantized convolution of 16 to 16 channels with codes within ±64, some channels full of them; from codes."""
+    kind = np.int8 if signed else np.uint8
+    side, groups = settings["kernel_shape"][0], settings.get("group", 1)
+    kernel = np.random.default_rng(0).integers(-64, 65, (16, 16 // groups, side, side)).astype(np.int8)
+    kernel[:4], kernel[4:8] = 64, -64
+    constants = {"kernel": kernel, "one": np.float32(1), "zero": kind(0), "zero8": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["kernel", "one", "zero8"], ["w"]),
+        helper.make_node(operator, ["d", "w"], ["y"], **settings),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 16, None, None]) for name in ("x", "y")]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "reduced", values[:1], values[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), kernel
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    ("operator", "settings"),
+    [
+        ("Conv", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+        ("Conv", {"kernel_shape": [3, 3], "strides": [2, 2]}),
+        ("Conv", {"kernel_shape": [3, 3], "dilations": [2, 2]}),
+        ("Conv", {"kernel_shape": [1, 1]}),
+        ("Conv", {"kernel_shape": [3, 3], "group": 16}),
+        ("ConvTranspose", {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ],
+    ids=["3x3", "strided", "dilated", "1x1", "depthwise", "transposed"],
+)
+def test_a_reduced_range_is_multiplied_exactly_in_int8(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, signed: bool, operator: str, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(ov, "multiplies_int8_exactly", lambda: False)
+    model, kernel = reduced_model(signed, operator, settings)
+    low, high = (-128, 127) if signed else (0, 255)
+    picture = np.random.default_rng(1).integers(low, high + 1, (1, 16, 14, 14)).astype(np.float32)
+    picture[..., :7], picture[..., 7:9] = high, low
+    apply = torch.conv2d if operator == "Conv" else torch.conv_transpose2d
+    arguments: dict[str, Any] = {"stride": settings.get("strides", 1), "padding": settings.get("pads", [0])[0]}
+    arguments |= {"dilation": settings.get("dilations", 1), "groups": settings.get("group", 1)}
+    expected = apply(torch.from_numpy(picture).double(), torch.from_numpy(kernel).double(), **arguments)
+    with ov.OpenVINORunner(write_artifact_of(model, tmp_path / "reduced.onnx"), threads=1) as runner:
+        found = runner._compiled(picture)[0]
+        kinds = primitives(runner)
+    assert any(kind.lower().endswith("_i8") for kind in kinds)
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
 def test_without_exact_int8_arithmetic_onnxruntime_computes_in_float32(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(ort, "adds_int8_exactly", lambda: False)
-    artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx", quantized=True)
+    artifact = write_artifact_of(largest_int8_model(True), tmp_path / "largest.onnx")
     options = ort.session_options(1)
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
