@@ -134,7 +134,7 @@ def place(scenario: Scenario, places: Mapping[str, Path]) -> Scenario:
         if not hasattr(scenario.work, name):
             raise ConfigError(
                 f"{scenario.name} takes no --{name}",
-                hint="compression takes --photos, films --pairs, unpaired both, and real-network all three",
+                hint="compression takes --photos, films --pairs, unpaired both, real-network and max-ms all three",
             )
     return replace(scenario, work=replace(scenario.work, **places))
 

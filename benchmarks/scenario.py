@@ -22,6 +22,7 @@ from networks import Networks
 from published import PublishedCosts
 from reading import Reading
 from real_network import RealNetwork
+from search_time import SearchTime
 from shipped_pair import ShippedPair
 from train_step import TrainStep
 from unpaired import Unpaired
@@ -54,6 +55,7 @@ Work = (
     | TrainStep
     | RealNetwork
     | MaxMs
+    | SearchTime
     | Films
     | Unpaired
 )
@@ -82,6 +84,7 @@ KINDS: Mapping[str, type[Work]] = {
     "train-step": TrainStep,
     "real-network": RealNetwork,
     "max-ms": MaxMs,
+    "search-time": SearchTime,
     "films": Films,
     "unpaired": Unpaired,
 }

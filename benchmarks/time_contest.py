@@ -20,10 +20,13 @@ from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.generator import Generator
 
-OURS, UNIFORM, MACS, GLOBAL = "--max-ms", "uniform", "--macs, sensitivity", "Torch-Pruning, global"
+OURS, OURS_FASTER = "--max-ms", "--max-ms, 85 % of the time"
+UNIFORM, MACS, GLOBAL = "uniform", "--macs, sensitivity", "Torch-Pruning, global"
 
-_HALVINGS = 6
-"""How often a rival's share is halved in search of the network that takes as long."""
+_FASTER = 0.85
+
+_TRIES = 6
+"""How many shares of a rival are tried in search of the network that takes as long."""
 
 _LEAST_SHARE = 0.05
 
@@ -50,23 +53,32 @@ class TimeContest:
         source: The float checkpoint that all prune.
         config: Runtime, precision, size, and what the scan evaluates on.
         clock: Times the networks.
-        folder: Where the table is written.
+        table: File of the table that is written.
+        before: A contest of the same network in another precision, whose scan is taken over.
 
     Raises:
         DeblurDeployError: The network cannot be pruned or timed.
     """
 
-    def __init__(self, source: Artifact, config: FrameTimeConfig, clock: Clock, folder: Path) -> None:
+    def __init__(
+        self, source: Artifact, config: FrameTimeConfig, clock: Clock, table: Path, before: TimeContest | None = None
+    ) -> None:
         self._clock, self._prune = clock, config.prune
+        self._times: dict[str, float] = {}
         start = table_done = time.perf_counter()
 
         def on_timed(*_: object) -> None:
             nonlocal table_done
             table_done = time.perf_counter()
 
-        self._search = FrameSearch(source, config, clock, TablePlace(folder / "table.json"), Watching(on_timed))
+        place = TablePlace(table)
+        if before is None:
+            self._search = FrameSearch(source, config, clock, place, Watching(on_timed))
+            scan = time.perf_counter() - table_done
+        else:
+            self._search, scan = before._search.timed_by(clock, place, on_timed), before._seconds["scan"]
         self.net = self._search.net
-        self._seconds = {"table": table_done - start, "scan": time.perf_counter() - table_done}
+        self._seconds = {"table": table_done - start, "scan": scan}
 
     def searched(self, budgets: int) -> dict[str, Any]:
         """How long the search takes, and predictions against measurements over budgets from the least to the most.
@@ -103,9 +115,8 @@ class TimeContest:
         curves = self._search.scanned.curves()
         uniform = self._timed(UNIFORM, self._planned(PruneConfig(keep=keep)))
         yield uniform
-        ours = self._search.plan_measured(uniform.ms)
-        assert ours.measured_ms is not None
-        yield Entry(OURS, self._search.shaping.network(ours.choice.shape), ours.measured_ms)
+        yield self._ours(OURS, uniform.ms)
+        yield self._ours(OURS_FASTER, _FASTER * uniform.ms)
 
         def by_macs(share: float) -> Generator:
             config = PruneConfig(macs=share, allocation="sensitivity")
@@ -121,22 +132,37 @@ class TimeContest:
     def _shaped(self, widths: list[int]) -> Generator:
         return self._search.shaping.network(Shape(tuple(widths)))
 
+    def _ours(self, way: str, budget_ms: float) -> Entry:
+        plan = self._search.plan_measured(budget_ms)
+        assert plan.measured_ms is not None
+        return Entry(way, self._search.shaping.network(plan.choice.shape), plan.measured_ms)
+
     def _timed(self, way: str, net: Generator) -> Entry:
-        return Entry(way, net, self._clock.time(net)[0])
+        """A network and its time, which is that of another one of the same widths if there was one."""
+        key = str(net.config)
+        if key not in self._times:
+            self._times[key] = self._clock.time(net)[0]
+        return Entry(way, net, self._times[key])
 
     def _as_fast(self, way: str, make: Callable[[float], Generator], budget_ms: float) -> Entry:
-        """The slowest network within a budget, as ours is allowed to miss it; the fastest where none is within it."""
-        low, high = _LEAST_SHARE, 1.0
+        """The slowest network within a budget, as ours is allowed to miss it; the fastest where none is within it.
+
+        Each share that is tried lies where a straight line between the two around the budget meets it.
+        """
+        below, above = (_LEAST_SHARE, 0.0), (1.0, self._search.table.timed[0].ms)
         tried: list[Entry] = []
-        for _ in range(_HALVINGS):
-            share = (low + high) / 2
+        for _ in range(_TRIES):
+            (low, low_ms), (high, high_ms) = below, above
+            part = (budget_ms - low_ms) / max(high_ms - low_ms, budget_ms - low_ms)
+            share = low + (high - low) * min(max(part, 0.1), 0.9)
             try:
                 tried.append(self._timed(way, make(share)))
             except ConfigError:  # so small a share is out of reach
-                low = share
+                below = share, 0.0
                 continue
             if abs(tried[-1].ms / budget_ms - 1) <= TOLERANCE:
                 break
-            low, high = (share, high) if tried[-1].ms < budget_ms else (low, share)
+            found = share, tried[-1].ms
+            below, above = (found, above) if found[1] < budget_ms else (below, found)
         within = [entry for entry in tried if entry.ms <= budget_ms * (1 + TOLERANCE)]
         return max(within, key=lambda entry: entry.ms) if within else min(tried, key=lambda entry: entry.ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import sys
@@ -24,6 +25,7 @@ from deblur_deploy.core.markdown_table import table
 from deblur_deploy.data.pairs import Pair
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.cost import count_macs
+from deblur_deploy.network.nafnet import NAFNet, NAFNetConfig
 from deblur_deploy.network.srn import SRN, SRNConfig
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -160,7 +162,19 @@ runtime = "openvino"
 resolution = { width = 64, height = 48 }
 images = 1
 side = 48
-fit = { steps = 7, batch = 1, crop = 128, warmup = 1 }
+tuning = { fit = { steps = 7, batch = 1, crop = 128, warmup = 1 } }
+"""
+
+SEARCH = """
+title = "A search"
+about = "How long."
+kind = "search-time"
+target.at_most = 180
+[parameters]
+source = "srn-demo"
+budgets = 2
+runtime = "openvino"
+resolution = { width = 64, height = 48 }
 """
 
 
@@ -239,6 +253,8 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "setup": (180, None),
             "networks-640x360": (None, 2.0),
             "max-ms": (None, 0.1),
+            "max-ms-dmphn": (None, 0.1),
+            "max-ms-search": (180, None),
         }
         == targets
     )
@@ -476,23 +492,25 @@ def test_pruning_to_a_frame_time_is_compared_at_equal_time(benchmarks, root, shi
     monkeypatch.setattr(scenario, "library_version", lambda: "1.0")
     monkeypatch.setattr(scenario, "shipped", lambda folder: root / folder)
     tuned = []
-    monkeypatch.setattr("deblur_deploy.compress.finetune.finetune", lambda *given: tuned.append(given))
+    monkeypatch.setattr("tuned.finetune", lambda *given: tuned.append(given))
     write(root, "max-ms", MAX_MS)
 
     assert run(benchmarks, root, "max-ms") == 0
 
     (record,) = records(root, "max-ms")
     rows = record["details"]["outcomes"]
-    assert len(rows) == 2 * 2 * 4
-    assert 8 <= len(tuned) <= 14, "uniform pruning gives both precisions the same networks"
+    assert len(rows) == 2 * 2 * 5
+    assert 8 <= len(tuned) <= 18, "uniform pruning gives both precisions the same networks"
     assert {config.fit.steps for _, _, config, _ in tuned} == {7}
     budgets = {(row["precision"], row["keep"]): row["ms"] for row in rows if row["way"] == "uniform"}
     assert budgets["fp32", 0.5] == pytest.approx(2 * budgets["int8", 0.5])
     assert budgets["fp32", 0.5] < budgets["fp32", 0.8]
-    held = [row for row in rows if row["way"] in ("--max-ms", "--macs, sensitivity")]
-    assert all(row["ms"] <= 1.03 * budgets[row["precision"], row["keep"]] for row in held)
+    shares = {"--max-ms": 1.03, "--macs, sensitivity": 1.03, "--max-ms, 85 % of the time": 1.03 * 0.85}
+    held = [row for row in rows if row["way"] in shares]
+    assert all(row["ms"] <= shares[row["way"]] * budgets[row["precision"], row["keep"]] for row in held)
     ours = {(row["precision"], row["keep"]): row["psnr_db"] for row in rows if row["way"] == "--max-ms"}
-    leads = [ours[row["precision"], row["keep"]] - row["psnr_db"] for row in rows if row["way"] != "--max-ms"]
+    rivals = [row for row in rows if not row["way"].startswith("--max-ms")]
+    leads = [ours[row["precision"], row["keep"]] - row["psnr_db"] for row in rivals]
     assert record["figure"] == pytest.approx(min(leads), abs=1e-6)
     assert len({row["psnr_db"] for row in rows if row["way"] == "uniform"}) == 4, "INT8 is evaluated as such"
     for found in record["details"]["searches"].values():
@@ -501,6 +519,54 @@ def test_pruning_to_a_frame_time_is_compared_at_equal_time(benchmarks, root, shi
         assert min(found["seconds"].values()) > 0
     assert benchmarks.main(["--render"], root) == 0
     assert "| int8 | 50% | Torch-Pruning, global |" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_how_long_a_search_takes_is_measured_with_its_predictions(benchmarks, root, shipped_tiny, monkeypatch):
+    search_time = importlib.import_module("search_time")
+    monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", ByMacs)
+    monkeypatch.setattr(search_time, "shipped", lambda folder: root / folder)
+    write(root, "search", SEARCH)
+
+    assert run(benchmarks, root, "search") == 0
+
+    (record,) = records(root, "search")
+    searches = record["details"]["searches"]
+    assert record["figure"] == pytest.approx(
+        max(sum(found["seconds"].values()) for found in searches.values()), abs=1e-5
+    )
+    assert [len(found["predictions"]) for found in searches.values()] == [2, 2]
+    assert "predictions" in record["note"]
+
+
+def test_a_published_network_is_pruned_to_a_frame_time(benchmarks, root, monkeypatch, photo, capsys):
+    contest, scenario = (importlib.import_module(name) for name in ("time_contest", "max_ms"))
+    monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", ByMacs)
+    monkeypatch.setattr(contest, "prune_globally", lambda net, share, round_to: copy.deepcopy(net))
+    monkeypatch.setattr(scenario, "library_version", lambda: "1.0")
+    given = []
+    monkeypatch.setattr("tuned.finetune", lambda net, teacher, config, _: given.append(config))
+    torch.manual_seed(0)
+    net = NAFNet(NAFNetConfig(16, (1,), 1, (1,)))
+    torch.save({"params": net.state_dict()}, root / "NAFNet.pth")
+    own = root / "own"
+    own.mkdir()
+    Image.fromarray(photo).save(own / "one.png")
+    places = ["--weights", str(root / "NAFNet.pth"), "--pairs", str(own), "--photos", str(own)]
+    text = MAX_MS.replace('source = "srn-demo"', 'arch = "nafnet"').replace("[0.8, 0.5]", "[0.6]")
+    write(root, "own", text)
+
+    assert run(benchmarks, root, "own") == 1
+    assert "give --weights, --pairs and --photos" in capsys.readouterr().err
+    assert run(benchmarks, root, "own", *places) == 0
+
+    (record,) = records(root, "own")
+    assert {config.evaluation for config in given} == {str(own)}
+    assert {config.photos for config in given}.isdisjoint({None, str(own)}), "they learn on some of the photographs"
+    assert record["command"].endswith("own --weights DIR --pairs DIR --photos DIR")
+    assert str(root) not in json.dumps(record)
+    write(root, "shipped", MAX_MS)
+    assert run(benchmarks, root, "shipped", *places) == 2
+    assert "srn-demo comes with all that is needed" in capsys.readouterr().err
 
 
 def test_a_rival_that_is_not_installed_is_told_before_anything_is_timed(benchmarks, root, monkeypatch, capsys):

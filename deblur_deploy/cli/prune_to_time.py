@@ -15,7 +15,7 @@ from deblur_deploy.cli.options import new_directory, scan_directory
 from deblur_deploy.cli.pruned_groups import report_groups
 from deblur_deploy.config import FrameTimeConfig, PruneConfig
 from deblur_deploy.core.artifact import Artifact
-from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.files import user_cache, write_text
 from deblur_deploy.core.images import parse_resolution
 from deblur_deploy.core.plain_data import to_json
@@ -154,7 +154,7 @@ def prune_to_time(
         if options.curve is not None:
             _curve(output, search, artifact, budgets, directory)
         elif directory is None:
-            plan = search.plan(budgets[0])
+            plan = _planned(search, budgets[0])
             _say_plan(output, plan)
             output.say("dry run   nothing was written")
             output.emit({"source": str(artifact.directory), "dry_run": True, **plan.as_json()})
@@ -183,6 +183,14 @@ def say_table(output: Output, table: LatencyTable, place: TablePlace) -> None:
         f"table     {len(table.timed)} networks timed, ±{table.spread:.1%}; the unpruned one takes "
         f"{table.timed[0].ms:.2f} ms ({place.path})"
     )
+
+
+def _planned(search: FrameSearch, budget_ms: float) -> FramePlan:
+    """The choice for a budget, by predictions that are certain enough for it."""
+    from deblur_deploy.compress.latency_table import refuse_noise
+
+    refuse_noise(search.table, budget_ms)
+    return search.plan(budget_ms)
 
 
 def _say_plan(output: Output, plan: FramePlan) -> None:
@@ -216,8 +224,8 @@ def _curve(
     points: list[dict[str, Any]] = []
     for budget in sorted(budgets):
         try:
-            plan = search.plan(budget)
-        except ConfigError as err:
+            plan = _planned(search, budget)
+        except (ConfigError, VerificationError) as err:
             points.append({"budget_ms": budget, "reason": err.message})
             continue
         points.append({**plan.as_json(), "kept": sum(group.after for group in plan.groups)})

@@ -12,12 +12,14 @@ _NAME_WIDTH = 44
 
 
 def report_groups(output: Output, groups: list[dict[str, Any]], frozen: list[dict[str, Any]]) -> None:
-    """Print what is kept of every group, and what cannot be pruned."""
+    """Print what is kept of every group, what that is predicted to save and lose where it is known, and what stays."""
+    is_timed = any("saved_ms" in group for group in groups)
     rows = [
         [short_name(group["layers"]), str(group["before"]), str(group["after"]), f"{group['share']:.1%}"]
+        + ([f"{-group['saved_ms']:.2f}", f"{-group['lost_db']:.2f}"] if is_timed else [])
         for group in groups
     ]
-    output.table(["group", "before", "kept", "share"], rows)
+    output.table(["group", "before", "kept", "share", *(["ms", "dB"] if is_timed else [])], rows)
     for part in frozen:
         output.say(f"frozen    {short_name(part['layers'])}, {part['channels']} channels: {part['reason']}")
 

@@ -37,6 +37,9 @@ _ENTROPY_STRIDE = 8
 
 _INPUT = "input_quantizer"
 
+_LEAST_RANGE = 1e-6
+"""Of a channel whose weights are all 0, where only the time counts."""
+
 
 def calibrate(net: nn.Module, frames: Sequence[NDArray[np.float32]], scheme: QuantScheme) -> dict[str, float]:
     """Set the range of every quantizer, in place.
@@ -109,6 +112,28 @@ def _quantized_weights(net: nn.Module) -> list[tuple[Any, Tensor]]:
         for name, quantizer in enabled_quantizers(net)
         if not name.endswith(_INPUT)
     ]
+
+
+def _weight_range(quantizer: Any, weight: Tensor, scheme: QuantScheme) -> Tensor:
+    """The range of a weight, of as many dimensions as the weight has."""
+    shared = [axis for axis in range(weight.ndim) if axis != quantizer.axis]
+    return weight.detach().abs().amax(shared, keepdim=True) * _headroom(scheme)
+
+
+def assume_ranges(net: nn.Module, scheme: QuantScheme) -> None:
+    """Ranges for a network of which only the time counts: those of its weights, and 1 for all activations.
+
+    No picture is needed, and a layer that nothing but zeros enters is no obstacle.
+
+    Args:
+        net: A network with quantizers, which are given their ranges in place.
+        scheme: Says whether the range of weights is reduced.
+    """
+    for name, quantizer in enabled_quantizers(net):
+        if name.endswith(_INPUT):
+            quantizer.amax = torch.ones(())
+    for quantizer, weight in _quantized_weights(net):
+        quantizer.amax = _weight_range(quantizer, weight, scheme).clamp(min=_LEAST_RANGE)
 
 
 def _check_frames(frames: Sequence[NDArray[np.float32]]) -> None:
@@ -247,7 +272,7 @@ class RangeFollower(PeakWatch):
         self._average = dict(peaks)
         self._part = {name: float(self._quantizers[name].amax) / peak for name, peak in peaks.items()}
         self._weights = _quantized_weights(net)
-        self._headroom = _headroom(scheme)
+        self._scheme = scheme
 
     def step(self) -> None:
         """Move the ranges after an optimiser step."""
@@ -257,5 +282,4 @@ class RangeFollower(PeakWatch):
             quantizer.amax = torch.full_like(quantizer.amax, self._average[name] * self._part[name])
         self.peaks.clear()
         for quantizer, weight in self._weights:
-            shared = [axis for axis in range(weight.ndim) if quantizer.axis != axis]
-            quantizer.amax = self._headroom * weight.detach().abs().amax(shared).reshape(quantizer.amax.shape)
+            quantizer.amax = _weight_range(quantizer, weight, self._scheme).reshape(quantizer.amax.shape)

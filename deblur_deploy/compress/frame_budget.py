@@ -8,13 +8,14 @@ budget all predictions are corrected by what was found.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs
-from deblur_deploy.compress.frame_times import FrameTimes
+from deblur_deploy.compress.frame_times import FrameTimes, Shape
 from deblur_deploy.compress.groups import Frozen
 from deblur_deploy.compress.knapsack import ShapeChoice, Worth, choose_shape
 from deblur_deploy.compress.latency_table import OnTimed, refuse_noise
@@ -57,6 +58,19 @@ class Watching:
 
 
 @dataclass(frozen=True)
+class TimedGroup(PrunedGroup):
+    """A group of channels, and what narrowing it does by itself; one that went with its block has no channels left.
+
+    Args:
+        saved_ms: What a frame is predicted to take less when this group alone is narrowed.
+        lost_db: The loss that this is predicted to be before fine-tuning, 0 where the block has it.
+    """
+
+    saved_ms: float
+    lost_db: float
+
+
+@dataclass(frozen=True)
 class FramePlan:
     """The network chosen for a budget.
 
@@ -74,7 +88,7 @@ class FramePlan:
     predicted_ms: float
     measured_ms: float | None
     choice: ShapeChoice
-    groups: tuple[PrunedGroup, ...]
+    groups: tuple[TimedGroup, ...]
     frozen: tuple[Frozen, ...]
     table: Mapping[str, float]
 
@@ -127,6 +141,24 @@ class FrameSearch:
         self.scanned = scan_groups(self.net, self.shaping.analysis, config.prune, watching.on_scan)
         self._worth = self._worth_of(self.scanned, config)
 
+    def timed_by(self, clock: Clock, place: TablePlace, on_timed: OnTimed | None = None) -> FrameSearch:
+        """The same network in another runtime or precision: what its parts are worth is not measured again.
+
+        Args:
+            clock: Times networks in that runtime and precision.
+            place: Where the table of these times is kept.
+            on_timed: Called after each network of the table.
+
+        Raises:
+            DeblurDeployError: As for a new search.
+        """
+        check_table(clock, place)
+        other = copy.copy(self)
+        other._clock, other._is_elsewhere = clock, place.from_elsewhere
+        other.table = timed_table(self.shaping, clock, place, on_timed)
+        other.times = FrameTimes.fit(self.shaping.anatomy(), other.table.fitted)
+        return other
+
     def plan(self, budget_ms: float, times: FrameTimes | None = None) -> FramePlan:
         """Choose for a budget, by predictions alone.
 
@@ -140,18 +172,20 @@ class FrameSearch:
         times = times or self.times
         self._check_reachable(budget_ms, times)
         choice = choose_shape(times, self._worth, budget_ms)
-        # A group that went with its block has no channels left.
-        widths = [
-            width if times.anatomy.is_there((group,), choice.shape) else 0
-            for group, width in enumerate(choice.shape.widths)
-        ]
-        groups = tuple(
-            PrunedGroup(group.layers, group.channels, width, round(width / group.channels, 4))
-            for group, width in zip(self.shaping.analysis.channels.groups, widths, strict=True)
-        )
+        groups = tuple(self._timed_group(index, choice.shape, times) for index in range(len(choice.shape.widths)))
         table = {"spread": self.table.spread, "error": self.times.error(self.table.unseen or self.table.timed)}
         frozen = self.shaping.analysis.channels.frozen
         return FramePlan(budget_ms, times.predict(choice.shape), None, choice, groups, frozen, table)
+
+    def _timed_group(self, index: int, shape: Shape, times: FrameTimes) -> TimedGroup:
+        """A group as a shape has it."""
+        group, whole = self.shaping.analysis.channels.groups[index], list(times.anatomy.channels)
+        is_there = times.anatomy.is_there((index,), shape)
+        width = shape.widths[index] if is_there else 0
+        narrow = Shape((*whole[:index], width, *whole[index + 1 :]))
+        saved_ms = times.predict(Shape(tuple(whole))) - times.predict(narrow)
+        lost_db = self._worth.lost_db[index][self._worth.widths[index].index(width)] if is_there else 0.0
+        return TimedGroup(group.layers, group.channels, width, round(width / group.channels, 4), saved_ms, lost_db)
 
     def plan_measured(self, budget_ms: float) -> FramePlan:
         """Choose for a budget, time the choice, and correct the predictions where it misses.

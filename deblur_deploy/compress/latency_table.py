@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from deblur_deploy.core.plain_data import to_json
 
 FORMAT = 2
 _UNIFORM = (0.75, 0.5, 0.25)
-_LEAST_RANDOM, _HELD_OUT = 12, 3
+_LEAST_RANDOM, _PARTS_OF_ONE, _HELD_OUT = 12, 2, 3
 _NARROWEST = 0.2
-"""Networks of random widths and depths: the fewest, how many more are held out of the fit to give its error, and the
-smallest share of a group's channels."""
+"""Networks of random widths and depths: the fewest, for how many groups and blocks there is one, how many more are held
+out of the fit to give its error, and the smallest share of a group's channels."""
 
 Stopwatch = Callable[[Shape], tuple[float, float]]
 """Times a network of a shape: median ms of a frame, and half of its 95 % interval as a share of it."""
@@ -66,9 +66,10 @@ class LatencyTable:
 def shapes_to_time(state: WidthState, chains: Sequence[Sequence[str]]) -> tuple[list[Shape], int]:
     """Shapes whose times show what every part of a network takes.
 
-    The network itself; all groups alike; the smallest network; and random widths and depths, as many as there are
+    The network itself; all groups alike; the smallest network; and random widths and depths, half as many as there are
     groups and blocks. Each of those measures all groups at once, as weighing several things together does: fewer are
-    needed than networks in which one group alone is narrower, whose times hardly differ.
+    needed than networks in which one group alone is narrower, whose times hardly differ. What they leave open, the
+    multiply-accumulates decide.
 
     Source: Hotelling, *Some Improvements in Weighing and Other Experimental Techniques*, 1944.
 
@@ -84,9 +85,8 @@ def shapes_to_time(state: WidthState, chains: Sequence[Sequence[str]]) -> tuple[
     found += [Shape(tuple(state.rounded([share * channels for channels in whole]))) for share in _UNIFORM]
     found.append(Shape(tuple(state.smallest), frozenset(blocks)))
     rng = np.random.default_rng(0)
-    random = [
-        _random_shape(state, chains, rng) for _ in range(max(_LEAST_RANDOM, len(whole) + len(blocks)) + _HELD_OUT)
-    ]
+    count = max(_LEAST_RANDOM, (len(whole) + len(blocks)) // _PARTS_OF_ONE) + _HELD_OUT
+    random = [_random_shape(state, chains, rng) for _ in range(count)]
     once = list(dict.fromkeys(found))
     fresh = [shape for shape in dict.fromkeys(random) if shape not in once]
     return once + fresh, min(_HELD_OUT, len(fresh) // 2)
@@ -108,6 +108,8 @@ def measure_table(
 ) -> LatencyTable:
     """Time what a kept table lacks; it is written after each network, so that an interrupted run loses nothing.
 
+    Where some are lacking, the unpruned network is timed again: what was kept is corrected by what it takes now.
+
     Args:
         identity: What the times are valid for.
         plan: The shapes, and how many at the end are held out.
@@ -121,6 +123,9 @@ def measure_table(
     shapes, held_out = plan
     known = {one.shape: one for one in _kept(path, identity)}
     missing = sum(shape not in known for shape in shapes)
+    if missing and (whole := known.get(shapes[0])):
+        drift = stopwatch(shapes[0])[0] / whole.ms
+        known = {shape: replace(one, ms=one.ms * drift) for shape, one in known.items()}
     for number, shape in enumerate(shapes, start=1):
         if shape not in known:
             ms, spread = stopwatch(shape)

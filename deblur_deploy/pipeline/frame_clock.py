@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from deblur_deploy.bench.device import device_facts
 from deblur_deploy.bench.samples import median_ratio_interval
-from deblur_deploy.compress.quantize import calibration_frames, plan_scheme, quantize_network
+from deblur_deploy.compress.calibration import assume_ranges
+from deblur_deploy.compress.quantize import plan_scheme
 from deblur_deploy.config import ExportConfig, FrameTimeConfig, QatConfig
 from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.bench_rows import device_identity
@@ -24,21 +25,19 @@ from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
+from deblur_deploy.network.fake_quant import insert_quantizers
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable, runtimes_for
 
 Frames = NDArray[np.float32]
 """(1, 3, H, W), RGB in [0, 1]."""
 
-_LEAST, _ENOUGH, _MOST, _SECONDS = 5, 10, 60, 0.6
+_LEAST, _ENOUGH, _MOST, _SECONDS = 3, 10, 60, 0.6
 """Frames of each network: from the fewest on until the ratio is certain, else until there are enough and the time is
 up, or the most."""
 
 _CERTAIN = 0.01
 """Half of the 95 % interval of the ratio of two networks that needs no more frames, as a share of it."""
-
-_QUICK = QatConfig(calibration_images=1)
-"""Ranges make no difference to the time, so one small photograph gives them."""
 
 
 class FrameClock:
@@ -69,7 +68,6 @@ class FrameClock:
         shape = (1, 3, config.height, config.width)
         self._frame = np.random.default_rng(0).random(shape, dtype=np.float32)
         self._reference: tuple[Runner, float] | None = None
-        self._calibration: list[Frames] = []
 
     def __enter__(self) -> FrameClock:
         return self
@@ -121,10 +119,10 @@ class FrameClock:
             net = load_network(
                 save_network(self._folder / f"{name}-float", net, spec, new_step("import", {}, None, {}))
             )
-            scheme = dataclasses.asdict(plan_scheme(net, _QUICK))
-            self._calibration = self._calibration or [part[:, :, :64, :64] for part in calibration_frames(_QUICK)]
-            quantize_network(net, scheme, self._calibration)
-            spec = dataclasses.replace(spec, quantization=scheme)
+            scheme = plan_scheme(net, QatConfig())
+            insert_quantizers(net, dataclasses.asdict(scheme))
+            assume_ranges(net, scheme)  # those of activations make no difference to the time
+            spec = dataclasses.replace(spec, quantization=dataclasses.asdict(scheme))
         checkpoint = save_network(self._folder / name, net, spec, new_step("import", {}, None, {}))
         if settings.runtime in runtimes_for(checkpoint) and not settings.int8:
             return checkpoint

@@ -146,6 +146,9 @@ def test_pruning_to_a_frame_time(timed, tmp_path):
     assert planned.json["predicted_ms"] <= budget
     assert planned.json["measured_ms"] is None
     assert "dry run   nothing was written" in planned.err
+    saved = max(planned.json["groups"], key=lambda group: group["saved_ms"])
+    assert 0 < saved["saved_ms"] < front["whole_ms"]
+    assert f" {-saved['saved_ms']:.2f}" in planned.err
 
     outcome = timed("--max-ms", budget, "--steps", 1).done()
     answer = outcome.json
@@ -156,6 +159,15 @@ def test_pruning_to_a_frame_time(timed, tmp_path):
     pruned = load_artifact(tmp_path / "runs" / "prune-001")
     assert pruned.history[-1].config["max_ms"] == budget
     assert f"{answer['measured_ms']:.2f} ms measured" in outcome.err
+
+
+def test_a_noisy_machine_decides_nothing_not_even_in_a_plan(timed, monkeypatch):
+    monkeypatch.setattr(Arithmetic, "time", lambda self, net: (1 + count_macs(net, self.size)[""] / 1e6, 0.3))
+    budget = 0.9 * timed("--curve", "1e6").done().json["whole_ms"]
+
+    assert "too noisy" in timed("--max-ms", budget, "--dry-run").refusal(1)
+    (point,) = timed("--curve", budget).done().json["points"]
+    assert "good to ±30.0%" in point["reason"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deblur_deploy.compress.calibration import RangeFollower, calibrate, least_squares_range
+from deblur_deploy.compress.calibration import RangeFollower, assume_ranges, calibrate, least_squares_range
 from deblur_deploy.compress.quantize import plan_scheme, quantize_network, round_float_weights
 from deblur_deploy.config import QatConfig
 from deblur_deploy.core.errors import ArtifactError, ConfigError
@@ -189,3 +189,20 @@ def test_layers_with_one_weight_are_quantized_and_followed(frames):
         torch.testing.assert_close(read_ranges(net)[f"layers.{name}.weight_quantizer._amax"].flatten(), largest)
     assert net.layers[3].weight is net.layers[0].weight
     assert torch.equal(net.layers[0].weight, net.layers[0].weight.half().float())
+
+
+def test_ranges_can_be_assumed_where_only_the_time_counts(net, frames):
+    with torch.no_grad():
+        net.get_submodule(LAYER).weight.zero_()  # as in a layer that pruning has left nothing to do
+        net.get_submodule(LAYER).bias.zero_()
+    scheme = plan_scheme(net, QatConfig())
+    insert_quantizers(net, dataclasses.asdict(scheme))
+
+    assume_ranges(net, scheme)
+
+    ranges = read_ranges(net)
+    assert float(ranges[f"{LAYER}.input_quantizer._amax"]) == 1
+    other = net.levels[1].blocks[0].conv1.weight.detach()
+    found = ranges["levels.1.blocks.0.conv1.weight_quantizer._amax"]
+    assert torch.equal(found.flatten(), 2 * other.abs().amax((1, 2, 3)))
+    assert torch.isfinite(net(torch.from_numpy(frames[0]))).all()

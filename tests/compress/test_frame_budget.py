@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from deblur_deploy.compress import frame_budget
 from deblur_deploy.compress.frame_budget import FrameSearch, Watching, prune_to_time
 from deblur_deploy.compress.latency_table import check_groups, read_table
 from deblur_deploy.compress.shaping import TablePlace
@@ -41,13 +42,14 @@ class Arithmetic:
         }
         self.spread, self.surprise, self.timed = spread, surprise, 0
         self.fails_at: int | None = None
+        self.pace = 1.0
 
     def time(self, net: Generator) -> tuple[float, float]:
         self.timed += 1
         if self.timed == self.fails_at:
             raise KeyboardInterrupt
         late = self.surprise if self.timed > 60 else 1.0
-        return (1 + count_macs(net, SIZE)[""] / 2e6) * late, self.spread
+        return (1 + count_macs(net, SIZE)[""] / 2e6) * late * self.pace, self.spread
 
 
 @pytest.fixture
@@ -108,6 +110,10 @@ def test_a_smaller_budget_never_predicts_less_loss_and_blocks_can_go(
     losses = [plan.choice.lost_db for plan in plans]
     assert losses == sorted(losses)
     assert all(plan.predicted_ms <= plan.budget_ms * (1 + 1e-9) for plan in plans)
+    for plan in plans:
+        assert all((group.saved_ms > 1e-9) == (group.after < group.before) for group in plan.groups)
+        of_blocks = sum(search._worth.block_db[block] for block in plan.choice.shape.dropped)
+        assert sum(group.lost_db for group in plan.groups) + of_blocks == pytest.approx(plan.choice.lost_db, abs=1e-6)
     last = plans[-1].as_json()
     assert last["blocks_removed"] == [
         f"levels.{place}" for place in ("0.blocks.0", "0.blocks.1", "1.blocks.0", "2.blocks.0")
@@ -171,15 +177,36 @@ def test_what_was_timed_is_kept_and_not_timed_again(source: Artifact, config: Fr
     with pytest.raises(KeyboardInterrupt):
         FrameSearch(source, config, clock, place)
     assert len(read_table(place.path).timed) == 7
-    clock.fails_at, clock.timed = None, 0
+    kept = read_table(place.path)
+    clock.fails_at, clock.timed, clock.pace = None, 0, 1.5
     first = FrameSearch(source, config, clock, place)
-    assert clock.timed == len(first.table.timed) - 7
+    assert clock.timed == len(first.table.timed) - 7 + 1, "the unpruned network is timed again, since"
+    then, now = (table.timed[:7] for table in (kept, first.table))
+    assert [one.ms for one in now] == pytest.approx([1.5 * one.ms for one in then]), "the machine is slower now"
     clock.timed = 0
     assert FrameSearch(source, config, clock, place).table == first.table
     assert clock.timed == 0
     clock.identity["cpu"] = "another"  # the cache of another machine is not used, and is replaced
     assert FrameSearch(source, config, clock, place).table.identity["cpu"] == "another"
     assert clock.timed == len(first.table.timed)
+
+
+def test_another_precision_is_timed_without_another_scan(
+    source: Artifact, config: FrameTimeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = FrameSearch(source, config, Arithmetic(), TablePlace(tmp_path / "one.json"))
+    monkeypatch.setattr(frame_budget, "scan_groups", lambda *_: pytest.fail("it was scanned"))
+    faster = Arithmetic()
+    faster.identity["precision"] = "int8"
+    faster.time = lambda net: (Arithmetic().time(net)[0] / 2, 0.01)  # type: ignore[method-assign]
+
+    second = first.timed_by(faster, TablePlace(tmp_path / "two.json"))
+
+    whole = first.table.timed[0].ms
+    assert (second.table.timed[0].ms, second.table.identity["precision"]) == (pytest.approx(whole / 2), "int8")
+    plans = first.plan(0.6 * whole), second.plan(0.3 * whole)
+    assert plans[1].predicted_ms == pytest.approx(plans[0].predicted_ms / 2, rel=1e-3)
+    assert first.table.identity["precision"] == "fp32"
 
 
 def test_a_table_from_elsewhere_is_used_only_where_it_fits(
