@@ -78,7 +78,7 @@ class TimeContest:
         else:
             self._search, scan = before._search.timed_by(clock, place, on_timed), before._seconds["scan"]
         self.net = self._search.net
-        self._seconds = {"table": table_done - start, "scan": scan}
+        self._seconds: dict[str, float] = {"table": table_done - start, "scan": scan}
 
     def searched(self, budgets: int) -> dict[str, Any]:
         """How long the search takes, and predictions against measurements over budgets from the least to the most.
