@@ -7,6 +7,8 @@ and norms are zero, borders between them and a photograph, and as much contrast 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,29 @@ from deblur_deploy.data.pairs import Image8
 
 _BAR = 6
 """The bars of a letterboxed picture take a sixth of its height each."""
+
+_LEAST_PART = 160
+"""Pixels of the shorter side of a part of a sheet, so that most of it is away from its borders."""
+
+_COLUMNS, _ROWS = 4, 2
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture that holds others side by side.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        parts: Rows and columns of each, by name.
+    """
+
+    picture: Image8
+    parts: Mapping[str, tuple[slice, slice]]
+
+    def cut(self, part: str, output: NDArray[Any]) -> NDArray[Any]:
+        """A part of what a network gave for the sheet: (N, 3, H, W) floats, or (N, H, W, 3) uint8."""
+        rows, columns = self.parts[part]
+        return output[:, rows, columns] if output.dtype == np.uint8 else output[:, :, rows, columns]
 
 
 def fit_photo(photo: Image8, size: Resolution) -> Image8:
@@ -49,6 +74,35 @@ def probe_pictures(photos: Sequence[Image8], size: Resolution | None) -> Mapping
         "checkerboard": checkerboard,
         "saturated noise": noise,
     }
+
+
+def probe_sheets(photos: Sequence[Image8], size: Resolution | None, *, together: bool) -> list[Sheet]:
+    """The pictures of :func:`probe_pictures`, as few sheets as they fit on.
+
+    Args:
+        photos: As there.
+        size: As there, and of every sheet.
+        together: Whether a sheet may hold several, each smaller. It is for networks that look at neighbourhoods
+            (``graph/locality.py``): black between photographs is then as black as a black picture.
+    """
+    columns = min(_COLUMNS, size.width // _LEAST_PART) if size and together else 0
+    rows = min(_ROWS, size.height // _LEAST_PART) if size and together else 0
+    if size is None or columns * rows < 2:
+        whole = slice(None), slice(None)
+        return [Sheet(picture, {name: whole}) for name, picture in probe_pictures(photos, size).items()]
+    part = Resolution(size.width // columns, size.height // rows)
+    places = [
+        (slice(y, y + part.height), slice(x, x + part.width))
+        for y, x in product(range(0, rows * part.height, part.height), range(0, columns * part.width, part.width))
+    ]
+    pictures = list(probe_pictures(photos, part).items())
+    sheets = []
+    for first in range(0, len(pictures), len(places)):
+        sheet, parts = fit_photo(photos[0], size), {}
+        for (name, picture), place in zip(pictures[first:], places, strict=False):
+            sheet[place], parts[name] = picture, place
+        sheets.append(Sheet(sheet, parts))
+    return sheets
 
 
 def as_taken(picture: Image8, image: ImageSpec) -> NDArray[Any]:

@@ -1,9 +1,10 @@
 """Checking a network of 16-bit types against its float32 original: no infinity inside, and the same picture.
 
 A float16 ends at 65504; beyond it is infinity, and dividing by it gives a finite, wrong picture. So both networks run
-on photographs and on hard pictures (``probes.py``), with the largest magnitude of every value in view. What breaks
-the bounds goes back to float32 by itself, and the manifest says so: first the nodes around a value that is too large,
-then those at which the two networks part.
+on photographs and on hard pictures (``probes.py``), with the largest magnitude of every value in view. Of a network
+that looks at neighbourhoods only, several of these share one run, side by side, and each is judged by itself. What
+breaks the bounds goes back to float32 by itself, and the manifest says so: first the nodes around a value that is too
+large, then those at which the two networks part.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from onnx import TensorProto, helper, inliner, version_converter
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import ImageSpec, with_noise
 from deblur_deploy.data.pairs import Image8
-from deblur_deploy.export.probes import as_taken, probe_pictures
+from deblur_deploy.export.probes import Sheet, as_taken, probe_sheets
 from deblur_deploy.export.watched import Seen, Watched, fed_to, has_weights, layer_name, open_quietly
 from deblur_deploy.graph.float_nodes import largest_of
+from deblur_deploy.graph.locality import is_local
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.graph.rounded import ROUNDED, round_in_float32
 from deblur_deploy.runtime.runner import fixed_size
@@ -33,6 +35,9 @@ WITHIN = 0.999
 
 HEADROOM = 0.9
 """How much of a type's range an activation may take: other photographs reach further than these."""
+
+_HEADROOM_OF_PARTS = HEADROOM / 2
+"""The same where pictures share a sheet: a smaller checkerboard gave a peak two thirds as large as a whole one."""
 
 _ROUNDS = 4
 _GROWTH = 4.0
@@ -75,18 +80,20 @@ def settle_types(floats: onnx.ModelProto, convert: Convert, photos: Sequence[Ima
         ExportError: The float32 network gives NaN or infinite values on a photograph, or the typed one still does with
             all but its layers with weights in float32.
     """
-    probes = {name: as_taken(picture, image) for name, picture in probe_pictures(photos, fixed_size(image)).items()}
     typed = convert(())
     halves = rounded_values(floats, typed)
     watched = Watched(floats, halves)
-    expected = {name: watched.run(batch) for name, batch in probes.items()}
+    expected = []
+    for sheet in probe_sheets(photos, fixed_size(image), together=is_local(floats)):
+        batch = as_taken(sheet.picture, image)
+        expected.append(_Expected(sheet, batch, watched.run(batch)))
     _require_finite(expected)
-    peaks = {name: max(peak[name] for peak in (seen.peaks for seen in expected.values())) for name in halves}
-    kept = _around(floats, _too_large(peaks, typed))
+    peaks = {name: max(each.seen.peaks[name] for each in expected) for name in halves}
+    kept = _around(floats, _too_large(peaks, typed, _headroom(expected)))
     reasons = _layers(floats, kept)
     if kept:
         typed = convert(kept)
-    check = _Comparison(floats, watched, {name: (probes[name], seen.output) for name, seen in expected.items()})
+    check = _Comparison(floats, watched, expected)
     found = check.compare(typed)
     for attempt in range(_ROUNDS):
         if found.is_good:
@@ -143,14 +150,26 @@ class _Difference:
         return found | noise
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """A sheet of pictures, as the network takes it, and what the float32 network gave for it."""
+
+    sheet: Sheet
+    batch: NDArray[Any]
+    seen: Seen
+
+    def share_within(self, part: str, output: NDArray[Any]) -> float:
+        """As :func:`_share_within`, of one picture on the sheet."""
+        return _share_within(self.sheet.cut(part, output), self.sheet.cut(part, self.seen.output))
+
+
 class _Comparison:
     """Typed networks against the float32 one."""
 
-    def __init__(
-        self, floats: onnx.ModelProto, watched: Watched, expected: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
-    ) -> None:
+    def __init__(self, floats: onnx.ModelProto, watched: Watched, expected: Sequence[_Expected]) -> None:
         self._floats, self._watched = floats, watched
-        self._expected = expected
+        self._expected = {part: each for each in expected for part in each.sheet.parts}
+        self._sheets = expected
         self._noise: dict[str, float] = {}
 
     def compare(self, typed: onnx.ModelProto) -> _Difference:
@@ -158,19 +177,20 @@ class _Comparison:
         model, rounded = round_in_float32(typed)
         watched = Watched(model, set(rounded))
         found = []
-        for name, (batch, output) in self._expected.items():
-            seen = watched.run(batch)
-            within = _share_within(seen.output, output)
-            noise = self._noise_on(name) if within < WITHIN and batch.dtype != np.uint8 else None
-            found.append(_Difference(within, name, seen.finite, noise))
+        for each in self._sheets:
+            seen = watched.run(each.batch)
+            for part in each.sheet.parts:
+                within = each.share_within(part, seen.output)
+                noise = self._noise_on(part) if within < WITHIN and each.batch.dtype != np.uint8 else None
+                found.append(_Difference(within, part, seen.finite, noise))
         return min(found, key=lambda each: (each.finite, each.is_good, each.within))
 
     def _noise_on(self, picture: str) -> float:
         """The share of samples within the bound after as much noise as float32 itself makes."""
         if picture not in self._noise:
-            batch, output = self._expected[picture]
-            noisy = with_noise(batch, np.random.default_rng(0))
-            self._noise[picture] = _share_within(self._watched.run(noisy).output, output)
+            each = self._expected[picture]
+            output = self._watched.run(with_noise(each.batch, np.random.default_rng(0))).output
+            self._noise |= {part: each.share_within(part, output) for part in each.sheet.parts}
         return self._noise[picture]
 
     def where_they_part(self, typed: onnx.ModelProto, picture: str, *, with_layers: bool) -> set[str]:
@@ -181,8 +201,7 @@ class _Comparison:
             picture: Where to look.
             with_layers: Whether the layers with weights before them are among these: their rounding may be too much.
         """
-        batch, _ = self._expected[picture]
-        apart = _differences(self._floats, typed, batch)
+        apart = _differences(self._floats, typed, self._expected[picture].batch)
         makers = {name: node for node in self._floats.graph.node for name in node.output}
         found = set[str]()
         for node in self._floats.graph.node:
@@ -258,20 +277,30 @@ def _share_within(given: NDArray[Any], expected: NDArray[Any]) -> float:
     return float((np.abs(np.clip(given, 0, 1) - np.clip(expected, 0, 1)) <= BOUND).mean())
 
 
-def _require_finite(expected: Mapping[str, Seen]) -> None:
+def _require_finite(expected: Sequence[_Expected]) -> None:
     """Refuse a network that is broken before anything is converted; on hard pictures it may be as it is."""
-    for name, seen in expected.items():
-        if not np.isfinite(seen.output).all():
-            raise ExportError(
-                f"the float32 network itself gives NaN or infinite values on {name}",
-                hint="a division by zero on flat areas is the usual reason: add an epsilon, or take another checkpoint",
-            )
+    broken = {
+        part: np.count_nonzero(~np.isfinite(each.sheet.cut(part, each.seen.output)))
+        for each in expected
+        for part in each.sheet.parts
+    }
+    worst = max(broken, key=broken.__getitem__)  # on a sheet, others may have caught some of it at their borders
+    if broken[worst]:
+        raise ExportError(
+            f"the float32 network itself gives NaN or infinite values on {worst}",
+            hint="a division by zero on flat areas is the usual reason: add an epsilon, or take another checkpoint",
+        )
 
 
-def _too_large(peaks: Mapping[str, float], typed: onnx.ModelProto) -> set[str]:
-    """Values that leave a type's range, or come close to its end; NaN is within no limit."""
+def _headroom(expected: Sequence[_Expected]) -> float:
+    """How much of a type's range the values may take that were seen on these sheets."""
+    return HEADROOM if all(len(each.sheet.parts) == 1 for each in expected) else _HEADROOM_OF_PARTS
+
+
+def _too_large(peaks: Mapping[str, float], typed: onnx.ModelProto, headroom: float) -> set[str]:
+    """Values that take more than so much of a type's range; NaN is within no limit."""
     kinds = set(tensor_types(typed).values()) & ROUNDED
-    limit = HEADROOM * min(map(largest_of, kinds), default=np.inf)
+    limit = headroom * min(map(largest_of, kinds), default=np.inf)
     return {name for name, peak in peaks.items() if not peak <= limit}
 
 

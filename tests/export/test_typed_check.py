@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from deblur_deploy.config import PrecisionConfig
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.core.images import ImageSpec, Resolution, to_batch
-from deblur_deploy.export import typed_check
+from deblur_deploy.export import probes, typed_check
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.probes import probe_pictures
 from deblur_deploy.export.to_onnx import network_to_onnx
@@ -223,6 +223,55 @@ def test_large_activations_go_to_float32_with_their_layers_named(photo):
     assert settled.figures["largest_activation_layer"]
 
 
+SHEET = Resolution(320, 160)
+"""A size at which two pictures share a sheet, for networks that look at neighbourhoods."""
+
+
+def at_sheet_size(
+    between: Callable[[Tensor], Tensor], convert: Callable[..., onnx.ModelProto], photo: NDArray[np.uint8]
+):
+    """A network at that size, typed."""
+    torch.manual_seed(0)
+    floats = network_to_onnx(Net(between).eval(), SHEET)
+    image = ImageSpec(height=SHEET.height, width=SHEET.width)
+    return settle_types(floats, lambda kept: convert(floats, (), kept), [photo], image)
+
+
+@pytest.mark.parametrize("name", ["reciprocal", "exponentials"])
+def test_on_a_sheet_the_same_faults_are_found(name, photo, monkeypatch):
+    monkeypatch.setattr(float_nodes, "delicate_nodes", lambda graph, types, kind: set())
+    runs = []
+    monkeypatch.setattr(typed_check, "as_taken", lambda *taken: runs.append(taken) or probes.as_taken(*taken))
+    settled = at_sheet_size(ARITHMETIC[name](), convert_to_fp16, photo)
+    assert len(runs) == 4
+    assert settled.figures["kept_fp32"]
+    model, _ = round_in_float32(settled.model)
+    torch.manual_seed(0)
+    floats = network_to_onnx(Net(ARITHMETIC[name]()).eval(), SHEET)
+    for title, picture in probe_pictures([photo], SHEET).items():  # whole ones
+        batch = to_batch(picture)
+        assert (np.abs(run(model, batch) - run(floats, batch)) <= 1 / 255).mean() >= WITHIN, title
+
+
+def test_on_a_sheet_values_may_take_half_as_much_of_the_range(photo):
+    def scaled_by(factor: float) -> nn.Module:
+        layer = Scaled()
+        layer.up.weight.data *= factor / 1e5
+        layer.down.weight.data *= 1e5 / factor
+        return layer
+
+    first = at_sheet_size(scaled_by(1e4), convert_to_fp16, photo).figures
+    assert first["kept_fp32"] == []
+    reach = 1e4 * 65504 / first["largest_activation"]
+    assert at_sheet_size(scaled_by(0.4 * reach), convert_to_fp16, photo).figures["kept_fp32"] == []
+    assert at_sheet_size(scaled_by(0.5 * reach), convert_to_fp16, photo).figures["kept_fp32"]
+
+
+def test_a_flat_part_of_a_sheet_is_named(photo):
+    with pytest.raises(ExportError, match="float32 network itself gives NaN or infinite values on black"):
+        at_sheet_size(lambda y: y / sum(y[:, [i]].abs() for i in range(WIDTH)), convert_to_fp16, photo)
+
+
 def test_a_network_that_gives_nan_itself_is_refused(photo):
     floats = exported(lambda y: y / y.abs().sum(1, keepdim=True))
     with pytest.raises(ExportError, match="float32 network itself gives NaN or infinite values on black"):
@@ -277,6 +326,6 @@ def test_the_stage_says_what_it_kept(tiny, save, draw_frames, tmp_path: Path, mo
 
 def test_what_stays_broken_is_refused(photo, monkeypatch):
     floats = exported(Scaled())
-    monkeypatch.setattr(typed_check, "_too_large", lambda peaks, typed: set())
+    monkeypatch.setattr(typed_check, "_too_large", lambda *_: set())
     with pytest.raises(ExportError, match=r"NaN or infinite values on .*, with all but its layers"):
         settle_types(floats, lambda kept: convert_to_fp16(floats), [photo], IMAGE)
