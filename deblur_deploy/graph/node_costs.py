@@ -13,7 +13,7 @@ from onnx import TensorProto, inliner, shape_inference
 from deblur_deploy.config import precision_of_type
 from deblur_deploy.core.errors import ExportError
 from deblur_deploy.graph.constant_folding import fold_constants
-from deblur_deploy.graph.edit import share_constants
+from deblur_deploy.graph.edit import names_used, share_constants
 from deblur_deploy.graph.operators import OP_TYPE, WEIGHTED
 from deblur_deploy.graph.sizes import fix_sizes
 
@@ -23,6 +23,9 @@ _KINDS = {
     "DeformConv": "deformable",
     OP_TYPE: "deformable",
 }
+
+_Tensor = tuple[int, tuple[int, ...]]
+"""Type and shape."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,22 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
     Raises:
         ExportError: The sizes of such a node are not fixed.
     """
-    folded = onnx.ModelProto()
-    folded.CopyFrom(model)
-    share_constants(folded)
-    fold_constants(folded)  # shape inference only then knows sizes that are computed
-    graph = shape_inference.infer_shapes(folded, data_prop=True).graph
-    tensors: dict[str, tuple[int, tuple[int, ...]]] = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        kind = value.type.tensor_type
-        tensors[value.name] = (kind.elem_type, tuple(dim.dim_value for dim in kind.shape.dim))
+    tensors, nodes = _tensors_and_nodes(model)
+    if not all(_has_sizes(node, tensors) for node in nodes):
+        folded = onnx.ModelProto()
+        folded.CopyFrom(model)
+        share_constants(folded)
+        fold_constants(folded)  # shape inference only then knows sizes that are computed
+        tensors, nodes = _tensors_and_nodes(folded)
     dequantized = {
-        node.output[0]: tensors.get(node.input[0], (0, ()))[0]
-        for node in graph.node
-        if node.op_type == "DequantizeLinear"
+        node.output[0]: tensors.get(node.input[0], (0, ()))[0] for node in nodes if node.op_type == "DequantizeLinear"
     }
     found = []
-    for node in graph.node:
+    for node in nodes:
         if node.op_type in WEIGHTED:
             known = [tensors.get(name, (0, ())) for name in (node.input[0], node.input[1], node.output[0])]
             shapes = [shape for _, shape in known]
-            if not all(shapes) or 0 in (size for shape in shapes for size in shape):
+            if not _has_sizes(node, tensors):
                 raise ExportError(
                     f"the sizes of node {node.name!r} ({node.op_type}) are not fixed",
                     hint="export the network for one size: `deblur-deploy export-onnx --res 640x360`",
@@ -83,6 +82,29 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
             macs, kind = _macs(node, *shapes), _type_name(written_type)
             found.append(ComputeNode(node.name, shapes[1], macs, kind, _kind(node)))
     return tuple(found)
+
+
+def _tensors_and_nodes(model: onnx.ModelProto) -> tuple[dict[str, _Tensor], list[onnx.NodeProto]]:
+    """Types and shapes of a model's values, as far as they can be inferred, and the nodes that its outputs need."""
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    tensors: dict[str, _Tensor] = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        tensors[value.name] = (kind.elem_type, tuple(dim.dim_value for dim in kind.shape.dim))
+    needed, nodes = {value.name for value in graph.output}, []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed |= names_used(node)
+            nodes.append(node)
+    return tensors, nodes[::-1]
+
+
+def _has_sizes(node: onnx.NodeProto, tensors: Mapping[str, _Tensor]) -> bool:
+    """Whether all sizes are known that the cost of a node depends on."""
+    if node.op_type not in WEIGHTED:
+        return True
+    shapes = [tensors.get(name, (0, ()))[1] for name in (node.input[0], node.input[1], node.output[0])]
+    return all(shapes) and 0 not in (size for shape in shapes for size in shape)
 
 
 def precision_shares(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, float] | None:

@@ -42,7 +42,8 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
-    fold_constants(fixed, _SIZING)
+    if free_dimensions(model):
+        fold_constants(fixed, _SIZING)
     return fixed
 
 
