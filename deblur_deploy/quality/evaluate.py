@@ -18,7 +18,7 @@ from deblur_deploy.core.images import ImageSpec, from_batch, to_batch
 from deblur_deploy.core.plain_data import to_json, without_infinity
 from deblur_deploy.data.align import align
 from deblur_deploy.data.pairs import Image8, Pair, crop_pair
-from deblur_deploy.quality.metrics import mean_psnr_db, psnr_db, ssim_matlab, ssim_skimage
+from deblur_deploy.quality.metrics import both_ssims, mean_psnr_db, psnr_db
 from deblur_deploy.runtime.runner import Runner, fixed_size, infer_finite, open_runner
 
 if TYPE_CHECKING:
@@ -280,8 +280,7 @@ def _quality(runner: Runner, pairs: Iterable[Pair]) -> dict[str, Any]:
             lambda pair, restored: (
                 psnr_db(restored, pair.sharp),
                 psnr_db(pair.blurred, pair.sharp),
-                ssim_matlab(restored, pair.sharp),
-                ssim_skimage(restored, pair.sharp),
+                *both_ssims(restored, pair.sharp),
             ),
         )
     )
@@ -329,14 +328,16 @@ def _score(
     if config.align:
         restored, mask = align(restored, pair.sharp, pair.name)
         blurred, blurred_mask = align(blurred, pair.sharp, pair.name)
+    matlab, skimage = both_ssims(restored, pair.sharp, mask)
+    matlab_blurred, skimage_blurred = both_ssims(blurred, pair.sharp, blurred_mask)
     return ImageScore(
         pair.name,
         psnr_db(restored, pair.sharp, mask),
         psnr_db(blurred, pair.sharp, blurred_mask),
-        ssim_matlab(restored, pair.sharp, mask),
-        ssim_matlab(blurred, pair.sharp, blurred_mask),
-        ssim_skimage(restored, pair.sharp, mask),
-        ssim_skimage(blurred, pair.sharp, blurred_mask),
+        matlab,
+        matlab_blurred,
+        skimage,
+        skimage_blurred,
         lpips(restored, pair.sharp) if lpips else None,
     )
 

@@ -21,6 +21,11 @@ or averaged: more than any picture of up to 51,000 pixels has that differs from 
 
 _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2, _PEAK = 0.01, 0.03, 255.0
+_BLOCK = 16
+"""Rows that are blurred at a time, so that they stay in the processor's cache from the first tap to the last."""
+
+_Planes = NDArray[np.float64]
+"""(C, H, W)."""
 
 
 def psnr_db(image: Image8, reference: Image8, mask: Mask | None = None) -> float:
@@ -78,13 +83,7 @@ def ssim_skimage(image: Image8, reference: Image8, mask: Mask | None = None) -> 
     Raises:
         VerificationError: Shapes differ or are smaller than the window.
     """
-    _check_same_shape(image, reference)
-    margin = _WINDOW // 2
-    if min(image.shape[:2]) < _WINDOW:
-        raise VerificationError(f"{image.shape[1]}x{image.shape[0]} is too small for SSIM", hint="give 11x11 or more")
-    ssim = _ssim_map(image, reference, across_channels=False)
-    inner = np.s_[margin:-margin, margin:-margin]
-    return _mean(ssim[inner], None if mask is None else mask[inner])
+    return both_ssims(image, reference, mask)[1]
 
 
 def ssim_matlab(image: Image8, reference: Image8, mask: Mask | None = None) -> float:
@@ -102,31 +101,63 @@ def ssim_matlab(image: Image8, reference: Image8, mask: Mask | None = None) -> f
         VerificationError: Shapes differ.
     """
     _check_same_shape(image, reference)
-    return _mean(_ssim_map(image, reference, across_channels=True), mask)
+    return _mean(_ssim_map(_across_channels(_moments(image, reference))), mask)
+
+
+def both_ssims(image: Image8, reference: Image8, mask: Mask | None = None) -> tuple[float, float]:
+    """:func:`ssim_matlab` and :func:`ssim_skimage`, which share most of their work.
+
+    Args:
+        image: (H, W, 3) uint8, both sides at least 11.
+        reference: Same shape.
+        mask: Which pixels count; None counts all.
+
+    Raises:
+        VerificationError: Shapes differ or are smaller than the window.
+    """
+    _check_same_shape(image, reference)
+    margin = _WINDOW // 2
+    if min(image.shape[:2]) < _WINDOW:
+        raise VerificationError(f"{image.shape[1]}x{image.shape[0]} is too small for SSIM", hint="give 11x11 or more")
+    moments, inner = _moments(image, reference), np.s_[margin:-margin, margin:-margin]
+    skimage = _mean(_ssim_map(moments)[inner], None if mask is None else mask[inner])
+    return _mean(_ssim_map(_across_channels(moments)), mask), skimage
 
 
 def _mean(values: NDArray[np.float64], mask: Mask | None) -> float:
     return float(np.mean(values if mask is None else values[mask]))
 
 
-def _ssim_map(image: Image8, reference: Image8, across_channels: bool) -> NDArray[np.float64]:
-    """Equation 13 of Wang et al. with Gaussian moments, borders repeated; (H, W, 3).
+def _ssim_map(moments: list[_Planes]) -> _Planes:
+    """Equation 13 of Wang et al., (H, W, 3).
+
+    Args:
+        moments: As :func:`_moments` gives them.
+    """
+    mean_x, mean_y, square_x, square_y, product = moments
+    var_x, var_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
+    c1, c2 = (_K1 * _PEAK) ** 2, (_K2 * _PEAK) ** 2
+    ssim: _Planes = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    )
+    return ssim.transpose(1, 2, 0)
+
+
+def _moments(image: Image8, reference: Image8) -> list[_Planes]:
+    """Gaussian means of two pictures, of their squares and of their product, each (3, H, W), borders repeated.
 
     Args:
         image: (H, W, 3) uint8.
         reference: Same shape.
-        across_channels: Whether the window reaches over neighbouring channels too.
     """
     x, y = (np.ascontiguousarray(each.transpose(2, 0, 1), np.float64) for each in (image, reference))
-    mean_x, mean_y, square_x, square_y, product = (
-        _blur(planes, across_channels) for planes in (x, y, x * x, y * y, x * y)
-    )
-    var_x, var_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
-    c1, c2 = (_K1 * _PEAK) ** 2, (_K2 * _PEAK) ** 2
-    ssim: NDArray[np.float64] = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    )
-    return ssim.transpose(1, 2, 0)
+    return [np.stack([_blur(plane) for plane in planes]) for planes in (x, y, x * x, y * y, x * y)]
+
+
+def _across_channels(moments: list[_Planes]) -> list[_Planes]:
+    """The moments for a window that reaches over neighbouring channels too."""
+    matrix = _across(len(moments[0]))
+    return [np.tensordot(matrix, planes, axes=1) for planes in moments]
 
 
 def _gaussian() -> NDArray[np.float64]:
@@ -134,13 +165,6 @@ def _gaussian() -> NDArray[np.float64]:
     weights: NDArray[np.float64] = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _SIGMA) ** 2)
     weights /= weights.sum()
     return weights
-
-
-def _blur(planes: NDArray[np.float64], across_channels: bool) -> NDArray[np.float64]:
-    """Gaussian means of (C, H, W), plane by plane: one plane fits into a processor's cache, three do not."""
-    if across_channels:
-        planes = np.tensordot(_across(len(planes)), planes, axes=1)
-    return np.stack([_blur_rows(_blur_rows(plane).T).T for plane in planes])
 
 
 def _across(size: int) -> NDArray[np.float64]:
@@ -153,17 +177,27 @@ def _across(size: int) -> NDArray[np.float64]:
     return matrix
 
 
-def _blur_rows(plane: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian means of (H, W) along the first axis."""
-    reach, size, weights = _WINDOW // 2, len(plane), _gaussian()
-    padded = np.pad(plane, ((reach, reach), (0, 0)), mode="edge")
-    total: NDArray[np.float64] = weights[reach] * padded[reach : reach + size]
-    pair = np.empty_like(total)
-    for before in range(reach):  # taps at equal distance have equal weights
-        after = 2 * reach - before
-        np.add(padded[before : before + size], padded[after : after + size], out=pair)
-        pair *= weights[before]
-        total += pair
+def _blur(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaussian means of (H, W)."""
+    reach, (height, width) = _WINDOW // 2, plane.shape
+    rows = np.pad(plane, ((reach, reach), (0, 0)), mode="edge")
+    down = _weighted([rows[tap : tap + height] for tap in range(_WINDOW)])
+    columns = np.pad(down, ((0, 0), (reach, reach)), mode="edge")
+    return _weighted([columns[:, tap : tap + width] for tap in range(_WINDOW)])
+
+
+def _weighted(taps: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The sum of eleven shifted planes, (H, W), by the Gaussian window's weights."""
+    reach, weights = _WINDOW // 2, _gaussian()
+    total = np.empty(taps[0].shape)
+    for first in range(0, len(total), _BLOCK):
+        rows = np.s_[first : first + _BLOCK]
+        np.multiply(taps[reach][rows], weights[reach], out=total[rows])
+        pair = np.empty_like(total[rows])
+        for before in range(reach):  # taps at equal distance have equal weights
+            np.add(taps[before][rows], taps[2 * reach - before][rows], out=pair)
+            pair *= weights[before]
+            total[rows] += pair
     return total
 
 

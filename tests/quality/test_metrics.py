@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import VerificationError
-from deblur_deploy.quality.metrics import EQUAL_DB, mean_psnr_db, psnr_db, ssim_matlab, ssim_skimage
+from deblur_deploy.quality.metrics import EQUAL_DB, both_ssims, mean_psnr_db, psnr_db, ssim_matlab, ssim_skimage
 
 Image8 = NDArray[np.uint8]
 
@@ -128,3 +128,16 @@ def test_a_mask_of_everything_changes_nothing(photo: Image8) -> None:
     everything = np.ones(photo.shape[:2], bool)
     for metric in (psnr_db, ssim_skimage, ssim_matlab):
         assert metric(other, photo, everything) == pytest.approx(metric(other, photo))
+
+
+@pytest.mark.parametrize("size", [(11, 11), (16, 37), (50, 33)])
+def test_both_kinds_of_ssim_are_those_that_are_measured_alone(photo, size):
+    reference = np.ascontiguousarray(photo[: size[0], : size[1]])
+    image = np.clip(reference.astype(np.int16) + np.arange(size[1])[None, :, None] % 9, 0, 255).astype(np.uint8)
+    mask = np.arange(size[0] * size[1]).reshape(size) % 7 > 0
+    for only in (None, mask):
+        assert both_ssims(image, reference, only) == (
+            ssim_matlab(image, reference, only),
+            ssim_skimage(image, reference, only),
+        )
+        assert len(set(both_ssims(image, reference, only))) == 2
