@@ -15,7 +15,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from deblur_deploy.core.artifact import Artifact
@@ -159,6 +158,8 @@ class Output:
             lines = CountedProgress(self.say, title)
             yield lambda step, steps, loss: lines.show(step, steps, f"loss {loss:.4f}")
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -177,6 +178,8 @@ class Output:
             lines = CountedProgress(self.say, title)
             yield lambda done: lines.show(done, total)
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),

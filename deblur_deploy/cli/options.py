@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from deblur_deploy.config import PruneConfig, QatConfig
 from deblur_deploy.core.artifact import check_replaceable
 from deblur_deploy.core.files import check_writable
 from deblur_deploy.core.lock import DirectoryInUseError, locked
+
+if TYPE_CHECKING:
+    from deblur_deploy.config import PruneConfig, QatConfig
 
 Source = Annotated[
     Path | None,
@@ -33,7 +35,7 @@ Runtime = Annotated[str | None, typer.Option(help="What to run on. Left out: the
 
 RUNS = Path("runs")
 
-C = TypeVar("C", PruneConfig, QatConfig)
+C = TypeVar("C", "PruneConfig", "QatConfig")
 
 
 _claims = contextlib.ExitStack()

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.core.external_data import refuse_external_data
-from deblur_deploy.core.images import ImageSpec
+from deblur_deploy.core.image_spec import ImageSpec
 from deblur_deploy.core.lock import locked
 from deblur_deploy.core.plain_data import to_json
 from deblur_deploy.core.tables import from_table
@@ -175,6 +174,8 @@ def _just_after(created: str) -> str:
 
 def library_versions(more: Iterable[str] = ()) -> dict[str, str]:
     """Versions of the installed libraries that decide what a stage computes, and of ``more`` distributions."""
+    from importlib import metadata  # with a parser of mail in it, which reading an artifact does not need
+
     versions = {}
     for name in dict.fromkeys((*_LIBRARIES, *more)):
         try:

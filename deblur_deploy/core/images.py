@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deblur_deploy.core import formats
 from deblur_deploy.core.curves import curve_unlike_srgb
-from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.errors import ArtifactError
+from deblur_deploy.core.image_spec import ImageSpec as ImageSpec
+from deblur_deploy.core.image_spec import Resolution as Resolution
+from deblur_deploy.core.image_spec import parse_resolution as parse_resolution
 from deblur_deploy.core.tiff_repair import SIGNATURES, read_pages, repair
 
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
@@ -26,62 +27,6 @@ _SAVE_UNSIGNED = "save it with 8 or 16 bits; infer restores it as it is"
 
 MAX_PIXELS = 178_956_970
 """Larger pictures are taken for decompression bombs; it is the bound at which Pillow itself gives up."""
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """What a network takes and gives.
-
-    Args:
-        layout: Axis order of the tensors.
-        channels: Number of colour channels, RGB order.
-        value_range: Values of black and white.
-        multiple_of: Divisor of height and width inside the network; graphs pad to it themselves.
-        height: Fixed height in pixels, or None where any is taken.
-        width: Fixed width in pixels, or None where any is taken.
-        dtype: Type of the values; ``uint8`` stands for camera frames as they come.
-        state: Of a file that takes the frame before, too: channels, height and width of its state; else None.
-    """
-
-    layout: str = "NCHW"
-    channels: int = 3
-    value_range: tuple[float, float] = (0.0, 1.0)
-    multiple_of: int = 1
-    height: int | None = None
-    width: int | None = None
-    dtype: Literal["float32", "uint8"] = "float32"
-    state: tuple[int, int, int] | None = None
-
-    @classmethod
-    def of_frames(cls, height: int | None, width: int | None, multiple_of: int = 1) -> ImageSpec:
-        """What a network of camera frames, (N, H, W, 3) uint8, takes and gives."""
-        return cls("NHWC", 3, (0.0, 255.0), multiple_of, height, width, "uint8")
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """A picture size in pixels."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-def parse_resolution(text: str) -> Resolution:
-    """Read ``WIDTHxHEIGHT``, such as ``640x360``.
-
-    Raises:
-        ConfigError: The text has another form, or a side is below 1.
-    """
-    sides = text.strip().lower().split("x")
-    if len(sides) != 2 or not all(re.fullmatch("[0-9]{1,9}", side) for side in sides):
-        raise ConfigError(f"{text!r} is not a resolution", hint="write WIDTHxHEIGHT in pixels, such as 640x360")
-    width, height = (int(side) for side in sides)
-    if not (1 <= width <= 65_536 and 1 <= height <= 65_536):
-        raise ConfigError(f"resolution {text!r} is out of range", hint="both sides from 1 to 65536, such as 640x360")
-    return Resolution(width, height)
 
 
 def load_rgb(path: Path) -> NDArray[np.uint8]:

@@ -18,7 +18,8 @@ from deblur_deploy.core.images import ImageSpec, from_batch, to_batch
 from deblur_deploy.core.plain_data import to_json, without_infinity
 from deblur_deploy.data.align import align
 from deblur_deploy.data.pairs import Image8, Pair, crop_pair
-from deblur_deploy.quality.metrics import both_ssims, mean_psnr_db, psnr_db
+from deblur_deploy.quality.decibels import mean_psnr_db
+from deblur_deploy.quality.metrics import both_ssims, psnr_db
 from deblur_deploy.runtime.runner import Runner, fixed_size, infer_finite, open_runner
 
 if TYPE_CHECKING:

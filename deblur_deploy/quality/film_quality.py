@@ -21,7 +21,8 @@ from deblur_deploy.core.images import from_batch, to_batch
 from deblur_deploy.data.optical_flow import Motion, find_motion, quarter_gray
 from deblur_deploy.data.pairs import Image8, Pair
 from deblur_deploy.network.steps import FLOW_STRIDE
-from deblur_deploy.quality.metrics import mean_psnr_db, psnr_db
+from deblur_deploy.quality.decibels import mean_psnr_db
+from deblur_deploy.quality.metrics import psnr_db
 from deblur_deploy.runtime.abilities import FollowsFilm
 from deblur_deploy.runtime.runner import infer_finite, open_with
 from deblur_deploy.runtime.runtimes import OpenOptions

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deblur_deploy.core.artifact import Step
-from deblur_deploy.quality.metrics import bounded_db
+from deblur_deploy.quality.decibels import bounded_db
 
 SMALL_GAIN_DB = 0.2
 """A gain of the original below this is too small to take a share of."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +12,6 @@ from deblur_deploy.core.errors import VerificationError
 Image8 = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 """(H, W), true where pixels count."""
-
-EQUAL_DB = 100.0
-"""What a picture that is equal to the sharp one, whose PSNR is infinite, counts as wherever PSNRs are added, subtracted
-or averaged: more than any picture of up to 51,000 pixels has that differs from the sharp one at all."""
 
 _WINDOW, _SIGMA = 11, 1.5
 _K1, _K2, _PEAK = 0.01, 0.03, 255.0
@@ -45,28 +39,6 @@ def psnr_db(image: Image8, reference: Image8, mask: Mask | None = None) -> float
     _check_same_shape(image, reference)
     mse = _mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2, mask)
     return 10 * math.log10(_PEAK**2 / mse) if mse else math.inf
-
-
-def bounded_db(value: float | None) -> float:
-    """A PSNR to calculate with, in dB: at most ``EQUAL_DB``, which stands for equal pictures.
-
-    Args:
-        value: A PSNR in dB, infinite for equal pictures; None is how JSON, which has no infinity, says that.
-    """
-    return EQUAL_DB if value is None else min(value, EQUAL_DB)
-
-
-def mean_psnr_db(values: Iterable[float]) -> float:
-    """Mean of the PSNRs of several pictures in dB, in which a picture equal to the sharp one counts as ``EQUAL_DB``.
-
-    Args:
-        values: At least one PSNR.
-
-    Returns:
-        The mean; infinity where every picture was equal.
-    """
-    found = list(values)
-    return math.inf if all(map(math.isinf, found)) else statistics.fmean(map(bounded_db, found))
 
 
 def ssim_skimage(image: Image8, reference: Image8, mask: Mask | None = None) -> float:

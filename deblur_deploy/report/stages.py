@@ -11,8 +11,8 @@ from deblur_deploy.config import precision_of_stage
 from deblur_deploy.core.artifact import Artifact, Step
 from deblur_deploy.core.errors import ArtifactError
 from deblur_deploy.core.sources import find_artifacts, shipped_generator
+from deblur_deploy.quality.decibels import bounded_db
 from deblur_deploy.quality.gain import blurred_of, same_blurred
-from deblur_deploy.quality.metrics import bounded_db
 
 ORIGINAL = "original"
 

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from deblur_deploy.core.errors import VerificationError
-from deblur_deploy.quality.metrics import EQUAL_DB, both_ssims, mean_psnr_db, psnr_db, ssim_matlab, ssim_skimage
+from deblur_deploy.quality.decibels import EQUAL_DB, mean_psnr_db
+from deblur_deploy.quality.metrics import both_ssims, psnr_db, ssim_matlab, ssim_skimage
 
 Image8 = NDArray[np.uint8]
 
