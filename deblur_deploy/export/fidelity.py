@@ -6,7 +6,8 @@ gives no numbers is not.
 
 A quantized file is held against the fake-quantized network, on hard pictures too. The two sum in another order, so that
 a value at the edge between two codes may fall to either side, and some networks carry that far. So they may be as far
-apart as quantization itself moves the picture: a file further off computes something else.
+apart as quantization itself moves the picture: a file further off computes something else. Of a network that looks at
+neighbourhoods only, these pictures share one run, side by side, and each is judged by itself.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.errors import DeblurDeployError, ExportError
 from deblur_deploy.core.images import Resolution, from_frames, to_batch
-from deblur_deploy.data.pairs import Image8, load_photos
-from deblur_deploy.export.probes import as_taken, probe_pictures
+from deblur_deploy.data.pairs import load_photos
+from deblur_deploy.export.probes import Sheet, as_taken, probe_pictures, probe_sheets
+from deblur_deploy.graph.locality import is_local
 from deblur_deploy.graph.retype import tensor_types
 from deblur_deploy.network.fake_quant import without_quantizers
 from deblur_deploy.network.generator import Generator
@@ -38,7 +40,7 @@ LEVEL = 1 / 255
 """How far all but a thousandth of the samples may be from the network's without a warning."""
 
 _SHARE = 0.999
-_PICTURE = "letterboxed photograph"
+_PICTURE, _WITHOUT_BARS = "letterboxed photograph", "photograph 1"
 _RUNTIMES = ("onnxruntime", "openvino")
 _FREE_SIZES = (Resolution(160, 96), Resolution(117, 139))
 """Two sizes for a file that takes any: one that divides well, and one that does not."""
@@ -60,8 +62,10 @@ def comparing(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict
 
     def measure(artifact: Artifact) -> dict[str, Any]:
         quantized = artifact.network.quantization is not None
-        pictures = _pictures(load_photos(None)[0], net, config, hard=quantized)
-        probes = [_Probe(net, quantized, name, picture) for name, picture in pictures]
+        together = quantized and is_local(onnx.load(artifact.path))
+        probes = _probes(net, config, quantized=quantized, together=together)
+        if together and not all(np.isfinite(probe.expected).all() for probe in probes):
+            together, probes = False, _probes(net, config, quantized=True, together=False)  # one would spoil the others
         runtimes = [name for name in _RUNTIMES if not reason_unavailable(artifact, name) and _fits(name, config)]
         worst = {runtime: _worst(artifact, runtime, probes) for runtime in runtimes}
         figures: dict[str, Any] = {
@@ -69,9 +73,12 @@ def comparing(net: Generator, config: ExportConfig) -> Callable[[Artifact], dict
         }
         if quantized:
             found = {name: one for name, one in worst.items() if not isinstance(one, str)}
-            figures["network_difference_on"] = {name: one.probe.name for name, one in found.items()}
-            figures["network_difference_allowed"] = {name: one.probe.allowed for name, one in found.items()}
-            figures["infinite_inside"] = _infinite(artifact, probes) if "onnxruntime" in found else {}
+            figures["network_difference_on"] = {name: one.part for name, one in found.items()}
+            figures["network_difference_allowed"] = {name: one.allowed for name, one in found.items()}
+            infinite = _infinite(artifact, probes) if "onnxruntime" in found else {}
+            if infinite and together:  # on which of those that share a sheet
+                infinite = _infinite(artifact, _probes(net, config, quantized=True, together=False)) or infinite
+            figures["infinite_inside"] = infinite
         return figures
 
     return measure
@@ -82,38 +89,50 @@ def _fits(runtime: str, config: ExportConfig) -> bool:
     return runtime == "onnxruntime" or config.deform_op != "standard"
 
 
-def _pictures(photo: Image8, net: Generator, config: ExportConfig, *, hard: bool) -> list[tuple[str, Image8]]:
-    """Pictures to compare on, with their names: one of each size, and hard ones of the first size."""
+def _probes(net: Generator, config: ExportConfig, *, quantized: bool, together: bool) -> list[_Probe]:
+    """What to compare on: a picture of each size, and of a quantized network hard ones of the first size.
+
+    Args:
+        net: The network.
+        config: How it was exported.
+        quantized: Whether it is.
+        together: Whether a sheet may hold several pictures.
+    """
     if not config.dynamic:
         sizes = [Resolution(config.width, config.height)]
     else:
         least = net.smallest_side
         sizes = [Resolution(max(size.width, least), max(size.height, least)) for size in _FREE_SIZES]
-    drawn = [probe_pictures([photo], size) for size in sizes]
-    others = {name: picture for name, picture in drawn[0].items() if "photograph" not in name}
-    return [(_PICTURE, pictures[_PICTURE]) for pictures in drawn] + (list(others.items()) if hard else [])
+    photo = load_photos(None)[0]
+    sheets = [Sheet.of_one(_PICTURE, probe_pictures([photo], size)[_PICTURE]) for size in sizes]
+    if quantized:
+        hard = probe_sheets([photo], sizes[0], together=together)
+        sheets[:1] = [sheet for sheet in hard if set(sheet.parts) != {_WITHOUT_BARS}]
+    return [_Probe(net, quantized, sheet) for sheet in sheets]
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """A picture, and what a network, quantized or not, gives for it."""
+    """A sheet of pictures, and what a network, quantized or not, gives for it."""
 
     net: Generator
     quantized: bool
-    name: str
-    picture: Image8
+    sheet: Sheet
 
     @functools.cached_property
     def expected(self) -> NDArray[np.float32]:
-        return _given(self.net, to_batch(self.picture))
+        return _given(self.net, to_batch(self.sheet.picture))
 
     @functools.cached_property
-    def allowed(self) -> float:
-        """How far a file may be from that: where the network is quantized, as far as quantization moves it."""
+    def _unquantized(self) -> NDArray[np.float32]:
+        with without_quantizers(self.net):
+            return _given(self.net, to_batch(self.sheet.picture))
+
+    def allowed(self, part: str) -> float:
+        """How far a file may be from that on a picture: of a quantized network, as far as quantization moves it."""
         if not self.quantized:
             return LEVEL
-        with without_quantizers(self.net):
-            return max(LEVEL, _distance(_given(self.net, to_batch(self.picture)), self.expected))
+        return max(LEVEL, _distance(self.sheet.cut(part, self._unquantized), self.sheet.cut(part, self.expected)))
 
 
 @dataclass(frozen=True)
@@ -121,34 +140,44 @@ class _Worst:
     """The picture on which a file does worst in a runtime, and how far it is from the network there."""
 
     probe: _Probe
+    part: str
     apart: float
+
+    @property
+    def allowed(self) -> float:
+        return self.probe.allowed(self.part)
 
 
 def _worst(artifact: Artifact, runtime: str, probes: list[_Probe]) -> _Worst | str:
     """Where a file is furthest from its network in one runtime, for what is allowed; or why it does not run."""
     try:
         with open_runner(artifact, runtime) as runner:
-            found = [_Worst(probe, _apart(probe, runner)) for probe in probes]
+            found = [one for probe in probes for one in _apart(probe, runner)]
     except ExportError:
         raise
     except DeblurDeployError as err:
         return err.message
     # What quantization does to a picture takes another run of the network, and matters beyond a level only.
-    return max(found, key=lambda one: (one.apart / one.probe.allowed if one.apart > LEVEL else 0.0, one.apart))
+    return max(
+        found, key=lambda one: (one.apart / one.probe.allowed(one.part) if one.apart > LEVEL else 0.0, one.apart)
+    )
 
 
-def _apart(probe: _Probe, runner: Runner) -> float:
-    """How far a file is from its network on a picture."""
-    given: NDArray[Any] = runner.infer(as_taken(probe.picture, runner.image))
+def _apart(probe: _Probe, runner: Runner) -> Iterator[_Worst]:
+    """How far a file is from its network on every picture of a sheet."""
+    given: NDArray[Any] = runner.infer(as_taken(probe.sheet.picture, runner.image))
     given = from_frames(given) if runner.image.dtype == "uint8" else given
-    if not np.isfinite(probe.expected).all():
-        return 0.0  # the network itself is no better
-    if not np.isfinite(given).all():
-        raise ExportError(
-            f"the exported file gives NaN or infinite values in {runner.name}, where the network gives a picture",
-            hint="please report this with the checkpoint; the checkpoint itself runs in PyTorch",
-        )
-    return _distance(given, probe.expected)
+    for part in probe.sheet.parts:
+        here, expected = (probe.sheet.cut(part, output) for output in (given, probe.expected))
+        if not np.isfinite(expected).all():
+            yield _Worst(probe, part, 0.0)  # the network itself is no better
+            continue
+        if not np.isfinite(here).all():
+            raise ExportError(
+                f"the exported file gives NaN or infinite values in {runner.name}, where the network gives a picture",
+                hint="please report this with the checkpoint; the checkpoint itself runs in PyTorch",
+            )
+        yield _Worst(probe, part, _distance(here, expected))
 
 
 def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -172,9 +201,9 @@ def _infinite(artifact: Artifact, probes: list[_Probe]) -> Mapping[str, str]:
     watched = Watched(model, floats)
     found = {}
     for probe in probes:
-        peaks = watched.run(as_taken(probe.picture, artifact.image)).peaks
+        peaks = watched.run(as_taken(probe.sheet.picture, artifact.image)).peaks
         if broken := [name for name in makers if name in peaks and not np.isfinite(peaks[name])]:
-            found[probe.name] = layer_name(broken[0], makers)
+            found[", ".join(probe.sheet.parts)] = layer_name(broken[0], makers)
     return found
 
 

@@ -25,6 +25,9 @@ _LEAST_PART = 160
 
 _COLUMNS, _ROWS = 4, 2
 
+_BLENDED = 32
+"""Pixels beside a neighbour in which a part is not judged: a flat area is not as flat there."""
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -32,11 +35,16 @@ class Sheet:
 
     Args:
         picture: (H, W, 3) uint8.
-        parts: Rows and columns of each, by name.
+        parts: Rows and columns in which each is judged, by name.
     """
 
     picture: Image8
     parts: Mapping[str, tuple[slice, slice]]
+
+    @classmethod
+    def of_one(cls, name: str, picture: Image8) -> Sheet:
+        """A sheet that is one picture."""
+        return cls(picture, {name: (slice(None), slice(None))})
 
     def cut(self, part: str, output: NDArray[Any]) -> NDArray[Any]:
         """A part of what a network gave for the sheet: (N, 3, H, W) floats, or (N, H, W, 3) uint8."""
@@ -88,8 +96,7 @@ def probe_sheets(photos: Sequence[Image8], size: Resolution | None, *, together:
     columns = min(_COLUMNS, size.width // _LEAST_PART) if size and together else 0
     rows = min(_ROWS, size.height // _LEAST_PART) if size and together else 0
     if size is None or columns * rows < 2:
-        whole = slice(None), slice(None)
-        return [Sheet(picture, {name: whole}) for name, picture in probe_pictures(photos, size).items()]
+        return [Sheet.of_one(name, picture) for name, picture in probe_pictures(photos, size).items()]
     part = Resolution(size.width // columns, size.height // rows)
     places = [
         (slice(y, y + part.height), slice(x, x + part.width))
@@ -100,9 +107,23 @@ def probe_sheets(photos: Sequence[Image8], size: Resolution | None, *, together:
     for first in range(0, len(pictures), len(places)):
         sheet, parts = fit_photo(photos[0], size), {}
         for (name, picture), place in zip(pictures[first:], places, strict=False):
-            sheet[place], parts[name] = picture, place
+            sheet[place], parts[name] = picture, _away_from_others(place, (rows * part.height, columns * part.width))
         sheets.append(Sheet(sheet, parts))
     return sheets
+
+
+def _away_from_others(place: tuple[slice, slice], ends: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns without those beside a neighbour; those at the edges of the sheet stay.
+
+    Args:
+        place: Rows and columns of a part.
+        ends: Where the last rows and columns of parts end.
+    """
+    rows, columns = (
+        slice(side.start + _BLENDED * (side.start > 0), side.stop - _BLENDED * (side.stop < end))
+        for side, end in zip(place, ends, strict=True)
+    )
+    return rows, columns
 
 
 def as_taken(picture: Image8, image: ImageSpec) -> NDArray[Any]:

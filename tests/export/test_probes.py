@@ -28,16 +28,27 @@ def test_every_picture_is_on_one_sheet(draw_frames, size, sheets, part):
     assert len(found) == sheets
     assert {sheet.picture.shape for sheet in found} == {(size.height, size.width, 3)}
     alone = probe_pictures(photos, Resolution(part[1], part[0]))
-    seen = {}
+    height, width = part
+    names: list[str] = []
     for sheet in found:
         taken = np.zeros((1, size.height, size.width, 1), np.uint8)
         for name in sheet.parts:
+            names.append(name)
             sheet.cut(name, taken)[:] += 1
-            seen[name] = sheet.cut(name, sheet.picture[None])[0]
+            rows, columns = sheet.parts[name]
+            inside = [
+                side if isinstance(side.start, int) else slice(0, length)
+                for side, length in ((rows, height), (columns, width))
+            ]
+            (top, bottom), (left, right) = (
+                (each.start % length, (each.stop - 1) % length + 1) for each, length in zip(inside, part, strict=True)
+            )
+            assert {top, height - bottom, left, width - right} <= {0, 32}
+            expected = alone[name][top:bottom, left:right]
+            np.testing.assert_array_equal(sheet.cut(name, sheet.picture[None])[0], expected)
         assert taken.max() == 1  # they do not overlap
-    assert set(seen) == {"photograph 1", "photograph 2"} | HARD
-    for name, picture in seen.items():
-        np.testing.assert_array_equal(picture, alone[name])
+        assert len(sheet.parts) == 1 or taken[0, 0, 0, 0] == taken[0, 0, width - 33, 0] == 1 > taken[0, 0, width, 0]
+    assert sorted(names) == sorted({"photograph 1", "photograph 2"} | HARD)
 
 
 @pytest.mark.parametrize("size", [Resolution(640, 360), None])

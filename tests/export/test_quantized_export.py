@@ -151,17 +151,20 @@ def make_infinite(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.full(8, np.inf, np.float32), "infinite"))
 
 
+@pytest.mark.parametrize("size", [SIZE, Resolution(320, 160)], ids=["alone", "two on a sheet"])
 @pytest.mark.parametrize("change", [narrow_ranges, make_infinite])
-def test_a_file_that_is_quantized_otherwise_is_said(save, photo, change: Callable[[onnx.ModelProto], None]) -> None:
+def test_a_file_that_is_quantized_otherwise_is_said(
+    save, photo, change: Callable[[onnx.ModelProto], None], size: Resolution
+) -> None:
     net = Chain().eval()
     scheme = dataclasses.asdict(plan_scheme(net, QatConfig()))
     quantize_network(net, scheme, [to_batch(photo[:64, :80])])
-    model = network_to_onnx(net, SIZE)
+    model = network_to_onnx(net, size)
     change(model)
-    artifact = save(model, ImageSpec(height=SIZE.height, width=SIZE.width))
+    artifact = save(model, ImageSpec(height=size.height, width=size.width))
     artifact = dataclasses.replace(artifact, network=dataclasses.replace(artifact.network, quantization=scheme))
 
-    figures = comparing(net, ExportConfig(SIZE.width, SIZE.height))(artifact)
+    figures = comparing(net, ExportConfig(size.width, size.height))(artifact)
 
     assert figures["network_difference"].keys() == set(RUNTIMES)
     for runtime, apart in figures["network_difference"].items():
@@ -169,7 +172,7 @@ def test_a_file_that_is_quantized_otherwise_is_said(save, photo, change: Callabl
     said: list[str] = []
     report_difference(SimpleNamespace(say=said.append), SimpleNamespace(figures=figures))
     assert "quantization itself moves it by" in said[0]
-    if change is make_infinite:
+    if change is make_infinite:  # by its picture, also where some share a sheet
         assert set(figures["infinite_inside"]) >= {"black", "white", "checkerboard"}
         assert "NaN or infinite values inside the file at '/layers/layers.0/Conv'" in said[-1]
     else:
