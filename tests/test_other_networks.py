@@ -79,7 +79,9 @@ class Net(nn.Module):
 
     def __init__(self, width=24):
         super().__init__()
-        self.enter = nn.Conv2d(3, width, 3, padding=1)
+        self.enter = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.InstanceNorm2d(width, affine=True, track_running_stats=True)
+        )
         self.down = nn.Sequential(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.InstanceNorm2d(2 * width), nn.LeakyReLU(0.2))
         self.body = nn.Sequential(
             nn.ReflectionPad2d(1),

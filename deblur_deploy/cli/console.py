@@ -6,12 +6,13 @@ Without a terminal to draw a progress bar in, a line now and then shows in the l
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -100,6 +101,26 @@ def _clock_time(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
+_kept: list[TextIO] = []
+"""stdout, while it is kept for the result."""
+
+
+def keep_stdout() -> TextIO:
+    """Keep stdout, which this gives, for a command's result, until :func:`release_stdout`.
+
+    What anything else prints, such as a user's network, goes to stderr.
+    """
+    _kept.append(sys.stdout)
+    sys.stdout = sys.stderr
+    return _kept[-1]
+
+
+def release_stdout() -> None:
+    """Put stdout back, if it was kept."""
+    while _kept:
+        sys.stdout = _kept.pop()
+
+
 class Output:
     """Printer of one command.
 
@@ -140,7 +161,8 @@ class Output:
     def emit(self, result: dict[str, Any]) -> None:
         """Print the command's JSON object, if that is what was asked for."""
         if self.as_json:
-            print(json.dumps(without_infinity(result, nan_too=True), allow_nan=False))
+            text = json.dumps(without_infinity(result, nan_too=True), allow_nan=False)
+            print(text, file=_kept[0] if _kept else sys.stdout)
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; every column but the first is right-aligned."""

@@ -10,6 +10,7 @@ from typing import cast
 
 import typer
 
+from deblur_deploy.cli.console import release_stdout
 from deblur_deploy.cli.options import release_claims
 from deblur_deploy.core.errors import BudgetError, ConfigError, DeblurDeployError, MissingDependencyError, first_line
 
@@ -66,6 +67,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         code = EXIT_INTERRUPTED
     finally:
         release_claims()
+        release_stdout()
     if code == EXIT_INTERRUPTED:  # typer, too, turns Ctrl-C into this code
         print("Interrupted. Artifacts that were finished are kept.", file=sys.stderr)
     return code

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deblur_deploy.cli.console import Output
+from deblur_deploy.cli.console import Output, keep_stdout
 from deblur_deploy.cli.infer_output import conclude, restore_jobs
 from deblur_deploy.cli.options import Json, Runtime
 from deblur_deploy.core.artifact import Artifact, load_artifact
@@ -274,10 +274,10 @@ def _stream(machine: _Machine, choice: _Choice, raw: str | None, as_json: bool, 
     if as_json:
         raise ConfigError("--json and raw frames both need stdout", hint="leave out --json")
     size = parse_resolution(raw)
-    output = Output(as_json=True)  # stdout is for the frames
+    frames_out, output = keep_stdout().buffer, Output(as_json=True)
     with _opened(machine.artifact(), machine) as runner:
         restorer = Restorer(runner, config.restore)
-        frames = restore_raw(sys.stdin.buffer, sys.stdout.buffer, size, restorer, lambda count: None)
+        frames = restore_raw(sys.stdin.buffer, frames_out, size, restorer, lambda count: None)
     output.say(f"restored  {frames} frames of {size}")
     for note in restorer.cut_notes(0):
         output.say(f"note      {note}")

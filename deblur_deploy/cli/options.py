@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from deblur_deploy.cli.console import keep_stdout
 from deblur_deploy.core.artifact import check_replaceable
 from deblur_deploy.core.files import check_writable
 from deblur_deploy.core.lock import DirectoryInUseError, locked
@@ -25,7 +26,19 @@ Source = Annotated[
 ]
 Runs = Annotated[Path, typer.Option(help="Directory that holds the artifacts of this project.")]
 Out = Annotated[Path | None, typer.Option(help="Directory to write. Left out: a new one under --runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")]
+
+
+def _for_json(asked: bool) -> bool:
+    """Keep stdout for the JSON object, if that is what was asked for."""
+    if asked:
+        keep_stdout()
+    return asked
+
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=_for_json, help="Print one JSON object on stdout; everything else goes to stderr."),
+]
 Res = Annotated[str, typer.Option(help="Picture size as WIDTHxHEIGHT.")]
 Photos = Annotated[
     Path | None, typer.Option("--data", help="Folder of sharp photographs to tune on. Left out: the shipped ones.")

@@ -21,14 +21,15 @@ def outputs_of(result: Any) -> list[Tensor]:
 
 
 _LABELS: dict[Rule, str] = {
-    rules.pointwise: "pointwise where copy complex polar _prelu_kernel prelu masked_fill lerp hardswish",
+    rules.pointwise: "pointwise where copy complex polar _prelu_kernel prelu masked_fill lerp hardswish "
+    "rrelu_with_noise",
     rules.unknown: "unknown",
     rules.nothing: "_local_scalar_dense is_nonzero equal sym_size item argmax argmin",
     rules.made: "zeros ones empty full new_zeros new_ones new_empty new_full arange linspace rand randn "
     "scalar_tensor eye empty_strided new_empty_strided",
     rules.like: "zeros_like ones_like empty_like full_like rand_like randn_like",
     rules.kept: "clone detach alias contiguous lift_fresh lift _to_copy to native_dropout dropout bernoulli "
-    "_softmax _log_softmax softmax log_softmax _conj conj resolve_conj resolve_neg",
+    "log_sigmoid_forward _softmax _log_softmax softmax log_softmax _conj conj resolve_conj resolve_neg",
     rules.broadcast: "expand repeat",
     rules.moved: "permute transpose t flip index_select index pixel_shuffle pixel_unshuffle "
     "channel_shuffle unfold diagonal movedim tril triu",

@@ -93,12 +93,17 @@ def _require_layers(net: Generator, scheme: QuantScheme) -> None:
         ConfigError: Every layer is exempt.
     """
     layers = list(quantizable_layers(net))
+    if not layers:
+        raise ConfigError(
+            "nothing of this network would be quantized: it has no 2D convolutions",
+            hint="build it in 16 bits: `deblur-deploy export-trt --fp16`",
+        )
     if set(layers) <= set(scheme.exempt):
         named = f"{', '.join(layers[:3])}{' …' if len(layers) > 3 else ''}"
         raise ConfigError(
             f"nothing of this network would be quantized: all of its {len(layers)} convolutions are exempt ({named})",
             hint=f"the first, the last and those that give positions stay float; quantize one all the same with "
-            f"--include {layers[0] if layers else 'LAYER'}, or build in 16 bits: `deblur-deploy export-trt --fp16`",
+            f"--include {layers[0]}, or build in 16 bits: `deblur-deploy export-trt --fp16`",
         )
 
 

@@ -18,6 +18,7 @@ from deblur_deploy.core.errors import ConfigError, VerificationError, first_line
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network.conv_norm import drop_channel_counts
 from deblur_deploy.network.plain_attention import plain_attention
+from deblur_deploy.network.users_code import CODE_ERRORS
 from deblur_deploy.network.widths import set_arrays
 
 N = TypeVar("N", bound=nn.Module)
@@ -100,7 +101,7 @@ def check_removal(
     try:
         with torch.no_grad():
             got = outputs_of(copy.deepcopy(small).to(dtype).eval()(frame.to(dtype)))
-    except _REFUSALS as err:
+    except CODE_ERRORS as err:
         raise ConfigError(
             f"without channels of {layers} the network does not run: {first_line(err)}",
             hint="these layers meet the picture itself, or numbers of channels that stand in the code",
@@ -113,10 +114,6 @@ def check_removal(
                 f"without channels of {layers} the network's output is {error:.3g} from that with zeros in their place",
                 hint="these layers are tied to others in a way that the traced pass does not show",
             )
-
-
-_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, ArithmeticError)
-"""What a network's own code raises on unexpected numbers of channels."""
 
 
 def _masked_outputs(

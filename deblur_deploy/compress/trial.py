@@ -15,6 +15,7 @@ from deblur_deploy.compress.groups import TRACED, ChannelGroup, Channels, Frozen
 from deblur_deploy.compress.removal import check_removal, remove_channels
 from deblur_deploy.core.errors import ConfigError, VerificationError
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.network.weights_file import some
 
 _EVERY = 3
 """One channel in so many is removed: neither a block nor a part that constants in code are likely to fit."""
@@ -43,7 +44,7 @@ def removable_channels(net: nn.Module, traced: Resolution = TRACED) -> Channels:
         ),
     ]
     if not sound:
-        why = f": {', '.join(frozen[0].layers)}: {frozen[0].reason}" if frozen else ""
+        why = f": {some(list(frozen[0].layers))}: {frozen[0].reason}" if frozen else ""
         raise ConfigError(
             f"the network has no channels that can be removed{why}",
             hint="docs/your-own-checkpoint.md says what pruning follows and what it freezes",

@@ -37,6 +37,7 @@ from deblur_deploy.network.plain_attention import plain_attention
 from deblur_deploy.network.srn import SRN
 from deblur_deploy.network.steps import STEP_INPUTS, STEP_OUTPUTS, flow_size
 from deblur_deploy.network.temporal import TemporalStep, state_shape
+from deblur_deploy.network.users_code import told
 
 _SMALLEST_TRACE = 32
 """Pixels of the shorter side of a trace that holds for every size. Of fewer, reflection pads by more than there
@@ -134,7 +135,7 @@ def _trace(
     try:
         model = _run_exporter(traced or _Traced(_LastScale(net), (frame,)), axes, said)
     except OnnxExporterError as err:
-        raise _refused(err, said) from err
+        raise _refused(err, said, one_size=not axes) from err
     except _NETWORK_ERRORS as err:
         reason = first_line(err)
         size = Resolution(frame.shape[3], frame.shape[2])
@@ -151,19 +152,24 @@ def _trace(
     return model
 
 
-def _refused(err: OnnxExporterError, said: list[str]) -> ExportError:
+def _refused(err: OnnxExporterError, said: list[str], *, one_size: bool) -> ExportError:
     """The error for an operator that the exporter does not support, with its place in the network's code.
 
     Args:
         err: What it raised.
         said: What it printed: the traced graph, a line for each operator with its place in the source behind a #.
+        one_size: Whether the graph was to hold for one size only.
     """
     text = " ".join(str(err).split())
     named = re.search(r"operator '?((?:aten::|prim::)?\w+)", text)
     operator = named[1].removeprefix("aten::").removeprefix("prim::") if named else ""
     where = _place_of(operator, said)
     if not operator:
-        return ExportError(f"the network cannot be written as ONNX: {text[:_LONGEST_REASON]}", hint=_REWRITE)
+        reason, _, value = text.partition(" [Caused by")
+        place = re.search(r" # (\S+:\d+):\d+", value)
+        where = f" ({place[1]})" if place and f"{os.sep}torch{os.sep}" not in place[1] else ""
+        hint = _REWRITE if one_size else f"export it for one size, without --dynamic: --res 640x360; or {_REWRITE}"
+        return ExportError(f"the network cannot be written as ONNX{where}: {reason[:_LONGEST_REASON]}", hint=hint)
     reason = "" if "is not supported" in text else f": {text.partition(' Please feel free')[0][:_LONGEST_REASON]}"
     return ExportError(f"ONNX has no form for {operator}, which the network uses{where}{reason}", hint=_REWRITE)
 
@@ -180,7 +186,7 @@ def _not_written(err: Exception, calls: Mapping[str, str]) -> ExportError:
     frames = traceback.extract_tb(err.__traceback__)
     writers = [frame.name for frame in frames if Path(frame.filename).name.startswith("symbolic_opset")]
     if not writers:
-        return ExportError(f"the network runs, but cannot be written as ONNX: {first_line(err)}", hint=_REWRITE)
+        return ExportError(f"the network runs, but cannot be written as ONNX: {told(err)}", hint=_REWRITE)
     where = f" ({calls[writers[0]]})" if writers[0] in calls else ""
     text = f"ONNX has no form for {writers[0]} as the network uses it{where}: {first_line(err).strip()}"
     return ExportError(text, hint=_REWRITE)

@@ -69,7 +69,8 @@ def replace_batch_norms(model: onnx.ModelProto) -> int:
     specification, BatchNormalization).
 
     Args:
-        model: A graph of pictures (N, C, H, W), Constant nodes gathered by ``edit.share_constants``.
+        model: A graph, Constant nodes gathered by ``edit.share_constants``. What is normalised may have any number of
+            axes, of which the second counts channels; where it is not known, the node is left as it is.
 
     Returns:
         How many were replaced.
@@ -78,11 +79,14 @@ def replace_batch_norms(model: onnx.ModelProto) -> int:
     constants = {item.name: item for item in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     replaced = 0
+    norms = any(node.op_type == "BatchNormalization" for node in graph.node)
+    axes = _numbers_of_axes(model) if norms else {}
     for node in graph.node:
-        if node.op_type != "BatchNormalization" or any(name not in constants for name in node.input[1:]):
+        known = node.input[0] in axes and constants.keys() >= set(node.input[1:]) if node.input else False
+        if node.op_type != "BatchNormalization" or not known:
             nodes.append(node)
             continue
-        weight, bias, mean, variance = (_per_channel(constants[name]) for name in node.input[1:])
+        weight, bias, mean, variance = (_per_channel(constants[name], axes[node.input[0]]) for name in node.input[1:])
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), _EPSILON)
         scale = weight / np.sqrt(variance + epsilon)
         output = node.output[0]
@@ -99,6 +103,17 @@ def replace_batch_norms(model: onnx.ModelProto) -> int:
     return replaced
 
 
-def _per_channel(item: onnx.TensorProto) -> NDArray[Any]:
-    """(C,) as (1, C, 1, 1) float64."""
-    return numpy_helper.to_array(item).astype(np.float64).reshape(1, -1, 1, 1)
+def _numbers_of_axes(model: onnx.ModelProto) -> dict[str, int]:
+    """How many axes the tensors have of which that is known."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name: len(value.type.tensor_type.shape.dim) for value in values if _has_shape(value)}
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"))
+
+
+def _per_channel(item: onnx.TensorProto, axes: int) -> NDArray[Any]:
+    """(C,) as (1, C, 1, …) float64, of so many axes."""
+    return numpy_helper.to_array(item).astype(np.float64).reshape(1, -1, *[1] * (axes - 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,14 +27,15 @@ from deblur_deploy.network.architectures import (
     read_config,
     recognise_unsupported,
 )
-from deblur_deploy.network.cost import measure_cost
+from deblur_deploy.network.cost import REFERENCE_RESOLUTION, measure_cost
 from deblur_deploy.network.fake_quant import insert_quantizers, load_ranges, read_ranges
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.own_network import PREFIX, OwnNetwork
-from deblur_deploy.network.size_trial import require_sizes
+from deblur_deploy.network.size_trial import full_size_estimates, require_sizes
 from deblur_deploy.network.srn_cvpr18 import from_tensorflow
 from deblur_deploy.network.table import ARCHITECTURES, recognise
 from deblur_deploy.network.tensorflow_checkpoint import is_tensorflow_checkpoint, read_tensorflow_checkpoint
+from deblur_deploy.network.users_code import CODE_ERRORS, hint_for, told
 from deblur_deploy.network.weights_file import (
     TORCH_SUFFIXES,
     FoundWeights,
@@ -45,6 +47,8 @@ from deblur_deploy.network.weights_file import (
 )
 
 __all__ = ["build_network", "import_checkpoint", "load_network", "read_checkpoint", "save_network", "spec_of"]
+
+_log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -90,7 +94,15 @@ def import_checkpoint(
     facts = {"file": path.name, "arch": arch, **told, "average": found.average}
     if isinstance(found.net, OwnNetwork):
         require_sizes(found.net)
-    step = new_step("import", facts, None, {**_cost(found.net, path), **(figures or {})})
+    cost = _cost(found.net, path)
+    if isinstance(found.net, OwnNetwork) and (count := full_size_estimates(found.net)) > 1:
+        _log.warning(
+            "note      %s gives %d pictures of full size, and the last is taken: where another is the best, have its "
+            "code give that one last",
+            arch,
+            count,
+        )
+    step = new_step("import", facts, None, {**cost, **(figures or {})})
     return save_network(out, found.net, found.spec, step)
 
 
@@ -281,7 +293,12 @@ def _cost(net: Generator, path: Path) -> dict[str, float]:
     """Parameters and operations; the network runs once for them, which shows whether its arrays fit each other."""
     try:
         return measure_cost(net)
-    except RuntimeError as err:
+    except CODE_ERRORS as err:
+        if isinstance(net, OwnNetwork) and not net.config.widths:
+            raise ConfigError(
+                f"{net.arch} does not take a picture of {REFERENCE_RESOLUTION}: {told(err)}",
+                hint=hint_for(err, "it is given one picture, (1, 3, height, width), and must take any size"),
+            ) from err
         raise ArtifactError(
             f"the weights in {path} do not fit each other: {first_line(err)}",
             hint="the checkpoint belongs to another network or is incomplete",

@@ -8,7 +8,7 @@ that training has gathered instead, a normalisation is a fixed scale and shift, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,9 +61,33 @@ def drop_channel_counts(net: nn.Module) -> None:
 
     PyTorch's counts its channels all the same, and warns whenever the number that comes is another.
     """
-    for name, layer in list(net.named_modules()):
-        if isinstance(layer, nn.InstanceNorm2d) and not (layer.affine or layer.track_running_stats):
-            net.set_submodule(name, PictureNorm(layer.eps))
+    _replace_norms(net, lambda layer: None if layer.affine or layer.track_running_stats else PictureNorm(layer.eps))
+
+
+def write_gathered_norms(net: nn.Module) -> None:
+    """Replace instance normalisations that have gathered statistics by batch normalisations, in place.
+
+    In evaluation both are the same fixed scale and shift per channel, and their arrays have the same names. As a batch
+    normalisation it is followed, folded and exported like any other.
+    """
+    _replace_norms(net, lambda layer: _gathered(layer) if layer.track_running_stats else None)
+
+
+def _gathered(layer: nn.InstanceNorm2d) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine)
+    norm.load_state_dict(layer.state_dict(keep_vars=True), assign=True)
+    return norm.train(layer.training)
+
+
+def _replace_norms(net: nn.Module, make: Callable[[nn.InstanceNorm2d], nn.Module | None]) -> None:
+    """Replace instance normalisations by what is made of them, in place; layers of several names stay one layer."""
+    made: dict[nn.Module, nn.Module | None] = {}
+    for name, layer in list(net.named_modules(remove_duplicate=False)):
+        if isinstance(layer, nn.InstanceNorm2d):
+            if layer not in made:
+                made[layer] = make(layer)
+            if (norm := made[layer]) is not None:
+                net.set_submodule(name, norm)
 
 
 def conv_norm(
@@ -93,6 +117,27 @@ def conv_norm(
 def drop_statistics(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights without gathered means and variances."""
     return {name: tensor for name, tensor in weights.items() if name.rpartition(".")[2] not in _STATISTICS}
+
+
+def idle_statistics(net: nn.Module, weights: Mapping[str, Tensor]) -> set[str]:
+    """Names of gathered statistics of instance normalisations that keep none, and so do not use them.
+
+    PyTorch before 0.4 saved them in any case, and code may be run with each picture's own where it was trained to
+    gather them.
+
+    Args:
+        net: The network as its code makes it.
+        weights: Its state_dict as it was saved.
+    """
+    layers = {
+        name: layer for name, layer in net.named_modules(remove_duplicate=False) if isinstance(layer, nn.InstanceNorm2d)
+    }
+    parts = ((name, *name.rpartition(".")[::2]) for name in weights)
+    return {
+        name
+        for name, layer, leaf in parts
+        if leaf in _STATISTICS and layer in layers and not layers[layer].track_running_stats
+    }
 
 
 def fold_norms(weights: Mapping[str, Tensor], convolutions: Mapping[str, str], eps: float) -> dict[str, Tensor]:

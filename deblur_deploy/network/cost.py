@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.network import deform_conv  # noqa: F401 - defines the operator that is counted below
 from deblur_deploy.network.plain_attention import plain_attention
+from deblur_deploy.network.users_code import CODE_ERRORS
 
 REFERENCE_RESOLUTION = Resolution(640, 360)
 """The size for which GMACs are quoted unless another is named."""
@@ -41,7 +42,7 @@ def count_macs(net: nn.Module, resolution: Resolution = REFERENCE_RESOLUTION) ->
     """
     try:
         counter = _count_flops(copy.deepcopy(net).to("meta"), resolution)
-    except (RuntimeError, NotImplementedError):  # such as code that looks at numbers, which are not there
+    except CODE_ERRORS:  # such as code that looks at numbers, which are not there
         counter = _count_flops(net, resolution)
     # The counter calls the network itself by its class.
     found = {name.partition(".")[2]: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}

@@ -79,7 +79,7 @@ def default_exemptions(net: nn.Module, example: Tensor) -> tuple[str, ...]:
     for hook in hooks:
         hook.remove()
     offsets = {id(m.conv_offset) for m in net.modules() if isinstance(m, DeformConv2dPack)}
-    exempt = {id(order[0]), id(order[-1])} | offsets
+    exempt = {*map(id, order[:1]), *map(id, order[-1:])} | offsets
     return tuple(name for name, module in net.named_modules() if id(module) in exempt)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.core.errors import ConfigError
+from deblur_deploy.network.conv_norm import idle_statistics, write_gathered_norms
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.reparametrize import bake, baked_weights, has_computed_weights
+from deblur_deploy.network.users_code import CODE_ERRORS, hint_for, told
+from deblur_deploy.network.weights_file import some
 from deblur_deploy.network.widths import Shapes, apply_widths, changed_widths
 
 PREFIX = "net."
 """Prefix of the names of the user's own arrays."""
+
+_log = logging.getLogger(__name__)
 
 _OURS = __name__.partition(".")[0]
 _HINT = "write package.module:name, where name() gives a torch.nn.Module"
@@ -60,6 +66,7 @@ class OwnNetwork(Generator):
         self.multiple_of = config.multiple_of
         self.net = _made(factory)
         bake(self.net)
+        write_gathered_norms(self.net)
         apply_widths(self, config.widths)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:
@@ -91,6 +98,15 @@ def published_weights(factory: str, weights: Mapping[str, Tensor]) -> dict[str, 
         ConfigError: The factory cannot be found or used.
     """
     net = _made(factory)
+    if idle := idle_statistics(net, weights):
+        layers = sorted({name.rpartition(".")[0] for name in idle})
+        _log.warning(
+            "warning   the gathered statistics of %s are left out: %s normalises by each picture's own there; where "
+            "they are to be used, make these layers with track_running_stats=True",
+            some(layers),
+            factory,
+        )
+        weights = {name: tensor for name, tensor in weights.items() if name not in idle}
     baked = baked_weights(net, weights) if has_computed_weights(net) else None
     return {f"{PREFIX}{name}": tensor for name, tensor in (weights if baked is None else baked).items()}
 
@@ -112,35 +128,57 @@ def _made(factory: str) -> nn.Module:
     """
     with torch.device("cpu"), warnings.catch_warnings():  # user's code may compute while it is made
         warnings.simplefilter("ignore", FutureWarning)  # of the older style of weight normalisation
-        net = _find(factory)()
+        net = _called(_find(factory), factory)
     if not isinstance(net, nn.Module):
         raise ConfigError(
             f"{factory} gives {type(net).__name__!r}, not a network", hint="it must give a torch.nn.Module"
         )
+    lazy = [name for name, array in net.state_dict(keep_vars=True).items() if nn.parameter.is_lazy(array)]
+    if lazy:
+        raise ConfigError(
+            f"{factory} gives a network with arrays that have no shape yet: {some(lazy)}",
+            hint="send a picture through it before the factory returns it, or give its layers their channels",
+        )
     return net
+
+
+def _called(make: Callable[[], nn.Module], factory: str) -> nn.Module:
+    try:
+        return make()
+    except CODE_ERRORS as err:
+        raise ConfigError(f"{factory} cannot be called: {told(err)}", hint=hint_for(err, _HINT)) from err
 
 
 def pictures_of(given: Any, blurred: Tensor, name: str) -> list[Tensor]:
     """What a network gave for a picture, as a list whose last is the restored one.
 
     Args:
-        given: A picture, or a list, tuple or mapping of estimates.
+        given: A picture, or a list, tuple or mapping of estimates, coarse to fine or fine to coarse. Outputs that are
+            not pictures, such as features and masks, are left out.
         blurred: (N, 3, H, W), what it was given.
         name: The network's name in messages.
 
     Raises:
-        ConfigError: The last is not a picture of the same size.
+        ConfigError: Neither the first picture nor the last is of the same size.
     """
-    estimates = list(given.values()) if isinstance(given, Mapping) else [given]
-    estimates = list(given) if isinstance(given, Sequence) else estimates
-    last = estimates[-1] if estimates else None
-    if not isinstance(last, Tensor) or last.shape != blurred.shape:
+    outputs = list(given.values()) if isinstance(given, Mapping) else [given]
+    outputs = list(given) if isinstance(given, Sequence) else outputs
+    estimates = [output for output in outputs if _is_picture(output, blurred)]
+    if estimates and estimates[-1].shape != blurred.shape:
+        estimates.reverse()
+    if not estimates or estimates[-1].shape != blurred.shape:
+        last = estimates[0] if estimates else outputs[-1] if outputs else None
         found = tuple(last.shape) if isinstance(last, Tensor) else f"{type(given).__name__!r}"
         raise ConfigError(
             f"{name} gives {found} for a picture of {tuple(blurred.shape)}",
             hint="it must give RGB of the size that it was given; --multiple-of N pads pictures to a multiple of N",
         )
     return estimates
+
+
+def _is_picture(output: Any, blurred: Tensor) -> bool:
+    """Whether an output is as many RGB pictures as went in."""
+    return isinstance(output, Tensor) and output.ndim == blurred.ndim and output.shape[:2] == blurred.shape[:2]
 
 
 def read_own_config(factory: str, multiple_of: int, shapes: Shapes) -> OwnConfig:
@@ -171,6 +209,9 @@ def _find(factory: str) -> Callable[[], nn.Module]:
             f"the module of {factory} cannot be imported: {err}",
             hint="install it, or put its folder on the path: PYTHONPATH=. deblur-deploy …",
         ) from err
+    except CODE_ERRORS as err:
+        hint = hint_for(err, "the module must be imported without an error: try it with python -c")
+        raise ConfigError(f"the module of {factory} cannot be imported: {told(err)}", hint=hint) from err
     if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):
         raise ConfigError(f"{factory} is neither a function nor a class of networks", hint=_HINT)
     _check_origin(factory, found.__module__)  # a module may hold what it has imported from elsewhere

@@ -6,14 +6,12 @@ import torch
 
 from deblur_deploy.core.errors import ConfigError, first_line
 from deblur_deploy.network.generator import Generator
+from deblur_deploy.network.users_code import CODE_ERRORS
 
 _LEAST_SIDE = 33
 """Pixels of the smaller side that is tried."""
 
 _MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
-
-_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, ArithmeticError)
-"""What a network's own code raises at a size that it has not expected."""
 
 
 def require_sizes(net: Generator) -> None:
@@ -37,6 +35,18 @@ def require_sizes(net: Generator) -> None:
     )
 
 
+def full_size_estimates(net: Generator) -> int:
+    """How many pictures of full size a network gives, of which the last is taken; 0 where it takes no small picture."""
+    device = next((tensor.device for tensor in net.parameters()), None)
+    picture = torch.zeros(1, 3, *net.padded_size(_LEAST_SIDE, _LEAST_SIDE), device=device)
+    try:
+        with torch.no_grad():
+            estimates = net.eval().forward_scales(picture)
+    except (ConfigError, *CODE_ERRORS):
+        return 0
+    return sum(estimate.shape == picture.shape for estimate in estimates)
+
+
 def _size(multiple: int) -> tuple[int, int]:
     """Two sides that divide by a multiple and not by twice that."""
     times = -(-_LEAST_SIDE // multiple) | 1
@@ -51,6 +61,6 @@ def _failure(net: Generator, multiple: int) -> str | None:
             net.eval().forward_scales(torch.zeros(1, 3, *_size(multiple), device=device))
     except ConfigError as err:
         return err.message
-    except _REFUSALS as err:
+    except CODE_ERRORS as err:
         return first_line(err)
     return None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deblur_deploy.core.errors import ArtifactError, MissingDependencyError, first_line
+from deblur_deploy.network.conv_norm import write_gathered_norms
 from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.own_network import pictures_of
 from deblur_deploy.network.table import SPANDREL
@@ -66,6 +67,7 @@ class SpandrelNetwork(Generator):
         self.multiple_of = config.multiple_of
         self.smallest_side = config.smallest_side
         self.net = _network_of(config.shapes)
+        write_gathered_norms(self.net)
         apply_widths(self, config.widths)
 
     def forward_scales(self, blurred: Tensor) -> list[Tensor]:

@@ -16,12 +16,18 @@ from torch import Tensor, nn
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.network.conv_norm import drop_channel_counts
+from deblur_deploy.network.deform_conv import DeformConv2d
 
 Shapes = Mapping[str, Sequence[int]]
 """Names of parameters and buffers to their shapes."""
 
 _CHANNEL_AXES = 2
-"""Axes of a weight that count channels; what follows is the kernel."""
+"""Axes of a convolution's weight that count channels; what follows is the kernel."""
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_GROUPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_Grouped = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_CONVOLUTIONS = (*_GROUPED, DeformConv2d)
 
 
 def shapes_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -32,18 +38,27 @@ def shapes_of(net: nn.Module) -> dict[str, tuple[int, ...]]:
 def changed_widths(published: nn.Module, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Arrays whose channels differ from the published network's.
 
-    Arrays that differ in their kernel or their number of axes are left out: they belong to another network.
+    Arrays that differ in their kernel or their number of axes are left out: they belong to another network. Parameters
+    that are no convolution's may have their channels along any axis, and pruning has left fewer of them.
 
     Raises:
         KeyError: An array that the published network has is missing; the exception names it.
     """
+    layers = dict(published.named_modules(remove_duplicate=False))
     widths = {}
     for name, tensor in published.state_dict().items():
         ours, theirs = tuple(tensor.shape), tuple(shapes[name])
-        alike = len(ours) == len(theirs) and ours[_CHANNEL_AXES:] == theirs[_CHANNEL_AXES:]
-        if alike and ours != theirs:
+        if ours != theirs and len(ours) == len(theirs) and _are_widths(layers[name.rpartition(".")[0]], ours, theirs):
             widths[name] = theirs
     return widths
+
+
+def _are_widths(layer: nn.Module, ours: Sequence[int], theirs: Sequence[int]) -> bool:
+    """Whether two shapes of an array of a layer differ by their channels alone."""
+    rest = list(zip(ours, theirs, strict=True))[_CHANNEL_AXES:]
+    if isinstance(layer, _CONVOLUTIONS):
+        return all(one == other for one, other in rest)
+    return all(one >= other for one, other in rest)
 
 
 def apply_widths(net: nn.Module, widths: Shapes) -> None:
@@ -111,13 +126,13 @@ def set_arrays(net: nn.Module, arrays: Mapping[str, Tensor]) -> list[nn.Module]:
 
 def _settle(layer: nn.Module) -> None:
     """Make a layer's own numbers agree with its arrays."""
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
+    if isinstance(layer, _GROUPED):
         _settle_convolution(layer)
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.shape[0]
-    elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)):
+    elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm1d, nn.InstanceNorm2d)):
         # One of the two is there, for an array of this layer has changed its width.
         per_channel = cast(Tensor, layer.weight if layer.affine else layer.running_mean)
         layer.num_features = per_channel.shape[0]
@@ -127,9 +142,9 @@ def _settle(layer: nn.Module) -> None:
         layer.normalized_shape = tuple(layer.weight.shape)
 
 
-def _settle_convolution(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
+def _settle_convolution(layer: _Grouped) -> None:
     """Channels and groups by the weight: groups of one input go with it, others keep their number."""
-    transposed = isinstance(layer, nn.ConvTranspose2d)
+    transposed = isinstance(layer, _TRANSPOSED)
     first, second = layer.weight.shape[:2]
     if layer.groups > 1 and layer.groups == layer.in_channels:
         multiplier = layer.out_channels // layer.in_channels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,29 @@ def test_another_network_goes_from_its_checkpoint_to_onnx(run, mimo_file, tmp_pa
 
     exported = run("export-onnx", tmp_path / "mimo", "--res", "48x32", "--out", tmp_path / "onnx", "--json").done()
     assert Path(exported.json["artifact"]) == tmp_path / "onnx"
+
+
+def test_what_a_users_network_prints_stays_off_stdout(run, tmp_path, monkeypatch):
+    (tmp_path / "printing_networks.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Conv2d):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(3, 3, 1)\n"
+        "        print('made')\n"
+        "    def forward(self, x):\n"
+        "        print('called')\n"
+        "        return super().forward(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(torch.nn.Conv2d(3, 3, 1).state_dict(), tmp_path / "own.pth")
+    arguments = ("import", tmp_path / "own.pth", "--arch", "printing_networks:Net", "--out")
+
+    outcome = run(*arguments, tmp_path / "quiet", "--json").done()
+    assert outcome.json["kind"] == "checkpoint"
+    assert "made\n" in outcome.err
+    assert "called\n" in outcome.err
+    assert "called\n" in run(*arguments, tmp_path / "plain").done().out
+    sys.modules.pop("printing_networks")
 
 
 def test_wrong_options_and_networks_are_one_line_and_a_hint(run, mimo_file, tmp_path):

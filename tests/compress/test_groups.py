@@ -232,7 +232,9 @@ def test_layers_with_parts_lose_the_same_of_each(layer, channels):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.Hardswish(), nn.Sequential(nn.Conv2d(8, 16, 1), nn.GLU(1))], ids=["hardswish", "gated linear unit"]
+    "layer",
+    [nn.Hardswish(), nn.Sequential(nn.Conv2d(8, 16, 1), nn.GLU(1)), nn.RReLU(), nn.LogSigmoid(), nn.Mish(), nn.CELU()],
+    ids=["hardswish", "gated linear unit", "rrelu", "log sigmoid", "mish", "celu"],
 )
 def test_activations_freeze_nothing(layer):
     net = Around(layer)

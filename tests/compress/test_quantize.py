@@ -20,6 +20,7 @@ from deblur_deploy.core.errors import ArtifactError, BudgetError, ConfigError
 from deblur_deploy.core.images import save_rgb, to_batch
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import default_exemptions, quantizable_layers, read_ranges
+from deblur_deploy.network.generator import Generator
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.quality.evaluate import evaluate_network
 from deblur_deploy.training.loop import FitReport
@@ -50,6 +51,23 @@ def test_a_network_of_which_nothing_would_be_quantized_is_refused_before_the_wor
         qat(source, everything, tmp_path / "out")
     assert "--include levels.0.enter" in refused.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_without_2d_convolutions_is_refused_too(tmp_path, monkeypatch):
+    class Rows(Generator):
+        arch = "rows"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = torch.nn.Conv1d(3, 3, 3, padding=1)
+
+        def forward_scales(self, blurred):
+            return [self.mix(blurred.flatten(2)).view(blurred.shape)]
+
+    monkeypatch.setattr("deblur_deploy.compress.quantize._load_float", lambda source: Rows())
+    monkeypatch.setattr("deblur_deploy.compress.quantize.load_network", lambda source: Rows())
+    with pytest.raises(ConfigError, match="it has no 2D convolutions"):
+        qat(None, QatConfig(), tmp_path / "out")
 
 
 def test_normalisation_and_pooling_get_no_quantizers(photo):

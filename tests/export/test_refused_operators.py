@@ -67,6 +67,35 @@ def test_the_operator_and_its_line_are_named(
     assert capsys.readouterr().out == ""
 
 
+class Unpooling(OneScale):
+    """Fails in the exporter's pass, though not when it is called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, places = F.max_pool2d(x, 2, return_indices=True)
+        return F.max_unpool2d(y, places, 2)
+
+
+def test_code_that_fails_while_it_is_traced_is_named_by_its_line() -> None:
+    with pytest.raises(ExportError, match="the network runs, but cannot be written as ONNX: ") as caught:
+        trace(Unpooling(), Resolution(64, 32))  # type: ignore[arg-type]
+    assert f"({line_of(Unpooling, 'max_unpool2d')})" in caught.value.message
+
+
+class KernelOfTheInputsWidth(OneScale):
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = torch.ones(1, 1, 3, 3).repeat(x.shape[1], 1, 1, 1) / 9
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])
+
+
+def test_what_holds_for_one_size_alone_is_told_to_be_exported_so() -> None:
+    trace(KernelOfTheInputsWidth(), Resolution(64, 32))  # type: ignore[arg-type]
+    with pytest.raises(ExportError) as caught:
+        trace_any_size(KernelOfTheInputsWidth())  # type: ignore[arg-type]
+    assert "kernel of unknown shape" in caught.value.message
+    assert "Caused by" not in caught.value.message
+    assert "for one size, without --dynamic" in caught.value.hint
+
+
 class Reflecting(OneScale):
     """Pads by more pixels than a tiny picture has."""
 

@@ -74,6 +74,26 @@ def test_weights_quantizers_and_values_stay(picture):
     assert not fold_constants(model_of(nodes, constants))
 
 
+@pytest.mark.parametrize("shape", [(2, 8), (2, 8, 5), (2, 8, 3, 4, 5)], ids=["2D", "3D", "5D"])
+def test_batch_norm_of_any_number_of_axes(shape):
+    norm = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 5: nn.BatchNorm3d}[len(shape)](8).eval()
+    nn.init.uniform_(norm.running_var)
+    nn.init.normal_(norm.running_mean)
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    names = ("weight", "bias", "running_mean", "running_var")
+    constants = [numpy_helper.from_array(getattr(norm, name).detach().numpy(), name) for name in names]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("BatchNormalization", ["x", *names], ["y"])], "norm", ends[:1], ends[1:], constants
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+
+    assert replace_batch_norms(model) == 1
+
+    with torch.no_grad():
+        np.testing.assert_allclose(run(model, values), norm(torch.from_numpy(values)).numpy(), atol=1e-5)
+
+
 def test_batch_norm_is_a_scale_and_a_shift(picture):
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8, eps=1e-3).eval()

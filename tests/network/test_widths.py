@@ -21,6 +21,17 @@ def test_only_channels_that_differ_are_kept():
         changed_widths(published, {name: shape for name, shape in shapes.items() if name != "1.bias"})
 
 
+def test_a_parameter_may_have_its_channels_along_any_axis():
+    class Gain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(1, 1, 1, 8))
+
+    published = Gain()
+    assert changed_widths(published, {"gain": (1, 1, 1, 6)}) == {"gain": (1, 1, 1, 6)}
+    assert changed_widths(published, {"gain": (1, 1, 1, 9)}) == {}  # pruning makes nothing larger
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "facts"),
     [
@@ -28,12 +39,15 @@ def test_only_channels_that_differ_are_kept():
         (nn.Conv2d(8, 8, 3, groups=8), (6, 1, 3, 3), {"in_channels": 6, "out_channels": 6, "groups": 6}),
         (nn.Conv2d(8, 4, 3, groups=2), (4, 3, 3, 3), {"in_channels": 6, "out_channels": 4, "groups": 2}),
         (nn.ConvTranspose2d(8, 4, 4), (6, 3, 4, 4), {"in_channels": 6, "out_channels": 3}),
+        (nn.Conv3d(8, 8, 1, groups=8), (6, 1, 1, 1, 1), {"in_channels": 6, "out_channels": 6, "groups": 6}),
+        (nn.ConvTranspose1d(8, 8, 2, groups=8), (6, 1, 2), {"in_channels": 6, "out_channels": 6, "groups": 6}),
         (nn.Linear(4, 8), (6, 3), {"in_features": 3, "out_features": 6}),
         (nn.BatchNorm2d(8), (6,), {"num_features": 6}),
+        (nn.InstanceNorm1d(8, affine=True), (6,), {"num_features": 6}),
         (nn.GroupNorm(1, 8), (6,), {"num_channels": 6}),
         (nn.LayerNorm(8), (6,), {"normalized_shape": (6,)}),
     ],
-    ids=["conv", "depthwise", "grouped", "transposed", "linear", "batch norm", "group norm", "layer norm"],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
 def test_layers_say_what_their_arrays_say(layer, shape, facts):
     net = nn.Sequential(layer)
