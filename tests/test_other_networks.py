@@ -329,6 +329,7 @@ def test_a_network_of_ones_own_goes_the_whole_way(make, tuning, tmp_path):
     check(go_the_whole_way(make("own"), tuning, size, tmp_path / "made"), size)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["nafnet", "dmphn", pytest.param("restormer", marks=pytest.mark.slow)])
 def test_networks_that_look_at_the_whole_picture_go_the_whole_way(name, make, tuning, photo, tmp_path):
     size = Resolution(64, 48)

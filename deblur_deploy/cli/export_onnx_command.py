@@ -12,6 +12,7 @@ from deblur_deploy.cli.options import RUNS, Json, Out, Res, Runs, Source, new_di
 from deblur_deploy.config import ExportConfig
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.images import parse_resolution
+from deblur_deploy.runtime.runner import fixed_size
 
 
 def is_checkpoint(artifact: Artifact) -> bool:
@@ -100,6 +101,8 @@ def report_quality(output: Output, exported: Artifact) -> None:
     report_difference(output, exported)
     if "psnr_db" in figures:
         pairs, runtime = figures["evaluation_images"], "onnxruntime"
-        output.say(f"quality   {figures['psnr_db']:.2f} dB in {runtime}, mean of {pairs} photographs")
+        size = fixed_size(exported.image)
+        part = f", of each the middle {size}: not to be held against figures of whole ones" if size else ""
+        output.say(f"quality   {figures['psnr_db']:.2f} dB in {runtime}, mean of {pairs} photographs{part}")
     elif reason := figures.get("quality_skipped"):
         output.say(f"note      quality was not measured: {reason}")

@@ -33,6 +33,7 @@ def frames_file(run, checkpoint: Artifact, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("onnx") / "onnx"
     outcome = run("export-onnx", checkpoint.directory, "--dynamic", "--io", "uint8", "--res", "50x36", "--out", out)
     assert "input     NxHxWx3 (NHWC, uint8)" in outcome.done().out
+    assert outcome.out.count("mean of 2 photographs\n") == 1
     return load_artifact(out)
 
 
@@ -42,6 +43,12 @@ def test_what_was_asked_for_is_in_file_and_manifest(frames_file: Artifact) -> No
     assert frames_file.figures["evaluation_images"] == 2  # in full: any size is taken
     shape = onnx.load(frames_file.path).graph.input[0].type.tensor_type.shape
     assert [dim.dim_param or dim.dim_value for dim in shape.dim] == ["batch", "height", "width", 3]
+
+
+def test_a_file_of_one_size_is_said_to_have_seen_parts_of_the_photographs(run, checkpoint: Artifact, tmp_path) -> None:
+    outcome = run("export-onnx", checkpoint.directory, "--res", "50x36", "--out", tmp_path / "onnx").done()
+    assert "mean of 2 photographs, of each the middle 50x36" in outcome.out
+    assert "opset" not in outcome.err
 
 
 def test_a_file_of_frames_is_verified_evaluated_and_timed(run, checkpoint: Artifact, frames_file: Artifact) -> None:
