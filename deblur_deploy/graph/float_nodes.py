@@ -95,20 +95,7 @@ class _Follower:
             delicate |= results
             if self._inverts(node) or (self._inverse.intersection(node.input) and node.op_type != "Mul"):
                 self._inverse |= results
-        return found | self._averages_before(found) | self._places()
-
-    def _places(self) -> set[int]:
-        """Samplers, and what computes where they sample: in 16 bits, places in a wide picture are off by pixels."""
-        needed, found = set[str](), set[int]()
-        for index in reversed(range(len(self._nodes))):
-            node = self._nodes[index]
-            if node.op_type == "GridSample":
-                found.add(index)
-                needed.add(node.input[1])
-            elif needed.intersection(node.output) and not stops(node):
-                found.add(index)
-                needed.update(self._computed.intersection(node.input))
-        return found
+        return found | self._averages_before(found)
 
     def _begins(self, node: onnx.NodeProto) -> bool:
         """Whether a node is delicate by its own operation."""
