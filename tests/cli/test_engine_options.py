@@ -24,6 +24,12 @@ def test_several_pictures_at_a_time_have_the_usual_size_where_none_is_given() ->
         assert with_default_size(given) == given
 
 
+@pytest.mark.rtx
+def test_names_of_layers_that_stay_float32_reach_the_conversion(run, made, tmp_path) -> None:
+    arguments = ("export-trt", made["import"], "--res", "32x32", "--runs", tmp_path, "--keep-fp32")
+    assert "'/no/such/*', which fits no node" in run(*arguments, "/no/such/*").refusal(2)
+
+
 def test_scratch_memory_is_counted_in_mebibytes() -> None:
     assert workspace_bytes(None) is None
     assert workspace_bytes(1.5) == 1_572_864
