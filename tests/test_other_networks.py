@@ -53,7 +53,7 @@ from deblur_deploy.runtime.runner import open_runner
 pytestmark = pytest.mark.rtx
 
 FLOAT_BOUND = 1e-4
-INT8_BOUNDS = {"onnxruntime": 5e-4, "openvino": 2e-3}
+INT8_BOUNDS = {"onnxruntime": 1e-3, "openvino": 2e-3}
 """How far a layer of a file may be from PyTorch's for the same input: in float by the largest difference over the
 largest value; in INT8 by root mean squares, for there a value at the edge between two codes may fall to either side.
 onnxruntime computes the file as it is written, OpenVINO as it has rearranged it."""
@@ -79,9 +79,7 @@ class Net(nn.Module):
 
     def __init__(self, width=24):
         super().__init__()
-        self.enter = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1), nn.InstanceNorm2d(width, affine=True, track_running_stats=True)
-        )
+        self.enter = nn.Conv2d(3, width, 3, padding=1)
         self.down = nn.Sequential(nn.Conv2d(width, 2 * width, 4, 2, 1), nn.InstanceNorm2d(2 * width), nn.LeakyReLU(0.2))
         self.body = nn.Sequential(
             nn.ReflectionPad2d(1),
@@ -90,7 +88,10 @@ class Net(nn.Module):
             nn.PReLU(2 * width),
         )
         self.up = nn.ConvTranspose2d(2 * width, width, 4, 2, 1)
-        self.fuse = nn.Conv2d(2 * width + 3, width, 3, padding=1)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(2 * width + 3, width, 3, padding=1),
+            nn.InstanceNorm2d(width, affine=True, track_running_stats=True),
+        )
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x):
