@@ -1,7 +1,7 @@
 """Ranges of quantizers: read from pictures before the fine-tuning, followed during its first part.
 
 Weights always take the largest magnitude of each channel: they are few and known, so none is clipped. With a reduced
-range it is twice that, which leaves codes within ±64: a sum of two products with 8-bit activations then fits into 16
+range it is 127/64 of that, which leaves codes within ±64: a sum of two products with 8-bit activations then fits into 16
 bits, which is all that x86 processors without VNNI have for it, and they multiply in INT8, too. PyTorch and onnxruntime
 call this ``reduce_range``.
 
@@ -100,8 +100,12 @@ def settle_weights(net: nn.Module, scheme: QuantScheme) -> None:
 
 
 def _headroom(scheme: QuantScheme) -> float:
-    """By how much the range of a weight exceeds its largest magnitude."""
-    return 2.0 if scheme.reduce_range else 1.0
+    """By how much the range of a weight exceeds its largest magnitude.
+
+    That gets the code 64 then. At twice the magnitude it would lie between the codes 63 and 64, and networks and files
+    would round it to different ones.
+    """
+    return 127 / 64 if scheme.reduce_range else 1.0
 
 
 def _quantized_weights(net: nn.Module) -> list[tuple[Any, Tensor]]:
