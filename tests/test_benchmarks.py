@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -801,3 +802,13 @@ def test_the_demos_time_is_split_at_the_lines_that_begin_a_stage(benchmarks):
     assert sum(stages.values()) == pytest.approx(total)
     with pytest.raises(DeblurDeployError, match="the demo failed: source    here"):
         users_time._timed_stages([sys.executable, "-c", DEMO, "1"])
+
+
+def test_the_record_of_the_demo_has_the_table_that_it_wrote(benchmarks, monkeypatch):
+    users_time = importlib.import_module("users_time")
+    script = "import pathlib as p, sys; (p.Path(sys.argv[3]) / 'summary.md').write_text(' '.join(sys.argv[1:]))"
+    monkeypatch.setattr(users_time, "_PROGRAM", (sys.executable, "-c", script))
+
+    summary = users_time.Demo(quick=True).measure().details["summary"]
+
+    assert re.fullmatch("demo --runs .* --quick", summary)

@@ -1,9 +1,9 @@
 """Ranges of quantizers: read from pictures before the fine-tuning, followed during its first part.
 
 Weights always take the largest magnitude of each channel: they are few and known, so none is clipped. With a reduced
-range it is 127/64 of that, which leaves codes within ±64: a sum of two products with 8-bit activations then fits into 16
-bits, which is all that x86 processors without VNNI have for it, and they multiply in INT8, too. PyTorch and onnxruntime
-call this ``reduce_range``.
+range it is 127/64 of that, which leaves codes within ±64. A sum of two products with 8-bit activations then fits into
+16 bits, which is all that x86 processors without VNNI have for it, so that they multiply in INT8, too. PyTorch and
+onnxruntime call this ``reduce_range``.
 
 Activations have four calibrators (``--calibrator``), all over the magnitudes that enter a layer on the calibration
 pictures: the largest (``max``), one that a share of the values stays below (``percentile``), the one whose quantized
