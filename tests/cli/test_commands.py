@@ -242,7 +242,7 @@ def test_inspect(run, made):
     assert run("inspect", made["qat"], "--json").done().json["precision"] is None  # it only simulates INT8
     text = run("inspect", made["qat"]).done().out
     assert "a quantized checkpoint from qat" in text
-    assert "quantized INT8, ranges by max; in float: levels.0.enter, deform.deform.conv_offset, head" in text
+    assert "quantized INT8, weights within ±64, ranges by max; in float: levels.0.enter, deform.deform.conv_offset, head" in text
     graph = run("inspect", made["export-onnx"]).done().out
     assert "fusion    /deform/deform/DeformConv2d: this DeformConv2d runs in float between integer layers" in graph
     assert "bytes     quantized weights" in graph
@@ -309,6 +309,7 @@ def test_qat_takes_every_setting(run, made, tmp_path):
         "format": "fp8",
         "bits": 8,
         "weights_only": True,
+        "reduce_range": False,  # which is of INT8 in integers alone
         "calibrator": "percentile",
         "percentile": 99.5,
         "exempt": ["levels.0.enter", "deform.deform.conv_offset", "recurrent.gate"],
