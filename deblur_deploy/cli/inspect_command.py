@@ -140,6 +140,6 @@ def _graph_facts(artifact: Artifact) -> dict[str, Any]:
 def _describe_scheme(quantization: dict[str, Any]) -> str:
     """A quantization in a few words."""
     what = quantization["format"].upper() + (", weights only" if quantization["weights_only"] else "")
-    what += ", weights within ±64" if quantization.get("reduce_range") else ""
+    what += ", reduced range" if quantization.get("reduce_range") else ""
     exempt = ", ".join(quantization["exempt"])
     return f"{what}, ranges by {quantization['calibrator']}; in float: {exempt or 'nothing'}"

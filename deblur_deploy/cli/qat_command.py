@@ -40,7 +40,7 @@ def command(
     ] = False,
     reduce_range: Annotated[
         bool,
-        typer.Option(help="Keep INT8 weights within ±64, so that processors without VNNI compute in INT8, too."),
+        typer.Option(help="Keep INT8 weights within 64 codes of 0: processors without VNNI then compute in INT8."),
     ] = True,
     calibrator: Annotated[str, typer.Option(help="Activation ranges by: max, percentile, entropy or mse.")] = "max",
     percentile: Annotated[float, typer.Option(help="For --calibrator percentile: percent within the range.")] = 99.99,

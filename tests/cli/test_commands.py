@@ -242,7 +242,7 @@ def test_inspect(run, made):
     assert run("inspect", made["qat"], "--json").done().json["precision"] is None  # it only simulates INT8
     text = run("inspect", made["qat"]).done().out
     assert "a quantized checkpoint from qat" in text
-    assert "quantized INT8, weights within ±64, ranges by max; in float: levels.0.enter, deform.deform.conv_offset, head" in text
+    assert "quantized INT8, reduced range, ranges by max; in float: levels.0.enter, deform." in text
     graph = run("inspect", made["export-onnx"]).done().out
     assert "fusion    /deform/deform/DeformConv2d: this DeformConv2d runs in float between integer layers" in graph
     assert "bytes     quantized weights" in graph
