@@ -67,7 +67,7 @@ class Watched:
 def _watchers(node: onnx.NodeProto, names: Set[str]) -> list[onnx.NodeProto]:
     """Nodes that reduce the values of a node."""
     found = []
-    for name in names.intersection(node.output):
+    for name in (value for value in node.output if value in names):
         for kind in _REDUCTIONS:
             magnitudes = f"{name}/{kind}/magnitudes"
             found.append(helper.make_node("Abs", [name], [magnitudes]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -54,6 +55,7 @@ def test_the_largest_magnitude_of_every_watched_value_is_given() -> None:
 
 
 def test_a_value_that_is_only_watched_is_not_kept() -> None:
-    ran = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[2]
+    ran = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True, cwd=root)
 
     assert float(ran.stdout) < VALUE_MB * LAYERS / 4
