@@ -43,7 +43,7 @@ from deblur_deploy.training import train as train_module
 
 def train_slowly(source, config, out, on_step, run):
     def tell(step, steps, loss):
-        print(step, flush=True)
+        print(step, file=sys.__stdout__, flush=True)
         time.sleep(0.5)
     return train(source, config, out, tell, run)
 
