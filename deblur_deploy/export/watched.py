@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from deblur_deploy.runtime.ort import session_options
 _MOTION_PX = 0.3
 """Between the frames of a film that a network is tried on, of the size at which motion is told."""
 
+
+_MUCH_MB = 256
+"""Of watched values; with fewer, onnxruntime is left its own order."""
 
 _LEVEL_IN_ORDER = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
 """Beyond it, convolutions get layouts of their own, and the nodes that leave these come last."""
@@ -54,7 +58,7 @@ class Watched:
             graph.output.extend(helper.make_tensor_value_info(result, TensorProto.FLOAT, []) for result in results)
         set_nodes(graph, [each for node in model.graph.node for each in (node, *_watchers(node, names))], {})
         self._own_outputs = len(model.graph.output)
-        self._session = open_quietly(watched, in_order=True)
+        self._session = open_quietly(watched, in_order=_megabytes(model, names) > _MUCH_MB)
 
     def run(self, batch: NDArray[Any]) -> Seen:
         """Run the network on pictures in the form that it takes."""
@@ -62,6 +66,16 @@ class Watched:
         rest = rest[self._own_outputs - 1 :]
         pairs = zip(self._names, rest[::2], rest[1::2], strict=True)
         return Seen(output, {n: float(peak) if np.isfinite(total) else float("nan") for n, peak, total in pairs})
+
+
+def _megabytes(model: onnx.ModelProto, names: Set[str]) -> float:
+    """What these values take in float32, where their sizes are known."""
+    typed = (
+        (value.name, value.type.tensor_type) for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    )
+    shapes = ([each.dim_value for each in kind.shape.dim] for name, kind in typed if name in names)
+    numbers: int = sum(math.prod(shape) for shape in shapes)
+    return numbers * 4 / 2**20
 
 
 def _watchers(node: onnx.NodeProto, names: Set[str]) -> list[onnx.NodeProto]:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deblur_deploy.export.watched import Watched
 
-LAYERS, SIDE = 40, 256
+LAYERS, SIDE = 40, 512
 VALUE_MB = 8 * SIDE * SIDE * 4 / 2**20
 
 RUN = """
