@@ -96,7 +96,7 @@ def settle_weights(net: nn.Module, scheme: QuantScheme) -> None:
     if scheme.reduce_range:
         for quantizer, weight in _quantized_weights(net):
             largest = quantizer.amax / _headroom(scheme)
-            weight.data.copy_(torch.minimum(torch.maximum(weight.data, -largest), largest))
+            weight.data.clamp_(-largest, largest)
 
 
 def _headroom(scheme: QuantScheme) -> float:

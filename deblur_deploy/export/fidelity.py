@@ -104,10 +104,12 @@ def _probes(net: Generator, config: ExportConfig, *, quantized: bool, together: 
         least = net.smallest_side
         sizes = [Resolution(max(size.width, least), max(size.height, least)) for size in _FREE_SIZES]
     photo = load_photos(None)[0]
-    sheets = [Sheet.of_one(_PICTURE, probe_pictures([photo], size)[_PICTURE]) for size in sizes]
+    sheets = []
     if quantized:
-        hard = probe_sheets([photo], sizes[0], together=together)
-        sheets[:1] = [sheet for sheet in hard if set(sheet.parts) != {_WITHOUT_BARS}]
+        first, *sizes = sizes
+        hard = probe_sheets([photo], first, together=together)
+        sheets = [sheet for sheet in hard if set(sheet.parts) != {_WITHOUT_BARS}]
+    sheets += [Sheet.of_one(_PICTURE, probe_pictures([photo], size)[_PICTURE]) for size in sizes]
     return [_Probe(net, quantized, sheet) for sheet in sheets]
 
 

@@ -58,7 +58,7 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
         ExportError: The sizes of such a node are not fixed.
     """
     tensors, nodes = _tensors_and_nodes(model)
-    if not all(_has_sizes(node, tensors) for node in nodes):
+    if not all(_are_sized(_tensors_of(node, tensors)) for node in nodes if node.op_type in WEIGHTED):
         folded = onnx.ModelProto()
         folded.CopyFrom(model)
         share_constants(folded)
@@ -70,9 +70,9 @@ def compute_nodes(model: onnx.ModelProto) -> tuple[ComputeNode, ...]:
     found = []
     for node in nodes:
         if node.op_type in WEIGHTED:
-            known = [tensors.get(name, (0, ())) for name in (node.input[0], node.input[1], node.output[0])]
+            known = _tensors_of(node, tensors)
             shapes = [shape for _, shape in known]
-            if not _has_sizes(node, tensors):
+            if not _are_sized(known):
                 raise ExportError(
                     f"the sizes of node {node.name!r} ({node.op_type}) are not fixed",
                     hint="export the network for one size: `deblur-deploy export-onnx --res 640x360`",
@@ -99,12 +99,14 @@ def _tensors_and_nodes(model: onnx.ModelProto) -> tuple[dict[str, _Tensor], list
     return tensors, nodes[::-1]
 
 
-def _has_sizes(node: onnx.NodeProto, tensors: Mapping[str, _Tensor]) -> bool:
-    """Whether all sizes are known that the cost of a node depends on."""
-    if node.op_type not in WEIGHTED:
-        return True
-    shapes = [tensors.get(name, (0, ()))[1] for name in (node.input[0], node.input[1], node.output[0])]
-    return all(shapes) and 0 not in (size for shape in shapes for size in shape)
+def _tensors_of(node: onnx.NodeProto, tensors: Mapping[str, _Tensor]) -> list[_Tensor]:
+    """Input, weight and output of a layer with weights: what its cost depends on."""
+    return [tensors.get(name, (0, ())) for name in (node.input[0], node.input[1], node.output[0])]
+
+
+def _are_sized(tensors: list[_Tensor]) -> bool:
+    """Whether all sizes are known."""
+    return all(shape and 0 not in shape for _, shape in tensors)
 
 
 def precision_shares(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, float] | None:
