@@ -1,4 +1,7 @@
-"""Timing networks for a frame time: each as it will run, in turns with the network that it is pruned from."""
+"""Timing networks for a frame time: each as it will run, in turns with the network that it is pruned from.
+
+For TensorRT that is an engine, built for the card at hand.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,19 @@ from deblur_deploy.bench.device import device_facts
 from deblur_deploy.bench.samples import median_ratio_interval
 from deblur_deploy.compress.calibration import assume_ranges
 from deblur_deploy.compress.quantize import plan_scheme
-from deblur_deploy.config import ExportConfig, FrameTimeConfig, QatConfig
+from deblur_deploy.config import EngineConfig, ExportConfig, FrameTimeConfig, PrecisionConfig, QatConfig
 from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.bench_rows import device_identity
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.engine.build import build_engine, check_engine_config
+from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
 from deblur_deploy.network.fake_quant import insert_quantizers
 from deblur_deploy.network.generator import Generator
-from deblur_deploy.runtime.runner import Runner, open_runner, reason_unavailable, runtimes_for
+from deblur_deploy.runtime.runner import Runner, open_runner, reason_missing
+from deblur_deploy.runtime.runtimes import find_runtime
 
 Frames = NDArray[np.float32]
 """(1, 3, H, W), RGB in [0, 1]."""
@@ -51,16 +57,22 @@ class FrameClock:
         config: Runtime, precision and size of the frame.
 
     Raises:
-        ConfigError: The runtime does not run such networks, or not here.
+        ConfigError: There is no such runtime, or it does not compute in INT8 and should.
     """
 
     def __init__(self, source: Artifact, config: FrameTimeConfig) -> None:
         self._source, self._config = source, config
+        self._runtime = find_runtime(config.runtime)
+        if config.int8 and self._runtime.kind == "checkpoint":
+            raise ConfigError(
+                f"{config.runtime} computes quantized networks in floats, and --int8 was asked for",
+                hint="name a --runtime of ONNX files or engines, such as openvino or tensorrt-rtx, or leave --int8 out",
+            )
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(TemporaryDirectory()))
         machine = device_identity(device_facts())
         res = str(Resolution(config.width, config.height))
-        precision = "int8" if config.int8 else "fp32"
+        precision = "int8" if config.int8 else "fp16" if self._runtime.flavour else "fp32"
         self.identity: Mapping[str, Any] = {
             **{"network": source.sha256, "runtime": config.runtime, "precision": precision, "res": res},
             **machine,
@@ -100,20 +112,14 @@ class FrameClock:
 
     @contextmanager
     def _opened(self, net: Generator, name: str) -> Iterator[Runner]:
-        artifact = self._artifact(net, name)
         runtime = self._config.runtime
-        if runtime not in runtimes_for(artifact):
-            known = ", ".join(runtimes_for(artifact))
-            raise ConfigError(
-                f"{runtime!r} is not a runtime that networks can be timed in here", hint=f"one of {known}"
-            )
-        if reason := reason_unavailable(artifact, runtime):
+        if reason := reason_missing(runtime):
             raise ConfigError(f"networks cannot be timed in {runtime} here: {reason}", hint="name another --runtime")
-        with open_runner(artifact, runtime) as runner:
+        with open_runner(self._artifact(net, name), runtime) as runner:
             yield runner
 
     def _artifact(self, net: Generator, name: str) -> Artifact:
-        """A network as it will run: exported, quantized before if that is what counts."""
+        """A network as it will run: quantized if that is what counts, exported, built."""
         spec, settings = spec_of(net), self._config
         if settings.int8:
             net = load_network(
@@ -124,10 +130,21 @@ class FrameClock:
             assume_ranges(net, scheme)  # those of activations make no difference to the time
             spec = dataclasses.replace(spec, quantization=dataclasses.asdict(scheme))
         checkpoint = save_network(self._folder / name, net, spec, new_step("import", {}, None, {}))
-        if settings.runtime in runtimes_for(checkpoint) and not settings.int8:
+        if self._runtime.kind == "checkpoint":
             return checkpoint
         size = ExportConfig(settings.width, settings.height, compare=False)  # only its time is wanted
-        return export_onnx(checkpoint, size, self._folder / f"{name}-onnx")
+        graph = export_onnx(checkpoint, size, self._folder / f"{name}-onnx")
+        return self._engine(graph, name) if self._runtime.flavour else graph
+
+    def _engine(self, graph: Artifact, name: str) -> Artifact:
+        """The engine of an ONNX file, in INT8 where the file is, else in FP16."""
+        precision = self.identity["precision"]
+        config = EngineConfig(target="current", flavour=self._runtime.flavour or "auto", precision=precision)
+        check_engine_config(config)
+        if not self._config.int8:
+            graph = lower_precision(graph, PrecisionConfig(precision=precision), self._folder / f"{name}-{precision}")
+        # In the narrowest networks of a table the layers that stay float32 can be more than a tenth.
+        return build_engine(graph, config, self._folder / f"{name}-engine", strict=False)
 
 
 def _in_turns(one: Runner, other: Runner, frame: Frames) -> tuple[list[float], list[float]]:

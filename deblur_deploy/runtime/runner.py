@@ -212,10 +212,15 @@ def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
     return f"{unavailable.message}; {unavailable.hint}" if unavailable else None
 
 
+def reason_missing(runtime: str) -> str | None:
+    """What this machine lacks for one of :data:`RUNTIMES` and what to do about that, or None where it is ready."""
+    error = _missing_here(runtime)
+    return f"{error.message}; {error.hint}" if error else None
+
+
 def runtime_states() -> dict[str, str | None]:
-    """For every runtime, what this machine lacks for it and what to do about that, or None where it is ready."""
-    lacking = {name: _missing_here(name) for name in RUNTIMES}
-    return {name: f"{error.message}; {error.hint}" if error else None for name, error in lacking.items()}
+    """For every runtime, what :func:`reason_missing` says."""
+    return {name: reason_missing(name) for name in RUNTIMES}
 
 
 def infer_finite(runner: Runner, batch: Batch, name: str) -> Batch:
