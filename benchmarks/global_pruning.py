@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deblur_deploy.compress.prune import rebuilt
 from deblur_deploy.core.errors import MissingDependencyError
@@ -21,13 +22,14 @@ from deblur_deploy.network.generator import Generator
 _SIDE = 64
 
 
-def prune_globally(net: Generator, share: float, round_to: int) -> Generator:
-    """Keep a share of all channels, those with the greatest group magnitude wherever they are.
+def prune_globally(net: Generator, share: float, round_to: int, batches: Sequence[tuple[Tensor, Tensor]]) -> Generator:
+    """Keep a share of all channels, those with the greatest Taylor importance wherever they are.
 
     Args:
         net: A float network; it is left as it is.
         share: Of the channels that stay.
         round_to: Widths are multiples of this.
+        batches: Blurred and sharp crops, each (N, 3, H, W), that the importance is measured on.
 
     Raises:
         MissingDependencyError: Torch-Pruning is not installed.
@@ -41,7 +43,7 @@ def prune_globally(net: Generator, share: float, round_to: int) -> Generator:
     pruner = tp.pruner.BasePruner(
         shrunk,
         torch.rand(1, 3, *net.padded_size(_SIDE, _SIDE)),
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        importance=tp.importance.GroupTaylorImportance(),
         global_pruning=True,
         pruning_ratio=1 - share,
         max_pruning_ratio=0.9,  # a group of no channels would be no network
@@ -51,6 +53,8 @@ def prune_globally(net: Generator, share: float, round_to: int) -> Generator:
         root_module_types=[nn.Conv2d, nn.ConvTranspose2d],
         forward_fn=lambda module, frame: module.forward_once(frame),
     )
+    for blurred, sharp in batches:
+        F.l1_loss(shrunk(blurred), sharp).backward()  # type: ignore[no-untyped-call]
     pruner.step()
     return rebuilt(shrunk)
 

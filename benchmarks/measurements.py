@@ -56,7 +56,7 @@ class PruneGraph:
 
         torch.manual_seed(0)
         net = SRN(SRNConfig.from_base(self.base, self.depths)).eval()
-        config = PruneConfig(keep=self.keep, round_to=self.round_to)
+        config = PruneConfig(keep=self.keep, round_to=self.round_to, importance="l2")
         samples = [milliseconds(lambda: prune_network(net, config)) for _ in range(self.repeats)]
         params = sum(parameter.numel() for parameter in net.parameters())
         details = {"params": params, "threads": torch.get_num_threads()}

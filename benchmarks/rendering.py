@@ -125,9 +125,9 @@ def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
     for name, record in records.items():
         figure, target, outcome = _outcome(record)
         link = f"[{escape(titles.get(name, name))}](results/{directory.name}/{name}.jsonl)"
-        day = record["date"][:16].replace("T", " ")
-        earlier = f"**Of the generators shipped before {since[name]}.** " if day < since.get(name, "") else ""
-        rows.append([link, figure, target, f"**{outcome}**", earlier + escape(record["note"]), day])
+        replaced = since.get(name, "")
+        earlier = f"**Of the generators shipped before {_day(replaced)}.** " if record["date"] < replaced else ""
+        rows.append([link, figure, target, f"**{outcome}**", earlier + escape(record["note"]), _day(record["date"])])
     headings = ["scenario", "figure", "target", "", "measured", "date (UTC)"]
     lines = [f"### {directory.name}\n", *markup_table(headings, rows)]
     for name, record in records.items():
@@ -136,6 +136,11 @@ def _render_device(directory: Path, scenarios: Sequence[Scenario]) -> str:
     if missing := [f"`{name}`" for name in titles if name not in records]:
         lines.append(f"\nNot measured on this machine: {', '.join(missing)}.")
     return "\n".join([*lines, "", *_describe_machines(records.values())]) + "\n"
+
+
+def _day(date: str) -> str:
+    """A date and, where it has one, its time to the minute."""
+    return date[:16].replace("T", " ")
 
 
 def _render_claims(scenario: Scenario, scenarios: Sequence[Scenario], devices: Sequence[Path]) -> str:

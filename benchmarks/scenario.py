@@ -27,6 +27,7 @@ from shipped_pair import ShippedPair
 from train_step import TrainStep
 from unpaired import Unpaired
 from users_time import Commands, Demo, SetUp
+from ways_to_prune import WaysToPrune
 
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.tables import from_table
@@ -58,6 +59,7 @@ Work = (
     | SearchTime
     | Films
     | Unpaired
+    | WaysToPrune
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -87,6 +89,7 @@ KINDS: Mapping[str, type[Work]] = {
     "search-time": SearchTime,
     "films": Films,
     "unpaired": Unpaired,
+    "ways-to-prune": WaysToPrune,
 }
 """Kinds of measurement by the name that scenario files use."""
 
@@ -101,7 +104,7 @@ class Scenario:
         about: What is measured, in full.
         target: What the figure is held against.
         work: The measurement.
-        since: Day (UTC, YYYY-MM-DD) on which a shipped generator that it measures was replaced; records of earlier days
+        since: Day or time (UTC, ISO 8601) at which a shipped generator that it measures was replaced; earlier records
             are of the one before, and are marked so.
     """
 

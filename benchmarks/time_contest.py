@@ -14,6 +14,7 @@ from global_pruning import prune_globally
 
 from deblur_deploy.compress.frame_budget import TOLERANCE, FrameSearch, Watching
 from deblur_deploy.compress.frame_times import Shape
+from deblur_deploy.compress.prune import taylor_crops
 from deblur_deploy.compress.shaping import Clock, TablePlace
 from deblur_deploy.config import FrameTimeConfig, PruneConfig
 from deblur_deploy.core.artifact import Artifact
@@ -123,8 +124,8 @@ class TimeContest:
             return self._shaped([group.after for group in analysis.plan(config, curves).groups])
 
         yield self._as_fast(MACS, by_macs, uniform.ms)
-        round_to = self._prune.round_to
-        yield self._as_fast(GLOBAL, lambda share: prune_globally(self.net, share, round_to), uniform.ms)
+        round_to, crops = self._prune.round_to, taylor_crops(self.net, self._prune)
+        yield self._as_fast(GLOBAL, lambda share: prune_globally(self.net, share, round_to, crops), uniform.ms)
 
     def _planned(self, config: PruneConfig) -> Generator:
         return self._shaped([group.after for group in self._search.shaping.analysis.plan(config).groups])

@@ -30,7 +30,7 @@ class UntunedNetworks:
 
         untuned = TuningConfig(fit=FitConfig(steps=0, crop=128))
         original = shipped_generator()
-        pruned = prune(original, PruneConfig(keep=keep, tuning=untuned), folder / "prune")
+        pruned = prune(original, PruneConfig(keep=keep, tuning=untuned, importance="l2"), folder / "prune")
         quantized = qat(pruned, QatConfig(tuning=untuned), folder / "qat")
         self.checkpoints = {ORIGINAL: original, PRUNED: pruned, INT8: quantized}
         self.how = f"made for this run: prune --keep {keep:g} and qat, both without fine-tuning"

@@ -24,8 +24,8 @@ from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.images import Resolution
 from deblur_deploy.core.markdown_table import table
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.network.checkpoint import save_network, spec_of
-from deblur_deploy.network.cost import count_macs
+from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
+from deblur_deploy.network.cost import count_macs, measure_cost
 from deblur_deploy.network.nafnet import NAFNet, NAFNetConfig
 from deblur_deploy.network.srn import SRN, SRNConfig
 
@@ -166,6 +166,16 @@ side = 48
 tuning = { fit = { steps = 7, batch = 1, crop = 128, warmup = 1 } }
 """
 
+WAYS = """
+title = "Ways to prune"
+about = "Untuned."
+kind = "ways-to-prune"
+target.at_least = -99
+[parameters]
+models = ["srn-demo"]
+shares = [0.8, 0.6]
+"""
+
 SEARCH = """
 title = "A search"
 about = "How long."
@@ -256,6 +266,7 @@ def test_the_scenarios_are_those_that_were_promised(benchmarks):
             "max-ms": (None, 0.1),
             "max-ms-dmphn": (None, 0.1),
             "max-ms-search": (180, None),
+            "pruned-untuned": (None, 0.9),
         }
         == targets
     )
@@ -484,8 +495,9 @@ def test_pruning_to_a_frame_time_is_compared_at_equal_time(benchmarks, root, shi
     """With a clock by arithmetic, and the strongest channels of all groups in the place of Torch-Pruning."""
     contest, scenario = (importlib.import_module(name) for name in ("time_contest", "max_ms"))
 
-    def strongest(net, share, round_to):
-        config = PruneConfig(keep=share, scope="global", round_to=round_to)
+    def strongest(net, share, round_to, batches):
+        assert {blurred.shape for blurred, _ in batches} == {sharp.shape for _, sharp in batches}
+        config = PruneConfig(keep=share, scope="global", round_to=round_to, importance="l2")
         return rebuilt(prune_network(net, config)[0])
 
     monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", ByMacs)
@@ -522,6 +534,24 @@ def test_pruning_to_a_frame_time_is_compared_at_equal_time(benchmarks, root, shi
     assert "| int8 | 50% | Torch-Pruning, global |" in (root / "README.md").read_text(encoding="utf-8")
 
 
+def test_ways_to_prune_are_compared_at_equal_arithmetic_and_untuned(benchmarks, root, shipped_tiny, photo, monkeypatch):
+    ways, shifted = importlib.import_module("ways_to_prune"), np.roll(photo, 2, axis=1)
+    monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [Pair("photo", shifted, photo)])
+    monkeypatch.setattr(ways, "shipped", lambda folder: root / folder)
+    write(root, "untuned", WAYS)
+
+    run(benchmarks, root, "untuned")
+
+    (record,) = records(root, "untuned")
+    rows = record["details"]["outcomes"]
+    assert [(row["macs"], row["way"]) for row in rows] == [(share, way) for way in ways._WAYS for share in (0.8, 0.6)]
+    whole = measure_cost(load_network(load_artifact(root / "models" / "srn-demo")))["gmacs"]
+    assert all(0.4 * row["macs"] * whole < row["gmacs"] <= row["macs"] * whole for row in rows)
+    (ours,) = (row["gain_kept"] for row in rows if (row["way"], row["macs"]) == (ways.OURS, 0.8))
+    assert record["figure"] == pytest.approx(ours)
+    assert len({row["psnr_db"] for row in rows}) == len(rows)
+
+
 def test_how_long_a_search_takes_is_measured_with_its_predictions(benchmarks, root, shipped_tiny, monkeypatch):
     search_time = importlib.import_module("search_time")
     monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", ByMacs)
@@ -542,7 +572,7 @@ def test_how_long_a_search_takes_is_measured_with_its_predictions(benchmarks, ro
 def test_a_published_network_is_pruned_to_a_frame_time(benchmarks, root, monkeypatch, photo, capsys):
     contest, scenario = (importlib.import_module(name) for name in ("time_contest", "max_ms"))
     monkeypatch.setattr("deblur_deploy.pipeline.frame_clock.FrameClock", ByMacs)
-    monkeypatch.setattr(contest, "prune_globally", lambda net, share, round_to: copy.deepcopy(net))
+    monkeypatch.setattr(contest, "prune_globally", lambda net, share, round_to, batches: copy.deepcopy(net))
     monkeypatch.setattr(scenario, "library_version", lambda: "1.0")
     given = []
     monkeypatch.setattr("tuned.finetune", lambda net, teacher, config, _: given.append(config))

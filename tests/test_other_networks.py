@@ -157,7 +157,7 @@ def go_the_whole_way(net: Generator, tuning: TuningConfig, size: Resolution, fol
     """Every stage, one after the other; artifacts by their names."""
     step = new_step("import", {}, None, measure_cost(net))
     source = save_network(folder / "source", net, spec_of(net), step)
-    pruned = prune(source, PruneConfig(keep=0.5, tuning=tuning), folder / "pruned")
+    pruned = prune(source, PruneConfig(keep=0.5, tuning=tuning, importance="l2"), folder / "pruned")
     pruned = with_small_signals(pruned, random_frame(size), folder / "small")
     quantized = qat(pruned, QatConfig(tuning=tuning, calibration_images=1), folder / "quantized")
     onnx_file = export_onnx(quantized, ExportConfig(size.width, size.height), folder / "onnx")

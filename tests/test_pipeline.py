@@ -87,7 +87,7 @@ class Demo:
         bench = BenchConfig(duration_ms=0, warmup_ms=0, min_iterations=1, windows=1, max_windows=1)
         recipe = dataclasses.replace(
             demo_command.demo_recipe("RTX 2080 Ti", str(self.photos), quick=True),
-            prune=with_tuning(PruneConfig(), None, 1),
+            prune=with_tuning(PruneConfig(importance="l2"), None, 1),
             qat=with_tuning(QatConfig(), None, qat_steps),
             export=ExportConfig(SIZE.width, SIZE.height),
             bench=bench,

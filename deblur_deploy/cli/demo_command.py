@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from deblur_deploy.pipeline.recipe import Recipe
 
 
+MACS = 0.45
+"""Share of the multiply-accumulates to keep: what is left where every group keeps 70 % of its channels."""
+
+
 def command(
     source: Annotated[
         Path | None, typer.Argument(help="Float checkpoint artifact. Left out: the shipped generator.")
@@ -50,9 +54,11 @@ def demo_recipe(target: str, photos: str | None, quick: bool) -> Recipe:
     from deblur_deploy.pipeline.recipe import Recipe
 
     hurried = BenchConfig(duration_ms=600.0, warmup_ms=0.0, min_iterations=4, windows=2, max_windows=4)
+    images, side = (1, 128) if quick else (2, 256)
+    pruning = PruneConfig(macs=MACS, allocation="sensitivity", scan_images=images, scan_size=side)
     return Recipe(
         photos=photos,
-        prune=with_tuning(PruneConfig(), None, 20 if quick else 500, fastest=True),
+        prune=with_tuning(pruning, None, 10 if quick else 120, fastest=True),
         qat=with_tuning(QatConfig(), None, 5 if quick else 120, fastest=True),
         fp16=PrecisionConfig(),
         engine=EngineConfig(target=target),

@@ -89,7 +89,7 @@ def command(
     other_device: OtherDevice = False,
     remeasure: Remeasure = False,
     round_to: Annotated[int, typer.Option(help="Round kept channels down to a multiple of this.")] = 8,
-    importance: Annotated[str, typer.Option(help="What makes a channel strong: l1, l2 or taylor.")] = "l2",
+    importance: Annotated[str, typer.Option(help="What makes a channel strong: taylor, l1 or l2.")] = "taylor",
     scope: Scope = "local",
     allocation: Allocation = "uniform",
     rounds: Annotated[int, typer.Option(help="Prune and fine-tune in so many rounds.")] = 1,
@@ -146,7 +146,7 @@ def _prune(output: Output, source: Path | None, config: PruneConfig, runs: Path,
     artifact = pruning_source(output, source, runs)
     directory = new_directory(out, runs, "prune")
     with output.tuning("pruning") as on_step:
-        pruned = prune(artifact, config, directory, on_step, lambda done, of, drop_db: on_step(done, of, drop_db))
+        pruned = prune(artifact, config, directory, on_step, on_scan=on_step)
     figures = pruned.figures
     report_groups(output, figures["groups"], figures["frozen"])
     if config.rounds > 1:

@@ -22,7 +22,7 @@ from deblur_deploy.compress.latency_table import OnTimed, refuse_noise
 from deblur_deploy.compress.plan import Frames, PrunedGroup
 from deblur_deploy.compress.prune import load_float, scan_groups, tune
 from deblur_deploy.compress.removal import check_removal, remove_channels
-from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_pairs
+from deblur_deploy.compress.sensitivity import OnScan, ScanReport, WholeNetwork, predicted_drop_db, scan_pairs
 from deblur_deploy.compress.shaping import Clock, Shaping, TablePlace, check_table, timed_table
 from deblur_deploy.compress.teacher import measure_teacher
 from deblur_deploy.config import FrameTimeConfig
@@ -30,8 +30,6 @@ from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.errors import BudgetError, ConfigError
 from deblur_deploy.network.checkpoint import save_network, spec_of
 from deblur_deploy.network.generator import Generator
-from deblur_deploy.quality.evaluate import evaluate_network
-from deblur_deploy.quality.gain import lost_db
 
 TOLERANCE = 0.03
 """By how much the measured time may be above the budget, as a share of it."""
@@ -184,8 +182,10 @@ class FrameSearch:
         width = shape.widths[index] if is_there else 0
         narrow = Shape((*whole[:index], width, *whole[index + 1 :]))
         saved_ms = times.predict(Shape(tuple(whole))) - times.predict(narrow)
-        lost_db = self._worth.lost_db[index][self._worth.widths[index].index(width)] if is_there else 0.0
-        return TimedGroup(group.layers, group.channels, width, round(width / group.channels, 4), saved_ms, lost_db)
+        lost = self._worth.lost[index][self._worth.widths[index].index(width)] if is_there else 0.0
+        return TimedGroup(
+            group.layers, group.channels, width, round(width / group.channels, 4), saved_ms, predicted_drop_db(lost)
+        )
 
     def plan_measured(self, budget_ms: float) -> FramePlan:
         """Choose for a budget, time the choice, and correct the predictions where it misses.
@@ -232,7 +232,7 @@ class FrameSearch:
         return self.shaping.network(plan.choice.shape)
 
     def _worth_of(self, scanned: ScanReport, config: FrameTimeConfig) -> Worth:
-        """Losses by width from the scan, and by block from evaluations without the ends of its row."""
+        """Deviations by width from the scan, and by block from evaluations without the ends of its row."""
         curves, state = scanned.curves(), self.shaping.analysis.state
         widths = [_choices(state.smallest[group], most, state.round_to) for group, most in enumerate(state.present)]
         lost = [
@@ -240,14 +240,15 @@ class FrameSearch:
             for group, of_group in enumerate(widths)
         ]
         pairs = scan_pairs(evaluation_pairs(config.prune.tuning), config.prune.scan_images, config.prune.scan_size)
-        worth = {}
+        whole = WholeNetwork(self.net, pairs)
+        blocks = {}
         for chain in self.shaping.chains:
             before = 0.0
             for start in reversed(range(len(chain))):
-                without = evaluate_network(self.net.without_blocks(chain[start:]), pairs)
-                total = max(before, lost_db(scanned.psnr_db, without))
-                worth[chain[start]], before = total - before, total
-        return Worth(tuple(widths), tuple(lost), self.shaping.chains, worth)
+                _, deviation = whole.compare(self.net.without_blocks(chain[start:]))
+                total = max(before, deviation)
+                blocks[chain[start]], before = total - before, total
+        return Worth(tuple(widths), tuple(lost), self.shaping.chains, blocks)
 
     def _check_reachable(self, budget_ms: float, times: FrameTimes) -> None:
         whole, least = self.table.timed[0].ms, self.shaping.smallest()

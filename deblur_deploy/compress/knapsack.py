@@ -18,9 +18,13 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from deblur_deploy.compress.frame_times import FrameTimes, Shape
+from deblur_deploy.compress.sensitivity import predicted_drop_db
 from deblur_deploy.core.errors import ConfigError
 
 _SECONDS = 60.0
+
+_NOTHING = 1e-6
+"""Deviations below this, some 1e-5 dB, count as none: the solver's numbers would span too many orders of magnitude."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,15 @@ class Worth:
 
     Args:
         widths: For every group, the widths that may be kept, the widest first.
-        lost_db: For every group, the dB lost at each of these widths.
+        lost: For every group, the deviation at each of these widths (see ``sensitivity.py``).
         chains: Rows of blocks of which the last can go.
-        block_db: dB lost without a block, once those behind it in its row are gone.
+        blocks: The deviation without a block, above that without those behind it in its row.
     """
 
     widths: tuple[tuple[int, ...], ...]
-    lost_db: tuple[tuple[float, ...], ...]
+    lost: tuple[tuple[float, ...], ...]
     chains: tuple[tuple[str, ...], ...] = ()
-    block_db: Mapping[str, float] = field(default_factory=dict)
+    blocks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class ShapeChoice:
 
     Args:
         shape: Widths and blocks.
-        lost_db: The loss that it is predicted to have before fine-tuning, a sum over groups and blocks.
-        bound_db: No choice within the budget loses less than this.
-        gap: How far the two may be apart, as a share of the loss; 0 where the choice is proven to be the best.
+        lost_db: The loss that it is predicted to have before fine-tuning, from the deviations of groups and blocks.
+        bound_db: No choice within the budget loses less than this, by the same prediction.
+        gap: How far the deviations of the two may be apart, as a share; 0 where the choice is proven to be the best.
     """
 
     shape: Shape
@@ -81,7 +85,10 @@ def choose_shape(times: FrameTimes, worth: Worth, budget_ms: float) -> ShapeChoi
             f"no network is found that takes at most {budget_ms:.3g} ms: {found.message}",
             hint="give more milliseconds, or a smaller --round-to",
         )
-    lost, bound = (float(value) + program.lost_without_blocks for value in (found.fun, found.mip_dual_bound))
+    lost, bound = (
+        predicted_drop_db(max(float(value) + program.lost_without_blocks, 0.0))
+        for value in (found.fun, found.mip_dual_bound)
+    )
     return ShapeChoice(program.shape(found.x), lost, bound, float(found.mip_gap or 0.0))
 
 
@@ -107,11 +114,12 @@ class _Program:
                 count += len(worth.widths[one]) * len(worth.widths[other])
         self.loss = np.zeros(count)
         self.integrality = np.concatenate([np.ones(binaries), np.zeros(count - binaries)])
-        self.lost_without_blocks = sum(worth.block_db[block] for block in self._blocks)
-        for group, lost in enumerate(worth.lost_db):
+        self.lost_without_blocks = sum(worth.blocks[block] for block in self._blocks)
+        for group, lost in enumerate(worth.lost):
             self.loss[self._variables(group)] = lost
         for block, variable in self._blocks.items():
-            self.loss[variable] = -worth.block_db[block]
+            self.loss[variable] = -worth.blocks[block]
+        self.loss[np.abs(self.loss) < _NOTHING] = 0.0
 
     def _variables(self, group: int) -> NDArray[np.int64]:
         return np.arange(self._first[group], self._first[group + 1])

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, fitting_crops, tuning_photos
 from deblur_deploy.compress.plan import Analysis, PrunedGroup, PrunePlan
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network, scan_pairs
@@ -151,11 +153,14 @@ def load_float(source: Artifact) -> Generator:
 
 def analyse(net: Generator, config: PruneConfig, before: Analysis | None = None) -> Analysis:
     """The network's groups and their strengths, on crops of the tuning set where these are needed."""
-    if config.importance != "taylor":
-        return Analysis.of(net, config, before=before)
-    fit = fitting_crops(replace(config.tuning.fit, steps=_TAYLOR_BATCHES), net)
-    batches = crop_batches(tuning_photos(config.tuning), fit, config.tuning.blur, workers=0)
+    batches = taylor_crops(net, config) if config.importance == "taylor" else ()
     return Analysis.of(net, config, batches, before)
+
+
+def taylor_crops(net: nn.Module, config: PruneConfig) -> list[tuple[Tensor, Tensor]]:
+    """Blurred and sharp crops of the tuning set, each (N, 3, H, W), for the importance ``taylor``."""
+    fit = fitting_crops(replace(config.tuning.fit, steps=_TAYLOR_BATCHES), net)
+    return list(crop_batches(tuning_photos(config.tuning), fit, config.tuning.blur, workers=0))
 
 
 def scan_groups(net: Generator, analysis: Analysis, config: PruneConfig, on_scan: OnScan | None) -> ScanReport:

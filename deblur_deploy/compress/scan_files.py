@@ -15,7 +15,9 @@ from deblur_deploy.core.files import remove_partials, write_text
 from deblur_deploy.core.plain_data import to_json
 from deblur_deploy.quality.gain import format_db
 
-_COLUMNS = ("group", "layers", "before", "kept", "share", "psnr_db", "drop_db", "gain_kept", "params", "gmacs")
+_COLUMNS = (
+    *("group", "layers", "before", "kept", "share", "psnr_db", "drop_db", "deviation", "gain_kept", "params", "gmacs"),
+)
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _LEGEND = 520, 400, 60, 40, 330
 _TICKS = 5

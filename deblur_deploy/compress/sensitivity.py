@@ -1,8 +1,16 @@
-"""What the channels of every group are worth: dB on evaluation pairs without some of them, and no fine-tuning."""
+"""What the channels of every group are worth, by evaluating the network without some of them, and no fine-tuning.
+
+A scan has two figures for each width. PSNR is what is quoted. What channels are chosen by is the *deviation*: how far
+the pictures move from those of the whole network, squared, over that network's own error. It is never below zero, has
+no luck in it (a network that lost a channel may come closer to the sharp picture by chance), and those of several
+groups add up nearly, as independent errors do.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +23,19 @@ from deblur_deploy.compress.groups import ChannelGroup
 from deblur_deploy.compress.removal import remove_channels, weakest
 from deblur_deploy.config import Budget
 from deblur_deploy.core.errors import ConfigError
-from deblur_deploy.core.images import Resolution
+from deblur_deploy.core.images import Resolution, from_batch, to_batch
 from deblur_deploy.data.pairs import Pair, crop_center
-from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
+from deblur_deploy.quality.decibels import mean_psnr_db
+from deblur_deploy.quality.evaluate import pairs_psnr_db, restored_by
 from deblur_deploy.quality.gain import gain_kept, lost_db
+from deblur_deploy.quality.metrics import psnr_db
+from deblur_deploy.runtime.runner import Batch
 
 SHARES = (0.75, 0.5, 0.25)
 """Shares of a group's channels that are tried; the smallest width always is."""
+
+_ROUNDING = 1 / (12 * 255**2)
+"""Mean squared error of rounding to 8 bits: a network that gives the sharp pictures themselves has no less."""
 
 _COSTS: tuple[Budget, Budget] = ("params", "macs")
 
@@ -41,6 +55,7 @@ class ScanRow:
         share: ``kept / before``.
         psnr_db: Mean PSNR on the evaluation pairs.
         drop_db: How much lower that is than the whole network's.
+        deviation: Mean squared difference to the whole network's pictures, over its own mean squared error.
         params: Parameters of the network.
         gmacs: Its multiply-accumulates for one frame of 640x360, in 10**9.
     """
@@ -52,6 +67,7 @@ class ScanRow:
     share: float
     psnr_db: float
     drop_db: float
+    deviation: float
     params: int
     gmacs: float
 
@@ -85,10 +101,9 @@ class ScanReport:
         return {**whole, "rows": rows}
 
     def curves(self) -> dict[int, Curve]:
-        """By number of the group, the loss of quality by width: straight lines between measurements, never falling.
+        """By number of the group, the deviation by width: straight lines between measurements, never falling.
 
-        Noise may let a narrower network look better; a curve then stays where it was. Groups that cannot get narrower
-        have none.
+        Groups that cannot get narrower have none.
         """
         groups = itertools.groupby(self.rows, key=lambda row: row.group)
         return {group: _curve(list(rows)) for group, rows in groups}
@@ -110,24 +125,75 @@ def scan_network(
         pairs: What to evaluate on (see :func:`scan_pairs`).
         on_scan: Called after each evaluation.
     """
-    whole = evaluate_network(net, pairs)
+    whole = WholeNetwork(net, pairs)
     widths = [(index, width) for index, group in enumerate(groups) for width in _widths(state, index, group.channels)]
     rows = []
     for number, (index, width) in enumerate(widths, start=1):
         group = groups[index]
         narrow = remove_channels(net, [group], [weakest(state.strengths[index], width)])
-        psnr_db = evaluate_network(narrow, pairs)
+        psnr_db, deviation = whole.compare(narrow)
         everywhere = [*state.present[:index], width, *state.present[index + 1 :]]
-        figures = [state.cost.measure(kind, everywhere) for kind in _COSTS]
-        share = round(width / group.channels, 4)
-        drop_db = lost_db(whole, psnr_db)
+        params, macs = (state.cost.measure(kind, everywhere) for kind in _COSTS)
         rows.append(
-            ScanRow(index, group.layers, group.channels, width, share, psnr_db, drop_db, figures[0], figures[1] / 1e9)
+            ScanRow(
+                index,
+                group.layers,
+                group.channels,
+                width,
+                round(width / group.channels, 4),
+                psnr_db,
+                lost_db(whole.psnr_db, psnr_db),
+                deviation,
+                params,
+                macs / 1e9,
+            )
         )
         if on_scan:
-            on_scan(number, len(widths), drop_db)
+            on_scan(number, len(widths), rows[-1].drop_db)
     size = max(max(pair.sharp.shape[:2]) for pair in pairs)
-    return ScanReport(whole, len(pairs), size, tuple(rows), pairs_psnr_db(pairs))
+    return ScanReport(whole.psnr_db, len(pairs), size, tuple(rows), pairs_psnr_db(pairs))
+
+
+class WholeNetwork:
+    """What a network restores of some pairs, for holding smaller ones against it.
+
+    Args:
+        net: The network; it is left as it is.
+        pairs: What to evaluate on.
+
+    Raises:
+        VerificationError: It gives NaN or infinite values.
+    """
+
+    def __init__(self, net: nn.Module, pairs: Sequence[Pair]) -> None:
+        self._pairs, self._restored = pairs, restored_by(net, pairs)
+        self.psnr_db = _psnr_db(self._restored, pairs)
+        errors = [_mse(one, to_batch(pair.sharp)) for one, pair in zip(self._restored, pairs, strict=True)]
+        self._error = max(statistics.fmean(errors), _ROUNDING)
+
+    def compare(self, smaller: nn.Module) -> tuple[float, float]:
+        """Mean PSNR of a smaller network in dB, and its deviation from this one.
+
+        Raises:
+            VerificationError: It gives NaN or infinite values.
+        """
+        restored = restored_by(smaller, self._pairs)
+        moved = statistics.fmean(_mse(*both) for both in zip(restored, self._restored, strict=True))
+        return _psnr_db(restored, self._pairs), moved / self._error
+
+
+def predicted_drop_db(deviation: float) -> float:
+    """The loss of PSNR that a deviation stands for, were it independent of the network's own error."""
+    return 10 * math.log10(1 + deviation)
+
+
+def _psnr_db(restored: Sequence[Batch], pairs: Sequence[Pair]) -> float:
+    return mean_psnr_db(psnr_db(from_batch(one), pair.sharp) for one, pair in zip(restored, pairs, strict=True))
+
+
+def _mse(one: Batch, other: Batch) -> float:
+    """Mean squared difference of two pictures as they are shown, in [0, 1]."""
+    return float(np.square(np.clip(one, 0, 1) - np.clip(other, 0, 1), dtype=np.float64).mean())
 
 
 def scan_pairs(pairs: Sequence[Pair], images: int, size: int) -> list[Pair]:
@@ -161,5 +227,5 @@ def _widths(state: WidthState, index: int, channels: int) -> list[int]:
 
 def _curve(rows: Sequence[ScanRow]) -> Curve:
     kept = [rows[0].before, *(row.kept for row in rows)]
-    lost = np.maximum.accumulate([0.0, *(row.drop_db for row in rows)])
+    lost = np.maximum.accumulate([0.0, *(row.deviation for row in rows)])
     return lambda width: float(np.interp(width, kept[::-1], lost[::-1]))

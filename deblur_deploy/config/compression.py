@@ -13,7 +13,7 @@ Budget = Literal["keep", "macs", "params"]
 """What pruning can limit: channels, multiply-accumulates, or parameters."""
 
 _PRUNING_CHOICES = {
-    "importance": ("l1", "l2", "taylor"),
+    "importance": ("taylor", "l1", "l2"),
     "scope": ("local", "global"),
     "allocation": ("uniform", "sensitivity"),
 }
@@ -58,10 +58,10 @@ class PruneConfig:
         macs: Share of the multiply-accumulates to keep at most.
         params: Share of the parameters to keep at most.
         round_to: Kept channels are rounded down to a multiple of this; no group gets less than one multiple.
-        importance: What makes a channel strong: mean magnitude (l1) or square (l2) of its weights, or the loss that
-            they stand for (taylor).
+        importance: What makes a channel strong: the loss that its weights stand for (taylor), or their mean magnitude
+            (l1) or square (l2).
         scope: ``local`` keeps the same share of every group; under ``global`` the channels of all groups compete.
-        allocation: ``sensitivity`` takes channels where a scan says that they cost the least dB (see
+        allocation: ``sensitivity`` takes channels where a scan says that they change the picture least (see
             ``compress/sensitivity.py``).
         rounds: In how many goes channels are removed; the fine-tuning steps are shared out over them.
         scan_images: Photographs that a scan evaluates on.
@@ -73,7 +73,7 @@ class PruneConfig:
     macs: float | None = None
     params: float | None = None
     round_to: int = 8
-    importance: Literal["l1", "l2", "taylor"] = "l2"
+    importance: Literal["taylor", "l1", "l2"] = "taylor"
     scope: Literal["local", "global"] = "local"
     allocation: Literal["uniform", "sensitivity"] = "uniform"
     rounds: int = 1

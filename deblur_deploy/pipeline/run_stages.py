@@ -178,8 +178,8 @@ def _compress(source: Artifact, recipe: Recipe, stages: _Stages) -> dict[str, Ar
         from deblur_deploy.compress.prune import prune
 
         settings = recipe.tuned_on_own_photos(recipe.prune)
-        with stages.progress.tuning("pruned: fine-tuning") as on_step:
-            last = stages.once("prune", last, settings, functools.partial(prune, on_step=on_step))
+        with stages.progress.tuning("pruning") as on_step:
+            last = stages.once("prune", last, settings, functools.partial(prune, on_step=on_step, on_scan=on_step))
         checkpoints["pruned"] = last
     if recipe.qat:
         from deblur_deploy.compress.quantize import qat, require_max_drop

@@ -20,7 +20,7 @@ from deblur_deploy.data.align import align
 from deblur_deploy.data.pairs import Image8, Pair, crop_pair
 from deblur_deploy.quality.decibels import mean_psnr_db
 from deblur_deploy.quality.metrics import both_ssims, psnr_db
-from deblur_deploy.runtime.runner import Runner, fixed_size, infer_finite, open_runner
+from deblur_deploy.runtime.runner import Batch, Runner, fixed_size, infer_finite, open_runner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -230,6 +230,23 @@ def evaluate_network(net: nn.Module, pairs: Iterable[Pair]) -> float:
     """
     with _running(net) as runner:
         return mean_psnr_db(_each(runner, pairs, lambda pair, restored: psnr_db(restored, pair.sharp)))
+
+
+def restored_by(net: nn.Module, pairs: Iterable[Pair]) -> list[Batch]:
+    """What a network in memory restores, before it is rounded.
+
+    Args:
+        net: As for :func:`evaluate_network`.
+        pairs: Few enough that all results fit into memory.
+
+    Returns:
+        For every pair (1, 3, H, W) float32, RGB, close to [0, 1] but not clipped.
+
+    Raises:
+        VerificationError: The network gives NaN or infinite values.
+    """
+    with _running(net) as runner:
+        return [infer_finite(runner, to_batch(pair.blurred), pair.name) for pair in pairs]
 
 
 def pairs_psnr_db(pairs: Iterable[Pair]) -> float:

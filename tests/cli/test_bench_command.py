@@ -109,7 +109,7 @@ def test_a_latency_table_of_another_card_is_made_there_and_used_here(run, made, 
         (("--latency-table", "t.json", "--budget-ms", 5), "is a measurement of its own"),
         (("--latency-table", "t.json", "--runtime", "torch", "--runtime", "openvino"), "one runtime, not 2"),
         (("--latency-table", "t.json", "another"), "one network, not 2"),
-        (("--latency-table", "t.json", "--runtime", "gpu-of-dreams", "--res", "32x16"), "'gpu-of-dreams' is not"),
+        (("--latency-table", "t.json", "--runtime", "gpu-of-dreams", "--res", "32x16"), "no runtime 'gpu-of-dreams'"),
     ],
 )
 def test_what_does_not_go_with_a_latency_table_is_refused(refuse, made, in_tmp_path, options, complaint):

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from dataclasses import replace
 
 import pytest
 
 from deblur_deploy.cli.pruned_groups import short_name
-from deblur_deploy.config import FrameTimeConfig
+from deblur_deploy.compress.plan import prune_network
+from deblur_deploy.config import FrameTimeConfig, PruneConfig
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.images import Resolution
+from deblur_deploy.engine.build import build_engine
 from deblur_deploy.network.checkpoint import load_network
 from deblur_deploy.network.cost import count_macs
+from deblur_deploy.pipeline import frame_clock
 from deblur_deploy.pipeline.frame_clock import FrameClock
+from deblur_deploy.runtime.nvidia import count_nvidia_gpus
+from deblur_deploy.runtime.runner import Runner
 
 
 @pytest.mark.parametrize("options", [("--macs", 0.6), ("--params", 0.6, "--scope", "global", "--importance", "l1")])
@@ -188,7 +195,11 @@ def test_a_frame_time_that_cannot_be_used_is_refused(timed, options, complaint):
 def test_a_runtime_that_cannot_run_here_is_named(run, made, tmp_path):
     options = ("prune", made["import"], "--max-ms", 5, "--res", "64x48", "--runs", tmp_path)
     table = ("--latency-table", tmp_path / "table.json")
-    assert "'gpu-of-dreams' is not a runtime" in run(*options, *table, "--runtime", "gpu-of-dreams").refusal(2)
+    assert "there is no runtime 'gpu-of-dreams'" in run(*options, *table, "--runtime", "gpu-of-dreams").refusal(2)
+    assert "torch computes quantized networks in floats" in run(*options, "--int8", "--runtime", "torch").refusal(2)
+    if count_nvidia_gpus() is None:
+        refused = run(*options, *table, "--runtime", "tensorrt-rtx").refusal(2)
+        assert "networks cannot be timed in tensorrt-rtx here: " in refused
     assert "needs --latency-table" in run(*options, "--other-device").refusal(2)
 
 
@@ -202,3 +213,41 @@ def test_a_real_clock_times_networks_as_they_will_run(made, int8):
     assert 0 <= spread < float("inf")  # a busy machine says so itself
     assert (clock.identity["precision"], clock.identity["res"]) == ("int8" if int8 else "fp32", "64x48")
     assert clock.identity["network"] == source.sha256
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize(("int8", "card", "precision"), [(False, "2080ti", "fp16"), (True, "4090", "int8")])
+def test_engines_are_built_and_timed_where_tensorrt_is_named(made, monkeypatch, int8, card, precision):
+    """Real engines; the card that runs them is pretended: a frame takes as long as the engine is large."""
+    engines = []
+
+    def built_for_card(graph, config, out, strict):
+        assert (config.target, config.flavour) == ("current", "rtx")
+        engine = build_engine(graph, replace(config, target=card), out, strict=strict)
+        engines.append((engine.path.stat().st_size, engine.figures["precision"]))
+        return engine
+
+    class ByBytes(Runner):
+        def __init__(self, artifact, runtime):
+            super().__init__(runtime, artifact.image)
+            self.seconds = artifact.path.stat().st_size * 1e-8
+
+        def _run(self, batch):
+            time.sleep(self.seconds)
+            return batch
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(frame_clock, "reason_missing", lambda runtime: None)
+    monkeypatch.setattr(frame_clock, "build_engine", built_for_card)
+    monkeypatch.setattr(frame_clock, "open_runner", ByBytes)
+    source = load_artifact(made["import"])
+    net = load_network(source)
+    narrow, _ = prune_network(net, PruneConfig(keep=0.5, importance="l2"))
+    with FrameClock(source, FrameTimeConfig(5.0, "tensorrt-rtx", int8, width=64, height=48)) as clock:
+        assert clock.identity["precision"] == precision
+        assert clock.time(narrow)[0] < clock.time(net)[0]
+    sizes, shares = zip(*engines, strict=True)
+    assert sizes[1] < sizes[0]
+    assert all(found[precision] > 0.5 for found in shares)

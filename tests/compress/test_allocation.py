@@ -13,7 +13,7 @@ from deblur_deploy.network.cost import measure_cost
 
 
 def analysis_of(net, frames, **options) -> tuple[Analysis, PruneConfig]:
-    config = PruneConfig(**{"round_to": 4, **options})
+    config = PruneConfig(**{"round_to": 4, "importance": "l2", **options})
     return Analysis.of(net, config, frames=frames), config
 
 
@@ -23,7 +23,7 @@ def share_left(analysis: Analysis, kind: str, widths) -> float:
 
 
 def test_the_arithmetic_agrees_with_the_pruned_network(any_net, frames):
-    small, plan = prune_network(any_net, PruneConfig(keep=0.6, round_to=4), frames=frames)
+    small, plan = prune_network(any_net, PruneConfig(keep=0.6, round_to=4, importance="l2"), frames=frames)
 
     for network, params, macs in ((any_net, plan.params[0], plan.macs[0]), (small, plan.params[1], plan.macs[1])):
         cost = measure_cost(network, frames.costed)

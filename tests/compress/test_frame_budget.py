@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deblur_deploy.compress import frame_budget
 from deblur_deploy.compress.frame_budget import FrameSearch, Watching, prune_to_time
 from deblur_deploy.compress.latency_table import check_groups, read_table
+from deblur_deploy.compress.sensitivity import predicted_drop_db
 from deblur_deploy.compress.shaping import TablePlace
 from deblur_deploy.config import FitConfig, FrameTimeConfig, PruneConfig, ShakeConfig, TuningConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact, new_step
@@ -68,7 +69,7 @@ def config(tmp_path: Path) -> FrameTimeConfig:
     folder = str(tmp_path / "photos")
     fit = FitConfig(steps=1, batch=1, crop=32, warmup=1)
     tuning = TuningConfig(folder, folder, ShakeConfig(length_px=(2.0, 4.0)), fit=fit)
-    prune = PruneConfig(scan_images=1, scan_size=48, tuning=tuning)
+    prune = PruneConfig(scan_images=1, scan_size=48, tuning=tuning, importance="l2")
     return FrameTimeConfig(5.0, width=SIZE.width, height=SIZE.height, prune=prune)
 
 
@@ -112,8 +113,9 @@ def test_a_smaller_budget_never_predicts_less_loss_and_blocks_can_go(
     assert all(plan.predicted_ms <= plan.budget_ms * (1 + 1e-9) for plan in plans)
     for plan in plans:
         assert all((group.saved_ms > 1e-9) == (group.after < group.before) for group in plan.groups)
-        of_blocks = sum(search._worth.block_db[block] for block in plan.choice.shape.dropped)
-        assert sum(group.lost_db for group in plan.groups) + of_blocks == pytest.approx(plan.choice.lost_db, abs=1e-6)
+        of_blocks = sum(search._worth.blocks[block] for block in plan.choice.shape.dropped)
+        of_groups = sum(10 ** (group.lost_db / 10) - 1 for group in plan.groups)
+        assert predicted_drop_db(of_groups + of_blocks) == pytest.approx(plan.choice.lost_db, abs=1e-6)
     last = plans[-1].as_json()
     assert last["blocks_removed"] == [
         f"levels.{place}" for place in ("0.blocks.0", "0.blocks.1", "1.blocks.0", "2.blocks.0")

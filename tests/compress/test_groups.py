@@ -340,7 +340,7 @@ def test_two_layers_with_one_weight_stay_tied():
         def forward(self, x):
             return self.last(self.other(self.one(self.first(x)).relu()).relu())
 
-    small, _ = prune_network(Tied(), PruneConfig(keep=0.5, round_to=1), frames=Frames(SIZE, SIZE))
+    small, _ = prune_network(Tied(), PruneConfig(keep=0.5, round_to=1, importance="l2"), frames=Frames(SIZE, SIZE))
 
     assert small.other.weight is small.one.weight
     assert small.one.weight.shape == (4, 4, 3, 3)

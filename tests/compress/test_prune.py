@@ -39,7 +39,7 @@ ALL_GROUPS = 15
 
 
 def test_seventy_percent_rounds_down_to_multiples_of_eight(net):
-    pruned, plan = prune_network(net, PruneConfig(keep=0.7))
+    pruned, plan = prune_network(net, PruneConfig(keep=0.7, importance="l2"))
 
     assert len(plan.groups) == ALL_GROUPS
     assert {(group.before, group.after) for group in plan.groups} == {(24, 16), (48, 32), (96, 64)}
@@ -49,14 +49,14 @@ def test_seventy_percent_rounds_down_to_multiples_of_eight(net):
 
 
 def test_rounding_to_one_keeps_the_share_exactly(net):
-    pruned, plan = prune_network(net, PruneConfig(keep=0.5, round_to=1))
+    pruned, plan = prune_network(net, PruneConfig(keep=0.5, round_to=1, importance="l2"))
 
     assert all(group.after == group.before // 2 for group in plan.groups)
     assert pruned(torch.rand(1, 3, 17, 30)).shape == (1, 3, 17, 30)
 
 
 def test_recurrence_and_skips_are_tied(net):
-    _, plan = prune_network(net, PruneConfig(keep=0.7))
+    _, plan = prune_network(net, PruneConfig(keep=0.7, importance="l2"))
 
     layers = {frozenset(group.layers) for group in plan.groups}
     assert frozenset({"recurrent.candidate", "recurrent.gate"}) in layers
@@ -68,13 +68,13 @@ def test_recurrence_and_skips_are_tied(net):
 def test_the_network_that_is_pruned_stays_as_it_was(net):
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
-    prune_network(net, PruneConfig(keep=0.5))
+    prune_network(net, PruneConfig(keep=0.5, importance="l2"))
 
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
 def test_keeping_everything_changes_nothing(net):
-    pruned, plan = prune_network(net, PruneConfig(keep=1.0))
+    pruned, plan = prune_network(net, PruneConfig(keep=1.0, importance="l2"))
 
     frame = torch.rand(1, 3, 32, 32)
     assert all(group.share == 1 for group in plan.groups)
@@ -83,12 +83,12 @@ def test_keeping_everything_changes_nothing(net):
 
 def test_pruning_zeroed_channels_changes_the_output_by_nothing_that_counts(net):
     """The weakest third of every group is zeroed first: exactly those channels must go."""
-    small, _ = prune_network(net, PruneConfig(keep=0.7))
+    small, _ = prune_network(net, PruneConfig(keep=0.7, importance="l2"))
     rng = np.random.default_rng(0)
     widened = SRN(SRNConfig.from_base(24)).eval()
     _embed(small, widened, rng)
 
-    again, _ = prune_network(widened, PruneConfig(keep=0.7))
+    again, _ = prune_network(widened, PruneConfig(keep=0.7, importance="l2"))
 
     frame = torch.rand(1, 3, 48, 64)
     with torch.no_grad():
@@ -114,8 +114,8 @@ def _embed(small: SRN, wide: SRN, rng: np.random.Generator) -> None:
 
 
 def test_a_pruned_network_can_be_pruned_again(net):
-    once, _ = prune_network(net, PruneConfig(keep=0.7))
-    twice, plan = prune_network(once, PruneConfig(keep=0.5))
+    once, _ = prune_network(net, PruneConfig(keep=0.7, importance="l2"))
+    twice, plan = prune_network(once, PruneConfig(keep=0.5, importance="l2"))
 
     assert config_of(twice) == SRNConfig.from_base(8)
     assert {group.before for group in plan.groups} == {16, 32, 64}
@@ -163,8 +163,8 @@ def test_settings_that_make_no_sense_are_refused(options, message):
 
 
 def test_the_budget_is_seventy_percent_of_the_channels_unless_one_is_given():
-    assert PruneConfig().budget == ("keep", 0.7)
-    assert PruneConfig(params=0.4).budget == ("params", 0.4)
+    assert PruneConfig(importance="l2").budget == ("keep", 0.7)
+    assert PruneConfig(params=0.4, importance="l2").budget == ("params", 0.4)
 
 
 def config_of(net: SRN) -> SRNConfig:
@@ -189,7 +189,7 @@ def source(photo, tmp_path) -> Artifact:
 
 
 def test_the_stage_writes_what_it_did(source, tmp_path):
-    config = PruneConfig(tuning=_tuning(tmp_path / "photos", 2))
+    config = PruneConfig(tuning=_tuning(tmp_path / "photos", 2), importance="l2")
     losses: list[float] = []
 
     pruned = prune(source, config, tmp_path / "pruned", lambda step, steps, loss: losses.append(loss))
@@ -204,7 +204,7 @@ def test_the_stage_writes_what_it_did(source, tmp_path):
 
 
 def test_rounds_share_the_way_and_the_steps(source, tmp_path):
-    config = PruneConfig(params=0.4, rounds=3, tuning=_tuning(tmp_path / "photos", 4))
+    config = PruneConfig(params=0.4, rounds=3, tuning=_tuning(tmp_path / "photos", 4), importance="l2")
     told: list[tuple[int, int]] = []
 
     pruned = prune(source, config, tmp_path / "pruned", lambda step, steps, loss: told.append((step, steps)))
@@ -222,7 +222,9 @@ def test_rounds_share_the_way_and_the_steps(source, tmp_path):
 
 
 def test_sensitivity_is_scanned_once_and_kept_in_the_manifest(source, tmp_path):
-    config = PruneConfig(macs=0.5, round_to=16, allocation="sensitivity", rounds=2, scan_images=1, scan_size=48)
+    config = PruneConfig(
+        macs=0.5, round_to=16, allocation="sensitivity", rounds=2, scan_images=1, scan_size=48, importance="l2"
+    )
     config = dataclasses.replace(config, tuning=_tuning(tmp_path / "photos", 0))
     told: list[tuple[int, int]] = []
 
@@ -238,11 +240,11 @@ def test_sensitivity_is_scanned_once_and_kept_in_the_manifest(source, tmp_path):
 def test_taylor_ranks_on_shaken_photographs(source, tmp_path):
     config = PruneConfig(importance="taylor", tuning=_tuning(tmp_path / "photos", 0))
 
-    assert plan_pruning(source, config).removed != plan_pruning(source, PruneConfig()).removed
+    assert plan_pruning(source, config).removed != plan_pruning(source, PruneConfig(importance="l2")).removed
 
 
 def test_a_budget_out_of_reach_is_refused_before_any_tuning(source, tmp_path):
-    config = PruneConfig(macs=0.02, rounds=2, tuning=_tuning(tmp_path / "photos", 2))
+    config = PruneConfig(macs=0.02, rounds=2, tuning=_tuning(tmp_path / "photos", 2), importance="l2")
 
     with pytest.raises(ConfigError, match=r"macs 0\.02 cannot be met"):
         prune(source, config, tmp_path / "pruned", lambda *_: pytest.fail("it was tuned"))
@@ -250,7 +252,7 @@ def test_a_budget_out_of_reach_is_refused_before_any_tuning(source, tmp_path):
 
 
 def test_a_pruned_artifact_gives_the_same_in_another_process_bit_for_bit(source, tmp_path):
-    config = PruneConfig(macs=0.5, scope="global", tuning=_tuning(tmp_path / "photos", 1))
+    config = PruneConfig(macs=0.5, scope="global", tuning=_tuning(tmp_path / "photos", 1), importance="l2")
     pruned = prune(source, config, tmp_path / "pruned")
     frame = torch.rand(1, 3, 33, 50)
     torch.save(frame, tmp_path / "frame.pt")
@@ -260,7 +262,9 @@ def test_a_pruned_artifact_gives_the_same_in_another_process_bit_for_bit(source,
     with torch.no_grad():
         here = load_network(pruned)(frame)
     assert torch.equal(torch.load(tmp_path / "there.pt", weights_only=True), here)
-    again = prune(pruned, PruneConfig(keep=0.5, tuning=_tuning(tmp_path / "photos", 0)), tmp_path / "again")
+    again = prune(
+        pruned, PruneConfig(keep=0.5, tuning=_tuning(tmp_path / "photos", 0), importance="l2"), tmp_path / "again"
+    )
     assert again.figures["params"] < pruned.figures["params"]
 
 
@@ -271,5 +275,5 @@ def test_a_quantized_source_is_refused(source, tmp_path):
     for stage in (prune, plan_pruning, scan):
         out = (tmp_path / "pruned",) if stage is prune else ()
         with pytest.raises(ArtifactError, match="is quantized"):
-            stage(quantized_source, PruneConfig(), *out)
+            stage(quantized_source, PruneConfig(importance="l2"), *out)
     assert not (tmp_path / "pruned").exists()

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
+from deblur_deploy.compress.finetune import evaluation_pairs
 from deblur_deploy.compress.plan import Analysis
+from deblur_deploy.compress.prune import analyse, load_float, scan_groups
 from deblur_deploy.compress.removal import remove_channels, weakest
 from deblur_deploy.compress.scan_files import draw_chart, write_scan
-from deblur_deploy.compress.sensitivity import ScanReport, ScanRow, scan_network, scan_pairs
-from deblur_deploy.config import PruneConfig
+from deblur_deploy.compress.sensitivity import (
+    ScanReport,
+    ScanRow,
+    WholeNetwork,
+    predicted_drop_db,
+    scan_network,
+    scan_pairs,
+)
+from deblur_deploy.config import FitConfig, PruneConfig, TuningConfig
+from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.errors import ArtifactError, ConfigError
+from deblur_deploy.core.images import to_batch
+from deblur_deploy.core.sources import shipped
 from deblur_deploy.data.pairs import Pair
-from deblur_deploy.quality.evaluate import evaluate_network
+from deblur_deploy.network.cost import measure_cost
+from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
 from deblur_deploy.quality.metrics import psnr_db
 
 
@@ -27,17 +43,16 @@ def pairs(photo) -> list[Pair]:
 
 @pytest.fixture
 def report() -> ScanReport:
-    def row(group: int, before: int, kept: int, drop_db: float) -> ScanRow:
-        return ScanRow(
-            group, (f"a<{group}>", "b"), before, kept, kept / before, 30 - drop_db, drop_db, 1000 * kept, 0.5
-        )
+    def row(group: int, before: int, kept: int, drop_db: float, deviation: float) -> ScanRow:
+        layers, share = (f"a<{group}>", "b"), kept / before
+        return ScanRow(group, layers, before, kept, share, 30 - drop_db, drop_db, deviation, 1000 * kept, 0.5)
 
-    rows = (row(0, 32, 24, 0.1), row(0, 32, 16, 0.05), row(0, 32, 8, 1.1), row(2, 16, 8, -0.2))
+    rows = (row(0, 32, 24, 0.1, 0.1), row(0, 32, 16, 0.05, 0.05), row(0, 32, 8, 1.1, 1.1), row(2, 16, 8, -0.2, 0.3))
     return ScanReport(30.0, 2, 64, rows, blurred_db=28.0)
 
 
 def test_every_group_is_measured_alone(unet, frames, pairs):
-    config = PruneConfig(round_to=4)
+    config = PruneConfig(round_to=4, importance="l2")
     analysis = Analysis.of(unet, config, frames=frames)
     told = []
 
@@ -55,12 +70,47 @@ def test_every_group_is_measured_alone(unet, frames, pairs):
     narrow = remove_channels(unet, [analysis.channels.groups[3]], [weakest(analysis.state.strengths[3], 12)])
     assert row.psnr_db == evaluate_network(narrow, pairs)
     assert row.drop_db == report.psnr_db - row.psnr_db
+    with torch.no_grad():
+        seen = [[net(torch.from_numpy(to_batch(pair.blurred))) for pair in pairs] for net in (unet, narrow)]
+    sharp = [torch.from_numpy(to_batch(pair.sharp)) for pair in pairs]
+    own, moved = ([mean_square(*both) for both in zip(seen[0], other, strict=True)] for other in (sharp, seen[1]))
+    assert row.deviation == pytest.approx(sum(moved) / sum(own))
     assert row.params == sum(parameter.numel() for parameter in narrow.parameters())
     assert [(done, of) for done, of, _ in told] == [(n, len(report.rows)) for n in range(1, len(report.rows) + 1)]
 
 
+def mean_square(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.clamp(0, 1) - other.clamp(0, 1)).double().square().mean())
+
+
+def test_a_smaller_network_deviates_even_where_it_is_better_by_luck(pairs):
+    """One half of the whole network's error is taken away: nearer to the sharp picture, and still another network."""
+
+    class Mixing(torch.nn.Module):
+        def __init__(self, share: float) -> None:
+            super().__init__()
+            self.share, self.left = share, iter(pairs)
+
+        def forward(self, blurred: torch.Tensor) -> torch.Tensor:
+            return torch.lerp(blurred, torch.from_numpy(to_batch(next(self.left).sharp)), self.share)
+
+    whole = WholeNetwork(Mixing(0.0), pairs)
+
+    assert whole.compare(Mixing(0.0)) == (whole.psnr_db, 0.0)
+    psnr, deviation = whole.compare(Mixing(0.5))
+    assert psnr > whole.psnr_db
+    assert deviation == pytest.approx(0.25, rel=1e-4)
+    assert predicted_drop_db(deviation) == pytest.approx(0.969, abs=1e-3)
+
+
+def test_a_network_without_any_error_is_compared_too(pairs):
+    sharp = [Pair(pair.name, pair.sharp, pair.sharp) for pair in pairs]
+    psnr, deviation = WholeNetwork(torch.nn.Identity(), sharp).compare(torch.nn.Identity())
+    assert (psnr, deviation) == (math.inf, 0.0)
+
+
 def test_a_scan_gives_the_same_figures_twice(fpn, frames, pairs):
-    analysis = Analysis.of(fpn, PruneConfig(round_to=8), frames=frames)
+    analysis = Analysis.of(fpn, PruneConfig(round_to=8, importance="l2"), frames=frames)
     fpn.forward = lambda frame, forward=fpn.forward: forward(frame)[-1]
 
     first, second = (scan_network(fpn, analysis.channels.groups, analysis.state, pairs) for _ in range(2))
@@ -73,7 +123,7 @@ def test_curves_are_straight_between_measurements_and_never_fall(report):
 
     assert curves.keys() == {0, 2}
     assert [curves[0](width) for width in (32, 28, 24, 16, 12, 8)] == pytest.approx([0, 0.05, 0.1, 0.1, 0.6, 1.1])
-    assert [curves[2](width) for width in (16, 8)] == [0, 0]
+    assert [curves[2](width) for width in (16, 8)] == [0, 0.3], "the deviation counts, not the luck in dB"
 
 
 def test_pairs_are_cut_from_the_middle_and_small_ones_stay_whole(pairs):
@@ -120,3 +170,24 @@ def test_a_folder_that_cannot_be_written_is_refused(report, tmp_path):
 
     with pytest.raises(ArtifactError, match="cannot be written"):
         write_scan(report, tmp_path / "scan")
+
+
+def test_the_shipped_generator_keeps_its_gain_at_45_percent_of_the_arithmetic_before_any_tuning():
+    """A quick look at two crops; the scenario ``pruned-untuned`` measures it on all of the shipped pairs."""
+    net = load_float(load_artifact(shipped("models") / "srn-demo"))
+    tuning = TuningConfig(fit=FitConfig(steps=0, crop=64, batch=2))
+    config = PruneConfig(macs=0.45, allocation="sensitivity", scan_images=1, scan_size=96, tuning=tuning)
+    unseen = scan_pairs(evaluation_pairs(tuning)[4:], 2, 160)
+    blurred, whole = pairs_psnr_db(unseen), evaluate_network(net, unseen)
+
+    def kept(config: PruneConfig) -> float:
+        analysis = analyse(net, config)
+        is_scanned = config.allocation == "sensitivity"
+        curves = scan_groups(net, analysis, config, None).curves() if is_scanned else None
+        small = analysis.carry_out(net, analysis.plan(config, curves))
+        assert measure_cost(small)["gmacs"] <= 0.45 * measure_cost(net)["gmacs"]
+        return (evaluate_network(small, unseen) - blurred) / (whole - blurred)
+
+    ours = kept(config)
+    assert ours > 0.85
+    assert ours > kept(replace(config, allocation="uniform", importance="l2")) + 0.25

@@ -68,7 +68,7 @@ def test_pruning_ends_where_every_picture_comes_out_equal(
     equal: tuple[Artifact, TuningConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, settings = equal
-    config = PruneConfig(keep=0.6, allocation="sensitivity", rounds=2, tuning=settings)
+    config = PruneConfig(keep=0.6, allocation="sensitivity", rounds=2, tuning=settings, importance="l2")
     figures = manifest(prune(source, config, tmp_path / "pruned"))
     assert figures["psnr_db"] is figures["psnr_blurred_db"] is figures["psnr_untuned_db"] is None
     assert (figures["drop_db"], figures["gain_kept"]) == (0.0, None)
@@ -90,7 +90,7 @@ def test_quantization_ends_where_every_picture_comes_out_equal(
 
 def test_scans_of_equal_pictures_are_written_as_json(equal: tuple[Artifact, TuningConfig], tmp_path: Path) -> None:
     source, settings = equal
-    channels = scan_channels(source, PruneConfig(tuning=settings))
+    channels = scan_channels(source, PruneConfig(tuning=settings, importance="l2"))
     assert channels.psnr_db == math.inf
     _, plain, chart = write_scan(channels, tmp_path / "scan")
     assert json.loads(plain.read_text())["psnr_db"] is None
@@ -110,7 +110,9 @@ def test_a_teacher_that_does_harm_is_told_before_the_first_step(
         told.append(len(caplog.records))
 
     with caplog.at_level(logging.WARNING):
-        pruned = prune(source, PruneConfig(keep=0.6, tuning=tuning(tmp_path)), tmp_path / "pruned", on_step)
+        pruned = prune(
+            source, PruneConfig(keep=0.6, tuning=tuning(tmp_path), importance="l2"), tmp_path / "pruned", on_step
+        )
         (record,) = caplog.records
         assert "does harm: what it restores has" in record.getMessage()
         assert "(mean of 2)" in record.getMessage()
@@ -126,7 +128,7 @@ def test_the_gain_of_a_network_that_was_compressed_twice_is_the_first_one_s(
 ) -> None:
     write_pairs(tmp_path / "pairs", photo, np.roll(photo, 1, axis=1))
     source, settings = save(tmp_path, 0.01), tuning(tmp_path)
-    pruned = prune(source, PruneConfig(keep=0.6, tuning=settings), tmp_path / "pruned")
+    pruned = prune(source, PruneConfig(keep=0.6, tuning=settings, importance="l2"), tmp_path / "pruned")
     again = qat(pruned, QatConfig(calibration_images=1, tuning=settings), tmp_path / "qat")
     first, second = manifest(pruned), manifest(again)
     assert second["psnr_original_db"] == first["psnr_original_db"] != first["psnr_db"]

@@ -229,7 +229,7 @@ def pruned_demo() -> SRN:
     """The shipped generator with 70 % of its channels, calibrated on three photographs and not fine-tuned."""
     net = load_network(shipped_generator())
     assert isinstance(net, SRN)
-    pruned, _ = prune_network(net, PruneConfig(keep=0.7))
+    pruned, _ = prune_network(net, PruneConfig(keep=0.7, importance="l2"))
     frames = [frame[:, :, :128, :160] for frame in calibration_frames(QatConfig(calibration_images=3))]
     quantize_network(pruned, dataclasses.asdict(plan_scheme(pruned, QatConfig())), frames)
     round_float_weights(pruned)

@@ -96,7 +96,7 @@ def test_what_temporal_files_cannot_be_is_refused(change, message):
 
 
 def test_pruning_keeps_the_frame_before(temporal_artifact, film_frames, tmp_path):
-    net, _ = prune_network(load_network(temporal_artifact), PruneConfig(keep=0.5, round_to=4))
+    net, _ = prune_network(load_network(temporal_artifact), PruneConfig(keep=0.5, round_to=4, importance="l2"))
     pruned = save_network(tmp_path / "pruned", net.eval(), spec_of(net), new_step("prune", {}, None, {}))
 
     assert pruned.network.config["temporal"] is True

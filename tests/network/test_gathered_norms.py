@@ -94,7 +94,9 @@ def test_they_are_what_pytorch_makes_of_them_in_evaluation(name, make, tmp_path)
 def test_they_are_pruned_rebuilt_and_folded(name, make, tmp_path):
     loaded = imported(make(name), name, tmp_path)
 
-    small, _ = prune_network(loaded, PruneConfig(keep=0.5, round_to=1), frames=Frames(Resolution(32, 32)))
+    small, _ = prune_network(
+        loaded, PruneConfig(keep=0.5, round_to=1, importance="l2"), frames=Frames(Resolution(32, 32))
+    )
 
     assert small.net.enter[1].running_mean.shape == small.net.inner[1].running_var.shape == (8,)
     again = build_network(spec_of(small)).eval()

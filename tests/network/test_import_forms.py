@@ -144,7 +144,9 @@ def test_computed_weights_are_written_down(name, made, tmp_path):
     }
     one, other = pictures(net, loaded)
     torch.testing.assert_close(one, other)
-    small, _ = prune_network(loaded, PruneConfig(keep=0.5, round_to=1), frames=Frames(Resolution(32, 32)))
+    small, _ = prune_network(
+        loaded, PruneConfig(keep=0.5, round_to=1, importance="l2"), frames=Frames(Resolution(32, 32))
+    )
     assert small.net.mid.weight.shape == (4, 4, 3, 3)
 
 

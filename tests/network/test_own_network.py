@@ -243,7 +243,7 @@ def test_a_parameter_with_its_channels_along_any_axis_is_pruned_and_rebuilt(user
     _, path = saved("Tokens", users_code)
     net = load_network(import_checkpoint(path, "users_networks:Tokens", users_code / "artifact"))
 
-    small, _ = prune_network(net, PruneConfig(keep=0.5, round_to=1), frames=Frames(Resolution(32, 32)))
+    small, _ = prune_network(net, PruneConfig(keep=0.5, round_to=1, importance="l2"), frames=Frames(Resolution(32, 32)))
 
     assert small.net.gain.shape == (1, 1, 1, 8)
     again = build_network(spec_of(small)).eval()

@@ -95,7 +95,7 @@ def test_known_networks_give_their_own_pictures_in_torch_and_in_onnx(make, tmp_p
 def test_a_pruned_one_is_rebuilt_too(saved, tmp_path):
     net = load_network(import_checkpoint(saved[1], "spandrel", tmp_path / "artifact"))
 
-    small, _ = prune_network(net, PruneConfig(keep=0.5))
+    small, _ = prune_network(net, PruneConfig(keep=0.5, importance="l2"))
 
     again = build_network(spec_of(small)).eval()
     again.load_state_dict(small.state_dict())

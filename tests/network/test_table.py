@@ -77,7 +77,7 @@ def test_a_row_is_all_that_a_network_needs(made_up, tmp_path, photo):
     tuning = TuningConfig(folder, folder, ShakeConfig(length_px=(3.0, 6.0)), fit)
 
     imported = import_checkpoint(tmp_path / "net.pth", "made-up", tmp_path / "imported")
-    pruned = prune(imported, PruneConfig(keep=0.5, tuning=tuning), tmp_path / "pruned")
+    pruned = prune(imported, PruneConfig(keep=0.5, tuning=tuning, importance="l2"), tmp_path / "pruned")
     graph = export_onnx(pruned, ExportConfig(32, 24), tmp_path / "graph")
 
     assert table.recognise(net.state_dict()) == "made-up"

@@ -56,7 +56,7 @@ class Stage:
 
 
 def on(photos: Path) -> PruneConfig:
-    return PruneConfig(tuning=TuningConfig(photos=str(photos), evaluation=str(photos)))
+    return PruneConfig(tuning=TuningConfig(photos=str(photos), evaluation=str(photos)), importance="l2")
 
 
 def once(tmp_path: Path, parent: Artifact, settings: Any, stage: Stage) -> int:
