@@ -45,7 +45,7 @@ MACS = {70: 0.45, 50: 0.25}
 """Share of the multiply-accumulates that a compressed generator has, by the percentage in its name: about what is left
 where every group keeps that many of its channels."""
 
-GAIN_KEPT = {70: 0.9, 50: 0.85}
+GAIN_KEPT = {70: 0.9, 50: 0.8}
 """Share of the gain over the blurred pictures that it keeps at least."""
 
 MODELS = sorted(path.name for path in shipped("models").iterdir() if path.is_dir())

@@ -25,7 +25,7 @@ from deblur_deploy.network.restormer import Restormer
 from deblur_deploy.network.srn import SRN, SRNConfig
 from deblur_deploy.network.srn_cvpr18 import SRNCVPR18
 
-SHIPPED = ("srn-base", "srn-demo", "srn-base-p70-int8", "srn-demo-p70-int8")
+SHIPPED = ("srn-base", "srn-demo", "srn-base-p70-int8", "srn-base-p50-int8", "srn-demo-p70-int8")
 
 
 def shipped_network(name: str) -> Generator:
@@ -52,6 +52,7 @@ RECORDED = {
     "srn-base": (12_809_041, 262, "2fcc9ceb465b109a1ef3162e8a590354f00e9495661f460f4945121a0c0bc439"),
     "srn-demo": (7_240_970, 262, "804119c4c8a8a33685c74b8f1f04ecf36648921d9a1d6142075820fe20bace2b"),
     "srn-base-p70-int8": (653_844, 512, "99530ba7bd3b8ca87dc207cb20c61ba4b742b10b9c2aa7af6f743c1e45071fcc"),
+    "srn-base-p50-int8": (371_842, 512, "4b40d12d402e92a807f66f4025581337f826c25444197aae9988872d2db9b0d1"),
     "srn-demo-p70-int8": (418_621, 512, "145cc09c2a7a3cc0ac0779d19ddb6932adc476847fb2fc1e29498128f6033dbf"),
     "nafnet": (68_320_711, 1317, "6edd12ae6e80ec2232f2b7cd39ca817037f90d099a7a7834b5ab7c4cc8038120"),
     "dmphn": (21_722_508, 316, "99dad8f6779342536da8789192adb0b9cf3962516d45f0b752eee9f6d4a02178"),
