@@ -296,6 +296,12 @@ def test_the_readme_is_what_the_recorded_results_give(benchmarks):
     assert (BENCHMARKS / "README.md").read_text(encoding="utf-8") == rendering.render(BENCHMARKS)
 
 
+def test_the_front_page_has_the_table_that_the_recorded_demo_ended_with(benchmarks):
+    rendering = importlib.import_module("rendering")
+    record = rendering.latest_record(BENCHMARKS / "results/amd-epyc-avx2-2-cores/demo.jsonl")
+    assert record["details"]["summary"].strip() in (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_guide_has_the_recorded_table_of_networks(benchmarks):
     rendering = importlib.import_module("rendering")
     record = rendering.latest_record(BENCHMARKS / "results/amd-epyc-avx2-2-cores/networks-640x360.jsonl")
