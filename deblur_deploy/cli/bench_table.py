@@ -72,9 +72,8 @@ class TableOptions:
         """Settings of the clock; no budget is held here."""
         size = parse_resolution(self.res)
         runtime = self.runtimes[0] if self.runtimes else FrameTimeConfig(1.0).runtime
-        prune = PruneConfig(
-            round_to=self.round_to, importance="l2"
-        )  # which channels go makes no difference to the time
+        # Which channels go makes no difference to the time: magnitude needs no pictures.
+        prune = PruneConfig(round_to=self.round_to, importance="l2")
         return FrameTimeConfig(1.0, runtime, self.int8, size.width, size.height, prune)
 
 

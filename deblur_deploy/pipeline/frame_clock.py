@@ -26,7 +26,7 @@ from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.core.bench_rows import device_identity
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
-from deblur_deploy.engine.build import build_engine, check_engine_config
+from deblur_deploy.engine.build import build_engine
 from deblur_deploy.export.precision import lower_precision
 from deblur_deploy.export.to_onnx import export_onnx
 from deblur_deploy.network.checkpoint import load_network, save_network, spec_of
@@ -140,7 +140,6 @@ class FrameClock:
         """The engine of an ONNX file, in INT8 where the file is, else in FP16."""
         precision = self.identity["precision"]
         config = EngineConfig(target="current", flavour=self._runtime.flavour or "auto", precision=precision)
-        check_engine_config(config)
         if not self._config.int8:
             graph = lower_precision(graph, PrecisionConfig(precision=precision), self._folder / f"{name}-{precision}")
         # In the narrowest networks of a table the layers that stay float32 can be more than a tenth.

@@ -208,14 +208,12 @@ def reason_unavailable(artifact: Artifact, runtime: str) -> str | None:
     Raises:
         ConfigError: There is no such runtime.
     """
-    unavailable = _unavailable(artifact, runtime)
-    return f"{unavailable.message}; {unavailable.hint}" if unavailable else None
+    return _as_reason(_unavailable(artifact, runtime))
 
 
 def reason_missing(runtime: str) -> str | None:
     """What this machine lacks for one of :data:`RUNTIMES` and what to do about that, or None where it is ready."""
-    error = _missing_here(runtime)
-    return f"{error.message}; {error.hint}" if error else None
+    return _as_reason(_missing_here(runtime))
 
 
 def runtime_states() -> dict[str, str | None]:
@@ -321,6 +319,11 @@ def _unavailable(artifact: Artifact, name: str) -> DeblurDeployError | None:
             hint=f"choose {' or '.join(runtimes_for(artifact))}",
         )
     return _engine_unavailable(artifact, name) if artifact.kind == "engine" else _missing_here(name)
+
+
+def _as_reason(error: DeblurDeployError | None) -> str | None:
+    """What is wrong and what to do about it, in one line."""
+    return f"{error.message}; {error.hint}" if error else None
 
 
 def _missing_here(name: str) -> DeblurDeployError | None:

@@ -225,6 +225,4 @@ def test_a_speed_that_could_not_be_measured_is_not_shown(tmp_path: Path) -> None
 
 
 def test_the_settings_of_a_stage_are_those_of_its_command() -> None:
-    assert Recipe(prune=PruneConfig(importance="l2"), qat=QatConfig()).tuned_on_own_photos(
-        PruneConfig(importance="l2")
-    ) == PruneConfig(importance="l2")
+    assert Recipe(prune=PruneConfig(), qat=QatConfig()).tuned_on_own_photos(PruneConfig()) == PruneConfig()

@@ -163,8 +163,8 @@ def test_settings_that_make_no_sense_are_refused(options, message):
 
 
 def test_the_budget_is_seventy_percent_of_the_channels_unless_one_is_given():
-    assert PruneConfig(importance="l2").budget == ("keep", 0.7)
-    assert PruneConfig(params=0.4, importance="l2").budget == ("params", 0.4)
+    assert PruneConfig().budget == ("keep", 0.7)
+    assert PruneConfig(params=0.4).budget == ("params", 0.4)
 
 
 def config_of(net: SRN) -> SRNConfig:
@@ -275,5 +275,5 @@ def test_a_quantized_source_is_refused(source, tmp_path):
     for stage in (prune, plan_pruning, scan):
         out = (tmp_path / "pruned",) if stage is prune else ()
         with pytest.raises(ArtifactError, match="is quantized"):
-            stage(quantized_source, PruneConfig(importance="l2"), *out)
+            stage(quantized_source, PruneConfig(), *out)
     assert not (tmp_path / "pruned").exists()
