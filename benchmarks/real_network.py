@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from measurement import Measurement, time_rows
-from teaching import Teaching, prune_in_rounds
+from teaching import Teaching, prune_and_teach
 
 from deblur_deploy.bench.entries import BenchEntry
 from deblur_deploy.bench.measure import BenchConfig
-from deblur_deploy.config import ExportConfig, FitConfig, PrecisionConfig, QatConfig, TuningConfig
+from deblur_deploy.config import ExportConfig, FitConfig, PrecisionConfig, QatConfig
 from deblur_deploy.core.artifact import Artifact, load_artifact
 from deblur_deploy.core.errors import ConfigError
 from deblur_deploy.core.images import Resolution
@@ -38,7 +38,7 @@ class RealNetwork:
     Args:
         arch: Its name in the table of architectures.
         teaching: How it is pruned and how what is left learns from it.
-        qat_steps: Fine-tuning steps after quantization.
+        qat_fit: Crops, steps and rates of the fine-tuning after quantization.
         quality_runtime: What the files are evaluated in.
         bench: How latency is measured.
         runtimes: What the files are timed in.
@@ -49,7 +49,7 @@ class RealNetwork:
 
     arch: str
     teaching: Teaching
-    qat_steps: int
+    qat_fit: FitConfig
     quality_runtime: str
     bench: BenchConfig
     runtimes: tuple[str, ...]
@@ -99,9 +99,9 @@ class RealNetwork:
         assert self.photos is not None
         weights, photos = self.weights, self.photos
         original = _made(folder / "original", lambda out: import_checkpoint(weights, self.arch, out))
-        pruned = _made(folder / "pruned", lambda out: prune_in_rounds(original, self.teaching, photos, out))
-        fit = FitConfig(self.qat_steps, batch=2, crop=128, lr=5e-5, lr_final=1e-6, warmup=10, ema_decay=0.99)
-        config = QatConfig(exempt=_picture_layers(pruned), tuning=TuningConfig(str(photos), fit=fit))
+        pruned = _made(folder / "pruned", lambda out: prune_and_teach(original, self.teaching, photos, out))
+        tuning = replace(self.teaching.tuning(photos), fit=self.qat_fit)
+        config = QatConfig(exempt=_picture_layers(pruned), tuning=tuning)
         return {
             "original": original,
             "pruned": pruned,

@@ -25,20 +25,25 @@ kind = "real-network"
 target.at_least = -1e9
 [parameters]
 arch = "nafnet"
-qat_steps = 1
 quality_runtime = "openvino"
 runtimes = ["openvino"]
 [parameters.teaching]
 keep = 0.5
-rounds = 2
-steps = 4
 round_to = 2
+scan_images = 1
+scan_size = 64
+save_minutes = 0
 length_px = [2.0, 6.0]
 [parameters.teaching.fit]
+steps = 4
 batch = 1
 crop = 32
 lr = 1e-4
 distill_weight = 1.0
+[parameters.qat_fit]
+steps = 1
+batch = 1
+crop = 32
 [parameters.bench]
 resolution = { width = 32, height = 32 }
 warmup_ms = 0
@@ -80,24 +85,26 @@ def run(root, monkeypatch):
 
 
 def test_a_stopped_run_goes_on_and_records_what_is_kept(run, root, monkeypatch):
-    teaching = importlib.import_module("teaching")
-    save, saved = teaching.save_network, []
+    teaching, folder = importlib.import_module("teaching"), root / "runs" / "nafnet-0.5"
+    run_step, done = teaching.Trainer._run_step, []
 
-    def stopped(out, *rest):
-        if saved:
-            raise ArtifactError("stopped in the second round", hint="go on")
-        saved.append(out)
-        return save(out, *rest)
+    def step(trainer, *rest):
+        if stopping and len(trainer.losses) == 2:
+            raise ArtifactError("stopped at the third step", hint="go on")
+        run_step(trainer, *rest)
+        done.append(len(trainer.losses))
 
-    monkeypatch.setattr(teaching, "save_network", stopped)
+    stopping = True
+    monkeypatch.setattr(teaching.Trainer, "_run_step", step)
     assert run() == 1
-    assert [path.name for path in saved] == ["pruned-round-1"]
-    first = (root / "runs" / "nafnet-0.5" / "pruned-round-1" / "manifest.json").read_bytes()
+    plan = (folder / "pruned.plan.json").read_bytes()
 
-    monkeypatch.setattr(teaching, "save_network", save)
+    stopping = False
+    monkeypatch.setattr(teaching, "scan_groups", lambda *_: pytest.fail("it was scanned again"))
     assert run() == 0
 
-    assert (root / "runs" / "nafnet-0.5" / "pruned-round-1" / "manifest.json").read_bytes() == first
+    assert done == [1, 2, 3, 4, 1]  # the last one is that of the fine-tuning in INT8
+    assert (folder / "pruned.plan.json").read_bytes() == plan
     (line,) = (root / "results" / "here" / "real.jsonl").read_text(encoding="utf-8").splitlines()
     record = json.loads(line)
     rows = {row["network"]: row for row in record["details"]["networks"]}
