@@ -10,6 +10,7 @@ from typing import Any
 
 from claims import PublishedClaims
 from compression import Compression
+from distillation import Distillation
 from films import Films
 from frame_floor import FrameFloor
 from gpu_proofs import Emulation, GpuProofs
@@ -60,6 +61,7 @@ Work = (
     | Films
     | Unpaired
     | WaysToPrune
+    | Distillation
 )
 
 KINDS: Mapping[str, type[Work]] = {
@@ -90,6 +92,7 @@ KINDS: Mapping[str, type[Work]] = {
     "films": Films,
     "unpaired": Unpaired,
     "ways-to-prune": WaysToPrune,
+    "distillation": Distillation,
 }
 """Kinds of measurement by the name that scenario files use."""
 

@@ -176,6 +176,23 @@ models = ["srn-demo"]
 shares = [0.8, 0.6]
 """
 
+DISTILLED = """
+title = "Distilled"
+about = "Features."
+kind = "distillation"
+target.at_least = -99
+[parameters]
+model = "srn-demo"
+macs = 0.8
+feature_weights = [0.0, 1.0]
+seeds = [0, 1]
+[parameters.tuning.fit]
+steps = 2
+batch = 1
+crop = 32
+lr = 1e-3
+"""
+
 SEARCH = """
 title = "A search"
 about = "How long."
@@ -556,6 +573,24 @@ def test_ways_to_prune_are_compared_at_equal_arithmetic_and_untuned(benchmarks, 
     (ours,) = (row["gain_kept"] for row in rows if (row["way"], row["macs"]) == (ways.OURS, 0.8))
     assert record["figure"] == pytest.approx(ours)
     assert len({row["psnr_db"] for row in rows}) == len(rows)
+
+
+def test_features_of_the_teacher_are_worth_what_they_add_over_its_picture(
+    benchmarks, root, shipped_tiny, photo, monkeypatch
+):
+    distillation, shifted = importlib.import_module("distillation"), np.roll(photo, 2, axis=1)
+    monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [Pair("photo", shifted, photo)])
+    monkeypatch.setattr(distillation, "shipped", lambda folder: root / folder)
+    write(root, "distilled", DISTILLED)
+
+    run(benchmarks, root, "distilled")
+
+    (record,) = records(root, "distilled")
+    without, features = record["details"]["outcomes"]
+    assert (without["weight"], features["weight"]) == (0, 1)
+    assert record["figure"] == pytest.approx(features["mean_db"] - without["mean_db"], abs=1e-5)
+    assert len({*without["psnr_db"], *features["psnr_db"]}) == 4
+    assert record["stable"] == (max(without["apart_db"], features["apart_db"]) <= abs(record["figure"]))
 
 
 def test_how_long_a_search_takes_is_measured_with_its_predictions(benchmarks, root, shipped_tiny, monkeypatch):
