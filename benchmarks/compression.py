@@ -43,6 +43,7 @@ class Compression:
     Args:
         model: Name of a shipped generator.
         keeps: Shares of the channels to keep; the figure is that of the first.
+        allocation: As for ``prune``.
         prune_steps: Fine-tuning steps after pruning.
         qat_steps: Fine-tuning steps after quantization.
         figure: ``size_ratio`` (INT8 ONNX file over the original's), ``drop_db`` (PSNR of the original's ONNX file minus
@@ -54,6 +55,7 @@ class Compression:
 
     model: str
     keeps: tuple[float, ...]
+    allocation: Literal["uniform", "sensitivity"]
     prune_steps: int
     qat_steps: int
     figure: Figure
@@ -92,7 +94,7 @@ class Compression:
 
         size = self.bench.resolution
         recipe = Recipe(
-            prune=with_tuning(PruneConfig(keep=keep), self.photos, self.prune_steps),
+            prune=with_tuning(PruneConfig(keep=keep, allocation=self.allocation), self.photos, self.prune_steps),
             qat=with_tuning(QatConfig(), self.photos, self.qat_steps),
             export=ExportConfig(size.width, size.height),
         )

@@ -62,6 +62,7 @@ target.at_most = 100
 [parameters]
 model = "srn-demo"
 keeps = [0.9, 0.5]
+allocation = "sensitivity"
 prune_steps = 0
 qat_steps = 0
 figure = "FIGURE"
