@@ -44,7 +44,7 @@ class WaysToPrune:
 
     def _rows(self, model: str) -> list[dict[str, Any]]:
         from deblur_deploy.compress.finetune import evaluation_pairs
-        from deblur_deploy.compress.prune import analyse, load_float, scan_groups
+        from deblur_deploy.compress.prune import Survey, load_float
         from deblur_deploy.network.cost import measure_cost
         from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
 
@@ -53,11 +53,9 @@ class WaysToPrune:
         blurred, whole = pairs_psnr_db(pairs), evaluate_network(net, pairs)
         rows = []
         for way, config in _WAYS.items():
-            analysis = analyse(net, config)
-            is_scanned = config.allocation == "sensitivity"
-            curves = scan_groups(net, analysis, config, None).curves() if is_scanned else None
+            survey = Survey.of(net, config)
             for share in self.shares:
-                small = analysis.carry_out(net, analysis.plan(replace(config, macs=share), curves))
+                small = survey.analysis.carry_out(net, survey.plan(replace(config, macs=share)))
                 restored = evaluate_network(small, pairs)
                 quality = {"psnr_db": restored, "gain_kept": (restored - blurred) / (whole - blurred)}
                 rows.append({"model": model, "macs": share, "way": way, **measure_cost(small), **quality})

@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_and_records_what_is_kept(run, root, monkeypatch):
     plan = (folder / "pruned.plan.json").read_bytes()
 
     stopping = False
-    monkeypatch.setattr(teaching, "scan_groups", lambda *_: pytest.fail("it was scanned again"))
+    monkeypatch.setattr("deblur_deploy.compress.prune.scan_groups", lambda *_: pytest.fail("it was scanned again"))
     assert run() == 0
 
     assert done == [1, 2, 3, 4, 1]  # the last one is that of the fine-tuning in INT8

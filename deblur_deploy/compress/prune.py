@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deblur_deploy.compress.allocation import Curve
 from deblur_deploy.compress.finetune import OnStep, evaluation_pairs, finetune, fitting_crops, tuning_photos
 from deblur_deploy.compress.plan import Analysis, PrunedGroup, PrunePlan
 from deblur_deploy.compress.sensitivity import OnScan, ScanReport, scan_network, scan_pairs
@@ -55,6 +56,49 @@ class Round:
     loss: float | None
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What is known about a network before its channels are chosen.
+
+    Args:
+        analysis: Its groups and their strengths.
+        scanned: What their channels are worth, where the allocation goes by a scan.
+    """
+
+    analysis: Analysis
+    scanned: ScanReport | None = None
+
+    @classmethod
+    def of(cls, net: Generator, config: PruneConfig, on_scan: OnScan | None = None) -> Survey:
+        """Look at a float network, which is left as it is.
+
+        Args:
+            net: The network.
+            config: Importance, allocation and rounding, and what to look at it with.
+            on_scan: Called after each evaluation of the scan.
+
+        Raises:
+            ConfigError: Nothing of it can be removed.
+            DeblurDeployError: It gives NaN.
+        """
+        analysis = analyse(net, config)
+        is_scanned = config.allocation == "sensitivity"
+        return cls(analysis, scan_groups(net, analysis, config, on_scan) if is_scanned else None)
+
+    @property
+    def curves(self) -> dict[int, Curve] | None:
+        """Deviations by group and width, where there was a scan."""
+        return self.scanned.curves() if self.scanned else None
+
+    def plan(self, config: PruneConfig) -> PrunePlan:
+        """Decide which channels go, as :meth:`Analysis.plan` does.
+
+        Raises:
+            ConfigError: The budget cannot be met.
+        """
+        return self.analysis.plan(config, self.curves)
+
+
 def prune(
     source: Artifact, config: PruneConfig, out: Path, on_step: OnStep | None = None, on_scan: OnScan | None = None
 ) -> Artifact:
@@ -73,10 +117,9 @@ def prune(
         DeblurDeployError: The network gives NaN, or the fine-tuning does.
     """
     net = teacher = load_float(source)
-    first = analysis = analyse(teacher, config)
-    scanned = scan_groups(teacher, first, config, on_scan) if config.allocation == "sensitivity" else None
-    curves = scanned.curves() if scanned else None
-    first.plan(config, curves)  # a budget that is out of reach is refused before any fine-tuning
+    survey = Survey.of(teacher, config, on_scan)
+    first = analysis = survey.analysis
+    survey.plan(config)  # a budget that is out of reach is refused before any fine-tuning
     pairs = evaluation_pairs(config.tuning)
     judged = measure_teacher(source, teacher, pairs)
     rounds: list[Round] = []
@@ -85,7 +128,7 @@ def prune(
         part = _of_round(config, number)
         if left is not None:
             analysis = analyse(net, part, left)
-        plan = analysis.plan(part, curves)
+        plan = analysis.plan(part, survey.curves)
         left = analysis.after(plan)
         net = rebuilt(analysis.carry_out(net, plan))
         done, quality = tune(net, teacher, part, pairs, _counting_on(on_step, config, number))
@@ -100,8 +143,8 @@ def prune(
         "seconds": sum(done.seconds for done in rounds),
         "rounds": [vars(done) for done in rounds],
     }
-    if scanned:
-        figures["scan"] = scanned.as_json()
+    if survey.scanned:
+        figures["scan"] = survey.scanned.as_json()
     return save_network(out, net, spec_of(net), new_step("prune", config, source, figures), source.history)
 
 
@@ -118,10 +161,7 @@ def plan_pruning(source: Artifact, config: PruneConfig, on_scan: OnScan | None =
         ConfigError: The budget cannot be met.
         DeblurDeployError: The network gives NaN.
     """
-    net = load_float(source)
-    analysis = analyse(net, config)
-    scanned = scan_groups(net, analysis, config, on_scan) if config.allocation == "sensitivity" else None
-    return analysis.plan(config, scanned.curves() if scanned else None)
+    return Survey.of(load_float(source), config, on_scan).plan(config)
 
 
 def scan(source: Artifact, config: PruneConfig, on_scan: OnScan | None = None) -> ScanReport:
