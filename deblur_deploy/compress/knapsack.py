@@ -9,7 +9,10 @@ linear and its bound is a bound.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,14 +76,14 @@ def choose_shape(times: FrameTimes, worth: Worth, budget_ms: float) -> ShapeChoi
         ConfigError: Nothing is within the budget, or the solver found nothing in a minute.
     """
     program = _Program(times, worth)
-    found = milp(
-        program.loss,
-        integrality=program.integrality,
-        bounds=Bounds(0, 1),
-        constraints=program.constraints(budget_ms),
-        # Presolved, some programs of real networks make HiGHS print a line of its own to stdout, and none is faster.
-        options={"time_limit": _SECONDS, "mip_rel_gap": 1e-6, "presolve": False},
-    )
+    with _silent_stdout():
+        found = milp(
+            program.loss,
+            integrality=program.integrality,
+            bounds=Bounds(0, 1),
+            constraints=program.constraints(budget_ms),
+            options={"time_limit": _SECONDS, "mip_rel_gap": 1e-6},
+        )
     if found.x is None:
         raise ConfigError(
             f"no network is found that takes at most {budget_ms:.3g} ms: {found.message}",
@@ -91,6 +94,25 @@ def choose_shape(times: FrameTimes, worth: Worth, budget_ms: float) -> ShapeChoi
         for value in (found.fun, found.mip_dual_bound)
     )
     return ShapeChoice(program.shape(found.x), lost, bound, float(found.mip_gap or 0.0))
+
+
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Throw away what compiled code prints: HiGHS tells stdout, whatever its options are, that it mends a solution."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no stdout
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 _Row = tuple[dict[int, float], float, float]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from deblur_deploy.compress import knapsack
 from deblur_deploy.compress.frame_times import Anatomy, FrameTimes, Shape, Timed
 from deblur_deploy.compress.knapsack import Worth, choose_shape
 from deblur_deploy.compress.sensitivity import predicted_drop_db
@@ -64,6 +66,42 @@ def test_no_other_choice_within_the_budget_loses_less(blocks: bool, share: float
     assert loss(choice.shape, values) == pytest.approx(best, abs=1e-6)
     assert choice.gap == pytest.approx(0, abs=1e-4)
     assert choice.bound_db <= predicted_drop_db(best) + 1e-6
+
+
+def test_the_solver_prints_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    solve = knapsack.milp
+
+    def chatty(*arguments: object, **options: object) -> object:
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n")
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(knapsack, "milp", chatty)
+    choose_shape(times(False), worth(False, 0), 0.7 * times(False).predict(Shape(CHANNELS)))
+    print("what comes after it is there")
+
+    assert capfd.readouterr().out == "what comes after it is there\n"
+
+
+def test_a_choice_is_not_taken_in_by_noise_where_there_are_more_parts_than_measurements() -> None:
+    """Of many networks the one that is predicted to be the fastest is one whose parts came out too small."""
+    rng = np.random.default_rng(1)
+    channels = (64,) * 40
+    products = tuple(Product((group, group + 1), float(rng.uniform(1, 9))) for group in range(39))
+    model = Anatomy(channels, products, {})
+    widths = tuple(tuple(range(64, 7, -8)) for _ in channels)
+    values = Worth(widths, tuple(tuple(1 - width / 64 for width in of_group) for of_group in widths))
+    guess = model.guess()
+    true = FrameTimes(model, tuple(100 * guess * np.exp(rng.normal(0, 0.3, len(guess)))))
+    shapes = [Shape(channels), *(Shape(tuple(map(int, rng.integers(2, 9, 40) * 8))) for _ in range(22))]
+    timed = [Timed(shape, true.predict(shape) * float(np.exp(rng.normal(0, 0.06))), 0.12) for shape in shapes]
+
+    def error(noise: float) -> float:
+        fitted = FrameTimes.fit(model, [replace(one, spread=noise) for one in timed])
+        chosen = choose_shape(fitted, values, 0.4 * timed[0].ms).shape
+        return abs(fitted.predict(chosen) / true.predict(chosen) - 1)
+
+    assert error(0.12) < 0.06
+    assert error(0.12) < 0.5 * error(0.0)
 
 
 def test_nothing_within_the_budget_is_an_error() -> None:
