@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import torch
 
 _CHANNELS, _SIZE, _LAYERS = 64, 96, 6
+_LARGEST_CODE = 64
+"""Of a quantized weight: files with larger ones are computed in float32 on processors without VNNI."""
+
 _OPSET, _IR_VERSION = 19, 10
 _STACK_GMACS = _LAYERS * 9 * _CHANNELS**2 * _SIZE**2 / 1e9
 _PRODUCT, _GPU_PRODUCT = 1024, 4096
@@ -216,7 +219,7 @@ def convolution_stack(channels: int, size: int, layers: int, *, quantized: bool)
     weights = rng.normal(0, (2 / (9 * channels)) ** 0.5, (channels, channels, 3, 3)).astype(np.float32)
     nodes, constants = [], []
     if quantized:
-        scale = np.abs(weights).max() / 127
+        scale = np.abs(weights).max() / _LARGEST_CODE
         constants = [
             numpy_helper.from_array(np.round(weights / scale).astype(np.int8), "weights"),
             numpy_helper.from_array(np.array(scale), "weight_scale"),

@@ -6,9 +6,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -121,3 +123,11 @@ def test_every_row_that_was_measured_gets_its_floor(tiny_report: BenchReport, qu
 def test_a_probe_graph_is_valid() -> None:
     for quantized in (False, True):
         onnx.checker.check_model(convolution_stack(4, 8, 2, quantized=quantized), full_check=True)
+
+
+def test_the_quantized_probe_is_computed_in_int8_on_every_processor() -> None:
+    """Larger codes than 64 are computed in float32 where there is no VNNI, and the ceiling would be that of float32."""
+    (weights,) = (
+        item for item in convolution_stack(8, 8, 1, quantized=True).graph.initializer if item.name == "weights"
+    )
+    assert np.abs(numpy_helper.to_array(weights)).max() == 64
