@@ -37,12 +37,12 @@ class Distillation:
     def measure(self) -> Measurement:
         """What the best weight gains over none, in dB; where seeds are further apart than that, it is unstable."""
         from deblur_deploy.compress.finetune import evaluation_pairs, finetune
-        from deblur_deploy.compress.prune import Survey, load_float, rebuilt
+        from deblur_deploy.compress.prune import ChannelSurvey, load_float, rebuilt
         from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
 
         config = PruneConfig(macs=self.macs, allocation="sensitivity", tuning=self.tuning)
         teacher = load_float(load_artifact(shipped("models") / self.model))
-        survey = Survey.of(teacher, config)
+        survey = ChannelSurvey.of(teacher, config)
         small = rebuilt(survey.analysis.carry_out(teacher, survey.plan(config)))
         pairs = evaluation_pairs(self.tuning)
         blurred, whole = pairs_psnr_db(pairs), evaluate_network(teacher, pairs)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deblur_deploy.compress.finetune import tuning_photos
 from deblur_deploy.compress.plan import Analysis, PrunePlan
-from deblur_deploy.compress.prune import Survey, rebuilt
+from deblur_deploy.compress.prune import ChannelSurvey, rebuilt
 from deblur_deploy.config import CameraConfig, FitConfig, LossConfig, PruneConfig, TuningConfig
 from deblur_deploy.core.artifact import Artifact, new_step
 from deblur_deploy.data.crops import BlurredCrops, Share, batches_of
@@ -108,9 +108,9 @@ def _planned(net: Generator, config: PruneConfig, path: Path) -> tuple[Analysis,
     if path.exists():
         removed = tuple(tuple(channels) for channels in json.loads(path.read_text(encoding="utf-8")))
         without_scan = dataclasses.replace(config, importance="l2", allocation="uniform")
-        survey = Survey.of(net, without_scan)
+        survey = ChannelSurvey.of(net, without_scan)
         return survey.analysis, dataclasses.replace(survey.plan(without_scan), removed=removed)
-    survey = Survey.of(net, config, _tell_scan)
+    survey = ChannelSurvey.of(net, config, _tell_scan)
     plan = survey.plan(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plan.removed), encoding="utf-8")

@@ -44,7 +44,7 @@ class WaysToPrune:
 
     def _rows(self, model: str) -> list[dict[str, Any]]:
         from deblur_deploy.compress.finetune import evaluation_pairs
-        from deblur_deploy.compress.prune import Survey, load_float
+        from deblur_deploy.compress.prune import ChannelSurvey, load_float
         from deblur_deploy.network.cost import measure_cost
         from deblur_deploy.quality.evaluate import evaluate_network, pairs_psnr_db
 
@@ -53,7 +53,7 @@ class WaysToPrune:
         blurred, whole = pairs_psnr_db(pairs), evaluate_network(net, pairs)
         rows = []
         for way, config in _WAYS.items():
-            survey = Survey.of(net, config)
+            survey = ChannelSurvey.of(net, config)
             for share in self.shares:
                 small = survey.analysis.carry_out(net, survey.plan(replace(config, macs=share)))
                 restored = evaluate_network(small, pairs)

@@ -57,7 +57,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Survey:
+class ChannelSurvey:
     """What is known about a network before its channels are chosen.
 
     Args:
@@ -69,7 +69,7 @@ class Survey:
     scanned: ScanReport | None = None
 
     @classmethod
-    def of(cls, net: Generator, config: PruneConfig, on_scan: OnScan | None = None) -> Survey:
+    def of(cls, net: Generator, config: PruneConfig, on_scan: OnScan | None = None) -> ChannelSurvey:
         """Look at a float network, which is left as it is.
 
         Args:
@@ -117,7 +117,7 @@ def prune(
         DeblurDeployError: The network gives NaN, or the fine-tuning does.
     """
     net = teacher = load_float(source)
-    survey = Survey.of(teacher, config, on_scan)
+    survey = ChannelSurvey.of(teacher, config, on_scan)
     first = analysis = survey.analysis
     survey.plan(config)  # a budget that is out of reach is refused before any fine-tuning
     pairs = evaluation_pairs(config.tuning)
@@ -161,7 +161,7 @@ def plan_pruning(source: Artifact, config: PruneConfig, on_scan: OnScan | None =
         ConfigError: The budget cannot be met.
         DeblurDeployError: The network gives NaN.
     """
-    return Survey.of(load_float(source), config, on_scan).plan(config)
+    return ChannelSurvey.of(load_float(source), config, on_scan).plan(config)
 
 
 def scan(source: Artifact, config: PruneConfig, on_scan: OnScan | None = None) -> ScanReport:

@@ -14,7 +14,7 @@ import torch
 
 from deblur_deploy.compress.finetune import evaluation_pairs
 from deblur_deploy.compress.plan import Analysis
-from deblur_deploy.compress.prune import Survey, load_float
+from deblur_deploy.compress.prune import ChannelSurvey, load_float
 from deblur_deploy.compress.removal import remove_channels, weakest
 from deblur_deploy.compress.scan_files import draw_chart, write_scan
 from deblur_deploy.compress.sensitivity import (
@@ -181,7 +181,7 @@ def test_the_shipped_generator_keeps_its_gain_at_45_percent_of_the_arithmetic_be
     blurred, whole = pairs_psnr_db(unseen), evaluate_network(net, unseen)
 
     def kept(config: PruneConfig) -> float:
-        survey = Survey.of(net, config)
+        survey = ChannelSurvey.of(net, config)
         small = survey.analysis.carry_out(net, survey.plan(config))
         assert measure_cost(small)["gmacs"] <= 0.45 * measure_cost(net)["gmacs"]
         return (evaluate_network(small, unseen) - blurred) / (whole - blurred)
