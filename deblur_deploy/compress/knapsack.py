@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,7 +98,7 @@ def choose_shape(times: FrameTimes, worth: Worth, budget_ms: float) -> ShapeChoi
 @contextmanager
 def _silent_stdout() -> Iterator[None]:
     """Throw away what compiled code prints: HiGHS tells stdout, whatever its options are, that it mends a solution."""
-    sys.stdout.flush()
+    print(end="", flush=True)  # what Python holds back belongs to the real one, if there is one
     try:
         kept = os.dup(1)
     except OSError:  # there is no stdout

@@ -82,6 +82,12 @@ def test_the_solver_prints_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     assert capfd.readouterr().out == "what comes after it is there\n"
 
 
+def test_a_process_without_stdout_gets_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = choose_shape(times(False), worth(False, 0), 0.7 * times(False).predict(Shape(CHANNELS)))
+    monkeypatch.setattr("sys.stdout", None)
+    assert choose_shape(times(False), worth(False, 0), 0.7 * times(False).predict(Shape(CHANNELS))) == expected
+
+
 def test_a_choice_is_not_taken_in_by_noise_where_there_are_more_parts_than_measurements() -> None:
     """Of many networks the one that is predicted to be the fastest is one whose parts came out too small."""
     rng = np.random.default_rng(1)
