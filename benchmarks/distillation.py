@@ -12,6 +12,7 @@ from measurement import Measurement
 from deblur_deploy.config import PruneConfig, TuningConfig
 from deblur_deploy.core.artifact import load_artifact
 from deblur_deploy.core.sources import shipped
+from deblur_deploy.quality.gain import format_share, gain_kept
 
 _HEADINGS = ("weight of the features", "dB", "apart", "gain kept")
 
@@ -58,7 +59,7 @@ class Distillation:
         apart = max(without["apart_db"], best["apart_db"])
         note = f"the best weight is {best['weight']:g}; seeds are up to {apart:.3f} dB apart"
         for row in rows:
-            row["gain_kept"] = (row["mean_db"] - blurred) / (whole - blurred)
+            row["gain_kept"] = gain_kept(row["mean_db"], whole, blurred)
         table = {"headings": _HEADINGS, "rows": [_cells(row) for row in rows]}
         untuned = {"untuned_db": evaluate_network(small, pairs), "psnr_db": whole, "psnr_blurred_db": blurred}
         return Measurement(lead, "dB", {}, note, {**untuned, "outcomes": rows, "table": table}, apart <= abs(lead))
@@ -70,4 +71,4 @@ def _row(weight: float, restored: list[float]) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    return [f"{row['weight']:g}", f"{row['mean_db']:.3f}", f"{row['apart_db']:.3f}", f"{row['gain_kept']:.1%}"]
+    return [f"{row['weight']:g}", f"{row['mean_db']:.3f}", f"{row['apart_db']:.3f}", format_share(row["gain_kept"])]

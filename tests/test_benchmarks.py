@@ -558,9 +558,17 @@ def test_pruning_to_a_frame_time_is_compared_at_equal_time(benchmarks, root, shi
     assert "| int8 | 50% | Torch-Pruning, global |" in (root / "README.md").read_text(encoding="utf-8")
 
 
-def test_ways_to_prune_are_compared_at_equal_arithmetic_and_untuned(benchmarks, root, shipped_tiny, photo, monkeypatch):
-    ways, shifted = importlib.import_module("ways_to_prune"), np.roll(photo, 2, axis=1)
-    monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [Pair("photo", shifted, photo)])
+@pytest.fixture
+def one_pair(photo, monkeypatch):
+    """Networks are evaluated on a single pair."""
+    pair = Pair("photo", np.roll(photo, 2, axis=1), photo)
+    monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [pair])
+
+
+def test_ways_to_prune_are_compared_at_equal_arithmetic_and_untuned(
+    benchmarks, root, shipped_tiny, one_pair, monkeypatch
+):
+    ways = importlib.import_module("ways_to_prune")
     monkeypatch.setattr(ways, "shipped", lambda folder: root / folder)
     write(root, "untuned", WAYS)
 
@@ -577,10 +585,9 @@ def test_ways_to_prune_are_compared_at_equal_arithmetic_and_untuned(benchmarks, 
 
 
 def test_features_of_the_teacher_are_worth_what_they_add_over_its_picture(
-    benchmarks, root, shipped_tiny, photo, monkeypatch
+    benchmarks, root, shipped_tiny, one_pair, monkeypatch
 ):
-    distillation, shifted = importlib.import_module("distillation"), np.roll(photo, 2, axis=1)
-    monkeypatch.setattr("deblur_deploy.compress.finetune.load_pairs", lambda *_: [Pair("photo", shifted, photo)])
+    distillation = importlib.import_module("distillation")
     monkeypatch.setattr(distillation, "shipped", lambda folder: root / folder)
     write(root, "distilled", DISTILLED)
 

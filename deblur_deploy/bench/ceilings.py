@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deblur_deploy.config import REDUCED_CODE
 from deblur_deploy.core.artifact import Artifact, NetworkSpec, Step, hash_file
 from deblur_deploy.core.errors import DeblurDeployError
 from deblur_deploy.core.images import ImageSpec
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 _CHANNELS, _SIZE, _LAYERS = 64, 96, 6
-_LARGEST_CODE = 64
-"""Of a quantized weight: files with larger ones are computed in float32 on processors without VNNI."""
-
 _OPSET, _IR_VERSION = 19, 10
 _STACK_GMACS = _LAYERS * 9 * _CHANNELS**2 * _SIZE**2 / 1e9
 _PRODUCT, _GPU_PRODUCT = 1024, 4096
@@ -219,7 +217,8 @@ def convolution_stack(channels: int, size: int, layers: int, *, quantized: bool)
     weights = rng.normal(0, (2 / (9 * channels)) ** 0.5, (channels, channels, 3, 3)).astype(np.float32)
     nodes, constants = [], []
     if quantized:
-        scale = np.abs(weights).max() / _LARGEST_CODE
+        # Files with larger codes are computed in float32 on processors without VNNI.
+        scale = np.abs(weights).max() / REDUCED_CODE
         constants = [
             numpy_helper.from_array(np.round(weights / scale).astype(np.int8), "weights"),
             numpy_helper.from_array(np.array(scale), "weight_scale"),

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deblur_deploy.config import REDUCED_CODE
 from deblur_deploy.core.errors import ArtifactError, ConfigError
 from deblur_deploy.network.fake_quant import QuantScheme, enabled_quantizers
 
@@ -102,10 +103,10 @@ def settle_weights(net: nn.Module, scheme: QuantScheme) -> None:
 def _headroom(scheme: QuantScheme) -> float:
     """By how much the range of a weight exceeds its largest magnitude.
 
-    That gets the code 64 then. At twice the magnitude it would lie between the codes 63 and 64, and networks and files
-    would round it to different ones.
+    That gets the code ``REDUCED_CODE`` then. At twice the magnitude it would lie between the codes 63 and 64, and
+    networks and files would round it to different ones.
     """
-    return 127 / 64 if scheme.reduce_range else 1.0
+    return 127 / REDUCED_CODE if scheme.reduce_range else 1.0
 
 
 def _quantized_weights(net: nn.Module) -> list[tuple[Any, Tensor]]:

@@ -1,6 +1,13 @@
 """Settings of every stage: frozen dataclasses that check themselves."""
 
-from deblur_deploy.config.compression import Budget, FrameTimeConfig, PruneConfig, QatConfig, TuningConfig
+from deblur_deploy.config.compression import (
+    REDUCED_CODE,
+    Budget,
+    FrameTimeConfig,
+    PruneConfig,
+    QatConfig,
+    TuningConfig,
+)
 from deblur_deploy.config.deployment import (
     PLUGIN_WORDS,
     DeformOp,
@@ -40,6 +47,7 @@ __all__ = [
     "NO_AUGMENTATION",
     "PLUGIN_WORDS",
     "PRECISIONS",
+    "REDUCED_CODE",
     "AugmentConfig",
     "Budget",
     "CameraConfig",

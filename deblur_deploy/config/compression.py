@@ -12,6 +12,9 @@ from deblur_deploy.core.errors import require
 Budget = Literal["keep", "macs", "params"]
 """What pruning can limit: channels, multiply-accumulates, or parameters."""
 
+REDUCED_CODE = 64
+"""Largest code of an INT8 weight of a reduced range: 64 * 255 + 64 * 255 still fits into 16 bits with a sign."""
+
 _PRUNING_CHOICES = {
     "importance": ("taylor", "l1", "l2"),
     "scope": ("local", "global"),

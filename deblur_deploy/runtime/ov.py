@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from openvino import opset8
 
+from deblur_deploy.config import REDUCED_CODE
 from deblur_deploy.core.artifact import Artifact
 from deblur_deploy.core.denormals import flushed_denormals
 from deblur_deploy.core.errors import ArtifactError, DeblurDeployError
@@ -22,8 +23,6 @@ from deblur_deploy.runtime.runner import Runner
 from deblur_deploy.runtime.runtimes import OpenOptions, find_runtime
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-_LARGEST_CODE = 64
-"""Of a weight: 64 * 255 + 64 * 255 still fits into 16 bits with a sign."""
 
 _WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
 """Instruction sets without bfloat16, as oneDNN calls them."""
@@ -143,7 +142,7 @@ def _adds_within_16_bits(model: openvino.Model) -> bool:
     """Whether no sum of two products of an 8-bit weight and an 8-bit activation leaves 16 bits (``reduce_range``)."""
     kinds = (openvino.Type.i8, openvino.Type.u8)
     constants = (op for op in model.get_ops() if op.get_type_name() == "Constant" and op.get_element_type() in kinds)
-    return all(np.abs(op.data.astype(np.int16)).max(initial=0) <= _LARGEST_CODE for op in constants)
+    return all(np.abs(op.data.astype(np.int16)).max(initial=0) <= REDUCED_CODE for op in constants)
 
 
 def _reason(err: BaseException) -> str:
